@@ -1,0 +1,61 @@
+# `make` lists the targets. Variables: PYTHON (the interpreter that `setup` starts from),
+# VENV (where it installs) and ARGS (passed on to pytest and the demo).
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.reed-installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Targets whose work is still open. To close one: delete it here, and give its line below a recipe.
+OPEN := bench bench-gpu bench-loader bench-stage1 bench-train bench-speedup \
+        reproduce-imagenet reproduce-protein reproduce-molecule demo-protein demo-molecule
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint clean $(OPEN)
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP) ## Create .venv and install reed in it, editable, with what development needs
+
+$(STAMP): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "reed needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+demo: $(STAMP) ## Build the digits cache, train with and without alignment, print the comparison
+	$(BIN)/python -m reed.pipelines.demo $(ARGS)
+
+# worksteal starts each worker on a run of neighbouring tests, so module fixtures are shared.
+test: $(STAMP) ## Run the tests, but for the slow ones and those that need a GPU
+	$(PYTEST) -n 2 --dist worksteal $(ARGS)
+
+test-slow: $(STAMP) ## Run the slow tests
+	$(PYTEST) -m slow --timeout 3600 $(ARGS)
+
+lint: $(STAMP) ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: ## Run all benchmarks (open)
+bench-gpu: ## Time kernels and codecs on a GPU (open)
+bench-loader: ## Time shards to batches (open)
+bench-stage1: ## Time samples to shards (open)
+bench-train: ## Time training steps (open)
+bench-speedup: ## Count the steps to equal quality with and without alignment (open)
+reproduce-imagenet: ## Reproduce the paper's ImageNet 256x256 result (open)
+reproduce-protein: ## Reproduce the paper's protein inverse folding result (open)
+reproduce-molecule: ## Reproduce the paper's molecule generation result (open)
+demo-protein: ## The demo on toy proteins (open)
+demo-molecule: ## The demo on toy molecules (open)
+
+$(OPEN):
+	@echo "make $@: not written yet, see Status in README.md" >&2; exit 1
+
+clean: ## Remove build outputs, tool caches, runs/ and cache/digits; other caches and .venv stay
+	rm -rf build dist reed.egg-info runs cache/digits .pytest_cache .ruff_cache .hypothesis
+	find reed pipelines cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

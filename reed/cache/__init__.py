@@ -1,0 +1,1 @@
+"""The feature cache: the only thing that stage one and stage two share."""

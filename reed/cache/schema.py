@@ -1,0 +1,281 @@
+"""What a cache says about itself: manifest, columns, fields; and how these files are written."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reed import config
+from reed.errors import ReedError, suggest
+
+FORMAT = 1
+
+KINDS = {
+    "data": "what the model generates, as stored",
+    "moments": "mean and standard deviation of what the model generates, on the channel axis",
+    "label": "one integer class per sample",
+    "text": "a UTF-8 string, the input of another encoder",
+    "token": "a representation per token, [tokens, channels]",
+    "sample": "one representation per sample, [channels]",
+    "pair": "a representation per pair of tokens, [tokens, neighbours, channels]",
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array per sample in a column.
+
+    kind: a key of KINDS; shape: of one sample, a leading None where the length varies;
+    codec: how it is stored (reed.cache.codecs); scale, shift: what a net sees is
+    (stored - shift) * scale, one number or one per channel.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int | None, ...]
+    codec: str = "float32"
+    scale: tuple[float, ...] = (1.0,)
+    shift: tuple[float, ...] = (0.0,)
+
+    def __post_init__(self) -> None:
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,23}", self.name) is None:
+            rule = "use at most 24 letters, digits, '_' and '-'"  # it is part of a member's name
+            raise ReedError(f"field name {self.name!r}: {rule}")
+        if self.kind not in KINDS:
+            problem = f"field {self.name!r} has the unknown kind {self.kind!r}."
+            raise ReedError(problem + suggest(self.kind, KINDS))
+
+    @property
+    def is_target(self) -> bool:
+        """Whether a hidden state can be aligned to it."""
+        return self.kind in ("token", "sample", "pair")
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of one sample's array that statistics keep: first for data, else last."""
+        return 0 if self.kind in ("data", "moments") else -1
+
+
+@dataclass(frozen=True)
+class Column:
+    """One encoder's output over one data set: the content of column.json.
+
+    encoder: its registry name; revision: everything the bytes depend on besides the inputs;
+    reads: source entries ("pixels") and other columns ("describe/caption"); inputs: the identity
+    of every column it read; calibration: the sha256 of calibration.npz, empty without one.
+    """
+
+    name: str
+    encoder: str
+    revision: str
+    reads: tuple[str, ...]
+    fields: tuple[Field, ...]
+    licence: str = ""
+    container: str = "tar"
+    inputs: dict[str, str] = dataclasses.field(default_factory=dict)
+    calibration: str = ""
+
+    def field(self, name: str) -> Field:
+        """The field called `name`; ReedError with the nearest one."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        names = [field.name for field in self.fields]
+        raise ReedError(f"column {self.name!r} has no field {name!r}.{suggest(name, names)}")
+
+    def identity(self) -> str:
+        """A short hash of everything that its bytes depend on."""
+        text = json.dumps(config.plain(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The frozen plan of a cache: the content of manifest.json.
+
+    segments: the number of samples of the first build and of each extension, in order; shards
+    never cross a segment. keys_sha256: of keys.txt, so that neither changes alone.
+    """
+
+    format: int
+    pipeline: str
+    domain: str
+    source: str
+    shard_size: int
+    order_seed: int
+    segments: tuple[int, ...]
+    keys_sha256: str
+
+    @property
+    def samples(self) -> int:
+        """The number of samples over all segments."""
+        return sum(self.segments)
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What is written after a shard of a column is in place, and makes it count.
+
+    keys: of the records, in order; failed: key -> reason of the samples left out;
+    parts: where each part's payloads lie (the container's index); stats: per field the number
+    of values per channel, their sum and their sum of squares, before the codec.
+    """
+
+    column: str
+    shard: int
+    keys: tuple[str, ...]
+    failed: dict[str, str]
+    bytes: int
+    sha256: str
+    parts: dict[str, Any]
+    stats: dict[str, Any]
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """A temp path that becomes `path` when the block ends well, and vanishes when it does not.
+
+    The block writes and syncs the file. With overwrite=False a file that is there already wins,
+    also against a racing writer.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        yield temp
+        try:
+            _rename(temp, path, overwrite)
+        except FileNotFoundError:
+            if not path.exists():  # else a racing writer was first, and swept our temp file
+                raise
+        sweep(path.parent, {path.name})
+        _sync_folder(path.parent)
+    finally:
+        temp.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: Collection[str]) -> None:
+    """Remove the temp files that killed writers of `names` left.
+
+    Only for files that are in place and good: a racing writer takes that for its own success.
+    """
+    for temp in folder.glob(".*.tmp"):
+        if temp.name[1:].rsplit(".", 2)[0] in names:
+            temp.unlink(missing_ok=True)
+
+
+def _rename(temp: Path, path: Path, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(temp, path)
+    else:
+        with suppress(FileExistsError):
+            os.link(temp, path)
+
+
+def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Write a file that appears whole or not at all: temp name, fsync, rename."""
+    with new_file(path, overwrite=overwrite) as temp, open(temp, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, hex; ReedError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReedError(f"cannot read {path}: {error.strerror}") from error
+
+
+def dump(value: Any) -> bytes:
+    """The bytes of a JSON file of the cache: sorted keys, so equal content is equal bytes."""
+    return (json.dumps(config.plain(value), sort_keys=True, indent=1) + "\n").encode()
+
+
+def load_manifest(cache: Path) -> Manifest:
+    """The manifest of the cache folder; ReedError when there is none or of another format."""
+    path = cache / "manifest.json"
+    if not path.is_file():
+        raise ReedError(f"no cache at {cache} (no manifest.json); build one with: reed-cache build")
+    data = config.read(path)
+    if data.get("format") != FORMAT:
+        raise ReedError(f"{path} has format {data.get('format')!r}, this version reads {FORMAT}")
+    return config.build(Manifest, data, str(path))
+
+
+def load_column(cache: Path, name: str) -> Column:
+    """The description of one column; ReedError naming the columns there are."""
+    path = cache / name / "column.json"
+    if not is_column_name(name) or not path.is_file():
+        raise ReedError(f"cache {cache} has no column {name!r}.{suggest(name, columns(cache))}")
+    column = config.build(Column, config.read(path), str(path))
+    if column.name != name:
+        raise ReedError(f"{path} describes column {column.name!r}, its folder is {name!r}")
+    return column
+
+
+def shard_path(cache: Path, column: Column, shard: int) -> Path:
+    """Where a shard of a column is."""
+    return cache / column.name / f"{shard:06d}.{column.container}"
+
+
+def marker_path(cache: Path, column: Column, shard: int) -> Path:
+    """Where the marker of a shard is."""
+    return cache / column.name / f"{shard:06d}.json"
+
+
+def load_marker(cache: Path, column: Column, shard: int) -> Marker:
+    """The marker of one shard; ReedError when it is absent, does not parse or is another's."""
+    path = marker_path(cache, column, shard)
+    if not path.is_file():
+        raise ReedError(f"column {column.name!r} of {cache} has no shard {shard}; rerun the build")
+    marker = config.build(Marker, config.read(path), str(path))
+    if (marker.column, marker.shard) != (column.name, shard):
+        raise ReedError(f"{path} is the marker of {marker.column!r} shard {marker.shard}")
+    return marker
+
+
+def columns(cache: Path) -> list[str]:
+    """The names of the columns that the cache has, complete or not."""
+    return sorted(path.parent.name for path in cache.glob("*/column.json"))
+
+
+def is_column_name(name: str) -> bool:
+    """Whether `name` is fit to be a folder: letters, digits, '.', '_', '-', no leading dot."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
+
+
+def column_and_field(cache: Path, place: str) -> tuple[Column, Field]:
+    """The column and field that "column/field" names."""
+    column_name, _, field_name = place.partition("/")
+    column = load_column(cache, column_name)
+    if not field_name:
+        names = ", ".join(f"{column_name}/{field.name}" for field in column.fields)
+        raise ReedError(f"{place!r} names a column; name one of its fields: {names}")
+    return column, column.field(field_name)
+
+
+def with_codec(column: Column, codecs: dict[str, str]) -> Column:
+    """The column with other codecs for some of its fields."""
+    for name in codecs:
+        column.field(name)
+    changed = tuple(replace(f, codec=codecs.get(f.name, f.codec)) for f in column.fields)
+    return replace(column, fields=changed)

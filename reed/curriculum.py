@@ -1,0 +1,200 @@
+"""How much each loss counts at each optimizer step: a product of clamped ramps.
+
+REED (arXiv 2507.08980) phases the diffusion loss in while alignment runs at full weight from the
+first step, and may fade either out later. In TOML, its schedule with both decays is
+
+    diffusion = [
+        {kind = "linear", start = 0, end = 1, ends = 50000},
+        {kind = "cosine", start = 1, end = 0, begins = 50000, ends = "100%"},
+    ]
+    alignment = {kind = "cosine", start = 1, end = 0, ends = 400000}
+
+The released code computes the first cosine with a misplaced bracket and lets the second rise again
+after its end; here progress is clamped to [0, 1], so neither can happen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from reed.errors import ReedError, suggest
+
+KEYS = {  # per kind: the keys it must have, then those it may have
+    "constant": (["start"], []),
+    "linear": (["start", "end", "ends"], ["begins"]),
+    "cosine": (["start", "end", "ends"], ["begins"]),
+    "step": (["start", "end", "begins"], []),
+}
+UNITS = ["epochs", "samples", "steps"]
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """One factor of a schedule: `start` up to `begins`, `end` from `ends` on, and between them
+    the curve of its kind.
+
+    kind: constant (always `start`), linear, cosine (half a period), or step (jumps at `begins`).
+    begins, ends: optimizer steps, or text: "30 epochs", "25600 samples", "500 steps", "10%" (of
+    all steps), rounded to the nearest step. A ramp whose begins and ends are equal jumps there.
+    """
+
+    kind: str
+    start: float
+    end: float
+    begins: int | str = 0
+    ends: int | str = 0
+
+    def __post_init__(self) -> None:
+        assert self.kind in KEYS, self.kind
+        if self.kind == "step":
+            object.__setattr__(self, "ends", self.begins)
+
+    def at(self, step: int) -> float:
+        """The factor at an optimizer step, counted from 0; `begins` and `ends` must be steps."""
+        assert isinstance(self.begins, int) and isinstance(self.ends, int), "resolve() it first"
+        if self.kind == "constant":
+            return self.start
+        if step >= self.ends:
+            return self.end
+        if step <= self.begins:
+            return self.start
+        progress = (step - self.begins) / (self.ends - self.begins)
+        if self.kind == "cosine":
+            progress = (1 - math.cos(math.pi * progress)) / 2
+        return self.start + (self.end - self.start) * progress
+
+    def is_zero(self) -> bool:
+        """Whether the factor is 0 at every step."""
+        if self.kind == "constant":
+            return self.start == 0
+        return self.end == 0 and (self.start == 0 or self.ends == 0)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The weight of one loss over the run: the product of its ramps.
+
+    where: the option it came from, for messages.
+    """
+
+    ramps: tuple[Ramp, ...]
+    where: str = "schedule"
+
+    @classmethod
+    def of(cls, data: Any, where: str) -> Schedule:
+        """The schedule that configuration data describes.
+
+        data: a number (constant), a table with the fields of Ramp, or a list of such tables;
+        where: the option's name, for the message. Raises ReedError for anything else, for an
+        unknown kind or key with the nearest name, and for a weight that is negative or not finite.
+        """
+        tables = data if isinstance(data, list | tuple) else [data]
+        if not tables:
+            raise ReedError(f"{where} is an empty list; give a number or at least one table")
+        return cls(tuple(_ramp(table, where) for table in tables), where)
+
+    def resolve(self, total_steps: int, batch_size: int, samples: int) -> Schedule:
+        """The same schedule with every place in optimizer steps.
+
+        total_steps: of the run; batch_size: of the global batch; samples: in one epoch.
+        Raises ReedError when a ramp would end before it begins.
+        """
+        lengths = {
+            "epochs": samples / batch_size,
+            "samples": 1 / batch_size,
+            "steps": 1,
+            "%": total_steps / 100,
+        }
+        ramps = tuple(_resolved(ramp, lengths, self.where) for ramp in self.ramps)
+        return replace(self, ramps=ramps)
+
+    def __call__(self, step: int) -> float:
+        """The weight at an optimizer step, counted from 0; needs a resolved schedule."""
+        return math.prod(ramp.at(step) for ramp in self.ramps)
+
+    def is_off(self) -> bool:
+        """Whether one factor is 0 at every step, so that the loss need not be computed."""
+        return any(ramp.is_zero() for ramp in self.ramps)
+
+
+def _ramp(table: Any, where: str) -> Ramp:
+    if not isinstance(table, Mapping):
+        weight = _weight(table, where, "it")
+        return Ramp("constant", weight, weight)
+    kind = table.get("kind")
+    if kind is None:
+        raise ReedError(f"{where} has no 'kind'. Available: {', '.join(KEYS)}")
+    if kind not in list(KEYS):
+        raise ReedError(f"{where}: unknown kind {kind!r}.{suggest(str(kind), KEYS)}")
+    required, optional = KEYS[kind]
+    allowed = ["kind", *required, *optional]
+    for key in table:
+        if key not in allowed:
+            hint = suggest(str(key), allowed)
+            raise ReedError(f"{where}: a {kind} ramp has no key {key!r}.{hint}")
+    for key in required:
+        if key not in table:
+            raise ReedError(f"{where}: a {kind} ramp needs {key!r}, and it is missing")
+    start = _weight(table["start"], where, "start")
+    end = _weight(table.get("end", start), where, "end")
+    begins = _place(table.get("begins", 0), where, "begins")
+    ends = _place(table.get("ends", 0), where, "ends")
+    return Ramp(kind, start, end, begins, ends)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _weight(value: Any, where: str, key: str) -> float:
+    if not _is_number(value) or not math.isfinite(value) or value < 0:
+        raise ReedError(f"{where}: {key} is {value!r}, it must be a number and at least 0")
+    return float(value)
+
+
+def _place(value: Any, where: str, key: str) -> int | str:
+    """A checked place in the run, as it was written: steps, or an amount with a unit."""
+    try:
+        amount, _ = _amount(value)
+    except ValueError:
+        raise ReedError(
+            f"{where}: {key} is {value!r}, it must be a number of steps or text such as "
+            f"'30 epochs', '25600 samples', '500 steps' or '10%'"
+        ) from None
+    if not math.isfinite(amount) or amount < 0:
+        raise ReedError(f"{where}: {key} is {value!r}, it must be finite and at least 0")
+    return value
+
+
+def _amount(place: Any) -> tuple[float, str]:
+    """ "30 epochs" -> (30, "epochs"); raises ValueError for what is not a place."""
+    if isinstance(place, int) and not isinstance(place, bool):
+        return place, "steps"
+    if not isinstance(place, str):
+        raise ValueError(place)
+    text = place.strip()
+    if text.endswith("%"):
+        return float(text[:-1]), "%"
+    amount, _, unit = text.partition(" ")
+    unit = unit.strip()
+    plural = unit if unit.endswith("s") else unit + "s"
+    if plural not in UNITS:
+        raise ValueError(place)
+    return float(amount), plural
+
+
+def _resolved(ramp: Ramp, lengths: dict[str, float], where: str) -> Ramp:
+    def steps(place: int | str) -> int:
+        amount, unit = _amount(place)
+        return round(amount * lengths[unit])
+
+    begins, ends = steps(ramp.begins), steps(ramp.ends)
+    if begins > ends:
+        raise ReedError(
+            f"{where}: a {ramp.kind} ramp begins at {ramp.begins!r} (step {begins}) and ends "
+            f"before that, at {ramp.ends!r} (step {ends}); move one of them or train longer"
+        )
+    return replace(ramp, begins=begins, ends=ends)

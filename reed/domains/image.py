@@ -1,0 +1,181 @@
+"""Images and image latents: flow matching with SiT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reed import config, samplers
+from reed.cache.schema import Field
+from reed.domain import DOMAINS, Batch, Noised
+from reed.errors import ReedError
+from reed.nets.sit import SiT, SiTConfig, sit_config
+from reed.paths import get_path, get_time_law, interpolate
+from reed.samplers import Guidance
+from reed.seeding import Draws, seed_for
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """How images are drawn from a trained net.
+
+    sampler: euler or heun (ODE), or sde (Euler-Maruyama); steps: of the integration; labels:
+    balanced (i mod classes) or random; seed: sample i is a function of (seed, i) alone.
+    """
+
+    sampler: str = "euler"
+    steps: int = 50
+    guidance: Guidance = field(default_factory=Guidance)
+    labels: str = "balanced"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("sampler", ("euler", "heun", "sde")),
+            ("labels", ("balanced", "random")),
+        ):
+            if getattr(self, name) not in known:
+                raise ReedError(f"{name} is {getattr(self, name)!r}, it must be one of {known}")
+
+
+@DOMAINS.register("image")
+@dataclass(frozen=True)
+class ImageDomain:
+    """Velocity matching on a linear or cosine path between an image (t = 0) and noise (t = 1).
+
+    classes: number of labels; label_dropout: chance that a sample is trained without its label
+    (0: the net has no null class and cannot be guided); path, times: see reed.paths; size: a
+    published net ("SiT-XL/2"), empty for the fields in `net` alone; net: fields of SiTConfig.
+    """
+
+    roles = ("x", "label")
+    losses = ("diffusion",)
+
+    classes: int
+    label_dropout: float = 0.1
+    path: str = "linear"
+    times: str = "uniform"
+    size: str = ""
+    net_settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        get_path(self.path)
+        get_time_law(self.times)
+        if not 0 <= self.label_dropout < 1:
+            raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1)")
+
+    def net(self, fields: Mapping[str, Field]) -> SiT:
+        """A SiT for the shape of the field `x`, [C, H, W] with H = W."""
+        _check_fields(fields["x"], fields["label"])
+        channels, height, width = fields["x"].shape
+        if height != width:
+            raise ReedError(f"SiT needs square data, {fields['x'].name!r} is {height}x{width}")
+        published = config.plain(sit_config(self.size)) if self.size else {}
+        derived = {
+            "input_size": height,
+            "in_channels": channels // 2 if fields["x"].kind == "moments" else channels,
+            "num_classes": self.classes,
+            "null_class": self.label_dropout > 0,
+        }
+        for name in derived:
+            if name in self.net_settings:
+                raise ReedError(
+                    f"net_settings.{name} follows from the cache and the domain; drop it"
+                )
+        return SiT(config.build(SiTConfig, published | self.net_settings | derived, "net_settings"))
+
+    def collate(
+        self, values: Mapping[str, Tensor], fields: Mapping[str, Field], targets: dict[str, Tensor]
+    ) -> Batch:
+        """x [B, C, H, W] in the net's scale (the mean, where moments are stored, with std beside
+        it) and labels [B]."""
+        spec, data = fields["x"], {"label": values["label"]}
+        if spec.kind == "moments":
+            mean, std = values["x"].chunk(2, dim=1)
+            data["std"] = std * _per_channel(spec.scale, std)
+        else:
+            mean = values["x"]
+        data["x"] = (mean - _per_channel(spec.shift, mean)) * _per_channel(spec.scale, mean)
+        return Batch(data, targets)
+
+    def corrupt(self, batch: Batch, draws: Draws) -> Noised:
+        """x_t and the velocity there; order of draws: posterior, time, noise, label dropout."""
+        x, label = batch.data["x"], batch.data["label"]
+        if "std" in batch.data:
+            x = x + batch.data["std"] * draws.normal(*x.shape[1:])
+        path, law = get_path(self.path), get_time_law(self.times)
+        t = law.times(getattr(draws, law.draws)(), path)  # [B]
+        x_t, velocity = interpolate(path, x, draws.normal(*x.shape[1:]), t)
+        if self.label_dropout > 0:
+            label = torch.where(draws.uniform() < self.label_dropout, self.classes, label)
+        return Noised({"x": x_t, "t": t, "y": label}, t, velocity)
+
+    def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
+        """Mean squared error of the velocity, [B], in float32."""
+        error = (prediction.float() - noised.target).square()
+        return {"diffusion": error.flatten(1).mean(1)}
+
+    def generate(
+        self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: SampleOptions
+    ) -> dict[str, np.ndarray]:
+        """Samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N]."""
+        spec, device = fields["x"], next(net.parameters()).device
+        places = [_Place(options.seed, index, self.classes) for index in indices]
+        labels = [place.label(options.labels) for place in places]
+        y = torch.tensor(labels, device=device)
+        shape = (net.config.in_channels, net.config.input_size, net.config.input_size)
+
+        def noise(step: int) -> Tensor:
+            return torch.stack([place.normal(shape, step) for place in places]).to(device)
+
+        null = self.classes if self.label_dropout > 0 else None
+        velocity = samplers.guided_velocity(net, y, null, options.guidance)
+        start = noise(-1)
+        if options.sampler == "sde":
+            x = samplers.sde(velocity, start, options.steps, get_path(self.path), noise)
+        else:
+            x = samplers.ode(velocity, start, options.steps, heun=options.sampler == "heun")
+        x = x.float()
+        x = x / _per_channel(spec.scale, x) + _per_channel(spec.shift, x)
+        return {"x": x.cpu().numpy(), "label": y.cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The random numbers of sample `index`: a function of (seed, index) alone."""
+
+    seed: int
+    index: int
+    classes: int
+
+    def label(self, policy: str) -> int:
+        if policy == "balanced":
+            return self.index % self.classes
+        return seed_for(self.seed, "label", self.index) % self.classes
+
+    def normal(self, shape: tuple[int, ...], step: int) -> Tensor:
+        """Standard normal numbers of one sampler step (-1: the initial noise)."""
+        seed = seed_for(self.seed, "sample", self.index, step)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _check_fields(x: Field, label: Field) -> None:
+    divisor = {"data": 1, "moments": 2}.get(x.kind)
+    if divisor is None or len(x.shape) != 3 or x.shape[0] % divisor:
+        raise ReedError(
+            f"data.x is {x.name!r} of kind {x.kind!r} and shape {x.shape}; it must be 'data' "
+            "[C, H, W] or 'moments' [2C, H, W]"
+        )
+    if label.kind != "label":
+        raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
+
+
+def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    """One number, or one per channel, against [B, C, H, W]."""
+    values = torch.tensor(numbers, dtype=like.dtype).view(-1, 1, 1)
+    return values.to(like.device, non_blocking=True)  # or every step would wait for the GPU

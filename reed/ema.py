@@ -1,0 +1,159 @@
+"""Moving averages of a net's weights, in float32, one fused call per update."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reed.errors import ReedError
+
+Decay = Callable[[int], float]  # optimizer steps done so far (1 after the first) -> decay
+_COMPILED = "_orig_mod"  # the name torch.compile gives to the module inside
+_WRAPPED = "module"  # the name DistributedDataParallel gives to it
+
+
+def constant_decay(decay: float = 0.9999) -> Decay:
+    """The same decay at every step; raises ReedError unless 0 <= decay < 1."""
+    if not 0 <= decay < 1:
+        raise ReedError(f"ema: decay is {decay}, it must be at least 0 and below 1")
+    return lambda step: decay
+
+
+def power_decay(sigma_rel: float) -> Decay:
+    """The power-function average whose relative width is `sigma_rel`, such as 0.05 or 0.10.
+
+    Decay (1 - 1/step)^(1 + gamma): the average covers the same share of the run however long that
+    is. Raises ReedError unless 0 < sigma_rel <= 12^-1/2. Source: EDM2 (arXiv 2312.02696), section
+    3.1.
+    """
+    gamma = gamma_of(sigma_rel)
+    return lambda step: (1 - 1 / step) ** (1 + gamma)
+
+
+def gamma_of(sigma_rel: float) -> float:
+    """The exponent gamma >= 0 with sigma_rel^2 = (gamma+1) / ((gamma+2)^2 (gamma+3)).
+
+    sigma_rel is the profile's standard deviation over the length of the run; 12^-1/2 = 0.289 is
+    the plain mean. Source: EDM2 (arXiv 2312.02696), section 3.1 and appendix C.
+    """
+    widest = 1 / math.sqrt(12)
+    if not 0 < sigma_rel <= widest:
+        raise ReedError(
+            f"ema: sigma_rel is {sigma_rel}, it must be above 0 and at most {widest:.4f}"
+        )
+    inverse = sigma_rel**-2
+    return max(0.0, float(np.roots([1, 7, 16 - inverse, 12 - inverse]).real.max()))
+
+
+def clean_names(names: list[str]) -> list[str]:
+    """The names inside the wrappers of torch.compile and DistributedDataParallel.
+
+    Only whole name parts are removed, and `module` only where it heads every name.
+    """
+    inner = [".".join(part for part in name.split(".") if part != _COMPILED) for name in names]
+    if all(name.startswith(f"{_WRAPPED}.") for name in inner):
+        inner = [name.removeprefix(f"{_WRAPPED}.") for name in inner]
+    return inner
+
+
+class Ema:
+    """A moving average of a module's parameters and a copy of its persistent buffers.
+
+    The values are float32, on the module's device, under the names of the module's own state
+    dict. The module's parameters must be float32 (the master weights), because one fused call
+    averages them all; make the Ema once the module is on its device. decay: see constant_decay
+    and power_decay.
+    """
+
+    @torch.no_grad()
+    def __init__(self, module: nn.Module, decay: Decay) -> None:
+        self._decay = decay
+        self._parameters: list[Tensor] = []
+        self._averages: list[Tensor] = []
+        self._buffers: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        self._values: dict[str, Tensor] = {}
+        for name, tensor in _tensors(module).items():
+            value = tensor.detach().clone(memory_format=torch.preserve_format)
+            self._values[name] = value
+            if isinstance(tensor, nn.Parameter):
+                assert tensor.dtype == torch.float32, (name, tensor.dtype)
+                self._parameters.append(tensor)
+                self._averages.append(value)
+            else:
+                self._buffers.append(tensor)
+                self._copies.append(value)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """average = decay average + (1 - decay) parameter; buffers are copied.
+
+        step: optimizer steps done so far, 1 after the first.
+        """
+        assert step >= 1, step
+        torch._foreach_lerp_(self._averages, self._parameters, 1 - self._decay(step))
+        if self._buffers:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values by name; `net.load_state_dict` of the bare net takes them as they are.
+
+        The tensors are the average's own, not copies: save them before the next update.
+        """
+        return dict(self._values)
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over the values of `state`; raises ReedError unless names and shapes agree."""
+        _check_match(self._values, state)
+        for name, value in self._values.items():
+            value.copy_(state[name])
+
+    @contextmanager
+    def weights_in(self, module: nn.Module) -> Iterator[None]:
+        """Inside the `with`, `module` holds the average; afterwards its own values, bit for bit.
+
+        module: the averaged net or a copy of it, wrapped or not. Raises ReedError unless names
+        and shapes agree.
+        """
+        tensors = {name: tensor.detach() for name, tensor in _tensors(module).items()}
+        _check_match(tensors, self._values)
+        own = list(tensors.values())
+        saved = [tensor.clone() for tensor in own]
+        torch._foreach_copy_(own, [self._values[name] for name in tensors])
+        try:
+            yield
+        finally:
+            torch._foreach_copy_(own, saved)
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers under clean names, in state-dict order."""
+    state = module.state_dict(keep_vars=True)
+    return dict(zip(clean_names(list(state)), state.values(), strict=True))
+
+
+def _check_match(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    missing = sorted(ours.keys() - theirs.keys())
+    unknown = sorted(theirs.keys() - ours.keys())
+    if missing or unknown:
+        raise ReedError(
+            f"ema: the names differ; missing: {_few(missing)}; unknown: {_few(unknown)}; "
+            "these weights belong to another net"
+        )
+    for name, value in ours.items():
+        if value.shape != theirs[name].shape:
+            raise ReedError(
+                f"ema: {name} has shape {list(theirs[name].shape)} but the net's is "
+                f"{list(value.shape)}; these weights belong to another net"
+            )
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (", ".join(names[:3]) or "none") + more

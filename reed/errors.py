@@ -1,0 +1,23 @@
+"""The one exception a user should ever see, and the nearest-name hint that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ReedError(Exception):
+    """What a user can cause: one line that says what, where, both values and what to do.
+
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+def suggest(name: str, options: Iterable[str]) -> str:
+    """The tail of an unknown-name message: the nearest option, then all of them."""
+    known = sorted(options)
+    if not known:
+        return " (none are available)"
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{hint} Available: {', '.join(known)}"

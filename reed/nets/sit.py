@@ -1,0 +1,239 @@
+"""SiT: the diffusion transformer of DiT, trained as a flow, with the key names of REPA and REED."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from reed.errors import ReedError, suggest
+from reed.nets import Tap
+from reed.nets.layers import Attention, Mlp, TimestepEmbedder, init_linear, sincos_2d
+
+SIZES = {  # hidden size, depth, heads; DiT (arXiv 2212.09748), table 1
+    "S": (384, 12, 6),
+    "B": (768, 12, 12),
+    "L": (1024, 24, 16),
+    "XL": (1152, 28, 16),
+}
+PATCH_SIZES = (2, 4, 8)
+
+
+@dataclass(frozen=True)
+class SiTConfig:
+    """The shape of a SiT; the defaults are SiT-XL/2 on 32x32x4 latents of ImageNet.
+
+    input_size and patch_size are in latent pixels; mlp_ratio is a multiple of hidden_size;
+    null_class adds one label row, index num_classes, for classifier-free guidance.
+    Raises ReedError when a size does not divide as the net needs it.
+    """
+
+    input_size: int = 32
+    patch_size: int = 2
+    in_channels: int = 4
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 1000
+    null_class: bool = True
+    qk_norm: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = "input_size patch_size in_channels hidden_size depth num_heads num_classes"
+        for name in sizes.split():
+            if getattr(self, name) < 1:
+                raise ReedError(f"net: {name} is {getattr(self, name)}, it must be at least 1")
+        if not self.mlp_ratio > 0:
+            raise ReedError(f"net: mlp_ratio is {self.mlp_ratio}, it must be positive")
+        self._check_multiple("input_size", "patch_size", self.patch_size)
+        self._check_multiple("hidden_size", "num_heads", self.num_heads)
+        # two axes, each with sines and cosines
+        self._check_multiple("hidden_size", "the position embedding", 4)
+
+    def _check_multiple(self, name: str, reason: str, divisor: int) -> None:
+        value = getattr(self, name)
+        if value % divisor:
+            raise ReedError(
+                f"net: {name} {value} is not a multiple of {divisor} ({reason}); "
+                f"the next one is {value + divisor - value % divisor}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per sample: (input_size / patch_size) squared."""
+        return (self.input_size // self.patch_size) ** 2
+
+
+def sit_names() -> list[str]:
+    """The published sizes, such as "SiT-XL/2"."""
+    return [f"SiT-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES]
+
+
+def sit_config(name: str) -> SiTConfig:
+    """The published configuration called `name` ("SiT-XL/2"); change it with dataclasses.replace.
+
+    Raises ReedError with the nearest name when there is none.
+    """
+    if name not in sit_names():
+        raise ReedError(f"net: unknown SiT {name!r}.{suggest(name, sit_names())}")
+    size, patch = name.removeprefix("SiT-").split("/")
+    hidden, depth, heads = SIZES[size]
+    return SiTConfig(patch_size=int(patch), hidden_size=hidden, depth=depth, num_heads=heads)
+
+
+class _PatchEmbedder(nn.Module):
+    """[B, C, H, W] -> [B, T, D], patches row by row. Key: proj."""
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        patch = config.patch_size
+        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, patch, stride=patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x).flatten(2).transpose(1, 2)
+
+
+class _LabelEmbedder(nn.Module):
+    """[B] int64 -> [B, D]. Key: embedding_table."""
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        rows = config.num_classes + config.null_class
+        self.embedding_table = nn.Embedding(rows, config.hidden_size)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.embedding_table(y)
+
+
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x [B, T, D] scaled and shifted per sample by [B, D]."""
+    return x * (1 + scale[:, None]) + shift[:, None]
+
+
+class _Block(nn.Module):
+    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero).
+
+    Source: DiT (arXiv 2212.09748), section 3.2 and figure 3. Keys: attn, mlp, adaLN_modulation.
+    """
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.attn = Attention(dim, config.num_heads, config.qk_norm)
+        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        modulation = self.adaLN_modulation(condition)  # [B, 6D]
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=1)
+        x = x + gate1[:, None] * self.attn(_modulate(self.norm1(x), shift1, scale1))
+        return x + gate2[:, None] * self.mlp(_modulate(self.norm2(x), shift2, scale2))
+
+
+class _FinalLayer(nn.Module):
+    """[B, T, D] -> [B, T, p*p*C], the channel fastest. Keys: linear, adaLN_modulation."""
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        dim = config.hidden_size
+        self.norm_final = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.linear = nn.Linear(dim, config.patch_size**2 * config.in_channels)
+        self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
+        return self.linear(_modulate(self.norm_final(x), shift, scale))
+
+
+class SiT(nn.Module):
+    """Velocity of the flow at (x, t) for a class label, and token states for alignment.
+
+    Keys and shapes are those of the public REPA and REED checkpoints without their projectors.
+    The net never drops labels: replace y by num_classes (the null row) before the call.
+    Sources: SiT (arXiv 2401.08740), DiT (arXiv 2212.09748), REPA (arXiv 2410.06940).
+    """
+
+    def __init__(self, config: SiTConfig) -> None:
+        super().__init__()
+        self.config = config
+        # a parameter rather than a buffer, because the public checkpoints and their EMA hold it
+        self.pos_embed = nn.Parameter(
+            torch.empty(1, config.tokens, config.hidden_size), requires_grad=False
+        )
+        self.x_embedder = _PatchEmbedder(config)
+        self.t_embedder = TimestepEmbedder(config.hidden_size)
+        self.y_embedder = _LabelEmbedder(config)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
+        self.final_layer = _FinalLayer(config)
+        self._initialize()
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """adaLN-Zero: every block starts as the identity and the output as zero (DiT, 3.2)."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init_linear(module)
+        config = self.config
+        grid = config.input_size // config.patch_size
+        self.pos_embed.copy_(sincos_2d(grid, config.hidden_size)[None])
+        # the convolution is a linear layer over the patch, so its fan is counted that way
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(config.hidden_size, -1))
+        nn.init.zeros_(self.x_embedder.proj.bias)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
+        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
+        for layer in [*self.blocks, self.final_layer]:
+            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        nn.init.zeros_(self.final_layer.linear.weight)
+
+    def taps(self) -> list[Tap]:
+        """The token states after each block; tap 1 is the first."""
+        return [Tap(self.config.hidden_size, self.config.tokens)] * self.config.depth
+
+    def forward(
+        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[int] = ()
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """The velocity and the token states after the blocks named in `taps`.
+
+        x: [B, C, H, W]; t: [B] float, 0 = data, 1 = noise; y: [B] int64, num_classes = no label;
+        taps: block numbers counted from 1.
+        Returns velocity [B, C, H, W] and {tap: tokens [B, T, D]}, tokens row by row.
+        Raises ReedError for a tap that is not a block and for x of another shape.
+        """
+        self._check(x, taps)
+        tokens = self.x_embedder(x) + self.pos_embed  # [B, T, D]
+        condition = self.t_embedder(t) + self.y_embedder(y)  # [B, D]
+        states = {}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens = block(tokens, condition)
+            if number in taps:
+                states[number] = tokens
+        return self._unpatchify(self.final_layer(tokens, condition)), states
+
+    def _check(self, x: Tensor, taps: Sequence[int]) -> None:
+        config = self.config
+        for tap in taps:
+            if not 1 <= tap <= config.depth:
+                raise ReedError(
+                    f"tap {tap} is not a block of this net: its depth is {config.depth}, "
+                    f"so use 1 to {config.depth}"
+                )
+        expected = (config.in_channels, config.input_size, config.input_size)
+        if tuple(x.shape[1:]) != expected:
+            raise ReedError(
+                f"the net takes samples of shape {list(expected)} but got "
+                f"{list(x.shape[1:])}; set the net's in_channels and input_size to match the data"
+            )
+
+    def _unpatchify(self, patches: Tensor) -> Tensor:
+        """[B, T, p*p*C], the channel fastest -> [B, C, H, W]."""
+        config = self.config
+        size, p = config.input_size, config.patch_size
+        grid = size // p
+        patches = patches.view(-1, grid, grid, p, p, config.in_channels)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, config.in_channels, size, size)

@@ -1,0 +1,39 @@
+"""Image samples as pictures: uint8 arrays and grids."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from reed.cache.schema import Field
+
+
+def to_uint8(x: np.ndarray, field: Field) -> np.ndarray:
+    """Stored values [N, C, H, W] as uint8 [N, H, W, C]: what a net sees as -1..1 is 0..255."""
+    scale = np.asarray(field.scale, np.float32).reshape(-1, 1, 1)
+    shift = np.asarray(field.shift, np.float32).reshape(-1, 1, 1)
+    level = ((x - shift) * scale + 1) * 127.5
+    return np.rint(level.clip(0, 255)).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
+    """Images [N, H, W, C] uint8, row by row in one [H', W', C] picture on white."""
+    rows = -(-len(images) // columns)
+    _, height, width, channels = images.shape
+    shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    picture = np.full(shape, 255, np.uint8)
+    for i, image in enumerate(images):
+        top = gap + (i // columns) * (height + gap)
+        left = gap + (i % columns) * (width + gap)
+        picture[top : top + height, left : left + width] = image
+    return picture
+
+
+def save_png(picture: np.ndarray, path: Path, enlarge: int = 1) -> None:
+    """Write [H, W, C] uint8 (C = 1 or 3) as a PNG, each pixel `enlarge` times as large."""
+    from PIL import Image
+
+    large = picture.repeat(enlarge, 0).repeat(enlarge, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(large[..., 0] if large.shape[-1] == 1 else large).save(path)

@@ -1,0 +1,65 @@
+"""Names to objects, found by importing the modules of one package on first use."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from reed.errors import ReedError, suggest
+
+
+class Registry:
+    """A table of named things of one kind, filled by the modules of `package`.
+
+    `get` also accepts "package.module:attribute", so a user's own file needs no registration.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._items: dict[str, Any] = {}
+        self._scanned = False
+
+    def register(self, name: str) -> Callable[[Any], Any]:
+        """Decorator that files the decorated object under `name`; a second use is our own bug."""
+
+        def add(item: Any) -> Any:
+            assert name not in self._items, f"{self.kind} {name!r} is registered twice"
+            self._items[name] = item
+            return item
+
+        return add
+
+    def get(self, name: str) -> Any:
+        """The object called `name`, or the attribute that "module:attribute" points to.
+
+        Raises ReedError with the nearest name when there is none.
+        """
+        if ":" in name:
+            return self._by_path(name)
+        self._scan()
+        if name not in self._items:
+            raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self._items)}")
+        return self._items[name]
+
+    def names(self) -> list[str]:
+        """All registered names, sorted."""
+        self._scan()
+        return sorted(self._items)
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        package = importlib.import_module(self._package)
+        for module in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self._package}.{module.name}")
+        self._scanned = True
+
+    def _by_path(self, name: str) -> Any:
+        module_name, _, attribute = name.partition(":")
+        try:
+            return getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:
+            raise ReedError(f"cannot load {self.kind} {name!r}: {error}") from error

@@ -1,0 +1,202 @@
+"""make bench-loader: our loader, stock webdataset, one file per array, and memcpy.
+
+ImageNet-shaped records: moments (8, 32, 32) float16 and tokens (256, 768) as int8 or float16,
+2.5 GB in all, written once to --folder. All ways deliver batches of 256 torch tensors; they are
+run in turn, in one process each, with a warm page cache. "Per core" is per CPU second, of the
+process and its workers.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+import report
+from PIL import Image
+
+from reed.cache import column, engines, plan
+from reed.cache.schema import Field
+from reed.cache.stream import ShardStream
+
+BATCH = 256
+TOKENS, MOMENTS = (256, 768), (8, 32, 32)
+
+
+class Records:
+    """Seeded random records: a source and an encoder at once."""
+
+    entries = ("index",)
+    reads = ("index",)
+    licence = ""
+    batch_size = 64
+
+    def __init__(self, samples: int, codec: str) -> None:
+        self._samples = samples
+        self.fields = (
+            Field("moments", "moments", MOMENTS, "float16"),
+            Field("tokens", "token", TOKENS, codec),
+        )
+        rng = np.random.default_rng(0)
+        self._pool = rng.standard_normal((64, *TOKENS), dtype=np.float32)
+        self._moments = rng.standard_normal((64, *MOMENTS), dtype=np.float32)
+
+    def revision(self) -> str:
+        return "1"
+
+    def listing(self) -> dict[str, str]:
+        return {f"sample-{i:07d}": "" for i in range(self._samples)}
+
+    def read(self, key: str, view: int = 0) -> dict[str, int]:
+        return {"index": int(key[7:])}
+
+    def encode(self, samples: list[dict[str, int]]) -> dict[str, list[np.ndarray]]:
+        places = [sample["index"] % 64 for sample in samples]
+        return {
+            "moments": [self._moments[i] for i in places],
+            "tokens": [self._pool[i] for i in places],
+        }
+
+
+def build(folder: Path, samples: int) -> None:
+    """The caches and the per-file layout; what is there is kept."""
+    for codec in ("int8", "float16"):
+        records = Records(samples, codec)
+        cache = folder / codec
+        frozen = plan.freeze(
+            cache, records.listing(), pipeline="bench", domain="image", source="bench",
+            shard_size=512,
+        )  # fmt: skip
+        engines.run(column.open_job(cache, frozen, "both", records, records), engines.Share())
+    files = folder / "files"
+    if not (files / "done").is_file():
+        shutil.rmtree(files, ignore_errors=True)
+        files.mkdir(parents=True)
+        rng = np.random.default_rng(1)
+        for i in range(samples // 4):
+            smooth = rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)
+            image = Image.fromarray(smooth).resize((256, 256), Image.Resampling.BICUBIC)
+            image.save(files / f"{i:06d}.png")
+            np.save(files / f"{i:06d}-moments.npy", rng.standard_normal(MOMENTS, np.float32))
+            np.save(
+                files / f"{i:06d}-tokens.npy", rng.standard_normal(TOKENS, np.float32).astype("f2")
+            )
+        (files / "done").touch()
+
+
+def ours(cache: Path, threads: int) -> Iterator[torch.Tensor]:
+    """Batches of the stream, as stored (decoding is the device's work)."""
+    places = {"moments": "both/moments", "tokens": "both/tokens"}
+    for stored in ShardStream(cache, places, BATCH, threads=threads).batches():
+        yield stored.parts["tokens"][0]
+
+
+def stock(cache: Path) -> Iterator[torch.Tensor]:
+    """The documented webdataset pipeline on the same shards: shuffle, decode, tuple, batch."""
+    import webdataset as wds
+
+    shards = sorted(str(path) for path in (cache / "both").glob("*.tar"))
+    data = wds.WebDataset(shards, shardshuffle=100, seed=0).shuffle(1000).decode()
+    pairs = data.to_tuple("moments.npy", "tokens.npy").batched(BATCH, partial=False)
+    while True:
+        for _, tokens in pairs:
+            yield torch.as_tensor(tokens)
+
+
+class Files(torch.utils.data.Dataset):
+    """One PNG and two .npy files per sample, as the public trainers keep them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stems = sorted(str(path)[:-4] for path in folder.glob("*.png"))
+
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        stem = self._stems[i]
+        image = np.array(Image.open(f"{stem}.png"))
+        arrays = [np.load(f"{stem}-{name}.npy") for name in ("moments", "tokens")]
+        return (torch.from_numpy(image), *(torch.from_numpy(array) for array in arrays))
+
+
+def per_file(folder: Path) -> Iterator[torch.Tensor]:
+    """A shuffling torch DataLoader over the files, in this process."""
+    while True:
+        for _, _, tokens in torch.utils.data.DataLoader(Files(folder), BATCH, shuffle=True):
+            yield tokens
+
+
+def memcpy(codec: str) -> Iterator[torch.Tensor]:
+    """Copying a batch's bytes from a large buffer to a ring of four, as the stream has."""
+    size = BATCH * (2 * np.prod(MOMENTS) + np.prod(TOKENS) * (1 if codec == "int8" else 2))
+    source = np.ones((16, size), np.uint8)
+    ring = np.zeros((4, size), np.uint8)
+    turn = 0
+    while True:
+        np.copyto(ring[turn % 4], source[turn % 16])
+        yield torch.from_numpy(ring[turn % 4])
+        turn += 1
+
+
+def rate(
+    batches: Iterator[torch.Tensor], count: int, cpu: dict[str, list[float]], name: str
+) -> float:
+    """Records per second over `count` batches, after one that is not counted."""
+    next(batches)
+    wall, spent = time.perf_counter(), report.cpu_seconds()
+    for _ in islice(batches, count):
+        pass
+    wall, spent = time.perf_counter() - wall, report.cpu_seconds() - spent
+    cpu.setdefault(name, []).append(count * BATCH / spent)
+    return count * BATCH / wall
+
+
+@click.command()
+@click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/bench/loader-data"))
+@click.option("--samples", default=4096, show_default=True)
+@click.option("--runs", default=5, show_default=True)
+def main(folder: Path, samples: int, runs: int) -> None:
+    """Measure every way in turn and publish the figures."""
+    build(folder, samples)
+    cpu: dict[str, list[float]] = {}
+    counts = {"ours": 24, "stock": 6, "files": 3, "memcpy": 48}
+    ways: dict[str, Callable[[], float]] = {}
+    for codec in ("int8", "float16"):
+        for threads in (0, 1, 2):
+            name = f"ours, {threads} threads, {codec}"
+            source = ours(folder / codec, threads)
+            ways[name] = lambda s=source, n=name: rate(s, counts["ours"], cpu, n)
+        for kind, source in (("stock", stock(folder / codec)), ("memcpy", memcpy(codec))):
+            name = f"{kind}, {codec}"
+            ways[name] = lambda s=source, n=name, k=kind: rate(s, counts[k], cpu, n)
+    source = per_file(folder / "files")
+    ways["files, float16"] = lambda: rate(source, counts["files"], cpu, "files, float16")
+    wall = report.interleaved(ways, runs)
+    cpu = {name: values[1:] for name, values in cpu.items()}
+    figures = [report.figure(name, values, "records/s") for name, values in wall.items()]
+    for codec in ("int8", "float16"):
+        mine = f"ours, 0 threads, {codec}"
+        figures.append(_named("per core: ", report.ratios(cpu, mine, f"stock, {codec}")))
+        figures.append(_named("per core: ", report.ratios(cpu, mine, "files, float16")))
+        figures.append(report.ratios(wall, mine, f"memcpy, {codec}"))
+        figures.append(report.ratios(wall, f"ours, 2 threads, {codec}", f"memcpy, {codec}"))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    figures.append(report.figure("peak resident memory of this process", [peak], "MiB"))
+    report.publish("loader", __doc__ or "", figures)
+
+
+def _named(prefix: str, figure: report.Figure) -> report.Figure:
+    return report.Figure(prefix + figure.name, *list(vars(figure).values())[1:])
+
+
+if __name__ == "__main__":
+    main()
