@@ -49,9 +49,13 @@ def main(
         recipe.check(settings)
         click.echo(json.dumps(config.plain(settings), indent=1))
         return
-    done = train.train(settings)
-    if launched_share().rank == 0:
-        click.echo(f"{done}: trained; draw samples with: reed-sample --run {done}")
+    step = train.train(settings)
+    if launched_share().rank:
+        return
+    if step < settings.steps:
+        click.echo(f"{settings.run}: stopped at step {step} of {settings.steps}; rerun to go on")
+    else:
+        click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
 
 
 def _settings(

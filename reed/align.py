@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reed.cache import codecs
 from reed.cache.schema import Field
 from reed.domain import Batch, Noised
 from reed.errors import ReedError
@@ -41,6 +42,11 @@ class Target:
     field: Field
     weight: TimeWeight
 
+    @property
+    def channels(self) -> int:
+        """How many channels it has once decoded: what its head must give."""
+        return codecs.codec_of(self.field).decoded_shape(self.field)[-1]
+
 
 def _tokens(head: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
     """[B, T, D] -> [B, T, C]: every token against the same token of the teacher."""
@@ -71,9 +77,10 @@ def check_target(name: str, config: AlignConfig, field: Field, net: nn.Module) -
     if not 1 <= config.tap <= len(taps):
         raise ReedError(f"{where}.tap is {config.tap}, the net has taps 1 to {len(taps)}")
     tokens = taps[config.tap - 1].tokens
-    if field.kind == "token" and field.shape[0] not in (None, tokens):
+    shape = codecs.codec_of(field).decoded_shape(field)
+    if field.kind == "token" and shape[0] not in (None, tokens):
         raise ReedError(
-            f"{where}: {config.target} has {field.shape[0]} tokens, the net {tokens} at tap "
+            f"{where}: {config.target} has {shape[0]} tokens, the net {tokens} at tap "
             f"{config.tap}; encode on the net's grid or change its patch size"
         )
     return Target(config, field, TimeWeight.of(config.time_weight, f"{where}.time_weight"))
@@ -107,7 +114,7 @@ class AlignedNet(nn.Module):
         self.heads = nn.ModuleDict()
         for name, target in targets.items():
             width = taps[target.config.tap - 1].width
-            head = projector(width, target.config.hidden, target.field.shape[-1])
+            head = projector(width, target.config.hidden, target.channels)
             self.heads[self._slots[name]] = head
 
     def forward(self, noised: Noised, batch: Batch) -> tuple[Any, Aligned]:

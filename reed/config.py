@@ -136,7 +136,7 @@ def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None) and value is None:
         return None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and type(value) is int and abs(value) < 2**1023:  # beyond, float() fails
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from reed.cache.schema import Field
+from reed.errors import ReedError
+
+
+def library(name: str) -> Any:
+    """A module of the libraries that draw; ReedError naming the extra where it is not installed."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        project = name.partition(".")[0].replace("PIL", "Pillow")
+        raise ReedError(
+            f"a picture needs {project}, which cannot be imported: {error}; "
+            "install it with: pip install 'reed[plot]'"
+        ) from error
 
 
 def to_uint8(x: np.ndarray, field: Field) -> np.ndarray:
@@ -31,9 +46,11 @@ def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def save_png(picture: np.ndarray, path: Path, enlarge: int = 1) -> None:
-    """Write [H, W, C] uint8 (C = 1 or 3) as a PNG, each pixel `enlarge` times as large."""
-    from PIL import Image
+    """Write [H, W, C] uint8 (C = 1 or 3) as a PNG, each pixel `enlarge` times as large.
 
+    ReedError without Pillow.
+    """
+    image = library("PIL.Image")
     large = picture.repeat(enlarge, 0).repeat(enlarge, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(large[..., 0] if large.shape[-1] == 1 else large).save(path)
+    image.fromarray(large[..., 0] if large.shape[-1] == 1 else large).save(path)

@@ -14,10 +14,12 @@ class Registry:
     """A table of named things of one kind, filled by the modules of `package`.
 
     `get` also accepts "package.module:attribute", so a user's own file needs no registration.
+    prefixes: what makes the object for "prefix:rest" from the rest, filled by the modules too.
     """
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind
+        self.prefixes: dict[str, Callable[[str], Any]] = {}
         self._package = package
         self._items: dict[str, Any] = {}
         self._scanned = False
@@ -33,13 +35,15 @@ class Registry:
         return add
 
     def get(self, name: str) -> Any:
-        """The object called `name`, or the attribute that "module:attribute" points to.
+        """The object called `name`, or what "prefix:rest" or "module:attribute" points to.
 
         Raises ReedError with the nearest name when there is none.
         """
-        if ":" in name:
-            return self._by_path(name)
         self._scan()
+        prefix, colon, rest = name.partition(":")
+        if colon:
+            make = self.prefixes.get(prefix)
+            return make(rest) if make else self._by_path(name)
         if name not in self._items:
             raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self._items)}")
         return self._items[name]

@@ -7,7 +7,6 @@ import json
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +23,10 @@ from reed.recipe import Setup, TrainConfig
 from reed.seeding import Draws, seed_for
 
 
-def train(settings: TrainConfig, *, progress: bool = True) -> Path:
-    """Train to `settings.steps`, from the run's last checkpoint if it has one; returns the run.
+def train(settings: TrainConfig, *, progress: bool = True) -> int:
+    """Train to `settings.steps`, from the run's last checkpoint if it has one.
+
+    Returns the step reached, which is less after SIGTERM or SIGUSR1: rerun to go on.
 
     Raises ReedError when the recipe does not fit its cache, when the run folder belongs to
     another recipe, and after too many steps with non-finite gradients.
@@ -41,7 +42,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> Path:
     trainer = Trainer(setup, accelerator)
     trainer.resume()
     trainer.run(progress=progress and accelerator.is_local_main_process)
-    return settings.run
+    return trainer.step
 
 
 class Trainer:

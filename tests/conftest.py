@@ -19,6 +19,7 @@ def fakes():
         spec = importlib.util.spec_from_file_location("reed_fakes", FAKES)
         sys.modules["reed_fakes"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        sys.path.append(str(FAKES.parent))  # reading processes are sent a fake source
     return sys.modules["reed_fakes"]
 
 
@@ -44,9 +45,10 @@ def cache(whole, tmp_path) -> Path:
 
 @pytest.fixture
 def edit_json():
-    """Change a JSON file: edit_json(path, key=value)."""
+    """Change a JSON file of a cache, its own hash too: edit_json(path, key=value)."""
+    from reed.cache import sealed
 
     def edit(path: Path, **changes) -> None:
-        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        path.write_bytes(sealed.dump(json.loads(path.read_text()) | changes))
 
     return edit

@@ -1,7 +1,7 @@
 """Tiny sources and encoders for the tests of stage one; also a program, to kill one.
 
-In tests: the fixture `fakes` of conftest.py. In a subprocess: `python reed_fakes.py CACHE`, with
-RANK and WORLD_SIZE as under torchrun.
+In tests: the fixture `fakes` of conftest.py. In a subprocess: `python reed_fakes.py PAUSE CACHE`,
+with RANK and WORLD_SIZE as under torchrun.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ def random(*scope) -> np.random.Generator:
 
 
 class Source:
-    """`count` samples of 10 classes: pixels [2, 2, 4], a label and a sentence of varying length."""
+    """`count` samples of 10 classes: pixels [2, 2, 4], a label and a sentence of varying length.
+
+    The second view has the pixels mirrored and the sentence backwards; pause: seconds per read.
+    """
 
     entries = ("pixels", "label", "sentence")
+    views = 2
+    pause = 0.0
 
     def __init__(self, count: int = 60, bad: tuple[int, ...] = ()) -> None:
         self.keys = [f"a/sample-{i:03d}.png" for i in range(count)]
@@ -40,12 +45,15 @@ class Source:
     def listing(self) -> dict[str, str]:
         return {key: f"stamp-{key[-7:-4]}" for key in self.keys}
 
-    def read(self, key: str) -> dict:
+    def read(self, key: str, view: int = 0) -> dict:
+        time.sleep(self.pause)
         if key in self.bad:
             raise BadSample("the file is empty")
         number = self.keys.index(key)
         pixels = random("pixels", key).standard_normal((2, 2, 4)).astype(np.float32)
         sentence = f"a picture of the nümber {number % 10}" + "!" * (number % 4)
+        if view:
+            pixels, sentence = pixels[..., ::-1].copy(), sentence[::-1]
         return {"pixels": pixels, "label": number % 10, "sentence": sentence}
 
 
@@ -119,11 +127,11 @@ def make(name: str) -> Encoder:
     return ENCODERS[name]()
 
 
-def freeze(cache: Path, source: Source, *, shard_size: int = 16):
+def freeze(cache: Path, source: Source, *, shard_size: int = 16, **settings):
     """The plan of a cache of fakes."""
     return plan.freeze(
         cache, source.listing(), pipeline="fake", domain="image", source="fakes",
-        shard_size=shard_size,
+        shard_size=shard_size, **settings,
     )  # fmt: skip
 
 
@@ -135,16 +143,16 @@ def job(cache: Path, name: str, source: Source | None = None, encoder: Encoder |
 
 def build(
     cache: Path, names=NAMES, source: Source | None = None, share: Share | None = None,
-    pause: float = 0.0, shard_size: int = 16,
+    pause: float = 0.0, shard_size: int = 16, workers: int = 0, retry: bool = False, **settings,
 ) -> Path:  # fmt: skip
     """Build columns of fakes, as `reed-cache build` does."""
     source = source or Source()
     encoders = column.with_inputs(cache, names, make)
-    frozen = freeze(cache, source, shard_size=shard_size)
+    frozen = freeze(cache, source, shard_size=shard_size, **settings)
     for name, encoder in encoders.items():
         encoder.pause = pause
         opened = column.open_job(cache, frozen, name, encoder, source)
-        engines.run(opened, share or Share(), progress=False)
+        engines.run(opened, share or Share(), workers=workers, retry=retry, progress=False)
     return cache
 
 
@@ -209,4 +217,5 @@ if __name__ == "__main__":
         print(crash_everywhere(where))
     else:
         print("started", flush=True)
-        build(where, share=engines.launched_share(), pause=float(command))
+        workers = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+        build(where, share=engines.launched_share(), pause=float(command), workers=workers)

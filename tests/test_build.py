@@ -314,7 +314,8 @@ def test_a_sample_that_the_encoder_refuses_is_left_out_alone(fakes, tmp_path):
 def test_more_than_one_percent_of_bad_samples_stops_the_build(fakes, tmp_path):
     source = fakes.Source(150, bad=(3, 4))
     refused(
-        "column 'pixels' shard 0: 2 of 150 samples failed", "more than 1 %", "the file is empty",
+        "column 'pixels': 2 of the", "samples so far failed", "more than 1 % of the 150",
+        "the file is empty", "--retry-failed",
         call=lambda: fakes.build(tmp_path, ["pixels"], source, shard_size=150),
     )  # fmt: skip
     assert [path.name for path in (tmp_path / "pixels").iterdir()] == ["column.json"]
@@ -322,7 +323,7 @@ def test_more_than_one_percent_of_bad_samples_stops_the_build(fakes, tmp_path):
 
 def test_a_source_without_a_good_sample_cannot_calibrate(fakes, tmp_path):
     refused(
-        "column 'tokens': no sample could be read",
+        "column 'tokens': no sample could be read to calibrate it",
         call=lambda: fakes.build(tmp_path, ["tokens"], fakes.Source(1, bad=(0,))),
     )
     assert not (tmp_path / "tokens").exists()
@@ -481,12 +482,12 @@ def test_the_files_of_a_column_are_what_the_readme_says(whole):
     described = json.loads((whole / "tokens" / "column.json").read_text())
     assert set(described) == {
         "name", "encoder", "revision", "reads", "inputs", "licence", "container", "calibration",
-        "fields",
+        "fields", "self",
     }  # fmt: skip
     assert set(described["fields"][0]) == {"name", "kind", "shape", "codec", "scale", "shift"}
     marker = json.loads((whole / "tokens" / "000000.json").read_text())
     assert set(marker) == {
-        "column", "shard", "keys", "failed", "bytes", "sha256", "parts", "stats",
+        "column", "shard", "keys", "failed", "bytes", "sha256", "parts", "stats", "self",
     }  # fmt: skip
 
 

@@ -124,10 +124,9 @@ def test_an_absent_column_is_named(cache, recipe):
     )  # fmt: skip
 
 
-def test_a_cache_of_an_unknown_pipeline_is_named(tmp_path, recipe):
+def test_a_cache_of_an_unknown_pipeline_is_named(tmp_path, recipe, edit_json):
     cache = TINY.build(tmp_path / "cache")
-    manifest = cache / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"digits"', '"digts"'))
+    edit_json(cache / "manifest.json", pipeline="digts")
     refused(["'digts'", "Did you mean 'digits'?"], cli_train, "--shards", cache)
 
 

@@ -18,7 +18,7 @@ FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptoo
 LIBRARY = ROOT / "reed"
 
 ANYTHING = None
-SCHEMA_SIDE = "cache.schema cache.build registry errors seeding"
+SCHEMA_SIDE = "cache.schema cache.build cache.files registry errors seeding"
 MODEL_CLI = "cli.common domain domains samplers checkpoint cache metrics train config errors"
 
 # Group -> what it may import, all names below reed. A group is a module or a whole package; the
@@ -30,7 +30,8 @@ ALLOWED = {
     "registry": "errors",
     "config": "errors",
     "cache": "errors seeding registry config",
-    "encoders": SCHEMA_SIDE,
+    "weights": "errors",
+    "encoders": f"{SCHEMA_SIDE} weights",
     "sources": SCHEMA_SIDE,
     "nets": "errors",
     "paths": "errors",
@@ -38,7 +39,7 @@ ALLOWED = {
     "curriculum": "errors config",
     "timeweight": "errors config",
     "ema": "errors",
-    "align": "domain nets curriculum timeweight errors cache.schema",
+    "align": "domain nets curriculum timeweight errors cache.schema cache.codecs",
     "domain": "registry errors cache.schema seeding",
     "domains": "domain nets align paths samplers config errors cache.schema seeding curriculum",
     "checkpoint": "errors config",
@@ -47,14 +48,20 @@ ALLOWED = {
     "train": "recipe domain domains align curriculum checkpoint ema runlog cache config errors "
     "seeding",
     "sample": "recipe domain checkpoint config cache.schema",
-    "picture": "cache.schema",
+    "picture": "cache.schema errors",
+    "peek": "cache picture errors",
     "metrics": "registry errors config",
     "evaluate": "metrics picture cache errors",
+    "stage_one": "cache encoders sources pipelines config errors",
     "pipelines": "errors config",
     "pipelines.demo": ANYTHING,
     "cli": "",
     "cli.common": "errors",
-    "cli.cache": "cli.common encoders sources cache pipelines errors config",
+    "cli.cache": "cli.common cli.cache_build cli.cache_keep cli.cache_look encoders sources cache "
+    "pipelines errors config",
+    "cli.cache_look": "cli.common encoders sources cache pipelines peek errors",
+    "cli.cache_keep": "cli.common stage_one cache errors",
+    "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common recipe train pipelines config errors cache",
     "cli.sample": f"sample picture {MODEL_CLI}",
     "cli.evaluate": f"evaluate {MODEL_CLI}",

@@ -1,4 +1,4 @@
-"""The frozen plan, and the order of training: each a pure function of a few integers."""
+"""The frozen plan: a pure function of the listing and a few integers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from reed.cache import plan
-from reed.cache.plan import Order
 from reed.errors import ReedError
 
 
@@ -19,6 +18,10 @@ def listing(count, prefix="s"):
 def freeze(cache, found, **changes):
     settings = {"pipeline": "p", "domain": "image", "source": "src", "shard_size": 4} | changes
     return plan.freeze(cache, found, **settings)
+
+
+def contents(cache):
+    return {path.name: path.read_bytes() for path in cache.iterdir()}
 
 
 def refused(*parts, call):
@@ -95,11 +98,14 @@ def test_keys_and_stamps_of_any_kind_come_back(tmp_path):
 )
 def test_a_changed_source_is_refused_with_the_difference(tmp_path, change, parts):
     freeze(tmp_path, listing(9))
-    refused(str(tmp_path), *parts, "--cache", call=lambda: freeze(tmp_path, change(listing(9))))
+    before = contents(tmp_path)
+    flags = ("--extend", "--rebuild")
+    refused(str(tmp_path), *parts, *flags, call=lambda: freeze(tmp_path, change(listing(9))))
+    assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("what", ["pipeline", "source"])
-def test_another_pipeline_or_source_is_refused(tmp_path, what):
+@pytest.mark.parametrize("what", ["pipeline", "source", "domain"])
+def test_another_pipeline_source_or_domain_is_refused(tmp_path, what):
     freeze(tmp_path, listing(9))
     refused(
         f"built with {what}",
@@ -133,7 +139,7 @@ def test_tampered_keys_are_refused(tmp_path, tamper):
     freeze(tmp_path, listing(9))
     path = tmp_path / "keys.txt"
     path.write_bytes(tamper(path.read_bytes()))
-    refused("keys.txt", "sha256", "restore it", call=lambda: plan.load(tmp_path))
+    refused("keys.txt", "sha256", "restore them", call=lambda: plan.load(tmp_path))
 
 
 def test_missing_keys_are_refused(tmp_path):
@@ -178,95 +184,139 @@ def test_the_plan_on_disk_is_what_the_readme_says(tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == {
         "format": 1, "pipeline": "p", "domain": "image", "source": "src", "shard_size": 4,
-        "order_seed": 0, "segments": [9], "keys_sha256": frozen.manifest.keys_sha256,
+        "order_seed": 0, "segments": [9], "keys_sha256": frozen.manifest.keys_sha256, "views": 1,
+        "self": manifest["self"],
     }  # fmt: skip
 
 
-# ---- the order
+def test_the_frozen_shard_size_and_views_win(tmp_path):
+    first = freeze(tmp_path, listing(9), flip=True)
+    assert first.manifest.views == 2
+    assert freeze(tmp_path, listing(9), shard_size=2, flip=False) == first
 
 
-SIZES = [(1, 1), (1, 5), (15, 4), (16, 4), (17, 17), (40, 64), (100, 7), (1000, 256), (333, 1)]
+def test_views_cannot_be_added(tmp_path):
+    freeze(tmp_path, listing(9))
+    refused("1 view", "--flip", "--rebuild", call=lambda: freeze(tmp_path, listing(9), flip=True))
 
 
-def sequence(order, count):
-    """The first `count` records that are seen."""
-    steps = -(-count // order.batch)
-    return np.concatenate([order.batch_at(step) for step in range(steps)])[:count]
+def test_a_proposal_is_what_is_frozen_and_writes_nothing(tmp_path):
+    settings = {"pipeline": "p", "domain": "image", "source": "src", "shard_size": 4}
+    proposed = plan.propose(tmp_path / "c", listing(9), **settings)
+    assert not (tmp_path / "c").exists()
+    assert freeze(tmp_path / "c", listing(9)) == proposed
+    before = contents(tmp_path / "c")
+    proposed = plan.propose(tmp_path / "c", listing(12), extend=True, **settings)
+    assert contents(tmp_path / "c") == before
+    assert freeze(tmp_path / "c", listing(12), extend=True) == proposed
 
 
-@pytest.fixture
-def small_windows(monkeypatch):
-    """Windows of 4 blocks of 8 records, so that few records fill many windows."""
-    monkeypatch.setattr(plan, "WINDOW", 4)
-    monkeypatch.setattr(plan, "BLOCK", 8)
+# ---- extended, and started anew
 
 
-def assert_once_per_epoch(records, batch, seed):
-    epochs = sequence(Order(records, batch, seed), 3 * records).reshape(3, records)
-    for epoch in epochs:
-        assert np.array_equal(np.sort(epoch), np.arange(records))
-    assert records < 10 or not np.array_equal(epochs[0], epochs[1])
+def test_an_extension_goes_into_new_shards(tmp_path):
+    first = freeze(tmp_path, listing(9))
+    text = (tmp_path / "keys.txt").read_bytes()
+    more = freeze(tmp_path, listing(14), extend=True)
+    assert (tmp_path / "keys.txt").read_bytes() == text
+    assert more == plan.load(tmp_path) == freeze(tmp_path, listing(14))
+    assert more.manifest.segments == (9, 5) and more.keys[:9] == first.keys
+    assert sorted(more.keys) == sorted(listing(14))
+    assert [more.keys_of(i) for i in range(3)] == [first.keys_of(i) for i in range(3)]
+    assert [len(more.rows(i)) for i in range(more.shards)] == [4, 4, 1, 4, 1]
+    third = freeze(tmp_path, listing(15), extend=True)
+    assert third.manifest.segments == (9, 5, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "keys-1.txt", "keys-2.txt", "keys.txt", "manifest.json",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("records", "batch"), SIZES)
-def test_each_record_is_seen_once_per_epoch(records, batch):
-    assert_once_per_epoch(records, batch, seed=11)
+def test_an_extension_depends_on_what_is_new_alone(tmp_path):
+    for name in "ab":
+        freeze(tmp_path / name, listing(9))
+        found = listing(60)
+        freeze(
+            tmp_path / name, found if name == "a" else dict(reversed(found.items())), extend=True
+        )
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    new = [int(key[1:]) for key in plan.load(tmp_path / "a").keys[9:]]
+    assert np.abs(np.diff(new)).mean() > 8  # 1 when sorted, 17 when mixed
 
 
-@pytest.mark.parametrize("records", [31, 32, 33, 64, 65, 257, 1000, 1001, 1023])
-@pytest.mark.parametrize("batch", [1, 13, 64])
-def test_each_record_is_seen_once_per_epoch_over_many_windows(small_windows, records, batch):
-    for seed in (100, 101, 102):  # the short block falls into another window
-        assert_once_per_epoch(records, batch, seed)
+def test_extending_by_nothing_writes_nothing(tmp_path):
+    frozen, before = freeze(tmp_path, listing(9)), contents(tmp_path)
+    assert freeze(tmp_path, listing(9), extend=True) == frozen
+    assert contents(tmp_path) == before
 
 
-def test_each_record_is_seen_once_over_two_windows_of_true_size():
-    assert_once_per_epoch(20_001, 256, seed=12)
+@pytest.mark.parametrize(
+    "change",
+    [lambda d: {k: v for k, v in d.items() if k != "s0003"}, lambda d: d | {"s0003": "other"}],
+)
+def test_an_extension_by_a_changed_source_is_refused(tmp_path, change):
+    freeze(tmp_path, listing(9))
+    before = contents(tmp_path)
+    refused(
+        "1 new (first: 's0009')", "(first: 's0003')",
+        call=lambda: freeze(tmp_path, change(listing(10)), extend=True),
+    )  # fmt: skip
+    assert contents(tmp_path) == before
 
 
-def test_a_batch_is_a_function_of_its_step_alone(small_windows):
-    order = Order(500, 48, 200)
-    straight = [order.batch_at(step) for step in range(40)]
-    for step in np.random.default_rng(0).permutation(40):
-        assert np.array_equal(Order(500, 48, 200).batch_at(int(step)), straight[step])
-    assert all(len(batch) == 48 and batch.dtype == np.int64 for batch in straight)
+def test_an_extension_that_died_between_its_files_is_harmless(tmp_path, monkeypatch):
+    first = freeze(tmp_path, listing(9))
+    write = plan.files.write_atomic
+
+    def dying(path, *args, **kwargs):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        write(path, *args, **kwargs)
+
+    monkeypatch.setattr(plan.files, "write_atomic", dying)
+    with pytest.raises(KeyboardInterrupt):
+        freeze(tmp_path, listing(12), extend=True)
+    monkeypatch.undo()
+    assert (tmp_path / "keys-1.txt").is_file()
+    assert plan.load(tmp_path) == freeze(tmp_path, listing(9)) == first
+    more = freeze(tmp_path, listing(11), extend=True)  # the source has changed once more
+    assert plan.load(tmp_path) == more and more.manifest.segments == (9, 2)
 
 
-def test_a_step_far_ahead_costs_nothing():
-    order = Order(1000, 64, 201)
-    assert sorted(set(order.batch_at(10**9).tolist())) == sorted(order.batch_at(10**9).tolist())
+def test_tampered_keys_of_an_extension_are_refused(tmp_path):
+    freeze(tmp_path, listing(9))
+    freeze(tmp_path, listing(12), extend=True)
+    path = tmp_path / "keys-1.txt"
+    path.write_bytes(path.read_bytes().replace(b"s0010", b"s0013"))
+    refused("keys-1.txt", "restore them", "--rebuild", call=lambda: plan.load(tmp_path))
 
 
-def test_the_size_of_the_batch_does_not_change_the_order():
-    wide, narrow = sequence(Order(300, 100, 7), 900), sequence(Order(300, 9, 7), 900)
-    assert np.array_equal(wide, narrow)
+def test_what_is_discarded_is_gone_but_for_what_is_not_ours(fakes, cache):
+    (cache / "notes.txt").write_text("mine")
+    (cache / "other").mkdir()
+    plan.discard(cache)
+    assert sorted(path.name for path in cache.iterdir()) == ["notes.txt", "other"]
 
 
-def test_seeds_and_epochs_differ():
-    a, b = sequence(Order(400, 10, 1), 800), sequence(Order(400, 10, 2), 800)
-    for one, other in [(a[:400], a[400:]), (a[:400], b[:400]), (a[400:], b[400:])]:
-        assert (one == other).mean() < 0.05
+def test_a_killed_discard_is_finished_by_the_next_build(fakes, cache, whole, monkeypatch):
+    columns = plan.schema.columns(cache)
+    left = iter(range(7))
+    unlink = plan.Path.unlink
+
+    def dying(path, **kwargs):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        unlink(path, **kwargs)
+
+    monkeypatch.setattr(plan.Path, "unlink", dying)
+    with pytest.raises(KeyboardInterrupt):
+        plan.discard(cache)
+    monkeypatch.undo()
+    assert not (cache / "manifest.json").exists() and plan.schema.columns(cache) == columns
+    fakes.build(cache)
+    assert fakes.tree(cache) == fakes.tree(whole)
 
 
-def test_epochs_mix_other_blocks_in_a_window(small_windows):
-    """Else the same 32 of 640 records would meet in every epoch."""
-    order = sequence(Order(640, 32, 203), 1280)
-    first = [set(order[start : start + 32]) for start in range(0, 1280, 32)]
-    assert max(len(one & other) for one in first[:20] for other in first[20:]) < 32
-    assert np.mean([len(one & other) for one in first[:20] for other in first[20:]]) < 2
-
-
-def distinct_classes(order, per_class, batches=60):
-    """The mean number of classes in a batch, of records that lie class by class."""
-    steps = np.linspace(0, order.records // order.batch - 1, batches).astype(int)
-    return np.mean([len(set(order.batch_at(step) // per_class)) for step in steps])
-
-
-def test_batches_of_class_sorted_records_mix_the_classes(monkeypatch):
-    """The row of the design: 204 of an ideal 226 classes in a batch of 256 of 1,000 classes."""
-    order = Order(128_000, 256, 300)
-    with_window = distinct_classes(order, per_class=128)
-    monkeypatch.setattr(plan, "WINDOW", 1)
-    without = distinct_classes(Order(128_000, 256, 301), per_class=128)
-    assert 200 <= with_window <= 209
-    assert without <= 17
+def test_columns_without_a_plan_are_not_adopted(fakes, cache):
+    (cache / "manifest.json").unlink()
+    names = "caption, pixels, tokens, words"
+    refused(names, "no manifest.json", "--rebuild", call=lambda: fakes.build(cache))

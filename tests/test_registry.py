@@ -51,6 +51,12 @@ def test_a_path_needs_no_registration(table):
     assert "json:dumps" not in table.names()
 
 
+def test_a_prefix_makes_the_object_from_the_rest(table):
+    table.prefixes["fruit"] = str.title
+    assert table.get("fruit:plum") == "Plum"
+    assert "fruit:plum" not in table.names()
+
+
 @pytest.mark.parametrize(
     "path",
     ["no_such_module:x", "json:no_such", "json:", ":dumps", ".json:dumps", "json.decoder.x:y"],

@@ -7,6 +7,7 @@ import io
 import os
 import subprocess
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import unquote
 
 import numpy as np
@@ -15,8 +16,10 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reed.cache import offsets
 from reed.cache.codecs import Part
 from reed.cache.reader import CONTAINERS
+from reed.cache.shards import member_key
 from reed.errors import ReedError
 
 TAR = CONTAINERS["tar"]
@@ -27,6 +30,7 @@ FIXED = [
     Part("bits", "|u1", (700,)),
 ]
 RAGGED = [Part("residues", "<f4", (None, 3)), Part("text", "utf8", ()), Part("id", "<i4", (2,))]
+WIDE = Part("f" * 24 + "-scale", "<f4", (2,))  # the longest name a part can have
 LENGTHS = [4, 0, 1, 170, 4, 33]
 
 webdataset_leaves_files_open = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
@@ -123,6 +127,115 @@ def test_a_shard_without_records_is_written_and_read(container, tmp_path):
 def test_a_missing_shard_is_named(container, tmp_path):
     with pytest.raises(ReedError, match="cannot open shard .*/nowhere"):
         container.Shard(tmp_path / "nowhere", {})
+
+
+def test_a_scan_finds_what_was_written(container, tmp_path):
+    path, parts = tmp_path / "a", [*FIXED, *RAGGED]
+    for count in (0, 1, 30):
+        index = container.write(path, parts, records(parts, count))
+        found = container.scan(path, parts)
+        assert found == ([f"k{row}" for row in range(count)], index["parts"])
+
+
+def test_an_empty_ragged_sample_and_an_axis_of_nothing(container, tmp_path):
+    parts = [Part("a", "<f4", (None, 3)), Part("t", "utf8", ()), Part("none", "<f2", (0, 4))]
+    values = [np.zeros((0, 3), np.float32), b"", np.zeros((0, 4), np.float16)]
+    index = container.write(tmp_path / "a", parts, [("x", values), ("y", values)])
+    assert container.scan(tmp_path / "a", parts) == (["x", "y"], index["parts"])
+    assert index["parts"]["a"]["lengths"] == index["parts"]["t"]["lengths"] == [0, 0]
+    for row in read(container, tmp_path / "a", index, parts[:2], [1, 0]):
+        assert [array.size for array in row] == [0, 0]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<i8", "<i4", "|u1", "|i1", "<u2"])
+def test_every_dtype_comes_back(container, tmp_path, dtype):
+    parts = [Part("fixed", dtype, (2, 3)), Part("one", dtype, ()), Part("some", dtype, (None,))]
+    index = container.write(tmp_path / "a", parts, records(parts, 7))
+    assert_reads(container, tmp_path / "a", index, parts, [6, 0, 3])
+    assert container.scan(tmp_path / "a", parts)[1] == index["parts"]
+
+
+def test_keys_of_any_kind_are_the_members_of_any_container(container, tmp_path):
+    names = [member_key(key, view) for key in KEYS for view in (0, 1)]
+    assert len(set(names)) == len(names) and max(map(len, names)) == 64
+    value = [np.zeros(2, np.float32)]
+    index = container.write(tmp_path / "a", [WIDE], [(name, value) for name in names])
+    assert container.scan(tmp_path / "a", [WIDE]) == (names, index["parts"])
+
+
+def test_an_index_points_into_its_file(container, tmp_path):
+    parts = [*FIXED, *RAGGED]
+    index = container.write(tmp_path / "a", parts, records(parts, 9))
+    offsets.check(index["parts"], parts, 9, index["bytes"])
+    for count, size in ((8, index["bytes"]), (10, index["bytes"]), (9, 5000)):
+        with pytest.raises(ReedError, match="the index of part"):
+            offsets.check(index["parts"], parts, count, size)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_shard_is_read_after_a_fork_and_by_threads(container, tmp_path):
+    path = tmp_path / "a"
+    index = container.write(path, FIXED, records(FIXED, 30))
+    shard = container.Shard(path, index["parts"])
+
+    def sound(row: int) -> bool:
+        out = {part.name: [empty(part, index, row)] for part in FIXED}
+        shard.read([row], out)
+        return all(same(part, out[part.name][0], value_of(part, row)) for part in FIXED)
+
+    assert sound(3)
+    children = []
+    for child in range(4):
+        children.append(os.fork())
+        if children[-1] == 0:
+            os._exit(0 if all(sound(row) for row in range(child, 30)) else 1)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(sound, range(30)))
+    assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+    shard.close()
+
+
+def test_h5py_reads_a_shard(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path, parts = tmp_path / "a.h5", [*FIXED, *RAGGED]
+    CONTAINERS["h5"].write(path, parts, records(parts, 9))
+    with h5py.File(path) as file:
+        assert file["x"].chunks == (1, 3, 5) and file["label"].chunks is None
+        assert_arrays({name: file[name][:] for name in file})
+
+
+def test_zarr_reads_a_shard(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path, parts = tmp_path / "a.zarr", [*FIXED, *RAGGED]
+    CONTAINERS["zarr"].write(path, parts, records(parts, 9))
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        group = zarr.open_group(store, mode="r", zarr_format=3)
+        assert group["x"].chunks == (1, 3, 5) and group["x"].shards == (9, 3, 5)
+        assert_arrays({name: array[:] for name, array in group.arrays()})
+
+
+def assert_arrays(arrays):
+    """The arrays of a shard of nine records, as the README describes them."""
+    assert arrays["~members"].tobytes() == b"".join(b"k%d" % row for row in range(9))
+    for part in FIXED:
+        assert arrays[part.name].dtype.str == part.dtype
+        for row in range(9):
+            assert np.array_equal(arrays[part.name][row], value_of(part, row))
+    for part in RAGGED[:2]:
+        bounds = arrays[f"{part.name}~offsets"]
+        for row in range(9):
+            assert same(part, arrays[part.name][bounds[row] : bounds[row + 1]], value_of(part, row))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_a_truncated_shard_is_an_end_of_file_and_no_scan(container, tmp_path, keep):
+    path = tmp_path / "a"
+    index = container.write(path, FIXED, records(FIXED, 30))
+    os.truncate(path, int(index["bytes"] * keep))
+    with pytest.raises(EOFError, match="the file ends at byte"):
+        read(container, path, index, FIXED, range(30))
+    with pytest.raises(ReedError, match=str(path)):
+        container.scan(path, FIXED)
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
@@ -241,8 +354,8 @@ KEYS = [
 
 @webdataset_leaves_files_open
 def test_keys_of_any_kind_stay_distinct_and_whole_where_they_fit(tmp_path):
-    path, parts = tmp_path / "a.tar", [Part("f" * 24 + "-scale", "<f4", (2,))]
-    TAR.write(path, parts, [(key, [np.zeros(2, np.float32)]) for key in KEYS])
+    path = tmp_path / "a.tar"
+    TAR.write(path, [WIDE], [(member_key(key), [np.zeros(2, np.float32)]) for key in KEYS])
     names = [member.name for member in members(path)]
     stems = [name.split(".")[0] for name in names]
     assert len(set(stems)) == len(KEYS)

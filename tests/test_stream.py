@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from reed.cache import codecs, plan, reader, schema
+from reed.cache import stream as stream_module
 from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 
@@ -68,35 +69,35 @@ def open_files():
 
 @pytest.fixture(scope="module")
 def straight(whole):
-    """Twelve global batches of 12, read in place: more than two epochs of 60."""
-    return take(ShardStream(whole, PLACES, 12, seed=5, threads=0), 0, 12)
+    """Twelve global batches of 24, read in place: more than four epochs of 60."""
+    return take(ShardStream(whole, PLACES, 24, seed=5, threads=0), 0, 12)
 
 
 # ---- the same batches
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_ranks_and_threads_do_not_change_a_batch(whole, straight, world, threads):
     streams = [
-        ShardStream(whole, PLACES, 12, seed=5, rank=rank, world=world, threads=threads)
+        ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
         for rank in range(world)
     ]
     parts = [take(stream, 0, 12) for stream in streams]
-    assert all(len(rows) == 12 // world for part in parts for _, rows, _ in part)
+    assert all(len(rows) == 24 // world for part in parts for _, rows, _ in part)
     assert_equal(list(joined(parts)), straight)
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 7])
 def test_reading_further_ahead_does_not_change_a_batch(whole, straight, ahead):
-    assert_equal(take(ShardStream(whole, PLACES, 12, seed=5, ahead=ahead), 0, 12), straight)
+    assert_equal(take(ShardStream(whole, PLACES, 24, seed=5, ahead=ahead), 0, 12), straight)
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 7, 11])
 @pytest.mark.parametrize(("world", "threads"), [(1, 2), (3, 0)])
 def test_a_run_resumes_at_any_step_with_any_number_of_ranks(whole, straight, start, world, threads):
     streams = [
-        ShardStream(whole, PLACES, 12, seed=5, rank=rank, world=world, threads=threads)
+        ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
         for rank in range(world)
     ]
     parts = [take(stream, start, 12 - start) for stream in streams]
@@ -104,7 +105,7 @@ def test_a_run_resumes_at_any_step_with_any_number_of_ranks(whole, straight, sta
 
 
 def test_one_stream_can_be_begun_again(whole, straight):
-    stream = ShardStream(whole, PLACES, 12, seed=5)
+    stream = ShardStream(whole, PLACES, 24, seed=5)
     for start in (3, 0, 8):
         assert_equal(take(stream, start, 4), straight[start : start + 4])
 
@@ -133,12 +134,13 @@ def test_a_batch_larger_than_the_data_repeats_it(whole):
 
 
 def test_seeds_give_other_orders(whole, straight):
-    other = take(ShardStream(whole, PLACES, 12, seed=6), 0, 12)
+    other = take(ShardStream(whole, PLACES, 24, seed=6), 0, 12)
     assert not any(np.array_equal(a[1], b[1]) for a, b in zip(straight, other, strict=True))
 
 
-def test_more_shards_than_may_be_open(fakes, tmp_path):
-    """100 shards of one column, where a thread keeps at most 64 of them open."""
+def test_more_shards_than_may_be_open(fakes, tmp_path, monkeypatch):
+    """100 shards of one column, of which at most 7 stay open."""
+    monkeypatch.setattr(stream_module, "_file_limit", lambda: 7)
     cache = fakes.build(tmp_path, ["pixels"], fakes.Source(100), shard_size=1)
     before = open_files()
     ((_, rows, values),) = take(ShardStream(cache, {"x": "pixels/x"}, 100), 0, 1)
@@ -176,15 +178,15 @@ def test_a_batch_holds_what_the_codec_decodes_from_what_it_encoded(fakes, whole,
 def test_keys_at_names_the_samples_of_this_rank(whole, straight):
     keys = plan.load(whole).keys
     for rank in range(2):
-        stream = ShardStream(whole, PLACES, 12, seed=5, rank=rank, world=2)
+        stream = ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=2)
         for step, rows, _ in straight:
-            mine = rows[rank * 6 : rank * 6 + 6]
+            mine = rows[rank * 12 : rank * 12 + 12]
             assert stream.keys_at(step) == [keys[row] for row in mine]
 
 
 def test_one_field_under_two_names(whole, straight):
     places = {"a": "pixels/x", "b": "pixels/x", "label": "pixels/label"}
-    found = take(ShardStream(whole, places, 12, seed=5), 0, 6)
+    found = take(ShardStream(whole, places, 24, seed=5), 0, 6)
     for (_, _, values), (_, _, want) in zip(found, straight[:6], strict=True):
         assert torch.equal(values["a"], want["x"]) and torch.equal(values["b"], want["x"])
         assert torch.equal(values["label"], want["label"])
@@ -199,7 +201,7 @@ def test_a_stream_describes_its_fields(whole):
 
 @pytest.mark.parametrize(("threads", "ahead"), [(0, 0), (0, 3), (1, 1), (1, 2), (3, 4)])
 def test_a_batch_stays_until_the_one_after_next_is_asked_for(whole, straight, threads, ahead):
-    stream = ShardStream(whole, PLACES, 12, seed=5, threads=threads, ahead=ahead)
+    stream = ShardStream(whole, PLACES, 24, seed=5, threads=threads, ahead=ahead)
     with contextlib.closing(stream.batches()) as batches:
         held = next(batches)
         for step in range(1, 12):
@@ -217,7 +219,7 @@ def test_a_batch_is_views_of_buffers_that_are_used_again(whole):
 
 def test_a_decoded_batch_is_never_overwritten(whole, straight):
     """Also where the codec keeps values as they are and the device is the host."""
-    stream = ShardStream(whole, PLACES, 12, seed=5, threads=0, ahead=0)
+    stream = ShardStream(whole, PLACES, 24, seed=5, threads=0, ahead=0)
     assert_equal(take(stream, 0, 12), straight)
     with contextlib.closing(stream.batches()) as batches:
         stored = next(batches)
@@ -239,7 +241,7 @@ def test_an_iteration_leaves_no_file_open(whole, threads):
 @pytest.mark.gpu
 def test_a_busy_device_gets_every_batch_whole(whole, straight):
     """Copies from pinned buffers wait behind the work that is queued; readers wait for them."""
-    stream = ShardStream(whole, PLACES, 12, seed=5, threads=2, pin=True)
+    stream = ShardStream(whole, PLACES, 24, seed=5, threads=2, pin=True)
     square = torch.randn(8192, 8192, device="cuda")
     with contextlib.closing(stream.batches()) as batches:
         found = []
@@ -309,10 +311,8 @@ def test_a_place_that_no_net_can_read_is_refused(whole, place, parts):
     refused(*parts, call=lambda: ShardStream(whole, {"x": place}, 4))
 
 
-def test_a_ragged_field_is_refused(fakes, cache, tmp_path):
-    path = cache / "pixels" / "column.json"
-    path.write_text(path.read_text().replace("2,\n    2,\n    4", "null,\n    2,\n    4"))
-    refused("pixels/x has samples of different lengths", call=lambda: ShardStream(cache, PLACES, 4))
+def test_an_empty_batch_is_refused(whole):
+    refused("the batch is 0", call=lambda: ShardStream(whole, PLACES, 0))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(whole):

@@ -97,14 +97,14 @@ TRAIN = ("-m", "reed.cli.train")
 
 
 def send_mid_run(process, run, number):
-    """Wait for a first checkpoint, then send a signal; returns the exit code."""
+    """Wait for a first checkpoint, then send a signal; returns the exit code and the output."""
     deadline = time.monotonic() + 100
     while not checkpoint.steps(run) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
         time.sleep(0.002)
     process.send_signal(number)
-    process.communicate(timeout=100)
-    return process.returncode
+    out, _ = process.communicate(timeout=100)
+    return process.returncode, out
 
 
 @pytest.fixture
@@ -124,7 +124,8 @@ def uninterrupted(run):
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(make, command, go_on):
     run = make().run
-    assert send_mid_run(start(*TRAIN, *command), run, signal.SIGKILL) == -signal.SIGKILL
+    code, _ = send_mid_run(start(*TRAIN, *command), run, signal.SIGKILL)
+    assert code == -signal.SIGKILL
     assert 0 < checkpoint.steps(run)[-1] < STEPS
     again = start(*TRAIN, *command)
     out, error = again.communicate(timeout=100)
@@ -136,8 +137,9 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(make, command, go_on):
 
 def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(make, command, go_on):
     run = make().run
-    assert send_mid_run(start(*TRAIN, *command), run, signal.SIGTERM) == 0
+    code, out = send_mid_run(start(*TRAIN, *command), run, signal.SIGTERM)
     stopped_at = checkpoint.steps(run)[-1]
+    assert code == 0 and f"stopped at step {stopped_at} of {STEPS}; rerun to go on" in out
     assert 0 < stopped_at < STEPS and lines(run)[-1]["step"] == stopped_at
     rest = go_on(config.build(TrainConfig, config.read(run / "config.json")))
     same(rest, go_on(uninterrupted(run)))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reed import config, runlog
+from reed import checkpoint, config, runlog
 from reed.cache import column, engines, plan
 from reed.cache.schema import Field
 from reed.checkpoint import Checkpoint
@@ -43,6 +43,7 @@ class Source:
     """Four classes of noisy 4x8x8 arrays, and two fixed linear views of each as teachers."""
 
     entries = ("x", "label", "tokens", "vector")
+    views = 1
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
@@ -60,7 +61,7 @@ class Source:
     def listing(self) -> dict[str, str]:
         return {f"s{i:02d}": "1" for i in range(SAMPLES)}
 
-    def read(self, key: str) -> dict:
+    def read(self, key: str, view: int = 0) -> dict:
         return {name: values[int(key[1:])] for name, values in self._values.items()}
 
 
@@ -109,8 +110,10 @@ def settings(cache: Path, run: Path, **over) -> TrainConfig:
 
 
 def trained(wanted: TrainConfig) -> Path:
-    """The run's folder, trained."""
-    return train(wanted, progress=False)
+    """The run's folder, trained as far as it went."""
+    step = train(wanted, progress=False)
+    assert step == checkpoint.steps(wanted.run)[-1]
+    return wanted.run
 
 
 def same(ours: Checkpoint, theirs: Checkpoint, groups=("model", "ema", "optim")) -> None:

@@ -3,45 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from reed.cache import codecs, reader, schema
+from reed.cache import codecs, files, reader, schema, shards
 from reed.cache.codecs import State
 from reed.cache.plan import Plan
+from reed.cache.reading import BadSample, Chunk, Reading, Sample, Source
 from reed.cache.schema import Column, Field, Marker
 from reed.cache.stats import Stats
 from reed.errors import ReedError
 
-MAX_FAILED = 0.01  # of a shard's samples
+MAX_FAILED = 0.01  # of a column's samples
+FEW = 10  # failures that say nothing yet about their share
 
-
-class BadSample(Exception):
-    """A sample that a source cannot read or an encoder cannot take; the message is the reason."""
-
-
-class Source(Protocol):
-    """A raw data set: stable keys, and the named entries of each sample."""
-
-    entries: tuple[str, ...]
-
-    def listing(self) -> dict[str, str]:
-        """Every key with a cheap stamp of its content (such as the file's size)."""
-        ...
-
-    def read(self, key: str) -> dict[str, Any]:
-        """The entries of one sample; raises BadSample with the reason."""
-        ...
+# A sample's key and, for each of its views, {field: value}.
+Record = tuple[str, Sequence[dict[str, Any]]]
 
 
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 
-    reads: source entries ("pixels") and fields of other columns ("describe/caption");
-    fields: what it writes; licence: of the weights; batch_size: samples per call of encode.
+    reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
+    sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
+    encode.
     """
 
     reads: tuple[str, ...]
@@ -73,10 +61,21 @@ class Job:
     encoder: Encoder
     state: dict[str, State]
 
+    @property
+    def reading(self) -> Reading:
+        """How its samples are read."""
+        views = self.plan.manifest.views
+        return Reading(self.cache, self.column.name, self.source, self.encoder.reads, views)
+
+    def cuts(self, shard: int) -> list[tuple[str, ...]]:
+        """The keys of a shard in chunks, always cut at the same places, whoever encodes them."""
+        keys, size = self.plan.keys_of(shard), self.encoder.batch_size
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
+
 
 @dataclass
 class Timing:
-    """Seconds spent reading samples, encoding them and writing the shard."""
+    """Seconds that building waited for samples, encoded them, and waited for their writing."""
 
     read: float = 0.0
     encode: float = 0.0
@@ -90,74 +89,107 @@ class Timing:
 
     def summary(self) -> str:
         """One line that says what limits."""
-        return f"read {self.read:.1f} s, encode {self.encode:.1f} s, write {self.write:.1f} s"
+        seconds = {"read": self.read, "encode": self.encode, "write": self.write}
+        spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        return f"{spent} ({max(seconds, key=seconds.__getitem__)} limits)"
+
+
+@dataclass
+class Tally:
+    """Samples of a column that were tried and that failed; ReedError once too many have.
+
+    planned: samples of the whole column. At most 1 % of these may fail; beyond the first ten
+    failures, at most 1 % of those that were tried so far.
+    """
+
+    column: str
+    planned: int
+    tried: int = 0
+    failed: int = 0
+
+    def add(self, tried: int, failed: dict[str, str]) -> None:
+        """Count some samples, of which `failed` failed for these reasons."""
+        self.tried += tried
+        self.failed += len(failed)
+        few = max(FEW, MAX_FAILED * self.tried)
+        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
+            key, reason = next(iter(failed.items()))
+            raise ReedError(
+                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
+                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
+                "mend the source, then rerun with --retry-failed"
+            )
 
 
 def is_done(job: Job, shard: int) -> bool:
     """Whether a shard has a sound marker and a file of the size that the marker states."""
+    return done_marker(job, shard) is not None
+
+
+def done_marker(job: Job, shard: int) -> Marker | None:
+    """The marker of a shard that is done: of the planned keys, with a file of its size."""
     try:
         marker = schema.load_marker(job.cache, job.column, shard)
     except ReedError:
-        return False
+        return None
+    if marker.keys != tuple(k for k in job.plan.keys_of(shard) if k not in marker.failed):
+        return None
     path = schema.shard_path(job.cache, job.column, shard)
-    return path.is_file() and path.stat().st_size == marker.bytes
+    return marker if path.is_file() and path.stat().st_size == marker.bytes else None
 
 
-def build_shard(job: Job, shard: int) -> tuple[Marker, Timing]:
+def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marker, Timing]:
     """Encode one shard and put it in place, marker last: a pure function of the frozen plan.
 
     Any process may call it, any number of times; the bytes come out the same. Samples that
-    cannot be read are left out and recorded with the reason; ReedError above 1 % of the shard.
+    cannot be read are left out and recorded with the reason; ReedError when they are too many.
     """
     timing, began = Timing(), time.perf_counter()
     failed: dict[str, str] = {}
-    written: list[str] = []
-    stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
-
-    def encoded() -> Iterator[tuple[str, Sequence[Any]]]:
-        for key, values in encode_samples(job, shard, failed, timing):
-            arrays = _stored(job, key, values)
-            for name, running in stats.items():
-                running.add(values[name])
-            yield key, arrays
-            written.append(key)
-
-    parts = [part for f in job.column.fields for part in codecs.codec_of(f).parts(f)]
-    container = reader.CONTAINERS[job.column.container]
-    with schema.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, parts, encoded())
-    marker = Marker(
-        column=job.column.name, shard=shard, keys=tuple(written), failed=failed,
-        stats={name: running.summary() for name, running in stats.items()}, **index,
-    )  # fmt: skip
-    schema.write_atomic(schema.marker_path(job.cache, job.column, shard), schema.dump(marker))
+    tally = tally or new_tally(job)
+    chunks = (job.reading.chunk(shard, keys) for keys in job.cuts(shard))
+    encoded = encode_shard(job, chunks, failed, timing, tally)
+    marker = write_shard(job, shard, chain.from_iterable(encoded), failed)
     timing.write = time.perf_counter() - began - timing.read - timing.encode
     return marker, timing
 
 
-def encode_samples(
-    job: Job, shard: int, failed: dict[str, str], timing: Timing
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and {field: value} of every good sample of a shard; the others go to `failed`.
+def new_tally(job: Job) -> Tally:
+    """A tally that has seen nothing."""
+    return Tally(job.column.name, len(job.plan.keys))
 
-    Batches are always cut at the same places, so the bytes do not depend on who runs this.
-    """
-    samples = _samples(job, shard, failed)
+
+def encode_shard(
+    job: Job, chunks: Iterator[Chunk], failed: dict[str, str], timing: Timing, tally: Tally
+) -> Iterator[list[Record]]:
+    """The good samples of a shard, encoded, chunk by chunk; the others go to `failed`."""
     while True:
         began = time.perf_counter()
-        batch = list(islice(samples, job.encoder.batch_size))
+        chunk = next(chunks, None)
         timing.read += time.perf_counter() - began
-        _refuse_many(job, shard, failed)
-        if not batch:
+        if chunk is None:
             return
         began = time.perf_counter()
-        encoded = _encode(job, batch, failed)
+        bad = dict(chunk.failed)
+        records = _encode_views(job, chunk, bad)
         timing.encode += time.perf_counter() - began
-        yield from encoded
+        failed |= bad
+        tally.add(len(chunk.samples) + len(chunk.failed), bad)
+        yield records
+
+
+def _encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record]:
+    """One call per view, so that the first one's bytes are those of a cache without others."""
+    views: list[dict[str, dict[str, Any]]] = []
+    for view in range(job.plan.manifest.views):
+        batch = [(key, each[view]) for key, each in chunk.samples.items() if key not in failed]
+        views.append(dict(_encode(job, batch, failed)) if batch else {})
+    good = [key for key in chunk.samples if key not in failed]
+    return [(key, [values[key] for values in views]) for key in good]
 
 
 def _encode(
-    job: Job, batch: list[tuple[str, dict[str, Any]]], failed: dict[str, str]
+    job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
     """One call for the batch; if the encoder refuses it, one per sample, to find which it is."""
     try:
@@ -193,31 +225,30 @@ def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
             )
 
 
-def _samples(job: Job, shard: int, failed: dict[str, str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and what the encoder reads of every sample that can be read."""
-    stored = {
-        place: _column_values(job, shard, place) for place in job.encoder.reads if "/" in place
-    }
-    raw = [entry for entry in job.encoder.reads if "/" not in entry]
-    for key in job.plan.keys_of(shard):
-        try:
-            entries = job.source.read(key) if raw else {}
-            sample = {entry: entries[entry] for entry in raw}
-            for place, values in stored.items():
-                if key not in values:
-                    raise BadSample(f"not in column {place.split('/')[0]!r}")
-                sample[place] = values[key]
-        except BadSample as error:
-            failed[key] = str(error)
-            continue
-        yield key, sample
+def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[str, str]) -> Marker:
+    """Put the records of a shard in place, then its marker; `failed` is complete after them."""
+    written: list[str] = []
+    stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
 
+    def members() -> Iterator[tuple[str, list[Any]]]:
+        for key, views in records:
+            for view, values in enumerate(views):
+                arrays = _stored(job, key, values)
+                for name, running in stats.items():
+                    running.add(values[name])
+                yield shards.member_key(key, view), arrays
+            written.append(key)
 
-def _column_values(job: Job, shard: int, place: str) -> dict[str, Any]:
-    column, field = schema.column_and_field(job.cache, place)
-    state = reader.load_state(job.cache, column)
-    found = reader.records(job.cache, column, shard, [field], state)
-    return {key: values[field.name] for key, values in found}
+    parts = [part for f in job.column.fields for part in codecs.codec_of(f).parts(f)]
+    container = reader.CONTAINERS[job.column.container]
+    with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
+        index = container.write(temp, parts, members())
+    marker = Marker(
+        column=job.column.name, shard=shard, keys=tuple(written), failed=failed,
+        stats={name: running.summary() for name, running in stats.items()}, **index,
+    )  # fmt: skip
+    files.write_atomic(schema.marker_path(job.cache, job.column, shard), schema.dump(marker))
+    return marker
 
 
 def _stored(job: Job, key: str, values: dict[str, Any]) -> list[Any]:
@@ -230,13 +261,3 @@ def _stored(job: Job, key: str, values: dict[str, Any]) -> list[Any]:
             where = f"column {job.column.name!r}, field {field.name!r}, key {key!r}"
             raise ReedError(f"{where}: {error}") from error
     return arrays
-
-
-def _refuse_many(job: Job, shard: int, failed: dict[str, str]) -> None:
-    total = len(job.plan.rows(shard))
-    if len(failed) > max(1, MAX_FAILED * total):
-        key, reason = next(iter(failed.items()))
-        raise ReedError(
-            f"column {job.column.name!r} shard {shard}: {len(failed)} of {total} samples failed, "
-            f"more than 1 % (first: {key!r}: {reason}); mend the source and rerun"
-        )

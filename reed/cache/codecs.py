@@ -1,4 +1,4 @@
-"""How one array is stored: float32 | float16 | bfloat16 | int8 | integers | text.
+"""How one array is stored: float32 | float16 | bfloat16 | int8 | pca:K | integers | text.
 
 A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
 and shape, so that a container only ever sees plain arrays. Encoding is numpy, decoding is torch
@@ -7,12 +7,15 @@ on whichever device the parts are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from reed.cache import fidelity, pca
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 
@@ -37,12 +40,20 @@ class Part:
 
 
 class Codec(Protocol):
-    """Encode one sample's array to parts, decode a batch of parts."""
+    """Encode one sample's array to parts, decode a batch of parts.
+
+    The state is what calibrate() found: besides what decoding needs `cosine`, the mean and the
+    worst cosine of a token to what is left of it, over the calibration records.
+    """
 
     needs_calibration: bool
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         """The parts that a field is stored as."""
+        ...
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        """The shape of one decoded sample; field.shape is that of what the encoder gave."""
         ...
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
@@ -57,20 +68,34 @@ class Codec(Protocol):
         """A batch [B, ...] from its parts [B, ...], on their device."""
         ...
 
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        """Decoded values in the channels of the encoder again, as near as they were kept."""
+        ...
 
-class Raw:
-    """The array as it is, in one numpy dtype; floats decode to float32, integers to int64."""
+
+class _Plain:
+    """What most codecs share: nothing to calibrate, and the shape stays."""
 
     needs_calibration = False
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        return {}
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        return field.shape
+
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        return values
+
+
+class Raw(_Plain):
+    """The array as it is, in one numpy dtype; floats decode to float32, integers to int64."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, self._dtype.str, field.shape),)
-
-    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
-        return {}
 
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         array = np.asarray(value)
@@ -88,16 +113,11 @@ class Raw:
         return parts[0].float() if parts[0].is_floating_point() else parts[0].long()
 
 
-class BFloat16:
+class BFloat16(_Plain):
     """float32 rounded to its upper 16 bits, stored as uint16 because numpy has no bfloat16."""
-
-    needs_calibration = False
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "<u2", field.shape),)
-
-    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
-        return {}
 
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         with np.errstate(over="ignore"):
@@ -114,7 +134,7 @@ class BFloat16:
         return parts[0].view(torch.bfloat16).float()
 
 
-class Int8:
+class Int8(_Plain):
     """int8 after division by a per-channel rms (of the column) and a per-token absolute maximum.
 
     Taking the channel's rms out first keeps outlier channels from using up the eight bits of
@@ -134,7 +154,8 @@ class Int8:
             raise ReedError(f"cannot calibrate int8: {_extremes(flat)}")
         # A channel that is silent here and not later would use up the eight bits of all others.
         least = 0.1 * rms.mean() or 1.0
-        return {"rms": np.maximum(rms, least).astype(np.float32)}
+        state = {"rms": np.maximum(rms, least).astype(np.float32)}
+        return state | {"cosine": _cosine(self, arrays, state)}
 
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         with np.errstate(over="ignore"):
@@ -151,16 +172,50 @@ class Int8:
         return steps.float().mul_(scale.unsqueeze(-1)).mul_(state["rms"])
 
 
-class Utf8:
-    """A string; stage two never decodes it."""
+class Pca:
+    """The leading whitened principal components of the channels, stored by another codec.
 
-    needs_calibration = False
+    What is decoded is the components, [..., kept]: a target of so many channels. A cosine of
+    whitened vectors weighs all directions alike. See reed.cache.pca.
+    """
+
+    needs_calibration = True
+
+    def __init__(self, kept: int, inner: Codec) -> None:
+        self.kept, self._inner = kept, inner
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        return self._inner.parts(replace(field, shape=self.decoded_shape(field)))
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        return (*field.shape[:-1], self.kept)
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        state = pca.fit(arrays, self.kept)
+        state |= self._inner.calibrate([pca.whiten(array, state) for array in arrays])
+        return state | {"cosine": _cosine(self, arrays, state)}
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        array = np.asarray(value)
+        if not np.isfinite(array).all():
+            raise ReedError(f"does not fit pca:{self.kept}: {_extremes(array)}")
+        try:
+            return self._inner.encode(pca.whiten(array, state), state)
+        except ReedError as error:
+            raise ReedError(f"its whitened components: {error}") from error
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._inner.decode(parts, state)
+
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        return pca.unwhiten(values, state)
+
+
+class Utf8(_Plain):
+    """A string; stage two never decodes it."""
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "utf8", ()),)
-
-    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
-        return {}
 
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         if not isinstance(value, str):
@@ -183,21 +238,58 @@ CODECS: dict[str, Codec] = {
 }
 
 
+NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8")
+_PCA = re.compile(r"pca:([1-9][0-9]{0,5})(\+int8)?")
+
+
+@lru_cache
+def _pca(kept: int, inner: str) -> Pca:
+    return Pca(kept, CODECS[inner])
+
+
 def codec_of(field: Field) -> Codec:
     """The codec that a field names; ReedError when there is none (with the nearest) or no fit."""
-    if field.codec not in CODECS:
-        hint = suggest(field.codec, CODECS)
+    found = _PCA.fullmatch(field.codec)
+    if not found and field.codec not in CODECS:
+        hint = suggest(field.codec, NAMES)
         raise ReedError(f"field {field.name!r} has the unknown codec {field.codec!r}.{hint}")
-    problem = ""
-    if (field.kind == "text") != (field.codec == "utf8"):
-        problem = "text, and nothing else, is stored as utf8"
-    elif field.kind == "label" and field.codec not in ("int64", "int32", "uint8"):
-        problem = "a label is stored as an integer"
-    elif field.codec == "int8" and not field.shape:
-        problem = "int8 needs an axis of channels"
-    if problem:
+    if problem := _misfit(field, int(found[1]) if found else 0):
         raise ReedError(f"{field.kind} field {field.name!r} cannot be {field.codec}: {problem}")
-    return CODECS[field.codec]
+    return _pca(int(found[1]), "int8" if found[2] else "float16") if found else CODECS[field.codec]
+
+
+def _misfit(field: Field, kept: int) -> str:
+    """Why a field cannot have its codec, or nothing; kept: the K of pca:K, else 0."""
+    if (field.kind == "text") != (field.codec == "utf8"):
+        return "text, and nothing else, is stored as utf8"
+    if field.kind == "label" and field.codec not in ("int64", "int32", "uint8"):
+        return "a label is stored as an integer"
+    if kept and not field.is_target:
+        return "only what is aligned to may lose channels, and that is a token, sample or pair"
+    if (kept or field.codec == "int8") and not field.shape:
+        return f"{field.codec} needs an axis of channels"
+    if kept and kept > (field.shape[-1] or 0):
+        return f"it has {field.shape[-1]} channels; keep at most as many"
+    return ""
+
+
+def decode_one(codec: Codec, parts: Sequence[np.ndarray], state: State) -> np.ndarray:
+    """One sample from its parts, as numpy arrays on the CPU."""
+    import torch
+
+    tensors = [torch.from_numpy(np.asarray(part))[None] for part in parts]
+    on_cpu = {name: torch.from_numpy(array) for name, array in state.items()}
+    return codec.decode(tensors, on_cpu)[0].numpy()
+
+
+def _cosine(codec: Codec, arrays: Sequence[np.ndarray], state: State) -> np.ndarray:
+    """The mean and the worst cosine of a token to its stored self, [2] float32."""
+    found = []
+    for array in arrays:
+        left = decode_one(codec, codec.encode(array, state), state)
+        found.append(fidelity.cosines(array, codec.restore(left, state)).ravel())
+    flat = np.concatenate(found)
+    return np.array([flat.mean(), flat.min()], np.float32)
 
 
 def _extremes(array: np.ndarray) -> str:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from reed.cache import build, codecs, reader, schema
+from reed.cache import build, codecs, files, reader, schema
 from reed.cache.build import Encoder, Job, Source
 from reed.cache.codecs import State
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
+from reed.cache.reading import KEY
 from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 
@@ -45,7 +48,7 @@ def with_inputs(
 
 
 def _is_complete(cache: Path, name: str) -> bool:
-    if name not in schema.columns(cache):
+    if name not in schema.columns(cache) or not (cache / "manifest.json").is_file():
         return False
     column = schema.load_column(cache, name)
     shards = range(load_plan(cache).shards)
@@ -60,29 +63,35 @@ def calibration_shards(planned: Plan) -> range:
 
 def open_job(
     cache: Path, plan: Plan, name: str, encoder: Encoder, source: Source,
-    codec_names: Mapping[str, str] | None = None,
+    codec_names: Mapping[str, str] | None = None, *, encoder_name: str = "", container: str = "",
 ) -> Job:  # fmt: skip
     """The job that builds column `name` with a loaded encoder.
 
-    codec_names: field -> codec, where it is not to be the encoder's own choice. Raises
-    ReedError when the column is there already and was made in another way.
+    codec_names: field -> codec, where it is not to be the encoder's own choice; encoder_name:
+    what to find it by, where that is not the column's name; container: that of a new column
+    ("tar" unless given). Raises ReedError when the column is there already and was made in
+    another way.
     """
     if not schema.is_column_name(name):
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
     read = [place.split("/")[0] for place in encoder.reads if "/" in place]
     wanted = Column(
-        name=name, encoder=name, revision=encoder.revision(), reads=encoder.reads,
-        fields=encoder.fields, licence=encoder.licence,
+        name=name, encoder=encoder_name or name, revision=encoder.revision(),
+        reads=encoder.reads, fields=encoder.fields, licence=encoder.licence,
+        container=container or "tar",
         inputs={column: schema.load_column(cache, column).identity() for column in read},
     )  # fmt: skip
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
     _check_parts(wanted)
+    if wanted.container not in reader.CONTAINERS:
+        hint = suggest(wanted.container, reader.CONTAINERS)
+        raise ReedError(f"unknown container {wanted.container!r}.{hint}")
     if not (cache / name / "column.json").is_file():
         _create(Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields}))
     column = schema.load_column(cache, name)
-    schema.sweep(cache / name, {"column.json", "calibration.npz"})
-    _compare(cache, column, wanted)
+    files.sweep(cache / name, {"column.json", "calibration.npz"})
+    _compare(cache, column, wanted if container else replace(wanted, container=column.container))
     return Job(cache, plan, column, source, encoder, reader.load_state(cache, column))
 
 
@@ -90,7 +99,7 @@ def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> No
     for place in encoder.reads:
         if "/" in place:
             schema.column_and_field(cache, place)
-        elif place not in source.entries:
+        elif place != KEY and place not in source.entries:
             hint = suggest(place, source.entries)
             raise ReedError(f"encoder {name!r} reads {place!r}, which the source lacks.{hint}")
 
@@ -105,16 +114,29 @@ def _check_parts(column: Column) -> None:
 
 
 def _create(job: Job) -> None:
-    """Write calibration.npz, where a codec needs one, then column.json; a racing writer wins."""
+    """Write calibration.npz, where a codec needs one, then column.json; a racing writer wins.
+
+    A build that died between the two leaves a calibration, which is good for an equal column only.
+    """
     column, folder = job.column, job.cache / job.column.name
     state = _calibrate(job)
     if state:
-        file = io.BytesIO()
-        np.savez(file, **state)  # type: ignore[arg-type]
-        path = folder / "calibration.npz"
-        schema.write_atomic(path, file.getvalue(), overwrite=False)
+        path, identity = folder / "calibration.npz", column.identity()
+        if _made_for(path) != identity:
+            file = io.BytesIO()
+            np.savez(file, made_for=np.array(identity), **state)  # type: ignore[arg-type]
+            files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
         column = schema.replace(column, calibration=schema.file_sha256(path))
-    schema.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
+    files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
+
+
+def _made_for(path: Path) -> str:
+    """The identity of the column that a calibration was made for; empty without a sound one."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["made_for"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return ""
 
 
 def _calibrate(job: Job) -> State:
@@ -123,9 +145,14 @@ def _calibrate(job: Job) -> State:
     values: dict[str, list] = {field.name: [] for field in needs}
     if not needs:
         return {}
-    shards = calibration_shards(job.plan)
-    found = (pair for i in shards for pair in build.encode_samples(job, i, {}, build.Timing()))
-    for _, sample in islice(found, CALIBRATION):
+    chunks = (
+        job.reading.chunk(shard, keys)
+        for shard in calibration_shards(job.plan)
+        for keys in job.cuts(shard)
+    )
+    found = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
+    samples = (sample for records in found for _, views in records for sample in views)
+    for sample in islice(samples, CALIBRATION):
         for name, seen in values.items():
             seen.append(sample[name])
     if not values[needs[0].name]:
@@ -141,10 +168,10 @@ def _calibrate(job: Job) -> State:
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:
-    for what in ("encoder", "revision", "reads", "fields", "inputs"):
+    for what in ("encoder", "revision", "reads", "fields", "inputs", "container"):
         have, want = getattr(column, what), getattr(wanted, what)
         if have != want:
             raise ReedError(
                 f"{cache / column.name} was built with {what} {have!r}, now it is {want!r}; "
-                "remove that folder to build it again, or keep both under another --cache"
+                "remove that folder to build it again, or keep both: --encoder OTHER-NAME=ENCODER"
             )

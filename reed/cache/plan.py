@@ -1,25 +1,26 @@
-"""Integers only: which samples are in which shard, and which are in which batch."""
+"""Integers only: which samples are in which shard."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from reed.cache import schema
+from reed.cache import files, schema
 from reed.cache.schema import Manifest
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
-BLOCK = 16  # consecutive records that travel together
-WINDOW = 1024  # blocks whose records are mixed
 _UNFIT = re.compile("[\t\n\r\0\ud800-\udfff]")  # in keys.txt
+_DISCARDED = "manifest.json.discarded"
 
 
 @dataclass(frozen=True)
@@ -62,131 +63,158 @@ class Plan:
         return shard, row - self._starts[shard]
 
 
-def freeze(
+def propose(
     cache: Path, listing: Mapping[str, str], *, pipeline: str, domain: str, source: str,
-    shard_size: int, order_seed: int = 0,
+    shard_size: int, order_seed: int = 0, flip: bool = False, extend: bool = False,
 ) -> Plan:  # fmt: skip
-    """The plan of a cache: made and written on the first run, read and compared ever after.
+    """The plan that `freeze` would freeze or find, without writing anything.
 
-    listing: key -> stamp, of the whole source. Raises ReedError naming the first differences
+    listing: key -> stamp, of the whole source; flip: store the mirrored samples too; extend: put
+    samples that the plan lacks into new shards. What a cache was frozen with stays: its shard
+    size, its order and its views. ReedError names what cannot stay, and the first differences
     when the source is not what the plan was made from.
     """
     if not listing:
         raise ReedError(f"source {source!r} has no samples: nothing to build")
     if not (cache / "manifest.json").is_file():
-        text = _keys_text(listing, order_seed)
-        schema.write_atomic(cache / "keys.txt", text)
-        digest = hashlib.sha256(text).hexdigest()
-        manifest = Manifest(
-            schema.FORMAT, pipeline, domain, source, shard_size, order_seed, (len(listing),), digest
+        _refuse_orphans(cache)
+        empty = Manifest(
+            schema.FORMAT, pipeline, domain, source, shard_size, order_seed, (), "", 1 + flip
         )
-        schema.write_atomic(cache / "manifest.json", schema.dump(manifest), overwrite=False)
+        return _grown(Plan(empty, (), ()), listing)
     plan = load(cache)
-    schema.sweep(cache, {"manifest.json", "keys.txt"})
-    for name, ours in (("pipeline", pipeline), ("source", source)):
+    for name, ours in (("pipeline", pipeline), ("source", source), ("domain", domain)):
         theirs = getattr(plan.manifest, name)
         if theirs != ours:
             problem = f"{cache} was built with {name} {theirs!r}, not {ours!r}"
             raise ReedError(f"{problem}; name another folder with --cache")
-    _compare(cache, plan, listing)
+    if flip and plan.manifest.views == 1:
+        raise ReedError(
+            f"{cache} was planned with 1 view of each sample, --flip asks for 2; "
+            "name another folder with --cache, or start anew with --rebuild"
+        )
+    new = _compare(cache, plan, listing, extend)
+    return _grown(plan, new) if new else plan
+
+
+def freeze(cache: Path, listing: Mapping[str, str], **settings: Any) -> Plan:
+    """The plan of a cache: made and written on the first run, read and compared ever after.
+
+    Takes and raises what `propose` does. An extension writes its own list of keys, then replaces
+    manifest.json, and touches nothing else.
+    """
+    if (cache / _DISCARDED).is_file():
+        discard(cache)
+    plan = propose(cache, listing, **settings)
+    have = 0
+    if (cache / "manifest.json").is_file():
+        have = len(schema.load_manifest(cache).segments)
+    if have < len(plan.manifest.segments):
+        for segment in range(have, len(plan.manifest.segments)):
+            files.write_atomic(_keys_path(cache, segment), _lines(plan, segment))
+        manifest = schema.dump(plan.manifest)
+        files.write_atomic(cache / "manifest.json", manifest, overwrite=have > 0)
+        plan = propose(cache, listing, **settings)  # a racing writer may have been first
+    segments = range(len(plan.manifest.segments))
+    files.sweep(cache, {"manifest.json", *(_keys_path(cache, i).name for i in segments)})
     return plan
 
 
 def load(cache: Path) -> Plan:
-    """The frozen plan of a cache; ReedError when keys.txt is not the one it was frozen with."""
+    """The frozen plan of a cache; ReedError when its keys are not those it was frozen with."""
     manifest = schema.load_manifest(cache)
-    path = cache / "keys.txt"
-    text = path.read_bytes() if path.is_file() else b""
-    digest = hashlib.sha256(text).hexdigest()
-    if digest != manifest.keys_sha256:
+    digest, keys, stamps = hashlib.sha256(), [], []
+    for segment in range(len(manifest.segments)):
+        path = _keys_path(cache, segment)
+        text = path.read_bytes() if path.is_file() else b""
+        digest.update(text)
+        lines = [line.partition("\t") for line in text.decode(errors="replace").split("\n")[:-1]]
+        keys += [key for key, _, _ in lines]
+        stamps += [stamp for _, _, stamp in lines]
+    if digest.hexdigest() != manifest.keys_sha256:
+        names = " and ".join(_keys_path(cache, i).name for i in range(len(manifest.segments)))
         raise ReedError(
-            f"{path} is not the list this cache was planned with: sha256 {digest[:12]}, "
-            f"manifest.json says {manifest.keys_sha256[:12]}; restore it or build a new cache"
+            f"{names} of {cache} are not what this cache was planned with: sha256 "
+            f"{digest.hexdigest()[:12]}, manifest.json says {manifest.keys_sha256[:12]}; "
+            "restore them, or start anew with --rebuild"
         )
-    lines = [line.partition("\t") for line in text.decode().split("\n")[:-1]]
-    keys = tuple(key for key, _, _ in lines)
     if len(keys) != manifest.samples:
-        raise ReedError(f"{path} has {len(keys)} keys, manifest.json says {manifest.samples}")
-    return Plan(manifest, keys, tuple(stamp for _, _, stamp in lines))
+        what = f"{len(keys)} keys, manifest.json says {manifest.samples}"
+        raise ReedError(f"{_keys_path(cache, 0)} has {what}; restore them")
+    return Plan(manifest, tuple(keys), tuple(stamps))
 
 
-def _keys_text(listing: Mapping[str, str], order_seed: int) -> bytes:
+def discard(cache: Path) -> None:
+    """Throw the plan and the columns of a cache away, the manifest first.
+
+    One that is killed is finished by the next build, which finds the manifest under another name.
+    """
+    if (cache / "manifest.json").is_file():
+        os.replace(cache / "manifest.json", cache / _DISCARDED)
+    for name in schema.columns(cache):
+        described = cache / name / "column.json"  # last: it makes the folder a column
+        for path in [p for p in (cache / name).iterdir() if p != described] + [described]:
+            path.unlink()
+        (cache / name).rmdir()
+    for path in [cache / "keys.txt", *cache.glob("keys-[0-9]*.txt"), cache / _DISCARDED]:
+        path.unlink(missing_ok=True)
+
+
+def _keys_path(cache: Path, segment: int) -> Path:
+    return cache / (f"keys-{segment}.txt" if segment else "keys.txt")
+
+
+def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
+    """The plan with one more segment, of these samples."""
     keys = sorted(listing)
     for key in keys:
         if not key or _UNFIT.search(key):
             rule = "is empty, or holds a tab, a line break or what is no Unicode"
             raise ReedError(f"sample key {key!r} {rule}; rename it")
         assert not _UNFIT.search(listing[key]), f"the stamp of {key!r} is {listing[key]!r}"
-    order = np.random.Generator(np.random.PCG64(seed_for(order_seed, "cache order")))
-    lines = (f"{keys[i]}\t{listing[keys[i]]}\n" for i in order.permutation(len(keys)))
-    return "".join(lines).encode()
+    number = len(plan.manifest.segments)
+    scope = ("cache order", number) if number else ("cache order",)
+    order = np.random.Generator(np.random.PCG64(seed_for(plan.manifest.order_seed, *scope)))
+    keys = [keys[i] for i in order.permutation(len(keys))]
+    grown = Plan(
+        replace(plan.manifest, segments=(*plan.manifest.segments, len(keys))),
+        (*plan.keys, *keys), (*plan.stamps, *(listing[key] for key in keys)),
+    )  # fmt: skip
+    digest = hashlib.sha256()
+    for segment in range(number + 1):
+        digest.update(_lines(grown, segment))
+    return replace(grown, manifest=replace(grown.manifest, keys_sha256=digest.hexdigest()))
 
 
-def _compare(cache: Path, plan: Plan, listing: Mapping[str, str]) -> None:
+def _lines(plan: Plan, segment: int) -> bytes:
+    """The content of the file of keys of one segment."""
+    begin = sum(plan.manifest.segments[:segment])
+    rows = range(begin, begin + plan.manifest.segments[segment])
+    return "".join(f"{plan.keys[i]}\t{plan.stamps[i]}\n" for i in rows).encode()
+
+
+def _refuse_orphans(cache: Path) -> None:
+    if not (cache / _DISCARDED).is_file() and (names := schema.columns(cache)):
+        raise ReedError(
+            f"{cache} has columns ({', '.join(names)}) but no manifest.json; "
+            "restore it, or start anew with --rebuild"
+        )
+
+
+def _compare(cache: Path, plan: Plan, listing: Mapping[str, str], extend: bool) -> dict[str, str]:
+    """The samples that the plan lacks, where it may be extended; ReedError for other changes."""
     frozen = dict(zip(plan.keys, plan.stamps, strict=True))
     changes = {
         "new": [key for key in listing if key not in frozen],
         "gone": [key for key in frozen if key not in listing],
         "changed": [k for k, stamp in frozen.items() if k in listing and listing[k] != stamp],
     }
+    if extend and not (changes["gone"] or changes["changed"]):
+        return {key: listing[key] for key in changes["new"]}
     found = [f"{len(keys)} {what} (first: {min(keys)!r})" for what, keys in changes.items() if keys]
     if found:
         raise ReedError(
-            f"the source is not what {cache} was planned from: {', '.join(found)}; "
-            "restore it, or build another cache with --cache"
+            f"the source is not what {cache} was planned from: {', '.join(found)}; restore it, "
+            "add what is new (and only that) with --extend, or start anew with --rebuild"
         )
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which records are in which global batch: a pure function of (records, seed, step).
-
-    Epochs follow one another without a gap, so every record is seen exactly once per epoch,
-    every batch is full, and a batch may span two epochs. In each epoch, blocks of 16
-    consecutive records are permuted, and records are permuted inside windows of 1,024 blocks.
-    """
-
-    records: int
-    batch: int
-    seed: int
-
-    def batch_at(self, step: int) -> np.ndarray:
-        """The records of global batch `step`, [batch] int64, in order."""
-        wanted = np.arange(step * self.batch, (step + 1) * self.batch)
-        epochs, places = np.divmod(wanted, self.records)
-        found = np.empty(self.batch, dtype=np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            found[chosen] = self._at(int(epoch), places[chosen])
-        return found
-
-    def _at(self, epoch: int, places: np.ndarray) -> np.ndarray:
-        """The records at some places of an epoch."""
-        blocks = _block_order(self.records, self.seed, epoch)
-        # One block may be short. Places after its window are moved up by what it lacks, so that
-        # windows can be found by division.
-        size, short = WINDOW * BLOCK, -self.records % BLOCK
-        short_window = int(np.flatnonzero(blocks == len(blocks) - 1)[0]) // WINDOW
-        moved = places + short * (places >= (short_window + 1) * size - short)
-        windows, offsets = np.divmod(moved, size)
-        found = np.empty(len(places), dtype=np.int64)
-        for window in np.unique(windows):
-            chosen = windows == window
-            order = _window_order(self.records, self.seed, epoch, int(window))
-            found[chosen] = order[offsets[chosen]]
-        return found
-
-
-@lru_cache(maxsize=2)
-def _block_order(records: int, seed: int, epoch: int) -> np.ndarray:
-    rng = np.random.Generator(np.random.PCG64(seed_for(seed, "blocks", epoch)))
-    return rng.permutation(-(-records // BLOCK))
-
-
-@lru_cache(maxsize=4)
-def _window_order(records: int, seed: int, epoch: int, window: int) -> np.ndarray:
-    blocks = _block_order(records, seed, epoch)[window * WINDOW : (window + 1) * WINDOW]
-    members = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
-    members = members[members < records]
-    rng = np.random.Generator(np.random.PCG64(seed_for(seed, "window", epoch, window)))
-    return rng.permutation(members)
+    return {}

@@ -3,53 +3,97 @@
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+import math
+import threading
+import zipfile
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reed.cache import codecs, schema, shards
+from reed.cache import codecs, h5, offsets, schema, shards, zarr
 from reed.cache.codecs import Part, State
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
-CONTAINERS = {"tar": shards}
+CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
+
+
+Read = Callable[[Sequence[int], dict[str, Sequence[np.ndarray]]], None]
 
 
 class OpenShards:
-    """A few open shards of one column, least recently used first to go; one per thread."""
+    """Some open shards of one column, for any number of threads; the least recently used go first.
 
-    def __init__(self, cache: Path, column: Column, markers: Sequence[Marker], limit: int = 64):
-        self._cache, self._column, self._markers, self._limit = cache, column, markers, limit
+    views: records per sample; limit: how many stay open while nobody reads them.
+    """
+
+    def __init__(
+        self, cache: Path, column: Column, markers: Mapping[int, Marker], *, views: int = 1,
+        limit: int = 64,
+    ) -> None:  # fmt: skip
+        self._cache, self._column, self._markers = cache, column, markers
+        self._views, self._limit = views, limit
+        self._lock = threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()
+        self._users: Counter[int] = Counter()
 
     def read(self, shard: int, rows: Sequence[int], out: dict[str, Sequence[np.ndarray]]) -> None:
         """Fill `out[part][j]` with record `rows[j]` of a shard; ReedError names what broke."""
-        marker = self._markers[shard]
         try:
-            self._get(shard, marker).read(rows, out)
+            with self._borrowed(shard) as opened:
+                opened.read(rows, out)
         except (EOFError, OSError) as error:
             path = schema.shard_path(self._cache, self._column, shard)
-            where = f"{path}, key {marker.keys[rows[0]]!r}"
+            key = self._markers[shard].keys[rows[0] // self._views]
+            where = f"{path}, key {key!r}"
             raise ReedError(f"{where}: {error}; run reed-cache verify {self._cache}") from error
 
-    def _get(self, shard: int, marker: Marker) -> Any:
-        if shard in self._open:
+    @contextlib.contextmanager
+    def _borrowed(self, shard: int) -> Iterator[Any]:
+        with self._lock:
+            if shard not in self._open:
+                path = schema.shard_path(self._cache, self._column, shard)
+                container = CONTAINERS[self._column.container]
+                self._open[shard] = container.Shard(path, self._markers[shard].parts)
             self._open.move_to_end(shard)
-            return self._open[shard]
-        if len(self._open) >= self._limit:
-            self._open.popitem(last=False)[1].close()
-        path = schema.shard_path(self._cache, self._column, shard)
-        self._open[shard] = CONTAINERS[self._column.container].Shard(path, marker.parts)
-        return self._open[shard]
+            self._users[shard] += 1
+            opened = self._open[shard]
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                self._users[shard] -= 1
+                idle = [s for s in self._open if not self._users[s]]
+                for old in idle[: len(self._open) - self._limit]:
+                    self._open.pop(old).close()
 
     def close(self) -> None:
-        """Close every open shard."""
-        for shard in self._open.values():
-            shard.close()
-        self._open.clear()
+        """Close every open shard; nobody may be reading."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+
+def parts_of(column: Column) -> list[Part]:
+    """Every part of a column, in the order in which a record stores them."""
+    return [part for field in column.fields for part in codecs.codec_of(field).parts(field)]
+
+
+def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
+    """ReedError unless all that a marker's index points to lies inside its file of `bytes`.
+
+    parts: all of the column. Whatever the marker holds, reads and allocations that follow are
+    then no larger than the file; that this has that size is the caller's to check.
+    """
+    try:
+        offsets.check(marker.parts, parts, len(marker.keys) * views, marker.bytes)
+    except ReedError as error:
+        where = f"the marker of column {marker.column!r} shard {marker.shard}"
+        raise ReedError(f"{where}: {error}; run reed-cache verify") from error
 
 
 def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
@@ -63,41 +107,84 @@ def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
 
 
 def records(
-    cache: Path, column: Column, shard: int, fields: Sequence[Field], state: dict[str, State]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every record of a shard, decoded: key and {field: array or string}, for stage one."""
-    marker = schema.load_marker(cache, column, shard)
-    opened = OpenShards(cache, column, {shard: marker})  # type: ignore[arg-type]
-    parts = {field.name: codecs.codec_of(field).parts(field) for field in fields}
+    cache: Path, column: Column, shard: int, fields: Sequence[Field], state: dict[str, State],
+    *, view: int = 0, keys: Collection[str] | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    """One view of the samples of a shard, decoded: key and {field: array or string}, in order.
+
+    keys: only these of them; those that the shard lacks are skipped.
+    """
+    marker, views = schema.load_marker(cache, column, shard), schema.load_manifest(cache).views
+    check_index(marker, parts_of(column), views)
+    wanted = set(marker.keys if keys is None else keys)
+    parts = [part for field in fields for part in codecs.codec_of(field).parts(field)]
+    opened = OpenShards(cache, column, {shard: marker}, views=views)
     with contextlib.closing(opened):
-        for row, key in enumerate(marker.keys):
-            arrays = {p.name: empty(p, marker, row) for group in parts.values() for p in group}
-            opened.read(shard, [row], {name: [array] for name, array in arrays.items()})
-            yield key, {f.name: _decode(f, parts[f.name], arrays, state[f.name]) for f in fields}
+        for place, key in enumerate(marker.keys):
+            if key in wanted:
+                row = place * views + view
+                arrays = stored(partial(opened.read, shard), marker, parts, row)
+                yield key, decode(fields, arrays, state)
 
 
-def _decode(field: Field, parts: Sequence[Part], arrays: dict[str, np.ndarray], state: State):
-    if field.kind == "text":
-        return arrays[parts[0].name].tobytes().decode()
-    import torch
+def stored(read: Read, marker: Marker, parts: Sequence[Part], row: int) -> dict[str, np.ndarray]:
+    """Some parts of one record as they are stored, text as its bytes; read: of an open shard."""
+    arrays = {part.name: empty(part, marker, row) for part in parts}
+    read([row], {name: [array] for name, array in arrays.items()})
+    return {p.name: arrays[p.name] if p.shape or p.is_ragged else arrays[p.name].reshape(())
+            for p in parts}  # fmt: skip
 
-    shaped = [arrays[p.name] if p.shape else arrays[p.name].reshape(()) for p in parts]
-    tensors = [torch.from_numpy(array)[None] for array in shaped]
-    torch_state = {name: torch.from_numpy(array) for name, array in state.items()}
-    return codecs.codec_of(field).decode(tensors, torch_state)[0].numpy()
+
+def decode(
+    fields: Sequence[Field], arrays: Mapping[str, np.ndarray], state: Mapping[str, State]
+) -> dict[str, Any]:
+    """One record from its stored parts: {field: array or string}."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        codec = codecs.codec_of(field)
+        parts = [arrays[part.name] for part in codec.parts(field)]
+        try:
+            if field.kind == "text":
+                values[field.name] = parts[0].tobytes().decode()
+            else:
+                values[field.name] = codecs.decode_one(codec, parts, state[field.name])
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:  # it is damaged
+            raise ReedError(f"field {field.name!r} cannot be decoded: {error}") from error
+    return values
 
 
 def load_state(cache: Path, column: Column) -> dict[str, State]:
     """The calibration of every field, from calibration.npz; ReedError when its hash differs."""
     state: dict[str, State] = {field.name: {} for field in column.fields}
-    if not column.calibration:
+    needed = any(codecs.codec_of(field).needs_calibration for field in column.fields)
+    if needed != bool(column.calibration):
+        what = f"has the calibration {column.calibration[:12]!r}, its codecs "
+        what += "need one" if needed else "need none"
+        raise ReedError(f"{cache / column.name / 'column.json'} {what}")
+    if not needed:
         return state
     path = cache / column.name / "calibration.npz"
     digest = schema.file_sha256(path)
     if digest != column.calibration:
         raise ReedError(f"{path} has sha256 {digest[:12]}, column.json {column.calibration[:12]}")
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            field, _, key = name.partition("/")
-            state[field][key] = arrays[name]
+    try:
+        with zipfile.ZipFile(path) as arrays:
+            for info in arrays.infolist():
+                field, slash, key = info.filename.removesuffix(".npy").partition("/")
+                if slash:  # else it says which column it was made for
+                    state[field][key] = _load_array(arrays, info)
+    except Exception as error:  # zipfile and numpy raise a dozen kinds for what is no .npz
+        raise ReedError(f"cannot read {path}: {error}") from error
     return state
+
+
+def _load_array(arrays: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One stored .npy; its size is checked before memory is taken."""
+    with arrays.open(info) as file:
+        if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{info.filename} is not stored as numpy.savez does")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
+            raise ValueError(f"{info.filename} is not {dtype} {shape} in {info.file_size} bytes")
+        file.seek(0)
+        return np.lib.format.read_array(file, allow_pickle=False)

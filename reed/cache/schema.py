@@ -1,22 +1,22 @@
-"""What a cache says about itself: manifest, columns, fields; and how these files are written."""
+"""What a cache says about itself: manifest, columns, fields, markers."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 import re
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from reed import config
+from reed.cache.sealed import dump as dump
+from reed.cache.sealed import read
 from reed.errors import ReedError, suggest
 
 FORMAT = 1
+CONTAINERS = ("tar", "h5", "zarr")  # how shards are stored, and the suffix of their files
 
 KINDS = {
     "data": "what the model generates, as stored",
@@ -52,6 +52,9 @@ class Field:
         if self.kind not in KINDS:
             problem = f"field {self.name!r} has the unknown kind {self.kind!r}."
             raise ReedError(problem + suggest(self.kind, KINDS))
+        if None in self.shape[1:] or any(n is not None and n < 0 for n in self.shape):
+            rule = "lengths of 0 or more, of which the first may be null"
+            raise ReedError(f"field {self.name!r} has the shape {self.shape}; use {rule}")
 
     @property
     def is_target(self) -> bool:
@@ -60,8 +63,9 @@ class Field:
 
     @property
     def channel_axis(self) -> int:
-        """The axis of one sample's array that statistics keep: first for data, else last."""
-        return 0 if self.kind in ("data", "moments") else -1
+        """The axis of one sample's array that statistics keep: an image's first, else the last."""
+        image = self.kind in ("data", "moments") and None not in self.shape
+        return 0 if image else -1
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ class Column:
         raise ReedError(f"column {self.name!r} has no field {name!r}.{suggest(name, names)}")
 
     def identity(self) -> str:
-        """A short hash of everything that its bytes depend on."""
-        text = json.dumps(config.plain(self), sort_keys=True)
+        """A short hash of everything that its values depend on, so not of the container."""
+        text = json.dumps(config.plain(replace(self, container="tar")), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -102,7 +106,8 @@ class Manifest:
     """The frozen plan of a cache: the content of manifest.json.
 
     segments: the number of samples of the first build and of each extension, in order; shards
-    never cross a segment. keys_sha256: of keys.txt, so that neither changes alone.
+    never cross a segment. keys_sha256: of keys.txt, so that neither changes alone. views: records
+    per sample, 2 where the mirrored sample is stored beside it.
     """
 
     format: int
@@ -113,6 +118,7 @@ class Manifest:
     order_seed: int
     segments: tuple[int, ...]
     keys_sha256: str
+    views: int = 1
 
     @property
     def samples(self) -> int:
@@ -139,63 +145,6 @@ class Marker:
     stats: dict[str, Any]
 
 
-@contextmanager
-def new_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
-    """A temp path that becomes `path` when the block ends well, and vanishes when it does not.
-
-    The block writes and syncs the file. With overwrite=False a file that is there already wins,
-    also against a racing writer.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
-        yield temp
-        try:
-            _rename(temp, path, overwrite)
-        except FileNotFoundError:
-            if not path.exists():  # else a racing writer was first, and swept our temp file
-                raise
-        sweep(path.parent, {path.name})
-        _sync_folder(path.parent)
-    finally:
-        temp.unlink(missing_ok=True)
-
-
-def sweep(folder: Path, names: Collection[str]) -> None:
-    """Remove the temp files that killed writers of `names` left.
-
-    Only for files that are in place and good: a racing writer takes that for its own success.
-    """
-    for temp in folder.glob(".*.tmp"):
-        if temp.name[1:].rsplit(".", 2)[0] in names:
-            temp.unlink(missing_ok=True)
-
-
-def _rename(temp: Path, path: Path, overwrite: bool) -> None:
-    if overwrite:
-        os.replace(temp, path)
-    else:
-        with suppress(FileExistsError):
-            os.link(temp, path)
-
-
-def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write a file that appears whole or not at all: temp name, fsync, rename."""
-    with new_file(path, overwrite=overwrite) as temp, open(temp, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def file_sha256(path: Path) -> str:
     """The sha256 of a file, hex; ReedError when it cannot be read."""
     try:
@@ -205,20 +154,20 @@ def file_sha256(path: Path) -> str:
         raise ReedError(f"cannot read {path}: {error.strerror}") from error
 
 
-def dump(value: Any) -> bytes:
-    """The bytes of a JSON file of the cache: sorted keys, so equal content is equal bytes."""
-    return (json.dumps(config.plain(value), sort_keys=True, indent=1) + "\n").encode()
-
-
 def load_manifest(cache: Path) -> Manifest:
     """The manifest of the cache folder; ReedError when there is none or of another format."""
     path = cache / "manifest.json"
     if not path.is_file():
         raise ReedError(f"no cache at {cache} (no manifest.json); build one with: reed-cache build")
-    data = config.read(path)
+    data = read(path)
     if data.get("format") != FORMAT:
         raise ReedError(f"{path} has format {data.get('format')!r}, this version reads {FORMAT}")
-    return config.build(Manifest, data, str(path))
+    manifest = config.build(Manifest, data, str(path))
+    least = min(manifest.shard_size, *manifest.segments, len(manifest.segments))
+    if least < 1 or manifest.views not in (1, 2):
+        what = f"a shard_size or segment of {least}, or {manifest.views} views"
+        raise ReedError(f"{path} has {what}; restore it")
+    return manifest
 
 
 def load_column(cache: Path, name: str) -> Column:
@@ -226,7 +175,10 @@ def load_column(cache: Path, name: str) -> Column:
     path = cache / name / "column.json"
     if not is_column_name(name) or not path.is_file():
         raise ReedError(f"cache {cache} has no column {name!r}.{suggest(name, columns(cache))}")
-    column = config.build(Column, config.read(path), str(path))
+    column = config.build(Column, read(path), str(path))
+    if column.container not in CONTAINERS:
+        hint = suggest(column.container, CONTAINERS)
+        raise ReedError(f"{path} names the unknown container {column.container!r}.{hint}")
     if column.name != name:
         raise ReedError(f"{path} describes column {column.name!r}, its folder is {name!r}")
     return column
@@ -247,7 +199,7 @@ def load_marker(cache: Path, column: Column, shard: int) -> Marker:
     path = marker_path(cache, column, shard)
     if not path.is_file():
         raise ReedError(f"column {column.name!r} of {cache} has no shard {shard}; rerun the build")
-    marker = config.build(Marker, config.read(path), str(path))
+    marker = config.build(Marker, read(path), str(path))
     if (marker.column, marker.shard) != (column.name, shard):
         raise ReedError(f"{path} is the marker of {marker.column!r} shard {marker.shard}")
     return marker

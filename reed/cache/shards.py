@@ -9,29 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tarfile
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
+from reed.cache import offsets
 from reed.cache.codecs import Part
+from reed.cache.offsets import Shard as Shard
 from reed.errors import ReedError
 
-SUFFIX = ".tar"
 _BLOCK = 512
 _NPY_HEADER = 512
-_GAP = 64 * 1024  # reading over a smaller gap is cheaper than a second system call
-_IOV_MAX = 1024
-_scratch = memoryview(bytearray(_GAP))
+_MEMBER_KEY = re.compile(r"[A-Za-z0-9_%-]{1,64}(~[1-9])?")
+_SHAPE = re.compile(rb"'shape': \((\d{1,18}),")
 
 Record = tuple[str, Sequence[Any]]
 
 
 def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[str, Any]:
-    """Write records (key, one array or bytes per part) to `path`; returns the index of the shard.
+    """Write records (member name, one array or bytes per part); returns the index of the shard.
 
     The index has "bytes", "sha256" and, per part, "offsets" of the payloads: a list, or
     {"first", "stride"} where it is constant; ragged parts also list their "lengths" (rows, or
@@ -40,8 +42,7 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[
     digest, position = hashlib.sha256(), 0
     places: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
     with open(path, "wb") as file:
-        for key, values in records:
-            member = member_key(key)
+        for member, values in records:
             for part, value in zip(parts, values, strict=True):
                 head, payload, length = _member(member, part, value)
                 places[part.name].append((position + len(head), length))
@@ -55,69 +56,23 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[
         digest.update(end)
         file.flush()
         os.fsync(file.fileno())
-    index = {part.name: _compact(part, places[part.name]) for part in parts}
+    index = {part.name: offsets.entry(part, places[part.name]) for part in parts}
     return {"bytes": position + len(end), "sha256": digest.hexdigest(), "parts": index}
 
 
-class Shard:
-    """An open shard: `read` fills arrays with the payloads of chosen records."""
-
-    def __init__(self, path: Path, index: dict[str, Any]) -> None:
-        self._parts = index
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
-
-    def read(self, rows: Sequence[int], out: dict[str, Sequence[np.ndarray]]) -> None:
-        """Fill `out[part][j]` with record `rows[j]`, in as few system calls as the layout allows.
-
-        out: writable C-contiguous arrays of the stored size. Raises EOFError with the offset
-        when the file ends early.
-        """
-        wanted = []
-        for name, arrays in out.items():
-            offsets = self._parts[name]["offsets"]
-            for row, array in zip(rows, arrays, strict=True):
-                wanted.append((_offset(offsets, row), memoryview(array.reshape(-1).view(np.uint8))))
-        wanted.sort(key=lambda item: item[0])
-        run: list[memoryview] = []
-        start = end = 0
-        for offset, view in wanted:
-            gap = offset - end
-            if run and (gap < 0 or gap > _GAP or len(run) > _IOV_MAX - 2):
-                _fill(self._file, run, start)
-                run = []
-            if not run:
-                start, gap = offset, 0
-            if gap:
-                run.append(_scratch[:gap])
-            run.append(view)
-            end = offset + len(view)
-        if run:
-            _fill(self._file, run, start)
-
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._file)
-
-
-def _offset(offsets: dict[str, int] | list[int], row: int) -> int:
-    if isinstance(offsets, list):
-        return offsets[row]
-    return offsets["first"] + row * offsets["stride"]
-
-
-def member_key(key: str) -> str:
+def member_key(key: str, view: int = 0) -> str:
     """The name of a sample inside a shard: percent-encoded, without dots, at most 64 bytes.
 
-    A longer key keeps its beginning and ends in a hash; the marker has the true key. With the
-    field's name (24), "-scale" and ".npy" that fits into the 100 bytes of a ustar header.
+    A longer key keeps its beginning and ends in a hash; the marker has the true key. Views but
+    the first end in "~1" and so on, which no encoded key can hold. With the field's name (24),
+    "-scale" and ".npy" that fits into the 100 bytes of a ustar header.
     """
+    suffix = f"~{view}" if view else ""
     name = quote(key, safe="").replace(".", "%2E").replace("~", "%7E")
-    if len(name) > 64:
-        name = f"{name[:47]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    return name
+    room = 64 - len(suffix)
+    if len(name) > room:
+        name = f"{name[: room - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    return name + suffix
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
@@ -128,14 +83,18 @@ def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
 
 
 def _member(member: str, part: Part, value: Any) -> tuple[bytes, bytes | memoryview, int]:
+    name = _member_name(member, part)
     if part.dtype == "utf8":
-        return _tar_header(f"{member}.{part.name}.txt", len(value)), value, len(value)
+        return _tar_header(name, len(value)), value, len(value)
     array = np.ascontiguousarray(value).reshape(np.shape(value))
     assert array.dtype.str == part.dtype, f"{part.name}: {array.dtype.str} is not {part.dtype}"
     header = npy_header(part.dtype, array.shape)
-    name = f"{member}.{part.name}.npy"
     head = _tar_header(name, len(header) + array.nbytes) + header
     return head, array.tobytes(), array.shape[0] if array.ndim else 1
+
+
+def _member_name(key: str, part: Part) -> str:
+    return f"{key}.{part.name}.{'txt' if part.dtype == 'utf8' else 'npy'}"
 
 
 def _tar_header(name: str, size: int) -> bytes:
@@ -144,27 +103,84 @@ def _tar_header(name: str, size: int) -> bytes:
     return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
 
 
-def _compact(part: Part, places: list[tuple[int, int]]) -> dict[str, Any]:
-    offsets = [offset for offset, _ in places]
-    strides = set(np.diff(offsets).tolist())
-    entry: dict[str, Any] = {"offsets": offsets}
-    if offsets and len(strides) <= 1:
-        entry["offsets"] = {"first": offsets[0], "stride": strides.pop() if strides else 0}
+def scan(path: Path, parts: Sequence[Part]) -> tuple[list[str], dict[str, Any]]:
+    """The member names and the index of a shard, from its headers alone.
+
+    Accepts what `write` writes and nothing else; ReedError names the file, the member and the
+    byte. No payload is read, nothing is extracted, and no name is used as a path.
+    """
+    members: list[str] = []
+    places: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
+    try:
+        with open(path, "rb", buffering=0) as file:
+            size, position = os.fstat(file.fileno()).st_size, 0
+            while (head := os.pread(file.fileno(), 2 * _BLOCK, position)) != bytes(2 * _BLOCK):
+                members.append(_member_of(path, head, parts[0], position))
+                for part in parts:
+                    place = _parse(path, head, members[-1], part, position)
+                    places[part.name].append((position + place.head, place.length))
+                    position += place.head + place.size
+                    padding = -position % _BLOCK
+                    if position + padding > size:
+                        raise _refuse(path, place.name, position, f"the file ends at {size}")
+                    tail = os.pread(file.fileno(), padding + 2 * _BLOCK, position)
+                    if any(tail[:padding]):
+                        raise _refuse(path, place.name, position, "the padding is not zero")
+                    position, head = position + padding, tail[padding:]
+    except OSError as error:
+        raise ReedError(f"cannot read {path}: {error.strerror}") from error
+    if position + 2 * _BLOCK != size:
+        raise _refuse(path, "the end", position, f"the file has {size} bytes")
+    if len(set(members)) != len(members):
+        twice = next(name for i, name in enumerate(members) if name in members[:i])
+        raise _refuse(path, twice, 0, "the sample is there twice")
+    return members, {part.name: offsets.entry(part, places[part.name]) for part in parts}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A member: its name, the bytes of its headers and of its payload, and its length in rows."""
+
+    name: str
+    head: int
+    size: int
+    length: int
+
+
+def _member_of(path: Path, head: bytes, part: Part, position: int) -> str:
+    """The member key in a header that begins a sample."""
+    name = head[:100].rstrip(b"\0").decode("ascii", "replace")
+    key = name.partition(".")[0]
+    if _MEMBER_KEY.fullmatch(key) is None or name != _member_name(key, part):
+        what = "it is neither the first part of a sample nor the end of the archive"
+        raise _refuse(path, name, position, what)
+    return key
+
+
+def _parse(path: Path, head: bytes, key: str, part: Part, position: int) -> _Place:
+    """What the headers of a part say; refused unless they are those that `write` would write."""
+    name = _member_name(key, part)
+    digits = head[124:135]
+    if len(head) < 2 * _BLOCK or re.fullmatch(rb"[0-7]{11}", digits) is None:
+        raise _refuse(path, name, position, "the size in its header is not eleven octal digits")
+    size = int(digits, 8)
+    if head[:_BLOCK] != _tar_header(name, size):
+        found = head[:100].rstrip(b"\0").decode("ascii", "replace")
+        what = f"its header, of {found!r} and type {head[156:157]!r}, is not one that reed writes"
+        raise _refuse(path, name, position, what)
+    if part.dtype == "utf8":
+        return _Place(name, _BLOCK, size, size)
+    length, shape = 1, part.shape
     if part.is_ragged:
-        entry["lengths"] = [length for _, length in places]
-    return entry
+        found = _SHAPE.search(head, _BLOCK)
+        length = int(found[1]) if found else 0
+        shape = (length, *part.shape[1:])
+    payload = length * offsets.row_bytes(part)
+    if head[_BLOCK:] != npy_header(part.dtype, shape) or size != _NPY_HEADER + payload:
+        what = f"it is no .npy of {part.dtype} {part.shape} in {size} bytes"
+        raise _refuse(path, name, position, what)
+    return _Place(name, _BLOCK + _NPY_HEADER, payload, length if part.shape else 1)
 
 
-def _fill(file: int, buffers: list[memoryview], offset: int) -> None:
-    want = sum(len(buffer) for buffer in buffers)
-    got = os.preadv(file, buffers, offset)
-    while got < want:  # a short read is legal; only nothing at all is the end
-        left, skip = [], got
-        for buffer in buffers:
-            if skip < len(buffer):
-                left.append(buffer[skip:])
-            skip = max(0, skip - len(buffer))
-        more = os.preadv(file, left, offset + got)
-        if more == 0:
-            raise EOFError(f"the file ends at byte {offset + got}, {want - got} bytes too early")
-        got += more
+def _refuse(path: Path, name: str, position: int, what: str) -> ReedError:
+    return ReedError(f"{path}, member {name!r} at byte {position}: {what}")

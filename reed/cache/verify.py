@@ -1,12 +1,20 @@
-"""Is the cache what its manifest says? And what is in it?"""
+"""Is the cache what its manifest says? Nothing that lies in it may make this fail."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from reed.cache import codecs, reader, schema
+import numpy as np
+
+from reed.cache import reader, schema, shards
+from reed.cache.codecs import State
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.errors import ReedError
@@ -14,77 +22,130 @@ from reed.errors import ReedError
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, and what. A missing shard is wrong too."""
+    """One thing that is wrong: where, and what; a missing shard is wrong too.
+
+    column, shard: which one to build again; shard None where it is no single shard.
+    """
 
     where: str
     what: str
+    column: str
+    shard: int | None = None
 
 
-@dataclass(frozen=True)
-class Summary:
-    """What a column holds: shards and samples in place, bytes, and what failed."""
-
-    column: Column
-    shards: int
-    samples: int
-    bytes: int
-    failed: dict[str, str]
+def names(cache: Path) -> list[str]:
+    """The columns of a cache, and the folders that hold shards but do not say what they are."""
+    orphans = {path.parent.name for path in cache.glob("*/[0-9]*.json")}
+    return sorted(orphans | set(schema.columns(cache)))
 
 
-def summarise(cache: Path, plan: Plan, name: str) -> Summary:
-    """The state of one column, from its markers."""
-    column = schema.load_column(cache, name)
-    markers = list(_markers(cache, plan, column))
-    return Summary(
-        column,
-        len(markers),
-        sum(len(marker.keys) for marker in markers),
-        sum(marker.bytes for marker in markers),
-        {key: reason for marker in markers for key, reason in marker.failed.items()},
-    )
-
-
-def _markers(cache: Path, plan: Plan, column: Column) -> Iterator[Marker]:
-    for shard in range(plan.shards):
-        if schema.marker_path(cache, column, shard).is_file():
-            yield schema.load_marker(cache, column, shard)
-
-
-def verify(cache: Path, plan: Plan, name: str, *, deep: bool = False) -> Iterator[Problem | None]:
+def verify(
+    cache: Path, plan: Plan, name: str, *, deep: bool = False, jobs: int = 1
+) -> Iterator[Problem | None]:
     """Check one column, shard by shard: a Problem, or None where the shard is as it should be.
 
-    Presence, sizes and key sets; with deep=True also the sha256 of every shard.
+    Presence, sizes, key sets, and that the markers are sound. With deep=True also the sha256 of
+    every shard, that its headers say what the marker says, and that every value is finite.
+    jobs: threads.
     """
     try:
         column = schema.load_column(cache, name)
     except ReedError as error:
-        yield Problem(name, str(error))
+        yield Problem(name, str(error), name)
         return
+    state = None
     try:
-        reader.load_state(cache, column)
+        state = reader.load_state(cache, column)
     except ReedError as error:
-        yield Problem(name, str(error))
-    for shard in range(plan.shards):
-        yield _check_shard(cache, plan, column, shard, deep)
+        yield Problem(name, str(error), name)
+    check = partial(_check, cache, plan, column, state, deep=deep)
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="reed-verify")
+    try:
+        yield from pool.map(check, range(plan.shards))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _check_shard(cache: Path, plan: Plan, column: Column, shard: int, deep: bool) -> Problem | None:
+def _check(
+    cache: Path, plan: Plan, column: Column, state: dict[str, State] | None, shard: int, *,
+    deep: bool,
+) -> Problem | None:  # fmt: skip
+    try:
+        marker = check_marker(cache, plan, column, shard)
+        if deep:
+            check_file(cache, plan, column, marker)
+            if state is not None:
+                _check_values(cache, column, marker, state, plan.manifest.views)
+        return None
+    except ReedError as error:
+        what = str(error)
+    except Exception as error:  # whatever damage makes a library do, it is a finding
+        what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Problem(str(schema.shard_path(cache, column, shard)), what, column.name, shard)
+
+
+def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
+    """The marker of a shard that is in place; ReedError if they do not fit the plan or each other.
+
+    Reads no byte of the shard.
+    """
     path = schema.shard_path(cache, column, shard)
-    try:
-        marker = schema.load_marker(cache, column, shard)
-    except ReedError as error:
-        return Problem(str(path), str(error))
+    marker = schema.load_marker(cache, column, shard)
     planned = plan.keys_of(shard)
     kept = tuple(key for key in planned if key not in marker.failed)
     if marker.keys != kept or not set(marker.failed) <= set(planned):
-        return Problem(str(path), f"its {len(marker.keys)} keys are not the {len(kept)} planned")
-    parts = {part.name for f in column.fields for part in codecs.codec_of(f).parts(f)}
-    if set(marker.parts) != parts:
-        return Problem(str(path), f"its marker has the parts {sorted(marker.parts)}")
+        raise ReedError(f"its {len(marker.keys)} keys are not the {len(kept)} planned")
     if not path.is_file():
-        return Problem(str(path), "it is missing, but has a marker")
+        raise ReedError("it is missing, but has a marker")
     if (size := path.stat().st_size) != marker.bytes:
-        return Problem(str(path), f"it has {size} bytes, its marker says {marker.bytes}")
-    if deep and (digest := schema.file_sha256(path)) != marker.sha256:
-        return Problem(str(path), f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
-    return None
+        raise ReedError(f"it has {size} bytes, its marker says {marker.bytes}")
+    reader.check_index(marker, reader.parts_of(column), plan.manifest.views)
+    _check_stats(column, marker)
+    return marker
+
+
+def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
+    """ReedError unless a shard has the sha256 and the headers that its marker says."""
+    path = schema.shard_path(cache, column, marker.shard)
+    if (digest := schema.file_sha256(path)) != marker.sha256:
+        raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
+    members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column))
+    views = range(plan.manifest.views)
+    if members != [shards.member_key(key, view) for key in marker.keys for view in views]:
+        raise ReedError("the names of its members are not those of the keys in its marker")
+    differing = [name for name, found in index.items() if found != marker.parts[name]]
+    if differing:
+        raise ReedError(f"its marker has other offsets or lengths for {', '.join(differing)}")
+
+
+def _check_stats(column: Column, marker: Marker) -> None:
+    wanted = {field.name: field for field in column.fields if field.kind not in ("text", "label")}
+    if set(marker.stats) != set(wanted):
+        raise ReedError(f"its marker has statistics of {sorted(marker.stats)}")
+    for name, found in marker.stats.items():
+        if not isinstance(found, dict) or not _is_summary(found):
+            raise ReedError(f"its marker has unsound statistics of field {name!r}")
+
+
+def _is_summary(found: dict[str, Any]) -> bool:
+    count, *sums = (found.get(name) for name in ("count", "sum", "sumsq"))
+    lists = all(isinstance(each, list) and len(each) == len(sums[0]) for each in sums)
+    numbers = lists and all(type(value) is float for each in sums for value in each)
+    return len(found) == 3 and type(count) is int and count >= 0 and numbers and all(
+        math.isfinite(value) for each in sums for value in each
+    )  # fmt: skip
+
+
+def _check_values(
+    cache: Path, column: Column, marker: Marker, state: dict[str, State], views: int
+) -> None:
+    """Decode everything: text must be UTF-8, and numbers finite."""
+    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column)
+    opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
+    with contextlib.closing(opened):
+        for row in range(len(marker.keys) * views):
+            arrays = reader.stored(opened.read, marker, parts, row)
+            for name, value in reader.decode(column.fields, arrays, state).items():
+                if not isinstance(value, str) and not np.isfinite(value).all():
+                    key = marker.keys[row // views]
+                    raise ReedError(f"field {name!r} of key {key!r} has values that are not finite")

@@ -99,7 +99,7 @@ class ImageDomain:
             mean, std = values["x"].chunk(2, dim=1)
             data["std"] = std * _per_channel(spec.scale, std)
         else:
-            mean = values["x"]
+            mean = values["x"].float()  # pixels may be stored as integers
         data["x"] = (mean - _per_channel(spec.shift, mean)) * _per_channel(spec.scale, mean)
         return Batch(data, targets)
 

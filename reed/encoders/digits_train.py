@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reed.cache.schema import write_atomic
+from reed.cache.files import write_atomic
 from reed.encoders import digits_vit as vit
 
 if TYPE_CHECKING:

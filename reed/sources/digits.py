@@ -18,11 +18,13 @@ from reed.sources import SOURCES
 class Digits:
     """The images and labels of sklearn.datasets.load_digits, under keys in its own order.
 
-    pixels: float32 [1, 8, 8], ink from 0 (paper) to 16, as shipped; label: int, 0 to 9.
+    pixels: float32 [1, 8, 8], ink from 0 (paper) to 16, as shipped, left and right swapped in
+    the second view; label: int, 0 to 9.
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
 
     entries = ("pixels", "label")
+    views = 2
 
     def __init__(self, data: Path | None = None) -> None:
         if data is not None:
@@ -34,13 +36,14 @@ class Digits:
         stamps = (hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images)
         return {f"digit-{row:04d}": stamp for row, stamp in enumerate(stamps)}
 
-    def read(self, key: str) -> dict[str, Any]:
+    def read(self, key: str, view: int = 0) -> dict[str, Any]:
         """The pixels and the label of one image; BadSample when there is no such key."""
         images, labels = self._arrays
         row = self._rows.get(key)
         if row is None:
             raise BadSample(f"no digit {key!r}: keys run from digit-0000 to {list(self._rows)[-1]}")
-        return {"pixels": images[row].copy(), "label": int(labels[row])}
+        pixels = images[row, ..., ::-1] if view else images[row]
+        return {"pixels": pixels.copy(), "label": int(labels[row])}
 
     @cached_property
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,8 @@ process and its workers.
 
 from __future__ import annotations
 
-import resource
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -69,9 +69,13 @@ class Records:
 
 def build(folder: Path, samples: int) -> None:
     """The caches and the per-file layout; what is there is kept."""
-    for codec in ("int8", "float16"):
-        records = Records(samples, codec)
-        cache = folder / codec
+    for codec, count, name in (
+        ("int8", samples, "int8"),
+        ("float16", samples, "float16"),
+        ("int8", samples // 4, "quarter"),
+    ):
+        records = Records(count, codec)
+        cache = folder / name
         frozen = plan.freeze(
             cache, records.listing(), pipeline="bench", domain="image", source="bench",
             shard_size=512,
@@ -189,9 +193,25 @@ def main(folder: Path, samples: int, runs: int) -> None:
         figures.append(_named("per core: ", report.ratios(cpu, mine, "files, float16")))
         figures.append(report.ratios(wall, mine, f"memcpy, {codec}"))
         figures.append(report.ratios(wall, f"ours, 2 threads, {codec}", f"memcpy, {codec}"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    figures.append(report.figure("peak resident memory of this process", [peak], "MiB"))
+    figures += [_memory(folder / "int8", runs), _memory(folder / "quarter", runs)]
     report.publish("loader", __doc__ or "", figures)
+
+
+def _memory(cache: Path, runs: int) -> report.Figure:
+    """Peak resident memory that reading adds, in processes of their own, whatever the size."""
+    code = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); import loader, itertools, pathlib\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "before = peak()\n"
+        "for _ in itertools.islice(loader.ours(pathlib.Path(sys.argv[2]), 2), 64): pass\n"
+        "print(peak() - before)"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(cache)]
+    found = [float(subprocess.check_output(command, text=True)) for _ in range(runs)]
+    size = sum(path.stat().st_size for path in cache.rglob("*.tar")) / 2**20
+    return report.figure(
+        f"memory of reading a cache of {size:.0f} MiB", found, "MiB", "ring: 4 batches"
+    )
 
 
 def _named(prefix: str, figure: report.Figure) -> report.Figure:

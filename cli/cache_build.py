@@ -1,0 +1,145 @@
+"""reed-cache plan and reed-cache build: what a build will write, and writing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reed import stage_one
+from reed.cache import engines, overlap, ray_engine, schema, space
+from reed.cli.common import one_line_errors, pick_device
+from reed.errors import ReedError
+from reed.stage_one import Build, Request
+
+_WHAT = (
+    click.argument("pipeline"),
+    click.option("--encoder", "encoders", multiple=True, metavar="[COLUMN=]NAME",
+                 help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
+                 "of your own: COLUMN=package.module:Class, found from this folder, too."),
+    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Where the cache goes. Default: cache/PIPELINE."),
+    click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+                 help="The raw data, where the source reads files."),
+    click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
+                 help="Store a field in another way, such as digits-vit/tokens=float16."),
+    click.option("--container", type=click.Choice(schema.CONTAINERS), default=None,
+                 help="How shards of new columns are stored. Default: tar."),
+    click.option("--flip", is_flag=True, help="Store the mirrored samples too, in every column."),
+    click.option("--extend", is_flag=True,
+                 help="Put samples that the source has now, and not before, into new shards."),
+    click.option("--rebuild", is_flag=True,
+                 help="Throw away the plan and ALL columns of the cache, and start anew."),
+    click.option("--force", is_flag=True, help="Go on when the disk looks too small."),
+)  # fmt: skip
+
+
+def _takes_a_request(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the arguments that make a Request."""
+    for option in reversed(_WHAT):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_takes_a_request
+@one_line_errors
+def plan(force: bool, **asked: Any) -> None:
+    """Show what a build would write, and refuse what does not fit; writes nothing.
+
+    \b
+    Examples:
+      reed-cache plan digits
+      reed-cache plan digits --encoder digits-vit --codec digits-vit/tokens=float16
+    """
+    found = stage_one.prepare(_request(**asked))
+    _show(found)
+    if not force:
+        found.check_space()
+
+
+@click.command()
+@_takes_a_request
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--workers", type=click.IntRange(0), metavar="N",
+              help="Processes that read samples ahead; 0 reads between encoding. Default: the "
+              "cores of this rank, at most 8; 0 below 4,096 samples and under Ray.")  # fmt: skip
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+              help="This process (or the ranks of a launch), or a Ray cluster.")  # fmt: skip
+@click.option("--shards-from", "begin", default=0, show_default=True, metavar="N",
+              help="The first shard to build, for the jobs of an array.")  # fmt: skip
+@click.option("--shards-to", "end", type=int, metavar="N",
+              help="The shard to stop before. Default: all.")  # fmt: skip
+@click.option("--retry-failed", "retry", is_flag=True,
+              help="Build the shards again that have failed samples.")  # fmt: skip
+@one_line_errors
+def build(
+    force: bool, device: str, workers: int | None, engine: str, begin: int, end: int | None,
+    retry: bool, **asked: Any,
+) -> None:  # fmt: skip
+    """Build what is missing of a cache; rerun the same command to resume.
+
+    \b
+    Examples:
+      reed-cache build digits
+      reed-cache build digits --encoder digits-vit
+      reed-cache build digits --encoder mine=my_module:MyEncoder
+      torchrun --nproc-per-node 2 -m reed.cli.cache build digits
+      reed-cache build digits --shards-from 0 --shards-to 4
+    """
+    share = engines.launched_share(begin, end)
+    if share.world > 1:
+        _refuse_together(share.world, {"--rebuild": asked["rebuild"], "--engine": engine == "ray"})
+    ray = ray_engine.connect() if engine == "ray" else None
+    device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
+    found = stage_one.prepare(_request(device=device, **asked))
+    if not force:
+        found.check_space()
+    frozen = found.freeze()
+    if workers is None:
+        workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
+    for job in found.jobs:
+        if ray:
+            timing = ray_engine.run(
+                ray, job.column, frozen, job.absolute(), share, gpu=device == "cuda",
+                workers=workers, retry=retry,
+            )  # fmt: skip
+        else:
+            timing = engines.run(job.open(), share, workers=workers, retry=retry)
+        if timing.encode:
+            click.echo(f"{job.column}: {timing.summary()}")
+    names = ", ".join(job.column for job in found.jobs)
+    click.echo(f"{found.request.cache}: {frozen.manifest.samples} samples, columns {names}")
+
+
+def _request(pipeline: str, cache: Path | None, container: str | None, **rest: Any) -> Request:
+    return Request(
+        pipeline=pipeline,
+        cache=cache or Path("cache") / pipeline,
+        container=container or "",
+        **rest,
+    )
+
+
+def _refuse_together(world: int, flags: dict[str, bool]) -> None:
+    for flag, is_set in flags.items():
+        if is_set:
+            raise ReedError(f"{flag} cannot be used by {world} processes at once; use one")
+
+
+def _show(found: Build) -> None:
+    """The table of `reed-cache plan`."""
+    manifest, cache = found.plan.manifest, found.request.cache
+    views = f", {manifest.views} views of each" if manifest.views > 1 else ""
+    click.echo(f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
+               f"{manifest.shard_size}")  # fmt: skip
+    for size in found.sizes:
+        click.echo(f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
+                   f"{size.bytes:,} bytes ({space.human(size.record)} per record, {size.basis})"
+                   )  # fmt: skip
+    total = sum(size.bytes for size in found.sizes)
+    files = sum(2 * size.shards for size in found.sizes)
+    click.echo(f"total: {total:,} bytes ({space.human(total)}) in {files} files; "
+               f"{space.human(space.free(cache))} free")  # fmt: skip

@@ -1,0 +1,146 @@
+"""The commands of reed-cache that keep a cache sound: verify, repair, reindex, convert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from tqdm import tqdm
+
+from reed import stage_one
+from reed.cache import column as columns
+from reed.cache import convert as converting
+from reed.cache import engines, mend, plan, schema
+from reed.cache import verify as verifying
+from reed.cache.plan import Plan
+from reed.cache.verify import Problem
+from reed.cli.common import one_line_errors, pick_device
+from reed.errors import ReedError
+from reed.stage_one import JobSpec
+
+JOBS = click.option("--jobs", type=click.IntRange(1), default=4, show_default=True,
+                    help="Threads that read.")  # fmt: skip
+
+
+@click.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--deep", is_flag=True, help="Also read every shard: hash, headers, values.")
+@JOBS
+@one_line_errors
+def verify(cache: Path, deep: bool, jobs: int) -> None:
+    """Check every shard of every column; exit with code 1 if anything is wrong.
+
+    Example: reed-cache verify cache/digits --deep
+    """
+    frozen = _plan_or_exit(cache)
+    problems = _problems(cache, frozen, deep, jobs)
+    for problem in problems:
+        click.echo(f"{problem.where}: {problem.what}")
+    total = frozen.shards * len(verifying.names(cache))
+    click.echo(f"{cache}: {total} shards checked, {len(problems)} problems")
+    if problems:
+        raise SystemExit(1)
+
+
+def _plan_or_exit(cache: Path) -> Plan:
+    """The plan; a damaged one is a problem like others, but no shard can be checked without it."""
+    try:
+        return plan.load(cache)
+    except ReedError as error:
+        if not (cache / "manifest.json").is_file():
+            raise
+        click.echo(f"{cache}: {error}")
+        raise SystemExit(1) from error
+
+
+def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]:
+    """What is wrong with the columns, found under a bar where there is a terminal."""
+    names = verifying.names(cache)
+    found = []
+    with tqdm(total=frozen.shards * len(names), unit="shard", disable=None) as bar:
+        for name in names:
+            bar.set_description(name)
+            for problem in verifying.verify(cache, frozen, name, deep=deep, jobs=jobs):
+                bar.update(problem is None or problem.shard is not None)
+                if problem:
+                    found.append(problem)
+    return found
+
+
+@click.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+              help="The raw data, where the source reads files.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@JOBS
+@one_line_errors
+def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
+    """Verify deeply, drop the shards that are bad, and build these again.
+
+    Example: reed-cache repair cache/digits
+    """
+    frozen = plan.load(cache)
+    problems = _problems(cache, frozen, True, jobs)
+    for problem in problems:
+        click.echo(f"{problem.where}: {problem.what}")
+    whole = [problem.column for problem in problems if problem.shard is None]
+    if whole:
+        raise ReedError(
+            f"column {', '.join(map(repr, whole))} of {cache} cannot be mended shard by shard; "
+            "restore the file, or remove the column's folder and build it again"
+        )
+    dropped = mend.repair(cache, problems)
+    if dropped:
+        _rebuild(cache, frozen, list(dropped), data, pick_device(device))
+    count = sum(len(shards) for shards in dropped.values())
+    click.echo(f"{cache}: {count} shards were bad and are built again")
+
+
+def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, device: str) -> None:
+    """Build what is missing of some columns, as they were built before."""
+    manifest = frozen.manifest
+    plan.propose(  # which refuses a source that has changed
+        cache, stage_one.make_source(manifest.source, data).listing(), pipeline=manifest.pipeline,
+        domain=manifest.domain, source=manifest.source, shard_size=manifest.shard_size,
+    )  # fmt: skip
+    specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}
+    for name in columns.with_inputs(cache, names, lambda name: specs[name].make_encoder()):
+        engines.run(specs[name].open(), engines.Share())
+
+
+@click.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--column", "names", multiple=True, metavar="NAME",
+              help="Only this column; repeat for several. Default: all.")  # fmt: skip
+@one_line_errors
+def reindex(cache: Path, names: tuple[str, ...]) -> None:
+    """Write the markers that are lost, from the headers of the shards.
+
+    Example: reed-cache reindex cache/digits
+    """
+    frozen, count = plan.load(cache), 0
+    for name in names or schema.columns(cache):
+        for marker in mend.reindex(cache, frozen, name):
+            lost = f", {len(marker.failed)} not in it" if marker.failed else ""
+            click.echo(f"{name} shard {marker.shard}: {len(marker.keys)} samples{lost}")
+            count += 1
+    click.echo(f"{cache}: {count} markers written")
+
+
+@click.command()
+@click.argument("cache", type=click.Path(path_type=Path))
+@click.option("--to", required=True, type=click.Choice(schema.CONTAINERS),
+              help="How the shards of the new cache are stored.")  # fmt: skip
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="The folder of the new cache.")  # fmt: skip
+@click.option("--column", "names", multiple=True, metavar="NAME",
+              help="Convert only this column, copy others; repeat. Default: all.")  # fmt: skip
+@one_line_errors
+def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
+    """Write the same cache with its shards in another container; rerun to resume.
+
+    Example: reed-cache convert cache/digits --to h5 --out cache/digits-h5
+    """
+    frozen = converting.convert(cache, out, to, names)
+    total = frozen.shards * len(schema.columns(out))
+    click.echo(f"{out}: {total} shards, every record read back and compared")

@@ -1,0 +1,85 @@
+"""Mending a cache: dropping what is damaged, so that it is built again, and lost markers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from reed.cache import codecs, files, reader, schema, shards
+from reed.cache.codecs import State
+from reed.cache.plan import Plan
+from reed.cache.schema import Column, Marker
+from reed.cache.stats import Stats
+from reed.cache.verify import Problem
+from reed.errors import ReedError
+
+ABSENT = "not in the shard (reindexed)"
+
+
+def repair(cache: Path, problems: Iterable[Problem]) -> dict[str, list[int]]:
+    """Remove the shards that have a problem, markers first, so that a build makes just these.
+
+    Returns column -> shards. Problems of a whole column are the caller's: its description and
+    its calibration determine every shard.
+    """
+    dropped: dict[str, list[int]] = {}
+    for problem in problems:
+        if problem.shard is not None:
+            column = schema.load_column(cache, problem.column)
+            for place in (schema.marker_path, schema.shard_path):
+                place(cache, column, problem.shard).unlink(missing_ok=True)
+            dropped.setdefault(problem.column, []).append(problem.shard)
+    return dropped
+
+
+def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
+    """Write the markers that a column lacks, from the headers of its shards; yields each.
+
+    Samples of the plan that are not in a shard count as failed; statistics are those of the
+    decoded values. ReedError if a shard is not one of this column and plan.
+    """
+    column = schema.load_column(cache, name)
+    state = reader.load_state(cache, column)
+    for shard in range(plan.shards):
+        path = schema.marker_path(cache, column, shard)
+        if not path.exists() and schema.shard_path(cache, column, shard).exists():
+            marker = _remake(cache, plan, column, state, shard)
+            files.write_atomic(path, schema.dump(marker))
+            yield marker
+
+
+def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], shard: int) -> Marker:
+    path = schema.shard_path(cache, column, shard)
+    parts, views = reader.parts_of(column), range(plan.manifest.views)
+    members, index = reader.CONTAINERS[column.container].scan(path, parts)
+    planned, there = plan.keys_of(shard), set(members)
+    keys = tuple(key for key in planned if shards.member_key(key) in there)
+    expected = [shards.member_key(key, view) for key in keys for view in views]
+    if members != expected:
+        odd = next((m for m in members if m not in expected), "another order or number")
+        raise ReedError(f"{path} holds {odd!r}, which the plan has not for shard {shard}")
+    marker = Marker(
+        column=column.name, shard=shard, keys=keys,
+        failed={key: ABSENT for key in planned if key not in set(keys)},
+        bytes=path.stat().st_size, sha256=schema.file_sha256(path), parts=index, stats={},
+    )  # fmt: skip
+    return schema.replace(marker, stats=_stats(path, column, marker, state, len(members)))
+
+
+def _stats(
+    path: Path, column: Column, marker: Marker, state: dict[str, State], records: int
+) -> dict:
+    """The statistics of what is stored, which is what was encoded if the codec loses nothing."""
+    fields = [field for field in column.fields if field.kind not in ("text", "label")]
+    parts = [part for field in fields for part in codecs.codec_of(field).parts(field)]
+    running = {field.name: Stats(field) for field in fields}
+    opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
+    with contextlib.closing(opened):
+        for row in range(records):
+            arrays = reader.stored(opened.read, marker, parts, row)
+            values = reader.decode(fields, arrays, state)
+            for field in fields:
+                codec = codecs.codec_of(field)
+                running[field.name].add(codec.restore(values[field.name], state[field.name]))
+    return {name: stats.summary() for name, stats in running.items()}

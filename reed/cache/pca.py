@@ -1,0 +1,64 @@
+"""Principal components of a column's channels, each scaled to unit variance (whitened).
+
+RARE aligns to 128 whitened components of DINOv2 and finds no loss against all 768 channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from reed.errors import ReedError
+
+# The least variance of a component, as a share of the mean over all channels. A direction in which
+# the calibration records do not vary (after a LayerNorm there is one) must not be blown up.
+FLOOR = 1e-4
+
+
+def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
+    """The leading components of some records, each array [..., D]; all kept as float32.
+
+    mean: [D]; basis: [components, D], orthonormal rows by falling variance, the largest entry of
+    each positive; std: [components], the square root of the variance along each, floored. The sums
+    and the decomposition are in float64. ReedError unless D >= components, there are more rows
+    than components, and all values are finite.
+    """
+    flat = [np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays]
+    rows, channels = sum(len(a) for a in flat), flat[0].shape[1]
+    if components > channels or components >= rows:
+        raise ReedError(
+            f"cannot fit {components} components to {rows} vectors of {channels} channels: "
+            "that takes as many channels and more vectors; keep fewer"
+        )
+    if not all(np.isfinite(a).all() for a in flat):
+        raise ReedError(f"cannot fit {components} components: some values are not finite")
+    mean = (sum(a.sum(axis=0, dtype=np.float64) for a in flat) / rows).astype(np.float32)
+    covariance = np.zeros((channels, channels))
+    for a in flat:
+        centred = a.astype(np.float64) - mean
+        covariance += centred.T @ centred
+    covariance /= rows
+    variances, vectors = np.linalg.eigh(covariance)
+    basis = vectors[:, ::-1][:, :components].T
+    largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], axis=1)
+    least = FLOOR * np.trace(covariance) / channels or 1.0
+    std = np.sqrt(np.maximum(variances[::-1][:components], least))
+    kept = {"mean": mean, "basis": basis * np.sign(largest), "std": std}
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in kept.items()}
+
+
+def whiten(x: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The components of vectors in units of their std: [..., D] -> [..., components], float64.
+
+    In float64, so that what is stored depends neither on the BLAS nor on its threads.
+    """
+    basis = state["basis"].astype(np.float64)
+    return (np.asarray(x, np.float64) - state["mean"]) @ basis.T / state["std"]
+
+
+def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The vectors that have these components, [..., components] -> [..., D], float64."""
+    return (
+        np.asarray(z, np.float64) * state["std"] @ state["basis"].astype(np.float64) + state["mean"]
+    )

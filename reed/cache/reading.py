@@ -1,0 +1,95 @@
+"""What an encoder is given: samples of a source, and records of the columns that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from reed.cache import reader, schema
+
+Sample = dict[str, Any]
+KEY = "key"  # what an encoder reads that needs to know which sample it is; no source entry
+
+
+class BadSample(Exception):
+    """A sample that a source cannot read or an encoder cannot take; the message is the reason."""
+
+
+class Source(Protocol):
+    """A raw data set: stable keys, and the named entries of each sample.
+
+    views: how many views of a sample it can give, 2 if also the mirrored one. Instances are
+    pickled into the reading processes, so they keep no open files and are cheap to send.
+    """
+
+    entries: tuple[str, ...]
+    views: int
+
+    def listing(self) -> dict[str, str]:
+        """Every key with a cheap stamp of its content (such as the file's size)."""
+        ...
+
+    def read(self, key: str, view: int = 0) -> Sample:
+        """The entries of one view of a sample; raises BadSample with the reason."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples that are encoded together: key -> one sample per view, and key -> what was wrong."""
+
+    samples: dict[str, list[Sample]]
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """All that reading the samples of a column needs; can be sent to another process."""
+
+    cache: Path
+    column: str
+    source: Source
+    reads: tuple[str, ...]
+    views: int
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it reads the source at all."""
+        return any("/" not in place and place != KEY for place in self.reads)
+
+    def chunk(self, shard: int, keys: Sequence[str]) -> Chunk:
+        """Some samples of one shard; one that fails in any view is left out."""
+        stored = [self._stored(shard, keys, view) for view in range(self.views)]
+        samples: dict[str, list[Sample]] = {}
+        failed: dict[str, str] = {}
+        for key in keys:
+            try:
+                samples[key] = [self._sample(key, view, stored[view]) for view in range(self.views)]
+            except BadSample as error:
+                failed[key] = str(error)
+        return Chunk(samples, failed)
+
+    def _sample(self, key: str, view: int, stored: dict[str, Sample]) -> Sample:
+        entries = dict(self.source.read(key, view)) if self.is_raw else {}
+        entries[KEY] = key
+        sample = {place: entries[place] for place in self.reads if "/" not in place}
+        for place, values in stored.items():
+            if key not in values:
+                raise BadSample(f"not in column {place.split('/')[0]!r}")
+            sample[place] = values[key]
+        return sample
+
+    def _stored(self, shard: int, keys: Sequence[str], view: int) -> dict[str, Sample]:
+        """Place in another column -> key -> value, of one view."""
+        found = {}
+        for place in self.reads:
+            if "/" in place:
+                column, field = schema.column_and_field(self.cache, place)
+                state = reader.load_state(self.cache, column)
+                records = reader.records(
+                    self.cache, column, shard, [field], state, view=view, keys=keys
+                )
+                found[place] = {key: values[field.name] for key, values in records}
+        return found

@@ -1,0 +1,52 @@
+"""The JSON files of a cache: each carries its own sha256, so that no flipped bit goes unseen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from reed import config
+from reed.errors import ReedError
+
+_BLANK = b"0" * 64
+_SEAL = re.compile(rb'\n "self": "([0-9a-f]{64})"')  # one blank: only the outermost table has it
+
+
+def dump(value: Any) -> bytes:
+    """The bytes of a JSON file of the cache: sorted keys, so equal content is equal bytes.
+
+    "self" is the sha256 of the file with 64 zeros in its place.
+    """
+    table = config.plain(value) | {"self": _BLANK.decode()}
+    data = (json.dumps(table, sort_keys=True, indent=1) + "\n").encode()
+    start, end = _SEAL.search(data).span(1)  # type: ignore[union-attr]
+    return data[:start] + hashlib.sha256(data).hexdigest().encode() + data[end:]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The table in a file that `dump` wrote, without "self"; ReedError when a bit differs."""
+    try:
+        data = path.read_bytes()
+        table = json.loads(data)
+        if b"\\ud" in data.lower():  # half a surrogate pair is no text, and cannot be printed
+            json.dumps(table, ensure_ascii=False).encode()
+    except OSError as error:
+        raise ReedError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReedError(f"cannot read {path}: {error}") from error
+    if not isinstance(table, dict):
+        raise ReedError(f"cannot read {path}: it holds no table, but {type(table).__name__}")
+    found = list(_SEAL.finditer(data))
+    if len(found) != 1:
+        raise ReedError(f'{path} has {len(found)} lines with its own sha256 ("self"), not one')
+    start, end = found[0].span(1)
+    digest = hashlib.sha256(data[:start] + _BLANK + data[end:]).hexdigest()
+    if digest != table.pop("self", None):
+        raise ReedError(
+            f"{path} is damaged or was edited: its sha256 is {digest[:12]}, "
+            f'"self" says {data[start : start + 12].decode()}; restore it'
+        )
+    return table

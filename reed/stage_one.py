@@ -1,0 +1,220 @@
+"""What a build consists of: names looked up, jobs opened, columns in order.
+
+Everything here is made of names and paths, so it can be sent to another process and opened there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from reed import pipelines
+from reed.cache import column as columns
+from reed.cache import plan, schema, space
+from reed.cache.build import Encoder, Job
+from reed.cache.plan import Plan
+from reed.cache.reading import Source
+from reed.cache.schema import Column
+from reed.cache.space import Size
+from reed.encoders import ENCODERS
+from reed.errors import ReedError
+from reed.sources import SOURCES
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One column to build, by names and paths: hashable and picklable.
+
+    encoder: a name, or "package.module:attribute" where `folder` may be needed to import it;
+    codecs: (field, codec) pairs; container: of a new column, empty for the default.
+    """
+
+    cache: Path
+    column: str
+    encoder: str
+    source: str
+    data: Path | None = None
+    codecs: tuple[tuple[str, str], ...] = ()
+    container: str = ""
+    device: str = "cpu"
+    folder: Path = Path()
+
+    @classmethod
+    def of_column(cls, cache: Path, name: str, data: Path | None, device: str) -> JobSpec:
+        """What rebuilds shards of a column that is there."""
+        column, manifest = schema.load_column(cache, name), schema.load_manifest(cache)
+        return cls(
+            cache, name, column.encoder, manifest.source, data,
+            tuple((field.name, field.codec) for field in column.fields), column.container, device,
+            Path.cwd(),
+        )  # fmt: skip
+
+    def absolute(self) -> JobSpec:
+        """The same for a process that runs in another folder."""
+        data = self.data and self.data.absolute()
+        return replace(self, cache=self.cache.absolute(), data=data, folder=self.folder.absolute())
+
+    def make_encoder(self) -> Encoder:
+        """The encoder, not loaded."""
+        return make_encoder(self.encoder, self.folder)
+
+    def open(self) -> Job:
+        """The job: encoder loaded, column described. The plan must be frozen already."""
+        encoder = self.make_encoder()
+        encoder.load(self.device)
+        return columns.open_job(
+            self.cache, plan.load(self.cache), self.column, encoder,
+            make_source(self.source, self.data), self._codecs(encoder),
+            encoder_name=self.encoder, container=self.container,
+        )  # fmt: skip
+
+    def _codecs(self, encoder: Encoder) -> dict[str, str]:
+        """Those that were asked for, then those that the column has; the others are defaults."""
+        if self.column not in schema.columns(self.cache):
+            return dict(self.codecs)
+        names = [field.name for field in encoder.fields]
+        have = schema.load_column(self.cache, self.column).fields
+        return {f.name: f.codec for f in have if f.name in names} | dict(self.codecs)
+
+    def describe(self) -> Column:
+        """The column as it is, or as it would be, as far as that decides its size."""
+        if self.column in schema.columns(self.cache):
+            return schema.load_column(self.cache, self.column)
+        encoder = self.make_encoder()
+        fields = tuple(encoder.fields)
+        column = Column(
+            self.column, self.encoder, "", encoder.reads, fields, container=self.container or "tar"
+        )
+        return schema.with_codec(column, dict(self.codecs))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks `reed-cache` to build.
+
+    encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
+    empty; codecs: COLUMN/FIELD=CODEC; flip: store the mirrored samples too; extend: take new
+    samples in; rebuild: throw away what is there.
+    """
+
+    pipeline: str
+    cache: Path
+    encoders: tuple[str, ...] = ()
+    data: Path | None = None
+    codecs: tuple[str, ...] = ()
+    container: str = ""
+    device: str = "cpu"
+    flip: bool = False
+    extend: bool = False
+    rebuild: bool = False
+
+
+@dataclass(frozen=True)
+class Build:
+    """A request with everything looked up; nothing is written yet.
+
+    plan: as it would be frozen; jobs: the columns to build, inputs first; sizes: what each of
+    these has still to write.
+    """
+
+    request: Request
+    listing: Mapping[str, str]
+    plan: Plan
+    jobs: tuple[JobSpec, ...]
+    sizes: tuple[Size, ...]
+
+    def check_space(self) -> None:
+        """ReedError when what is missing does not fit on the file system of the cache."""
+        cache = self.request.cache
+        space.check(cache, self.sizes, space.stored(cache) if self.request.rebuild else 0)
+
+    def freeze(self) -> Plan:
+        """Freeze the plan, after throwing the old one away where that was asked for."""
+        if self.request.rebuild:
+            plan.discard(self.request.cache)
+        return plan.freeze(self.request.cache, self.listing, **_settings(self.request))
+
+
+def prepare(request: Request) -> Build:
+    """Look everything up and plan it; raises every ReedError that can be had before encoding."""
+    pipeline = pipelines.load(request.pipeline)
+    # A rebuild starts from nothing, whatever is there: it is planned in a folder that is not.
+    cache = request.cache / ".rebuilt" if request.rebuild else request.cache
+    source = make_source(pipeline.source, request.data)
+    if request.flip and source.views < 2:
+        raise ReedError(f"source {pipeline.source!r} cannot mirror its samples; leave out --flip")
+    asked = dict(parse_encoder(text) for text in (request.encoders or pipeline.encoders))
+    asked = {name: name for name in pipeline.base} | asked
+    chosen = parse_codecs(request.codecs)
+    folder = Path.cwd()
+
+    def encoder_of(name: str) -> str:
+        there = name not in asked and name in schema.columns(cache)
+        return schema.load_column(cache, name).encoder if there else asked.get(name, name)
+
+    wanted = columns.with_inputs(
+        cache, list(asked), lambda name: make_encoder(encoder_of(name), folder)
+    )
+    for name in chosen:
+        if name not in wanted:
+            raise ReedError(f"--codec names column {name!r}, which is not built here")
+    listing = source.listing()
+    frozen = plan.propose(cache, listing, **_settings(request))
+    jobs = tuple(
+        JobSpec(
+            cache, name, encoder_of(name), pipeline.source, request.data,
+            chosen.get(name, ()), request.container, request.device, folder,
+        )
+        for name in wanted
+    )  # fmt: skip
+    sizes = tuple(space.size_of(cache, frozen, job.describe()) for job in jobs)
+    jobs = tuple(replace(job, cache=request.cache) for job in jobs)
+    return Build(request, listing, frozen, jobs, sizes)
+
+
+def make_source(name: str, data: Path | None) -> Source:
+    """The source called `name`, of the raw data at `data`."""
+    return SOURCES.get(name)(data)
+
+
+def make_encoder(name: str, folder: Path) -> Encoder:
+    """The encoder called `name`, not loaded; modules in `folder` can be named, too."""
+    if ":" in name and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    return ENCODERS.get(name)()
+
+
+def parse_encoder(text: str) -> tuple[str, str]:
+    """The column and the encoder that NAME, COLUMN=NAME or COLUMN=module:attribute stand for."""
+    column, equals, encoder = text.partition("=")
+    if not equals and ":" in text:
+        raise ReedError(
+            f"--encoder {text!r} does not say what its column is called; write NAME={text}"
+        )
+    if not schema.is_column_name(column):
+        rule = "use letters, digits, '.', '_' and '-' only"
+        raise ReedError(f"--encoder {text!r}: its column cannot be called {column!r}; {rule}")
+    return column, encoder if equals else column
+
+
+def parse_codecs(choices: tuple[str, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """COLUMN/FIELD=CODEC by column, as (field, codec) pairs."""
+    chosen: dict[str, tuple[tuple[str, str], ...]] = {}
+    for choice in choices:
+        place, equals, codec = choice.partition("=")
+        column, slash, field = place.partition("/")
+        if not (equals and slash):
+            raise ReedError(f"--codec {choice!r} is not COLUMN/FIELD=CODEC")
+        chosen[column] = (*chosen.get(column, ()), (field, codec))
+    return chosen
+
+
+def _settings(request: Request) -> dict[str, Any]:
+    pipeline = pipelines.load(request.pipeline)
+    return {
+        "pipeline": request.pipeline, "domain": pipeline.domain, "source": pipeline.source,
+        "shard_size": pipeline.shard_size, "flip": request.flip, "extend": request.extend,
+    }  # fmt: skip

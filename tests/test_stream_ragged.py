@@ -1,0 +1,137 @@
+"""Samples of different lengths: batches under a token budget, padded, with a mask."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from reed.cache import engines
+from reed.cache.engines import Share
+from reed.cache.schema import Field
+from reed.cache.stream import ShardStream
+from reed.errors import ReedError
+
+BUDGET = 96
+PLACES = {"x": "chain/x", "pair": "chain/pair", "label": "chain/label", "t": "teacher/tokens"}
+
+
+def length_of(number):
+    return 1 + (number * 7) % 41
+
+
+@pytest.fixture(scope="module")
+def ragged(fakes, tmp_path_factory):
+    """60 chains of 1 to 41 tokens: coordinates, a pair field, a label; int8 tokens beside them."""
+
+    def chain(number):
+        return fakes.random("chain", number).standard_normal((length_of(number), 8))
+
+    class Chain(fakes.Encoder):
+        reads = ("label", "sentence", "pixels")
+        fields = (
+            Field("x", "data", (None, 3)),
+            Field("pair", "pair", (None, 4, 2), "float16"),
+            Field("label", "label", (), "int64"),
+        )
+
+        def encode(self, samples):
+            numbers = [number_of(s) for s in samples]
+            rows = [chain(n).astype(np.float32) for n in numbers]
+            pairs = [np.ones((len(r), 4, 2), np.float32) * r[:, :1, None] for r in rows]
+            return {"x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers}
+
+    class Teacher(fakes.Encoder):
+        reads = ("label", "sentence", "pixels")
+        fields = (Field("tokens", "token", (None, 8), "int8"),)
+        longer = 0
+
+        def encode(self, samples):
+            rows = [chain(number_of(s)).astype(np.float32) for s in samples]
+            return {"tokens": [np.pad(r, ((0, self.longer), (0, 0))) for r in rows]}
+
+    class Numbered(fakes.Source):
+        def read(self, key, view=0):
+            return super().read(key) | {"label": self.keys.index(key)}
+
+    def number_of(sample):
+        return int(sample["label"])
+
+    cache = tmp_path_factory.mktemp("ragged") / "fake"
+    for name, encoder in (("chain", Chain()), ("teacher", Teacher()), ("long", Teacher())):
+        encoder.longer = name == "long"
+        engines.run(fakes.job(cache, name, Numbered(), encoder), Share(), progress=False)
+    return cache, chain
+
+
+def take(stream, start, count):
+    with contextlib.closing(stream.batches(start)) as batches:
+        return [
+            (s.rows.copy(), stream.decode(s), s.mask(), s.lengths)
+            for s in itertools.islice(batches, count)
+        ]
+
+
+def open_stream(ragged, **changes):
+    return ShardStream(ragged[0], PLACES, tokens=BUDGET, **({"seed": 2, "threads": 0} | changes))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_ranks_and_threads_do_not_change_a_ragged_batch(ragged, world, threads):
+    whole = take(open_stream(ragged), 3, 10)
+    parts = [
+        take(open_stream(ragged, rank=r, world=world, threads=threads), 3, 10) for r in range(world)
+    ]
+    for step, (rows, values, mask, _) in enumerate(whole):
+        ranks = [part[step] for part in parts]
+        assert np.array_equal(np.concatenate([rank[0] for rank in ranks]), rows)
+        for name, value in values.items():
+            assert torch.equal(torch.cat([rank[1][name] for rank in ranks]), value)
+        assert torch.equal(torch.cat([rank[2] for rank in ranks]), mask)
+
+
+def test_records_are_whole_padded_with_zeros_and_masked(ragged):
+    stream = open_stream(ragged)
+    for rows, values, mask, lengths in take(stream, 0, 2 * 25):
+        assert len(rows) * mask.shape[1] <= BUDGET
+        assert mask.sum(1).tolist() == lengths.tolist()
+        for j, number in enumerate(values["label"].tolist()):
+            want = ragged[1](number).astype(np.float32)
+            long = length_of(number)
+            assert lengths[j] == long
+            assert np.array_equal(values["x"][j, :long], want[:, :3])
+            assert torch.cosine_similarity(
+                values["t"][j, :long], torch.from_numpy(want), dim=-1
+            ).min() > 0.999  # fmt: skip
+            assert all(not values[name][j, long:].any() for name in ("x", "pair", "t"))
+
+
+def test_each_ragged_sample_is_read_once_per_epoch(ragged):
+    stream = open_stream(ragged)
+    steps = 0
+    seen = []
+    for rows, *_ in take(stream, 0, 60):
+        seen += rows.tolist()
+        steps += 1
+        if len(seen) == 60:
+            break
+    assert sorted(seen) == list(range(60))
+
+
+def test_a_ragged_field_needs_a_budget(ragged):
+    with pytest.raises(ReedError, match="chain/x.*need a budget of tokens"):
+        ShardStream(ragged[0], PLACES, 4)
+
+
+def test_a_budget_below_the_longest_sample_is_refused(ragged):
+    with pytest.raises(ReedError, match="longest sample has 41 tokens, the budget is 40"):
+        ShardStream(ragged[0], PLACES, tokens=40)
+
+
+def test_fields_whose_lengths_differ_are_not_paired(ragged):
+    with pytest.raises(ReedError, match=r"sample .* tokens in one column and .* in long/tokens"):
+        ShardStream(ragged[0], PLACES | {"t": "long/tokens"}, tokens=BUDGET)
