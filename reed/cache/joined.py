@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from reed.cache import codecs, reader, schema
+from reed.cache.offsets import Out
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
@@ -90,33 +91,24 @@ class JoinedColumn:
 
     def read(
         self, opened: reader.OpenShards, rows: np.ndarray, views: np.ndarray,
-        out: Mapping[str, list[np.ndarray]],
+        out: Out,
     ) -> dict[int, ReedError]:  # fmt: skip
         """Fill out[part][j] with view views[j] of rows[j]; returns what failed, by j."""
         shards, records = self.shard[rows], self.place[rows] * self._views + views
+        order = np.argsort(shards, kind="stable")
+        chosen = {
+            int(shards[members[0]]): members
+            for members in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)
+            if len(members)
+        }
+        groups = {shard: _group(members, records, out) for shard, members in chosen.items()}
         failed: dict[int, ReedError] = {}
-        for shard in np.unique(shards):
-            chosen = np.flatnonzero(shards == shard)
-            try:
-                self._read_some(opened, shard, chosen, records, out)
-            except ReedError as error:
-                if len(chosen) == 1:
-                    failed[int(chosen[0])] = error
-                else:  # one by one, to find which
-                    failed |= self._read_each(opened, shard, chosen, records, out)
-        return failed
-
-    def _read_some(self, opened, shard, chosen, records, out) -> None:
-        wanted = {name: [arrays[j] for j in chosen] for name, arrays in out.items()}
-        opened.read(int(shard), records[chosen].tolist(), wanted)
-
-    def _read_each(self, opened, shard, chosen, records, out) -> dict[int, ReedError]:
-        failed = {}
-        for j in chosen:
-            try:
-                self._read_some(opened, shard, [j], records, out)
-            except ReedError as error:
-                failed[int(j)] = error
+        for shard in opened.read_many(groups):  # one by one, to find which
+            for j in chosen[shard]:
+                try:
+                    opened.read(shard, *_group([j], records, out))
+                except ReedError as error:
+                    failed[int(j)] = error
         return failed
 
     def state_on(self, name: str, device: torch.device | str) -> dict[str, torch.Tensor]:
@@ -126,6 +118,12 @@ class JoinedColumn:
             state = self._state[self.fields[name].name]
             self._on[where] = {key: torch.from_numpy(a).to(device) for key, a in state.items()}
         return self._on[where]
+
+
+def _group(members: Sequence[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
+    """The records of some places of a batch, and where they go."""
+    wanted = {name: [arrays[j] for j in members] for name, arrays in out.items()}
+    return [int(records[j]) for j in members], wanted
 
 
 def _by_column(cache: Path, places: Mapping[str, str]) -> dict[str, dict[str, Field]]:

@@ -21,6 +21,8 @@ from reed.errors import ReedError
 _GAP = 64 * 1024  # reading over a smaller gap is cheaper than a second system call
 _IOV_MAX = 1024
 _MOST = 2**53  # more than any file has, and what float64 still counts exactly
+Out = Mapping[str, Sequence[np.ndarray | memoryview]]
+Call = tuple[int, list[memoryview], int, int]  # descriptor, buffers, offset, bytes
 _START = operator.itemgetter(0)
 _scratch = memoryview(bytearray(_GAP))
 
@@ -35,32 +37,23 @@ class Shard:
         except OSError as error:
             raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
 
-    def read(self, rows: Sequence[int], out: dict[str, Sequence[np.ndarray]]) -> None:
+    def read(self, rows: Sequence[int], out: Out) -> None:
         """Fill `out[part][j]` with record `rows[j]`, in as few system calls as the layout allows.
 
-        out: writable C-contiguous arrays of the stored size. Raises EOFError with the offset
-        when the file ends early.
+        out: writable C-contiguous arrays of the stored size, or their memory. Raises EOFError
+        with the offset when the file ends early.
         """
+        for call in self.calls(rows, out):
+            perform(*call)
+
+    def calls(self, rows: Sequence[int], out: Out) -> list[Call]:
+        """What `read` will ask of the system, for `perform`; nothing is read yet."""
         wanted = []
         for name, arrays in out.items():
             starts = _starts(self._parts[name]["offsets"], rows)
-            wanted += zip(starts, map(_bytes_of, arrays), strict=True)
+            wanted += zip(starts, map(bytes_of, arrays), strict=True)
         wanted.sort(key=_START)
-        run: list[memoryview] = []
-        start = end = 0
-        for offset, view in wanted:
-            gap = offset - end
-            if run and (gap < 0 or gap > _GAP or len(run) > _IOV_MAX - 2):
-                _fill(self._file, run, start, end - start)
-                run = []
-            if not run:
-                start = offset
-            elif gap:
-                run.append(_scratch[:gap])
-            run.append(view)
-            end = offset + len(view)
-        if run:
-            _fill(self._file, run, start, end - start)
+        return _runs(self._file, wanted)
 
     def close(self) -> None:
         """Close the file."""
@@ -74,14 +67,45 @@ def _starts(offsets: dict[str, int] | list[int], rows: Sequence[int]) -> list[in
     return [first + row * stride for row in rows]
 
 
-def _bytes_of(array: np.ndarray) -> memoryview:
+def bytes_of(array: np.ndarray | memoryview) -> memoryview:
+    """The memory of a writable C-contiguous array, as bytes; a view of bytes is itself."""
+    if isinstance(array, memoryview):
+        return array
     # a view without entries cannot be cast
     return memoryview(array).cast("B") if array.size else _scratch[:0]
 
 
-def _fill(file: int, buffers: list[memoryview], offset: int, want: int) -> None:
-    got = os.preadv(file, buffers, offset)
-    while got < want:  # a short read is legal; only nothing at all is the end
+def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
+    """Payloads in order of their offsets, those that are close together in one call."""
+    runs: list[Call] = []
+    views: list[memoryview] = []
+    start = end = 0
+    for offset, view in wanted:
+        gap = offset - end
+        if views and (gap < 0 or gap > _GAP or len(views) > _IOV_MAX - 2):
+            runs.append((file, views, start, end - start))
+            views = []
+        if not views:
+            start = offset
+        elif gap:
+            views.append(_scratch[:gap])
+        views.append(view)
+        end = offset + len(view)
+    if views:
+        runs.append((file, views, start, end - start))
+    return runs
+
+
+def perform(file: int, views: list[memoryview], offset: int, want: int) -> None:
+    """Read `want` bytes at `offset` into some buffers; EOFError when the file ends early."""
+    got = os.preadv(file, views, offset)
+    if got != want:
+        _fill(file, views, offset, want, got)
+
+
+def _fill(file: int, buffers: list[memoryview], offset: int, want: int, got: int) -> None:
+    """The rest of a read that came short, which is legal; only nothing at all is the end."""
+    while got < want:
         left, skip = [], got
         for buffer in buffers:
             if skip < len(buffer):

@@ -7,7 +7,7 @@ import math
 import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from reed.errors import ReedError
 CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
 
 
+Group = tuple[Sequence[int], offsets.Out]
 Read = Callable[[Sequence[int], dict[str, Sequence[np.ndarray]]], None]
 
 
@@ -41,35 +42,69 @@ class OpenShards:
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
 
-    def read(self, shard: int, rows: Sequence[int], out: dict[str, Sequence[np.ndarray]]) -> None:
+    def read(self, shard: int, rows: Sequence[int], out: offsets.Out) -> None:
         """Fill `out[part][j]` with record `rows[j]` of a shard; ReedError names what broke."""
         try:
-            with self._borrowed(shard) as opened:
-                opened.read(rows, out)
+            with self._borrowed([shard]) as opened:
+                opened[shard].read(rows, out)
         except (EOFError, OSError) as error:
             path = schema.shard_path(self._cache, self._column, shard)
             key = self._markers[shard].keys[rows[0] // self._views]
             where = f"{path}, key {key!r}"
             raise ReedError(f"{where}: {error}; run reed-cache verify {self._cache}") from error
 
+    def read_many(self, groups: Mapping[int, Group]) -> list[int]:
+        """Fill what `groups` says of each shard; returns the shards that `read` would refuse.
+
+        All of the Python work comes first, then the system calls back to back, so that threads
+        seldom wait for one another.
+        """
+        failed = []
+        with self._borrowed(groups, missing=failed) as opened:
+            calls = [
+                (shard, call)
+                for shard, each in opened.items()
+                for call in each.calls(*groups[shard])
+            ]
+            for shard, call in calls:
+                try:
+                    offsets.perform(*call)
+                except (EOFError, OSError):
+                    failed.append(shard)
+        return failed
+
     @contextlib.contextmanager
-    def _borrowed(self, shard: int) -> Iterator[Any]:
+    def _borrowed(
+        self, shards: Iterable[int], missing: list[int] | None = None
+    ) -> Iterator[dict[int, Any]]:
+        """Open shards that stay open inside the `with`; those that cannot be go to `missing`."""
+        opened: dict[int, Any] = {}
         with self._lock:
-            if shard not in self._open:
-                path = schema.shard_path(self._cache, self._column, shard)
-                container = CONTAINERS[self._column.container]
-                self._open[shard] = container.Shard(path, self._markers[shard].parts)
-            self._open.move_to_end(shard)
-            self._users[shard] += 1
-            opened = self._open[shard]
+            for shard in shards:
+                try:
+                    opened[shard] = self._get(shard)
+                except ReedError:
+                    if missing is None:
+                        raise
+                    missing.append(shard)
+            self._users.update(opened.keys())
         try:
             yield opened
         finally:
             with self._lock:
-                self._users[shard] -= 1
-                idle = [s for s in self._open if not self._users[s]]
-                for old in idle[: len(self._open) - self._limit]:
-                    self._open.pop(old).close()
+                self._users.subtract(opened.keys())
+                if len(self._open) > self._limit:
+                    idle = [shard for shard in self._open if not self._users[shard]]
+                    for shard in idle[: len(self._open) - self._limit]:
+                        self._open.pop(shard).close()
+
+    def _get(self, shard: int) -> Any:
+        if shard not in self._open:
+            path = schema.shard_path(self._cache, self._column, shard)
+            container = CONTAINERS[self._column.container]
+            self._open[shard] = container.Shard(path, self._markers[shard].parts)
+        self._open.move_to_end(shard)
+        return self._open[shard]
 
     def close(self) -> None:
         """Close every open shard; nobody may be reading."""

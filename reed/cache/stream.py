@@ -9,17 +9,16 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from reed.cache import codecs, plan
-from reed.cache.codecs import Part
 from reed.cache.joined import Joined
 from reed.cache.order import Order, RaggedOrder
 from reed.cache.reader import OpenShards
+from reed.cache.ring import Buffer
 from reed.cache.schema import Field
 from reed.errors import ReedError
 from reed.seeding import seed_for
@@ -79,7 +78,7 @@ class ShardStream:
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
         self._order = _order(self._joined, places, batch, tokens, seed)
-        self._ring: list[dict[str, dict[str, torch.Tensor]]] = []
+        self._ring: list[dict[str, dict[str, Buffer]]] = []
         self._copied: dict[int, torch.cuda.Event] = {}  # place in the ring -> when it may be reused
 
     @property
@@ -152,19 +151,14 @@ class ShardStream:
         first, last = (len(batch) * r // self._world for r in (self._rank, self._rank + 1))
         return batch[first:last], drawn[first:last]
 
-    def _buffers(self) -> dict[str, dict[str, torch.Tensor]]:
+    def _buffers(self) -> dict[str, dict[str, Buffer]]:
         """Column -> part -> one buffer for the largest batch; a field asked for twice has one."""
         shapes = _largest(self._order, self._world)
-
-        def buffer(part: Part) -> torch.Tensor:
-            counts = [rows * prod(length if n is None else n for n in part.shape)
-                      for rows, length in shapes]  # fmt: skip
-            array = torch.from_numpy(np.zeros(max(counts), part.dtype))
-            return array.pin_memory() if self._pin else array
-
         return {
             column.name: {
-                part.name: buffer(part) for each in column.parts.values() for part in each
+                part.name: Buffer(part, shapes, self._pin)
+                for each in column.parts.values()
+                for part in each
             }
             for column in self._joined.columns
         }
@@ -182,17 +176,9 @@ class ShardStream:
         tensors: list[torch.Tensor] = []
         failed: dict[int, ReedError] = {}
         for column in self._joined.columns:
-            mine = {
-                part.name: _shaped(
-                    self._ring[place][column.name][part.name], part, len(rows), length
-                )
-                for each in column.parts.values()
-                for part in each
-            }
-            out = {
-                name: _records(tensor.numpy(), lengths if name in column.ragged else None)
-                for name, tensor in mine.items()
-            }
+            buffers = self._ring[place][column.name]
+            mine = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
+            out = {name: buffers[name].records(tensor, lengths) for name, tensor in mine.items()}
             failed |= column.read(opened[column.name], rows, views, out)
             tensors += mine.values()
             parts |= {name: [mine[p.name] for p in each] for name, each in column.parts.items()}
@@ -237,21 +223,6 @@ def _largest(order: Order | RaggedOrder, world: int) -> set[tuple[int, int]]:
     """(rows of a rank, padded length) of the batches that need the most memory."""
     shapes = order.shapes if isinstance(order, RaggedOrder) else {(order.batch, 0)}
     return {(-(-rows // world), length) for rows, length in shapes}
-
-
-def _shaped(buffer: torch.Tensor, part: Part, rows: int, length: int) -> torch.Tensor:
-    """The beginning of a flat buffer as [rows, ...]."""
-    shape = (rows, *(length if n is None else n for n in part.shape))
-    return buffer[: prod(shape)].view(shape)
-
-
-def _records(array: np.ndarray, lengths: np.ndarray | None) -> list[np.ndarray]:
-    """Where each record goes: a row of the batch, or its beginning, the padding set to zero."""
-    if lengths is None:
-        return [array[j : j + 1] for j in range(len(array))]
-    for j, length in enumerate(lengths):
-        array[j, length:] = 0
-    return [array[j, :length] for j, length in enumerate(lengths)]
 
 
 def _file_limit() -> int:

@@ -198,13 +198,14 @@ def main(folder: Path, samples: int, runs: int) -> None:
 
 
 def _memory(cache: Path, runs: int) -> report.Figure:
-    """Peak resident memory that reading adds, in processes of their own, whatever the size."""
+    """Anonymous resident memory that 64 batches add, in processes of their own."""
     code = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1]); import loader, itertools, pathlib\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
-        "before = peak()\n"
-        "for _ in itertools.islice(loader.ours(pathlib.Path(sys.argv[2]), 2), 64): pass\n"
-        "print(peak() - before)"
+        "import sys; sys.path.insert(0, sys.argv[1]); import loader, itertools, pathlib\n"
+        "status = lambda: pathlib.Path('/proc/self/status').read_text().split('RssAnon:')[1]\n"
+        "held = lambda: int(status().split()[0]) / 1024\n"
+        "before, batches = held(), loader.ours(pathlib.Path(sys.argv[2]), 2)\n"
+        "for _ in itertools.islice(batches, 64): pass\n"
+        "print(held() - before)"
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent), str(cache)]
     found = [float(subprocess.check_output(command, text=True)) for _ in range(runs)]
