@@ -25,6 +25,9 @@ _WHAT = (
                  help="The raw data, where the source reads files."),
     click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
                  help="Store a field in another way, such as digits-vit/tokens=float16."),
+    click.option("--set", "options", multiple=True, metavar="COLUMN.NAME=VALUE",
+                 help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
+                 "reader, such as dinov2-b.weights=FILE or source.resolution=512."),
     click.option("--container", type=click.Choice(schema.CONTAINERS), default=None,
                  help="How shards of new columns are stored. Default: tar."),
     click.option("--flip", is_flag=True, help="Store the mirrored samples too, in every column."),

@@ -100,7 +100,8 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
     """Build what is missing of some columns, as they were built before."""
     manifest = frozen.manifest
     plan.propose(  # which refuses a source that has changed
-        cache, stage_one.make_source(manifest.source, data).listing(), pipeline=manifest.pipeline,
+        cache, stage_one.make_source(manifest.source, data, manifest.options).listing(),
+        pipeline=manifest.pipeline,
         domain=manifest.domain, source=manifest.source, shard_size=manifest.shard_size,
     )  # fmt: skip
     specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}

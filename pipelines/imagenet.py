@@ -34,6 +34,6 @@ PIPELINE = Pipeline(
     domain="image",
     source="images",
     base=("sd-vae", "labels"),
-    encoders=("dinov2-b",),
+    encoders=("dinov2-b", "captions", "qwen2-vl-7b"),
     shard_size=1024,
 )

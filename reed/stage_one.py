@@ -5,13 +5,16 @@ Everything here is made of names and paths, so it can be sent to another process
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reed import pipelines
+from reed import config, pipelines
 from reed.cache import column as columns
 from reed.cache import plan, schema, space
 from reed.cache.build import Encoder, Job
@@ -20,7 +23,7 @@ from reed.cache.reading import Source
 from reed.cache.schema import Column
 from reed.cache.space import Size
 from reed.encoders import ENCODERS
-from reed.errors import ReedError
+from reed.errors import ReedError, suggest
 from reed.sources import SOURCES
 
 
@@ -29,7 +32,8 @@ class JobSpec:
     """One column to build, by names and paths: hashable and picklable.
 
     encoder: a name, or "package.module:attribute" where `folder` may be needed to import it;
-    codecs: (field, codec) pairs; container: of a new column, empty for the default.
+    codecs: (field, codec) pairs; container: of a new column, empty for the default; options:
+    settings of the encoder, as JSON.
     """
 
     cache: Path
@@ -41,6 +45,7 @@ class JobSpec:
     container: str = ""
     device: str = "cpu"
     folder: Path = Path()
+    options: str = "{}"
 
     @classmethod
     def of_column(cls, cache: Path, name: str, data: Path | None, device: str) -> JobSpec:
@@ -49,7 +54,7 @@ class JobSpec:
         return cls(
             cache, name, column.encoder, manifest.source, data,
             tuple((field.name, field.codec) for field in column.fields), column.container, device,
-            Path.cwd(),
+            Path.cwd(), json.dumps(column.options),
         )  # fmt: skip
 
     def absolute(self) -> JobSpec:
@@ -59,16 +64,16 @@ class JobSpec:
 
     def make_encoder(self) -> Encoder:
         """The encoder, not loaded."""
-        return make_encoder(self.encoder, self.folder)
+        return make_encoder(self.encoder, self.folder, json.loads(self.options))
 
     def open(self) -> Job:
         """The job: encoder loaded, column described. The plan must be frozen already."""
-        encoder = self.make_encoder()
+        encoder, frozen = self.make_encoder(), plan.load(self.cache)
         encoder.load(self.device)
         return columns.open_job(
-            self.cache, plan.load(self.cache), self.column, encoder,
-            make_source(self.source, self.data), self._codecs(encoder),
-            encoder_name=self.encoder, container=self.container,
+            self.cache, frozen, self.column, encoder,
+            make_source(self.source, self.data, frozen.manifest.options), self._codecs(encoder),
+            encoder_name=self.encoder, container=self.container, options=json.loads(self.options),
         )  # fmt: skip
 
     def _codecs(self, encoder: Encoder) -> dict[str, str]:
@@ -96,7 +101,8 @@ class Request:
     """What a user asks `reed-cache` to build.
 
     encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
-    empty; codecs: COLUMN/FIELD=CODEC; flip: store the mirrored samples too; extend: take new
+    empty; codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
+    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new
     samples in; rebuild: throw away what is there.
     """
 
@@ -105,6 +111,7 @@ class Request:
     encoders: tuple[str, ...] = ()
     data: Path | None = None
     codecs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     container: str = ""
     device: str = "cpu"
     flip: bool = False
@@ -135,7 +142,8 @@ class Build:
         """Freeze the plan, after throwing the old one away where that was asked for."""
         if self.request.rebuild:
             plan.discard(self.request.cache)
-        return plan.freeze(self.request.cache, self.listing, **_settings(self.request))
+        options = self.plan.manifest.options
+        return plan.freeze(self.request.cache, self.listing, **_settings(self.request, options))
 
 
 def prepare(request: Request) -> Build:
@@ -143,7 +151,10 @@ def prepare(request: Request) -> Build:
     pipeline = pipelines.load(request.pipeline)
     # A rebuild starts from nothing, whatever is there: it is planned in a folder that is not.
     cache = request.cache / ".rebuilt" if request.rebuild else request.cache
-    source = make_source(pipeline.source, request.data)
+    options = parse_options(request.options)
+    known = schema.load_manifest(cache).options if (cache / "manifest.json").is_file() else {}
+    settings = _settings(request, options.pop("source", known))
+    source = make_source(pipeline.source, request.data, settings["options"])
     if request.flip and source.views < 2:
         raise ReedError(f"source {pipeline.source!r} cannot mirror its samples; leave out --flip")
     asked = dict(parse_encoder(text) for text in (request.encoders or pipeline.encoders))
@@ -155,18 +166,26 @@ def prepare(request: Request) -> Build:
         there = name not in asked and name in schema.columns(cache)
         return schema.load_column(cache, name).encoder if there else asked.get(name, name)
 
+    def options_of(name: str) -> dict[str, Any]:
+        there = name in schema.columns(cache)
+        kept = schema.load_column(cache, name).options if there else {}
+        return config.merge(kept, options.get(name, {}))
+
     wanted = columns.with_inputs(
-        cache, list(asked), lambda name: make_encoder(encoder_of(name), folder)
+        cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
-    for name in chosen:
-        if name not in wanted:
-            raise ReedError(f"--codec names column {name!r}, which is not built here")
+    for flag, names in (("--codec", chosen), ("--set", options)):
+        for name in names:
+            if name not in wanted:
+                hint = suggest(name, [*wanted, "source"] if flag == "--set" else wanted)
+                raise ReedError(f"{flag} names {name!r}, which is not built here.{hint}")
     listing = source.listing()
-    frozen = plan.propose(cache, listing, **_settings(request))
+    frozen = plan.propose(cache, listing, **settings)
     jobs = tuple(
         JobSpec(
             cache, name, encoder_of(name), pipeline.source, request.data,
             chosen.get(name, ()), request.container, request.device, folder,
+            json.dumps(options_of(name)),
         )
         for name in wanted
     )  # fmt: skip
@@ -175,16 +194,38 @@ def prepare(request: Request) -> Build:
     return Build(request, listing, frozen, jobs, sizes)
 
 
-def make_source(name: str, data: Path | None) -> Source:
-    """The source called `name`, of the raw data at `data`."""
-    return SOURCES.get(name)(data)
+def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
+    """The source called `name`, of the raw data at `data`, with some of its settings."""
+    given = {} if data is None else {"data": data}
+    return _made(SOURCES.get(name), given, options, "source")
 
 
-def make_encoder(name: str, folder: Path) -> Encoder:
+def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
     """The encoder called `name`, not loaded; modules in `folder` can be named, too."""
     if ":" in name and str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
-    return ENCODERS.get(name)()
+    return _made(ENCODERS.get(name), {}, options, name)
+
+
+def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Any:
+    """An instance of a registered class, or of a partial of one; its fields are its settings."""
+    made, known = (item.func, item.keywords) if isinstance(item, partial) else (item, {})
+    if dataclasses.is_dataclass(made):
+        return config.build(made, {**known, **given, **options}, where)
+    if options:
+        raise ReedError(f"{where} has no settings, so none called {next(iter(options))!r}")
+    return made(**known, **given)
+
+
+def parse_options(choices: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+    """COLUMN.NAME=VALUE by column; the value is TOML, or a bare word."""
+    found: dict[str, Any] = {}
+    for choice in choices:
+        found = config.merge(found, config.assignment(choice))
+    for name, table in found.items():
+        if not isinstance(table, dict):
+            raise ReedError(f"--set {name}=… does not say of what; write COLUMN.{name}=…")
+    return found
 
 
 def parse_encoder(text: str) -> tuple[str, str]:
@@ -212,9 +253,10 @@ def parse_codecs(choices: tuple[str, ...]) -> dict[str, tuple[tuple[str, str], .
     return chosen
 
 
-def _settings(request: Request) -> dict[str, Any]:
+def _settings(request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
     pipeline = pipelines.load(request.pipeline)
     return {
         "pipeline": request.pipeline, "domain": pipeline.domain, "source": pipeline.source,
         "shard_size": pipeline.shard_size, "flip": request.flip, "extend": request.extend,
+        "options": options,
     }  # fmt: skip

@@ -482,7 +482,7 @@ def test_the_files_of_a_column_are_what_the_readme_says(whole):
     described = json.loads((whole / "tokens" / "column.json").read_text())
     assert set(described) == {
         "name", "encoder", "revision", "reads", "inputs", "licence", "container", "calibration",
-        "fields", "self",
+        "fields", "options", "self",
     }  # fmt: skip
     assert set(described["fields"][0]) == {"name", "kind", "shape", "codec", "scale", "shift"}
     marker = json.loads((whole / "tokens" / "000000.json").read_text())

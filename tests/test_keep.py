@@ -273,7 +273,7 @@ def wired_fakes(fakes, monkeypatch):
             self.get = items.__getitem__
 
     monkeypatch.setattr(stage_one, "ENCODERS", Table(fakes.ENCODERS))
-    monkeypatch.setattr(stage_one, "SOURCES", Table({"fakes": lambda data: fakes.Source()}))
+    monkeypatch.setattr(stage_one, "SOURCES", Table({"fakes": lambda data=None: fakes.Source()}))
 
 
 def test_repair_of_a_column_is_refused(cache, fakes):
@@ -288,7 +288,7 @@ def test_repair_of_a_column_is_refused(cache, fakes):
 def test_repair_with_another_source_is_refused(cache, fakes, wired_fakes, monkeypatch):
     from reed import stage_one
 
-    stage_one.SOURCES.get = {"fakes": lambda data: fakes.Source(30)}.__getitem__
+    stage_one.SOURCES.get = {"fakes": lambda data=None: fakes.Source(30)}.__getitem__
     (cache / "tokens" / "000001.tar").unlink()
     result = run("repair", cache, "--device", "cpu")
     assert result.exit_code == 2 and "30 gone" in result.stderr

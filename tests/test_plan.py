@@ -185,6 +185,7 @@ def test_the_plan_on_disk_is_what_the_readme_says(tmp_path):
     assert manifest == {
         "format": 1, "pipeline": "p", "domain": "image", "source": "src", "shard_size": 4,
         "order_seed": 0, "segments": [9], "keys_sha256": frozen.manifest.keys_sha256, "views": 1,
+        "options": {},
         "self": manifest["self"],
     }  # fmt: skip
 

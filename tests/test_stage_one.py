@@ -331,7 +331,7 @@ def test_the_second_view_is_the_first_one_mirrored(digits, mirrored):
 
 @pytest.mark.parametrize("name", ["describe", "digits-vit", "caption-ngrams"])
 def test_every_column_encodes_the_view_itself(mirrored, name):
-    encoder = stage_one.make_encoder(name, None)
+    encoder = stage_one.make_encoder(name, None, {})
     encoder.load("cpu")
     pixels, captions = (records(mirrored, c, 1) for c in ("pixels", "describe"))
     found, keys = records(mirrored, name, 1), sorted(pixels)[:50]

@@ -167,7 +167,7 @@ def wired(fakes, monkeypatch, tmp_path):
     encoders, sources = Registry("encoder", "nothing"), Registry("source", "nothing")
     for name, encoder in fakes.ENCODERS.items():
         encoders.register(name)(encoder)
-    sources.register("fakes")(lambda data: fakes.Source())
+    sources.register("fakes")(lambda data=None: fakes.Source())
     spec = Pipeline("image", "fakes", ("pixels",), ("words", "tokens"), 16)
     for module in (stage_one, cache_look):
         monkeypatch.setattr(module, "ENCODERS", encoders)
@@ -211,7 +211,7 @@ def test_build_takes_another_codec(wired):
         (["fake", "--codec", "pixels/x=flot16"], ["unknown codec 'flot16'", "'float16'"]),
         (["fake", "--codec", "pixels/y=float16"], ["no field 'y'"]),
         (["fake", "--codec", "pixels=float16"], ["--codec 'pixels=float16'", "COLUMN/FIELD=CODEC"]),
-        (["fake", "--codec", "nothing/x=float16"], ["column 'nothing', which is not built here"]),
+        (["fake", "--codec", "nothing/x=float16"], ["names 'nothing', which is not built here"]),
         (["fake", "--codec", "pixels/x=utf8"], ["data field 'x' cannot be utf8"]),
         (["fake", "--device", "nonsense"], ["--device nonsense cannot be used here"]),
     ],

@@ -89,7 +89,7 @@ class _Plain:
 
 
 class Raw(_Plain):
-    """The array as it is, in one numpy dtype; floats decode to float32, integers to int64."""
+    """The array as it is; floats decode to float32, uint8 to itself, other integers to int64."""
 
     def __init__(self, dtype: str) -> None:
         self._dtype = np.dtype(dtype)
@@ -101,16 +101,16 @@ class Raw(_Plain):
         array = np.asarray(value)
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             stored = np.asarray(array, dtype=self._dtype, order="C")
-        if self._dtype.kind in "iu":
-            fits = np.array_equal(stored, array)
-        else:
-            fits = np.isfinite(stored).all()
+        whole = self._dtype.kind in "iu"
+        fits = np.array_equal(stored, array) if whole else np.isfinite(stored).all()
         if not fits:
             raise ReedError(f"does not fit {self._dtype}: {_extremes(array)}")
         return (stored,)
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
-        return parts[0].float() if parts[0].is_floating_point() else parts[0].long()
+        if self._dtype == np.uint8:  # pixels: an eighth of int64
+            return parts[0]
+        return parts[0].float() if self._dtype.kind == "f" else parts[0].long()
 
 
 class BFloat16(_Plain):

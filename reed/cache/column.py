@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,13 +65,14 @@ def calibration_shards(planned: Plan) -> range:
 def open_job(
     cache: Path, plan: Plan, name: str, encoder: Encoder, source: Source,
     codec_names: Mapping[str, str] | None = None, *, encoder_name: str = "", container: str = "",
+    options: Mapping[str, Any] | None = None,
 ) -> Job:  # fmt: skip
     """The job that builds column `name` with a loaded encoder.
 
     codec_names: field -> codec, where it is not to be the encoder's own choice; encoder_name:
     what to find it by, where that is not the column's name; container: that of a new column
-    ("tar" unless given). Raises ReedError when the column is there already and was made in
-    another way.
+    ("tar" unless given); options: what the encoder was made with, to keep. Raises ReedError when
+    the column is there already and was made in another way.
     """
     if not schema.is_column_name(name):
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
@@ -79,7 +81,7 @@ def open_job(
     wanted = Column(
         name=name, encoder=encoder_name or name, revision=encoder.revision(),
         reads=encoder.reads, fields=encoder.fields, licence=encoder.licence,
-        container=container or "tar",
+        container=container or "tar", options=dict(options or {}),
         inputs={column: schema.load_column(cache, column).identity() for column in read},
     )  # fmt: skip
     wanted = schema.with_codec(wanted, dict(codec_names or {}))

@@ -66,24 +66,36 @@ class Plan:
 def propose(
     cache: Path, listing: Mapping[str, str], *, pipeline: str, domain: str, source: str,
     shard_size: int, order_seed: int = 0, flip: bool = False, extend: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Plan:  # fmt: skip
     """The plan that `freeze` would freeze or find, without writing anything.
 
     listing: key -> stamp, of the whole source; flip: store the mirrored samples too; extend: put
-    samples that the plan lacks into new shards. What a cache was frozen with stays: its shard
-    size, its order and its views. ReedError names what cannot stay, and the first differences
-    when the source is not what the plan was made from.
+    samples that the plan lacks into new shards; options: the source's settings. What a cache was
+    frozen with stays: its shard size, its order and its views. ReedError names what cannot stay,
+    and the first differences when the source is not what the plan was made from.
     """
     if not listing:
         raise ReedError(f"source {source!r} has no samples: nothing to build")
     if not (cache / "manifest.json").is_file():
         _refuse_orphans(cache)
         empty = Manifest(
-            schema.FORMAT, pipeline, domain, source, shard_size, order_seed, (), "", 1 + flip
+            schema.FORMAT,
+            pipeline,
+            domain,
+            source,
+            shard_size,
+            order_seed,
+            (),
+            "",
+            1 + flip,
+            dict(options or {}),
         )
         return _grown(Plan(empty, (), ()), listing)
     plan = load(cache)
-    for name, ours in (("pipeline", pipeline), ("source", source), ("domain", domain)):
+    asked = {"pipeline": pipeline, "source": source, "domain": domain}
+    asked |= {} if options is None else {"options": dict(options)}
+    for name, ours in asked.items():
         theirs = getattr(plan.manifest, name)
         if theirs != ours:
             problem = f"{cache} was built with {name} {theirs!r}, not {ours!r}"

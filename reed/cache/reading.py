@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -31,8 +31,11 @@ class Source(Protocol):
         """Every key with a cheap stamp of its content (such as the file's size)."""
         ...
 
-    def read(self, key: str, view: int = 0) -> Sample:
-        """The entries of one view of a sample; raises BadSample with the reason."""
+    def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
+        """The entries of one view of a sample; raises BadSample with the reason.
+
+        Only the entries that a column reads are looked up, so the mapping may make them then.
+        """
         ...
 
 
@@ -72,9 +75,9 @@ class Reading:
         return Chunk(samples, failed)
 
     def _sample(self, key: str, view: int, stored: dict[str, Sample]) -> Sample:
-        entries = dict(self.source.read(key, view)) if self.is_raw else {}
-        entries[KEY] = key
-        sample = {place: entries[place] for place in self.reads if "/" not in place}
+        entries = self.source.read(key, view) if self.is_raw else {}
+        raw = [place for place in self.reads if "/" not in place]
+        sample = {place: key if place == KEY else entries[place] for place in raw}
         for place, values in stored.items():
             if key not in values:
                 raise BadSample(f"not in column {place.split('/')[0]!r}")

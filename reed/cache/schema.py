@@ -74,7 +74,8 @@ class Column:
 
     encoder: its registry name; revision: everything the bytes depend on besides the inputs;
     reads: source entries ("pixels") and other columns ("describe/caption"); inputs: the identity
-    of every column it read; calibration: the sha256 of calibration.npz, empty without one.
+    of every column it read; calibration: the sha256 of calibration.npz, empty without one;
+    options: the encoder's settings that were given, to build it in the same way again.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Column:
     container: str = "tar"
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)
     calibration: str = ""
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def field(self, name: str) -> Field:
         """The field called `name`; ReedError with the nearest one."""
@@ -97,7 +99,9 @@ class Column:
 
     def identity(self) -> str:
         """A short hash of everything that its values depend on, so not of the container."""
-        text = json.dumps(config.plain(replace(self, container="tar")), sort_keys=True)
+        # what options mean for the values is in the fields and the revision
+        values = replace(self, container="tar", options={})
+        text = json.dumps(config.plain(values), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -107,7 +111,7 @@ class Manifest:
 
     segments: the number of samples of the first build and of each extension, in order; shards
     never cross a segment. keys_sha256: of keys.txt, so that neither changes alone. views: records
-    per sample, 2 where the mirrored sample is stored beside it.
+    per sample, 2 where the mirrored sample is stored beside it; options: the source's settings.
     """
 
     format: int
@@ -119,6 +123,7 @@ class Manifest:
     segments: tuple[int, ...]
     keys_sha256: str
     views: int = 1
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def samples(self) -> int:

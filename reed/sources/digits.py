@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from reed.sources import SOURCES
 
 
 @SOURCES.register("digits")
+@dataclass
 class Digits:
     """The images and labels of sklearn.datasets.load_digits, under keys in its own order.
 
@@ -23,12 +25,14 @@ class Digits:
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
     """
 
+    data: Path | None = None
+
     entries = ("pixels", "label")
     views = 2
 
-    def __init__(self, data: Path | None = None) -> None:
-        if data is not None:
-            raise ReedError(f"digits ships with scikit-learn and takes no --data, got {data}")
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            raise ReedError(f"digits ships with scikit-learn and takes no --data, got {self.data}")
 
     def listing(self) -> dict[str, str]:
         """Every key with the first 16 hex digits of the sha256 of its image."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from re import split
 from typing import Any
+
+import numpy as np
 
 from reed.cache.build import BadSample
 from reed.errors import ReedError
@@ -75,19 +77,40 @@ class Images:
                 raise ReedError(f"{problem}; remove it, or it would shift the classes after it")
         return stamps
 
-    def read(self, key: str, view: int = 0) -> dict[str, Any]:
-        """The square, and what else `entries` names; BadSample with the reason."""
-        opened = _opened(self)
-        raw = opened.layout.raw(key)
+    def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
+        """What `entries` names, made when it is looked up; BadSample with the reason then."""
+        return _Sample(self, key, view)
+
+    def image(self, raw: Raw, view: int) -> np.ndarray:
+        """The decoded square, mirrored in view 1."""
         image = square(raw.image, self.resolution, exif=self.exif, max_pixels=self.max_pixels)
-        sample: dict[str, Any] = {"image": image[:, ::-1].copy() if view else image}
-        if "label" in opened.entries:
-            sample["label"] = opened.label(key, raw)
-        if "caption" in opened.entries:
-            if raw.caption is None:
-                raise BadSample("has no caption beside it, the first image has")
-            sample["caption"] = raw.caption
-        return sample
+        return image[:, ::-1].copy() if view else image
+
+
+class _Sample(Mapping[str, Any]):
+    """One view of a sample: a column of labels decodes no image."""
+
+    def __init__(self, source: Images, key: str, view: int) -> None:
+        self._source, self._key, self._view = source, key, view
+        self._opened = _opened(source)
+        self._raw = self._opened.layout.raw(key)
+
+    def __getitem__(self, entry: str) -> Any:
+        if entry not in self._opened.entries:
+            raise KeyError(entry)
+        if entry == "image":
+            return self._source.image(self._raw, self._view)
+        if entry == "label":
+            return self._opened.label(self._key, self._raw)
+        if self._raw.caption is None:
+            raise BadSample("has no caption beside it, the first image has")
+        return self._raw.caption
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._opened.entries)
+
+    def __len__(self) -> int:
+        return len(self._opened.entries)
 
 
 @dataclass(frozen=True)
