@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 import reed
-from reed.cli.cache_build import build, plan
+from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_keep import convert, reindex, repair, verify
 from reed.cli.cache_look import info, list_, peek, study
 
@@ -19,7 +19,7 @@ def main() -> None:
     """
 
 
-for building in (plan, build):
+for building in (plan, prefetch, build):
     main.add_command(building)
 for looking in (list_, info, study, peek):
     main.add_command(looking)

@@ -1,4 +1,4 @@
-"""reed-cache plan and reed-cache build: what a build will write, and writing it."""
+"""reed-cache plan, prefetch and build: what a build will write, what it needs, writing it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,26 @@ from reed.cli.common import one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import Build, Request
 
-_WHAT = (
+_COLUMNS = (
     click.argument("pipeline"),
     click.option("--encoder", "encoders", multiple=True, metavar="[COLUMN=]NAME",
                  help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
                  "of your own: COLUMN=package.module:Class, found from this folder, too."),
     click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
                  help="Where the cache goes. Default: cache/PIPELINE."),
-    click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
-                 help="The raw data, where the source reads files."),
-    click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
-                 help="Store a field in another way, such as digits-vit/tokens=float16."),
     click.option("--set", "options", multiple=True, metavar="COLUMN.NAME=VALUE",
                  help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
                  "reader, such as dinov2-b.weights=FILE or source.resolution=512."),
+)  # fmt: skip
+_WHAT = (
+    *_COLUMNS,
+    click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+                 help="The raw data, where the source reads files."),
+    click.option("--source", default="", metavar="NAME",
+                 help="What reads the raw data (reed-cache list sources). Default: as in the "
+                 "cache, or the pipeline's own."),
+    click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
+                 help="Store a field in another way, such as digits-vit/tokens=float16."),
     click.option("--container", type=click.Choice(schema.CONTAINERS), default=None,
                  help="How shards of new columns are stored. Default: tar."),
     click.option("--flip", is_flag=True, help="Store the mirrored samples too, in every column."),
@@ -39,15 +45,40 @@ _WHAT = (
 )  # fmt: skip
 
 
-def _takes_a_request(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the arguments that make a Request."""
-    for option in reversed(_WHAT):
-        command = option(command)
-    return command
+def _takes(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command some of the arguments that make a Request."""
+
+    def given(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return given
 
 
 @click.command()
-@_takes_a_request
+@_takes(*_COLUMNS)
+@one_line_errors
+def prefetch(**asked: Any) -> None:
+    """Download the weights of all encoders that a build would use; builds nothing.
+
+    \b
+    Examples:
+      reed-cache prefetch imagenet
+      reed-cache prefetch imagenet --encoder dinov2-b
+    """
+    for weights in stage_one.prefetch(_request(**asked)):
+        found = weights.found
+        if found is None:
+            click.echo(f"{weights.column}: has no weights to download")
+            continue
+        click.echo(f"{weights.column}: {weights.origin}, {found.folder}, sha256 {found.sha256}")
+        for path in found.files:
+            click.echo(f"  {path}: {path.stat().st_size:,} bytes")
+
+
+@click.command()
+@_takes(*_WHAT)
 @one_line_errors
 def plan(force: bool, **asked: Any) -> None:
     """Show what a build would write, and refuse what does not fit; writes nothing.
@@ -64,7 +95,7 @@ def plan(force: bool, **asked: Any) -> None:
 
 
 @click.command()
-@_takes_a_request
+@_takes(*_WHAT)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--workers", type=click.IntRange(0), metavar="N",
               help="Processes that read samples ahead; 0 reads between encoding. Default: the "
@@ -117,7 +148,9 @@ def build(
     click.echo(f"{found.request.cache}: {frozen.manifest.samples} samples, columns {names}")
 
 
-def _request(pipeline: str, cache: Path | None, container: str | None, **rest: Any) -> Request:
+def _request(
+    pipeline: str, cache: Path | None, container: str | None = None, **rest: Any
+) -> Request:  # fmt: skip
     return Request(
         pipeline=pipeline,
         cache=cache or Path("cache") / pipeline,

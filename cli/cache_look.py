@@ -27,7 +27,7 @@ def list_(what: str) -> None:
 
     tables = {
         "caches": lambda: sorted(str(p.parent) for p in Path("cache").glob("*/manifest.json")),
-        "pipelines": pipelines.names, "encoders": ENCODERS.names, "sources": SOURCES.names,
+        "pipelines": pipelines.names, "encoders": ENCODERS.forms, "sources": SOURCES.names,
         "codecs": lambda: codecs.NAMES,
     }  # fmt: skip
     for name in tables[what]():

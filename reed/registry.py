@@ -53,6 +53,10 @@ class Registry:
         self._scan()
         return sorted(self._items)
 
+    def forms(self) -> list[str]:
+        """All registered names, sorted, then PREFIX:NAME for every prefix."""
+        return [*self.names(), *(f"{prefix}:NAME" for prefix in sorted(self.prefixes))]
+
     def _scan(self) -> None:
         if self._scanned:
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from reed.cache.space import Size
 from reed.encoders import ENCODERS
 from reed.errors import ReedError, suggest
 from reed.sources import SOURCES
+from reed.weights import Found
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,16 @@ class Request:
     """What a user asks `reed-cache` to build.
 
     encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
-    empty; codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
-    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new
-    samples in; rebuild: throw away what is there.
+    empty; source: what reads the raw data at `data`, the cache's or else the pipeline's if empty;
+    codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
+    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new samples in; rebuild:
+    throw away what is there.
     """
 
     pipeline: str
     cache: Path
     encoders: tuple[str, ...] = ()
+    source: str = ""
     data: Path | None = None
     codecs: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -123,12 +126,13 @@ class Request:
 class Build:
     """A request with everything looked up; nothing is written yet.
 
-    plan: as it would be frozen; jobs: the columns to build, inputs first; sizes: what each of
+    settings: of the plan; plan: as it would be frozen; jobs: the columns to build, inputs first; sizes: what each of
     these has still to write.
     """
 
     request: Request
     listing: Mapping[str, str]
+    settings: Mapping[str, Any]
     plan: Plan
     jobs: tuple[JobSpec, ...]
     sizes: tuple[Size, ...]
@@ -142,25 +146,41 @@ class Build:
         """Freeze the plan, after throwing the old one away where that was asked for."""
         if self.request.rebuild:
             plan.discard(self.request.cache)
-        options = self.plan.manifest.options
-        return plan.freeze(self.request.cache, self.listing, **_settings(self.request, options))
+        return plan.freeze(self.request.cache, self.listing, **self.settings)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a column's encoder: where they come from, in words; found: None if it has none."""
+
+    column: str
+    origin: str = ""
+    found: Found | None = None
 
 
 def prepare(request: Request) -> Build:
     """Look everything up and plan it; raises every ReedError that can be had before encoding."""
-    pipeline = pipelines.load(request.pipeline)
-    # A rebuild starts from nothing, whatever is there: it is planned in a folder that is not.
-    cache = request.cache / ".rebuilt" if request.rebuild else request.cache
-    options = parse_options(request.options)
-    known = schema.load_manifest(cache).options if (cache / "manifest.json").is_file() else {}
-    settings = _settings(request, options.pop("source", known))
-    source = make_source(pipeline.source, request.data, settings["options"])
+    cache = _planned(request)
+    settings = _settings(request, cache)
+    source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
-        raise ReedError(f"source {pipeline.source!r} cannot mirror its samples; leave out --flip")
+        name = settings["source"]
+        raise ReedError(f"source {name!r} cannot mirror its samples; leave out --flip")
+    jobs = chosen(request)
+    listing = source.listing()
+    frozen = plan.propose(cache, listing, **settings)
+    sizes = tuple(space.size_of(cache, frozen, job.describe()) for job in jobs)
+    jobs = tuple(replace(job, cache=request.cache) for job in jobs)
+    return Build(request, listing, settings, frozen, jobs, sizes)
+
+
+def chosen(request: Request) -> tuple[JobSpec, ...]:
+    """The columns of a request, inputs first, each with its settings; reads no raw data."""
+    pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
     asked = dict(parse_encoder(text) for text in (request.encoders or pipeline.encoders))
     asked = {name: name for name in pipeline.base} | asked
-    chosen = parse_codecs(request.codecs)
-    folder = Path.cwd()
+    codecs, options = parse_codecs(request.codecs), parse_options(request.options)
+    source = _settings(request, cache)["source"]
 
     def encoder_of(name: str) -> str:
         there = name not in asked and name in schema.columns(cache)
@@ -174,24 +194,30 @@ def prepare(request: Request) -> Build:
     wanted = columns.with_inputs(
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
-    for flag, names in (("--codec", chosen), ("--set", options)):
+    for flag, names, more in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:
-            if name not in wanted:
-                hint = suggest(name, [*wanted, "source"] if flag == "--set" else wanted)
+            if name not in (*wanted, *more):
+                hint = suggest(name, [*wanted, *more])
                 raise ReedError(f"{flag} names {name!r}, which is not built here.{hint}")
-    listing = source.listing()
-    frozen = plan.propose(cache, listing, **settings)
-    jobs = tuple(
+    return tuple(
         JobSpec(
-            cache, name, encoder_of(name), pipeline.source, request.data,
-            chosen.get(name, ()), request.container, request.device, folder,
-            json.dumps(options_of(name)),
+            cache, name, encoder_of(name), source, request.data, codecs.get(name, ()),
+            request.container, request.device, folder, json.dumps(options_of(name)),
         )
         for name in wanted
     )  # fmt: skip
-    sizes = tuple(space.size_of(cache, frozen, job.describe()) for job in jobs)
-    jobs = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, frozen, jobs, sizes)
+
+
+def prefetch(request: Request) -> Iterator[Weights]:
+    """Download the weights of every column of a request; ReedError: which file to put where."""
+    for job in chosen(request):
+        encoder = job.make_encoder()
+        if not hasattr(encoder, "prefetch"):  # nothing to download
+            yield Weights(job.column)
+            continue
+        origin = f"{encoder.origin.repo} at {encoder.origin.revision}"
+        given = f"given by {job.column}.weights"
+        yield Weights(job.column, given if encoder.weights else origin, encoder.prefetch())
 
 
 def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
@@ -253,10 +279,21 @@ def parse_codecs(choices: tuple[str, ...]) -> dict[str, tuple[tuple[str, str], .
     return chosen
 
 
-def _settings(request: Request, options: Mapping[str, Any]) -> dict[str, Any]:
-    pipeline = pipelines.load(request.pipeline)
+def _planned(request: Request) -> Path:
+    """The cache; a rebuild starts from nothing, so it is planned in a folder that is not there."""
+    return request.cache / ".rebuilt" if request.rebuild else request.cache
+
+
+def _settings(request: Request, cache: Path) -> dict[str, Any]:
+    """What the plan is frozen with; what is not asked for stays as it is in the cache."""
+    pipeline, source, options = pipelines.load(request.pipeline), request.source, {}
+    if (cache / "manifest.json").is_file():
+        kept = schema.load_manifest(cache)
+        source = source or kept.source
+        options = kept.options if source == kept.source else {}
     return {
-        "pipeline": request.pipeline, "domain": pipeline.domain, "source": pipeline.source,
-        "shard_size": pipeline.shard_size, "flip": request.flip, "extend": request.extend,
-        "options": options,
+        "pipeline": request.pipeline, "domain": pipeline.domain,
+        "source": source or pipeline.source, "shard_size": pipeline.shard_size,
+        "flip": request.flip, "extend": request.extend,
+        "options": parse_options(request.options).get("source", options),
     }  # fmt: skip

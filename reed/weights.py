@@ -69,11 +69,14 @@ def find(name: str, origin: Origin, weights: str | None = None) -> Found:
     return _cached(origin) or prefetch(name, origin)
 
 
-def prefetch(name: str, origin: Origin) -> Found:
+def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
     """Download the weights of `origin` to the hub's cache, at its revision, or say what failed.
 
-    HF_HUB_OFFLINE=1, which the hub's library reads, forbids the network.
+    Nothing is downloaded where `weights` is a path that holds them. HF_HUB_OFFLINE=1, which the
+    hub's library reads, forbids the network.
     """
+    if weights is not None:
+        return find(name, origin, weights)
     if not origin.repo:
         raise ReedError(f"{name}: its weights are on no hub; {_advice(name, origin)}")
     try:
@@ -96,8 +99,9 @@ def _advice(name: str, origin: Origin) -> str:
         origin.url or f"{files} from https://huggingface.co/{origin.repo}/tree/{origin.revision}"
     )
     what = "file" if len(origin.files) == 1 else "folder"
-    also = f" (or copy the hub's cache after: reed-cache prefetch {name})" if origin.repo else ""
-    column = "COLUMN" if ":" in name else name
+    column, encoder = ("COLUMN", f"COLUMN={name}") if ":" in name else (name, name)
+    fetch = f"reed-cache prefetch PIPELINE --encoder {encoder}"
+    also = f" (or copy the hub's cache after: {fetch})" if origin.repo else ""
     return (
         f"download {place} on a machine with a network{also} and give that {what}: "
         f"--set {column}.weights=PATH"

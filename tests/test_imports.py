@@ -52,7 +52,7 @@ ALLOWED = {
     "peek": "cache picture errors",
     "metrics": "registry errors config",
     "evaluate": "metrics picture cache errors",
-    "stage_one": "cache encoders sources pipelines config errors",
+    "stage_one": "cache encoders sources weights pipelines config errors",
     "pipelines": "errors config",
     "pipelines.demo": ANYTHING,
     "cli": "",

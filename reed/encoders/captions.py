@@ -70,8 +70,8 @@ class Captions:
         return pre.origin_of(self.hub)
 
     def prefetch(self) -> Found:
-        """Download the public weights."""
-        return files.prefetch("captions", self.origin)
+        """Download the public weights, unless others are given."""
+        return files.prefetch("captions", self.origin, self.weights)
 
     def revision(self) -> str:
         """The weights, how the answer is decoded, and the library that does it."""

@@ -94,8 +94,8 @@ class TextModel:
         return pre.origin_of(self.hub)
 
     def prefetch(self) -> Found:
-        """Download the public weights."""
-        return files.prefetch(self.card.name, self.origin)
+        """Download the public weights, unless others are given."""
+        return files.prefetch(self.card.name, self.origin, self.weights)
 
     def revision(self) -> str:
         """The weights, the pooling, what happens to long captions, and the library."""

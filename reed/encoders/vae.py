@@ -84,8 +84,8 @@ class Vae:
         return Origin(repo, revision or "main", names)
 
     def prefetch(self) -> Found:
-        """Download the public weights."""
-        return files.prefetch(self.name, self.origin)
+        """Download the public weights, unless others are given."""
+        return files.prefetch(self.name, self.origin, self.weights)
 
     def revision(self) -> str:
         """Weights, configuration, precision and library; nothing is loaded for it."""

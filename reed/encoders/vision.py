@@ -87,12 +87,17 @@ class Vision:
     def _patch(self) -> int:
         return self.card.stages[self.layer - 1][1] if self.card.stages else self.card.patch
 
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        return self.card.origin
+
     def prefetch(self) -> Found:
-        """Download the public weights."""
-        return files.prefetch(self.card.name, self.card.origin)
+        """Download the public weights, unless others are given."""
+        return files.prefetch(self.card.name, self.origin, self.weights)
 
     def _find(self) -> Found:
-        return files.find(self.card.name, self.card.origin, self.weights)
+        return files.find(self.card.name, self.origin, self.weights)
 
     def revision(self) -> str:
         """Weights, preprocessing, layer, precision and library; nothing is loaded for it."""

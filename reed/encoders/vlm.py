@@ -78,8 +78,8 @@ class VlmEmbedding:
         return pre.origin_of(self.hub)
 
     def prefetch(self) -> Found:
-        """Download the public weights."""
-        return files.prefetch(NAME, self.origin)
+        """Download the public weights, unless others are given."""
+        return files.prefetch(NAME, self.origin, self.weights)
 
     def revision(self) -> str:
         """The weights, the dialogue, the layer, the tokens of the mean, and the library."""
