@@ -172,9 +172,11 @@ def _show(found: Build) -> None:
     click.echo(f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
                f"{manifest.shard_size}")  # fmt: skip
     for size in found.sizes:
+        known = f"{space.human(size.record)} per record, {size.basis}"
+        took = "" if size.seconds is None else space.duration(size.seconds)
+        pace = f"; about {took} at the pace of the shards that are there" if took else ""
         click.echo(f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
-                   f"{size.bytes:,} bytes ({space.human(size.record)} per record, {size.basis})"
-                   )  # fmt: skip
+                   f"{size.bytes:,} bytes ({known}){pace}")  # fmt: skip
     total = sum(size.bytes for size in found.sizes)
     files = sum(2 * size.shards for size in found.sizes)
     click.echo(f"total: {total:,} bytes ({space.human(total)}) in {files} files; "

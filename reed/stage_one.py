@@ -126,8 +126,8 @@ class Request:
 class Build:
     """A request with everything looked up; nothing is written yet.
 
-    settings: of the plan; plan: as it would be frozen; jobs: the columns to build, inputs first; sizes: what each of
-    these has still to write.
+    settings: of the plan; plan: as it would be frozen; jobs: the columns to build, inputs first;
+    sizes: what each of these has still to write.
     """
 
     request: Request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import shutil
 import sys
@@ -145,6 +146,19 @@ def test_what_is_there_is_not_planned_again(digits, tmp_path):
     }  # fmt: skip
     assert sizes["describe"].basis == "from shard 1"
     assert sum(size.bytes for size in sizes.values()) == pytest.approx(lost, rel=0.01)
+
+
+def test_the_time_is_estimated_from_the_shards_that_are_there(digits, tmp_path):
+    cache = shutil.copytree(digits, tmp_path / "c")
+    folder = cache / "pixels"
+    for shard in range(2, 8):
+        (folder / f"{shard:06d}.json").unlink()
+    for name, when in (("column.json", 1000), ("000000.json", 1600), ("000001.json", 2200)):
+        os.utime(folder / name, (when, when))
+    printed = done("plan", "digits", "--cache", cache).stdout
+    assert "pixels: 6 of 8 shards to write" in printed
+    assert "about 1.0 h at the pace of the shards that are there" in printed
+    assert "at the pace" not in done("plan", "digits", "--cache", tmp_path / "new").stdout
 
 
 @pytest.mark.parametrize("container", schema.CONTAINERS)

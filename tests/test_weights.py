@@ -102,7 +102,9 @@ def test_offline_and_not_cached_says_which_file_to_put_where(hub):
     for call in (weights.find, weights.prefetch):
         text = message(call, "enc", ORIGIN)
         assert "some/model at 0123456789" in text and "model.safetensors from https://" in text
-        assert "reed-cache prefetch PIPELINE --encoder enc" in text and text.endswith("--set enc.weights=PATH")
+        assert "reed-cache prefetch PIPELINE --encoder enc" in text and text.endswith(
+            "--set enc.weights=PATH"
+        )
 
 
 def test_weights_that_no_hub_has_are_asked_for_by_their_place():

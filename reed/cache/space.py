@@ -1,4 +1,4 @@
-"""How many bytes a build will write, and whether they fit."""
+"""How many bytes a build will write, whether they fit, and how long it will take."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Size:
     """What one column has still to write.
 
     shards, bytes: of the shards that lack a marker; record: bytes of one record; basis: how the
-    bytes are known: "exact", "from shard 3" (its mean record), or the guess that was made.
+    bytes are known: "exact", "from shard 3" (its mean record), or the guess that was made;
+    seconds: at the pace of the shards that are there, None before the first.
     """
 
     column: str
@@ -35,6 +36,7 @@ class Size:
     bytes: int
     record: float
     basis: str
+    seconds: float | None = None
 
 
 def size_of(cache: Path, plan: Plan, column: Column) -> Size:
@@ -56,7 +58,21 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
         guess = f"guess: {TEXT} bytes of text" if texts else f"guess: length {ROWS}"
         basis = guess if ragged else "exact" if column.container == "tar" else "close"
     total = sum(round(fixed + record * count * views) for count in samples)
-    return Size(column.name, len(missing), total, record, basis)
+    pace = _seconds_per_shard(cache, column, [path for path in places if path.is_file()])
+    seconds = None if pace is None else pace * len(missing)
+    return Size(column.name, len(missing), total, record, basis, seconds)
+
+
+def _seconds_per_shard(cache: Path, column: Column, markers: Sequence[Path]) -> float | None:
+    """The median time between a column's files: its description, then marker after marker.
+
+    Whoever built them (ranks, an array) is in that pace; a pause between two runs is not.
+    """
+    if not markers:
+        return None
+    described = cache / column.name / "column.json"
+    times = sorted(path.stat().st_mtime for path in [described, *markers])
+    return float(np.median(np.diff(times)))
 
 
 def _measured(container: str, parts: Sequence[Part]) -> tuple[float, float]:
@@ -106,6 +122,14 @@ def human(count: float) -> str:
         return f"{count:.0f} bytes"
     power = min(4, int(math.log10(count) / 3))
     return f"{count / 1000**power:.1f} {' kMGT'[power]}B"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them: 5400 is "1.5 h"."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def stored(cache: Path) -> int:
