@@ -11,9 +11,19 @@ from reed.cli.common import one_line_errors, pick_device
 
 
 @click.command(context_settings={"max_content_width": 80})
-@click.option("--run", required=True, type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--run", type=click.Path(path_type=Path), metavar="DIR",
               help="The run to draw from.")  # fmt: skip
 @click.option("--step", type=int, help="Its checkpoint. Default: the latest.")
+@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="In place of a run: a public checkpoint of REPA, REED or SiT.")  # fmt: skip
+@click.option("--ema/--no-ema", default=True, show_default=True,
+              help="Its averaged weights, or the model's.")  # fmt: skip
+@click.option("--convention", default="auto", show_default=True,
+              help="Whose it is, if it cannot tell: reed, sit or dit.")  # fmt: skip
+@click.option("--heads", type=click.IntRange(1), help="Its heads of attention, likewise.")
+@click.option("--scale", default=0.18215, show_default=True,
+              help="Its net saw (latent - shift) * scale.")  # fmt: skip
+@click.option("--shift", default=0.0, show_default=True, help="See --scale.")
 @click.option("--num", type=click.IntRange(1), default=100, show_default=True,
               help="How many samples.")  # fmt: skip
 @click.option("--sampler", default="euler", show_default=True, help="euler, heun or sde.")
@@ -27,27 +37,44 @@ from reed.cli.common import one_line_errors, pick_device
               help="Samples at a time.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where samples go. Default: RUN/samples.")  # fmt: skip
+              help="Where samples go. Default: samples/ in the run or by the file.")  # fmt: skip
 @click.version_option(reed.__version__)
 @one_line_errors
 def main(
-    run: Path, step: int | None, num: int, sampler: str, steps: int, guidance: float,
-    interval: tuple[float, float], labels: str, seed: int, batch: int, device: str,
-    out: Path | None,
+    run: Path | None, step: int | None, checkpoint: Path | None, ema: bool, convention: str,
+    heads: int | None, scale: float, shift: float, num: int, sampler: str, steps: int,
+    guidance: float, interval: tuple[float, float], labels: str, seed: int, batch: int,
+    device: str, out: Path | None,
 ) -> None:  # fmt: skip
-    """Draw samples with the averaged weights: a picture grid and an .npz.
+    """Draw samples from a run (a picture grid and an .npz), or from a public checkpoint.
+
+    A checkpoint gives an .npz of latents, arr_0 [N, C, H, W], and labels, arr_1; the latents are
+    for the decoder of the VAE that it was trained with.
 
     \b
-    Example:
+    Examples:
       reed-sample --run runs/digits --num 100
+      reed-sample --checkpoint last.pt --sampler sde --steps 250 --guidance 1.8
     """
+    from reed import public
     from reed.domains.image import SampleOptions
     from reed.picture import grid, save_png, to_uint8
     from reed.sample import Sampler, write_npz
     from reed.samplers import Guidance
 
+    if (run is None) == (checkpoint is None):
+        raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
     options = SampleOptions(sampler, steps, Guidance(guidance, *interval), labels, seed)
-    drawn = Sampler(run, step, pick_device(device))
+    device = pick_device(device)
+    if checkpoint:
+        weights = public.read(checkpoint, "ema" if ema else "model", convention)
+        drawn = Sampler.of_weights(weights, device, heads=heads or 0, scale=scale, shift=shift)
+        samples = drawn.draw(num, options, batch=batch)
+        name = (out or checkpoint.parent / "samples") / f"{checkpoint.stem}.npz"
+        write_npz(name, arr_0=samples["x"], arr_1=samples["label"])
+        click.echo(f"{name}: {num} latents by {weights.kind}")
+        return
+    drawn = Sampler.of_run(run, step, device)
     samples = drawn.draw(num, options, batch=batch)
     images = to_uint8(samples["x"], drawn.fields["x"])
     name = (out or run / "samples") / f"step-{drawn.step:07d}"

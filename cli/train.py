@@ -15,7 +15,7 @@ from reed.cache.engines import launched_share
 from reed.cli.common import one_line_errors
 
 
-@click.command(context_settings={"max_content_width": 80})
+@click.group(invoke_without_command=True, context_settings={"max_content_width": 80})
 @click.option("--shards", type=click.Path(path_type=Path), metavar="DIR",
               help="The cache to train from.")  # fmt: skip
 @click.option("--run", type=click.Path(path_type=Path), metavar="DIR",
@@ -26,12 +26,16 @@ from reed.cli.common import one_line_errors
               help="Settings to lay over the recipe (.toml or .json).")  # fmt: skip
 @click.option("--set", "assignments", multiple=True, metavar="NAME=VALUE",
               help="One setting, such as optim.lr=2e-4.")  # fmt: skip
+@click.option("--init", metavar="FILE",
+              help="Weights to start from: a public checkpoint of REPA, REED, SiT or DiT, or a "
+              "run.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Check and print the configuration, then stop.")
 @click.version_option(reed.__version__)
+@click.pass_context
 @one_line_errors
 def main(
-    shards: Path | None, run: Path | None, variant: str, files: tuple[Path, ...],
-    assignments: tuple[str, ...], dry_run: bool,
+    context: click.Context, shards: Path | None, run: Path | None, variant: str,
+    files: tuple[Path, ...], assignments: tuple[str, ...], init: str | None, dry_run: bool,
 ) -> None:  # fmt: skip
     """Train from a cache, by its pipeline's recipe; rerun the same command to resume.
 
@@ -41,12 +45,16 @@ def main(
       reed-train --shards cache/digits --variant sit --set steps=400
       reed-train --config runs/digits/config.json --dry-run
     """
-    table = _settings(shards, run, variant, files, assignments)
+    if context.invoked_subcommand:
+        return
+    table = _settings(shards, run, variant, files, assignments, init)
     from reed import recipe, train
 
     settings = config.build(recipe.TrainConfig, table)
     if dry_run:
-        recipe.check(settings)
+        setup = recipe.check(settings)
+        for line in train.untrained(setup)[1] if settings.init else []:
+            click.echo(line, err=True)
         click.echo(json.dumps(config.plain(settings), indent=1))
         return
     step = train.train(settings)
@@ -58,9 +66,30 @@ def main(
         click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
 
 
+@main.command("export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE",
+              help="A .pt with model and average, or a .safetensors of the average.")  # fmt: skip
+@click.option("--step", type=int, help="The run's checkpoint. Default: the latest.")
+@click.option("--ema/--no-ema", default=True, show_default=True,
+              help="With the averaged weights, or without.")  # fmt: skip
+@one_line_errors
+def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
+    """Write a run's weights as REPA and REED name them.
+
+    \b
+    Example:
+      reed-train export runs/digits --out digits.pt
+    """
+    from reed import export
+
+    step = export.write(run, out, step, ema)
+    click.echo(f"{out}: step {step} of {run}")
+
+
 def _settings(
     shards: Path | None, run: Path | None, variant: str, files: tuple[Path, ...],
-    assignments: tuple[str, ...],
+    assignments: tuple[str, ...], init: str | None,
 ) -> dict[str, Any]:  # fmt: skip
     """The recipe of the cache's pipeline < its variant < --config < flags < --set."""
     over: dict[str, Any] = {}
@@ -70,6 +99,8 @@ def _settings(
         over["shards"] = str(shards)
     if run:
         over["run"] = str(run)
+    if init:
+        over["init"] = init
     for assignment in assignments:
         over = config.merge(over, config.assignment(assignment))
     if "shards" not in over:

@@ -68,7 +68,7 @@ def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
     """One checkpoint: its Fréchet distance, and the cosines that the run logged by then."""
     samples = OUT / variant / "samples" / f"step-{step:07d}.npz"
     if not samples.is_file():
-        sampler = Sampler(OUT / variant, step)
+        sampler = Sampler.of_run(OUT / variant, step)
         drawn = sampler.draw(SAMPLES, OPTIONS)
         write_npz(samples, arr_0=to_uint8(drawn["x"], sampler.fields["x"]), arr_1=drawn["label"])
     distance = real.measure(samples)["frechet_distance"]

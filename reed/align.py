@@ -109,8 +109,7 @@ class AlignedNet(nn.Module):
         self.net = net
         self.targets = dict(targets)
         taps = net.taps()
-        # nn.ModuleDict refuses dots, which column names may hold
-        self._slots = {name: name.replace(".", "\N{MIDDLE DOT}") for name in targets}
+        self._slots = {name: slot(name) for name in targets}
         self.heads = nn.ModuleDict()
         for name, target in targets.items():
             width = taps[target.config.tap - 1].width
@@ -131,6 +130,11 @@ class AlignedNet(nn.Module):
             losses[name] = -target.weight(noised.t) * similarity
             cosines[name] = similarity.detach()
         return prediction, Aligned(losses, cosines)
+
+
+def slot(name: str) -> str:
+    """The key of a target's head in `heads`: nn.ModuleDict refuses dots, which names may hold."""
+    return name.replace(".", "\N{MIDDLE DOT}")
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -69,7 +69,8 @@ class TrainConfig:
     shards: the cache; run: the folder of the run; steps: optimizer steps; batch: samples per
     step over all processes; accumulate: micro-batches per step and process; data: role ->
     "column/field"; domain: settings of the domain; align, curriculum: by target and loss name;
-    ema_decay: per step; stop_after_bad: steps with non-finite gradients that end the run.
+    ema_decay: per step; stop_after_bad: steps with non-finite gradients that end the run; init: a
+    checkpoint (see reed.public) whose weights the first step starts from.
     """
 
     shards: Path
@@ -86,6 +87,7 @@ class TrainConfig:
     precision: str = "auto"
     ema_decay: float = 0.9999
     stop_after_bad: int = 10
+    init: str = ""
     every: EveryConfig = field(default_factory=EveryConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 

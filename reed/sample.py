@@ -10,27 +10,52 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from reed import checkpoint, config, recipe
+from reed import checkpoint, config, public, recipe
 from reed.cache.schema import Field
-from reed.domain import Domain
+from reed.domain import DOMAINS, Domain
+from reed.public import PublicWeights
 from reed.recipe import TrainConfig
 
 
 class Sampler:
     """A trained net, ready to draw from.
 
-    run: the run's folder; step: of the checkpoint, the latest by default; device: "cpu", "cuda".
+    net: on its device; domain, fields: as it was trained; step: where it was, if that is known.
     """
 
-    def __init__(self, run: Path, step: int | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, net: nn.Module, domain: Domain, fields: dict[str, Field], step: int | None
+    ) -> None:
+        self._net, self.domain, self.fields, self.step = net.eval(), domain, fields, step
+
+    @classmethod
+    def of_run(cls, run: Path, step: int | None = None, device: str = "cpu") -> Sampler:
+        """The average of a run's checkpoint, by default the latest."""
         saved = checkpoint.load(run, step, groups=("ema",))
         settings = config.build(TrainConfig, config.read(run / "config.json"))
-        self.step = saved.step
-        self.domain: Domain = recipe.domain_of(settings)
-        self.fields: dict[str, Field] = recipe.fields_of(settings, self.domain)
-        self._net: nn.Module = self.domain.net(self.fields)
-        checkpoint.load_strict(self._net, saved.ema, f"{run} step {saved.step}")
-        self._net.to(device).eval()
+        domain: Domain = recipe.domain_of(settings)
+        fields = recipe.fields_of(settings, domain)
+        net: nn.Module = domain.net(fields)
+        checkpoint.load_strict(net, saved.ema, f"{run} step {saved.step}")
+        return cls(net.to(device), domain, fields, saved.step)
+
+    @classmethod
+    def of_weights(
+        cls, weights: PublicWeights, device: str = "cpu", *, heads: int = 0,
+        scale: float = 1.0, shift: float = 0.0,
+    ) -> Sampler:  # fmt: skip
+        """Public weights of images or latents that the net saw as (stored - shift) * scale.
+
+        heads: of attention, where the weights cannot tell. Raises ReedError that lists the keys
+        which are missing, unexpected or of another shape, and for a net without a velocity.
+        """
+        settings = public.domain_settings(weights, heads)
+        domain: Domain = config.build(DOMAINS.get("image"), settings, "domain")
+        fields = public.fields(weights, scale, shift)
+        net: nn.Module = domain.net(fields)
+        checkpoint.load_strict(net, weights.net, str(weights.path))
+        net = public.OtherTime(net) if weights.origin == "sit" else net
+        return cls(net.to(device), domain, fields, weights.steps)
 
     @torch.no_grad()
     def draw(

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from reed import checkpoint, config, recipe, runlog
+from reed import checkpoint, config, public, recipe, runlog
 from reed.align import AlignedNet
 from reed.checkpoint import Checkpoint
 from reed.ema import Ema, constant_decay
@@ -35,14 +36,27 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     # without cpu=True, the processes of a launch would not find one another where there is no GPU
     accelerator = Accelerator(mixed_precision=_mixed_precision(settings.precision), cpu=not cuda)
     setup = recipe.check(settings, accelerator.process_index, accelerator.num_processes, pin=cuda)
+    trainer = Trainer(setup, accelerator)  # before the claim: an --init may be of another net
     if accelerator.is_main_process:
         recipe.claim(settings)
         if progress:
             print(json.dumps(config.plain(settings)), file=sys.stderr)
-    trainer = Trainer(setup, accelerator)
     trainer.resume()
     trainer.run(progress=progress and accelerator.is_local_main_process)
     return trainer.step
+
+
+def untrained(setup: Setup) -> tuple[AlignedNet, list[str]]:
+    """The model before its first step, and what to tell of the `init` that it starts from.
+
+    Raises ReedError when `init` does not fit; a run that has checkpoints does not read it again.
+    """
+    torch.manual_seed(seed_for(setup.config.seed, "net"))
+    net = setup.domain.net(setup.fields)
+    torch.manual_seed(seed_for(setup.config.seed, "heads"))
+    model = AlignedNet(net, setup.targets)
+    fresh = setup.config.init and not checkpoint.steps(setup.config.run)
+    return model, public.start_from(model, Path(setup.config.init)) if fresh else []
 
 
 class Trainer:
@@ -51,10 +65,10 @@ class Trainer:
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
         self.setup, self.accelerator = setup, accelerator
         optim = setup.config.optim
-        torch.manual_seed(seed_for(setup.config.seed, "net"))
-        net = setup.domain.net(setup.fields)
-        torch.manual_seed(seed_for(setup.config.seed, "heads"))
-        model = AlignedNet(net, setup.targets).to(accelerator.device)
+        model, said = untrained(setup)
+        for line in said:
+            accelerator.print(line, file=sys.stderr)
+        model = model.to(accelerator.device)
         self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad], lr=optim.lr, betas=optim.betas,

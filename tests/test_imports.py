@@ -45,9 +45,11 @@ ALLOWED = {
     "checkpoint": "errors config",
     "runlog": "errors",
     "recipe": "domain align curriculum cache config errors",
-    "train": "recipe domain domains align curriculum checkpoint ema runlog cache config errors "
-    "seeding",
-    "sample": "recipe domain checkpoint config cache.schema",
+    "export": "align nets recipe checkpoint config errors",
+    "public": "export align nets ema checkpoint cache.schema errors",
+    "train": "public recipe domain domains align curriculum checkpoint ema runlog cache config "
+    "errors seeding",
+    "sample": "public recipe domain checkpoint config cache.schema",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
     "metrics": "registry errors config",
@@ -62,8 +64,8 @@ ALLOWED = {
     "cli.cache_look": "cli.common encoders sources cache pipelines peek errors",
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
-    "cli.train": "cli.common recipe train pipelines config errors cache",
-    "cli.sample": f"sample picture {MODEL_CLI}",
+    "cli.train": "cli.common export recipe train pipelines config errors cache",
+    "cli.sample": f"sample public picture {MODEL_CLI}",
     "cli.evaluate": f"evaluate {MODEL_CLI}",
 }
 
@@ -72,8 +74,8 @@ APPLICATIONS = ("pipelines.demo",)
 
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (
-    "align cache checkpoint cli.train curriculum domain domains ema nets paths recipe runlog "
-    "samplers timeweight train"
+    "align cache checkpoint cli.train curriculum domain domains ema export nets paths public "
+    "recipe runlog samplers timeweight train"
 ).split()
 STAGE_ONE = ("reed.encoders", "reed.sources")
 MODEL_LIBRARIES = ("timm", "diffusers", "transformers", "esm", "rdkit", "sklearn")
