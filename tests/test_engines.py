@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,18 @@ def test_a_reading_process_that_dies_is_one_line(fakes, tmp_path, importable):
         call=lambda: engines.run(job, Share(), workers=1, progress=False),
     )  # fmt: skip
     assert not list(tmp_path.glob("zeros/.*")) and not list(tmp_path.glob("zeros/0*.tar"))
+
+
+def test_a_process_that_is_dead_when_more_is_asked_of_it_is_one_line(fakes, tmp_path, monkeypatch):
+    def submit(*args):
+        raise BrokenProcessPool("died before")
+
+    monkeypatch.setattr(overlap.ProcessPoolExecutor, "submit", submit)
+    job = fakes.job(tmp_path, "zeros", fakes.Source(), Zeros())
+    refused(
+        "column 'zeros'", "reading process died", "rerun to resume",
+        call=lambda: engines.run(job, Share(), workers=1, progress=False),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -93,7 +93,9 @@ def _reads(
                 if pool is None:
                     yield shard, partial(job.reading.chunk, shard, keys)
                 else:
-                    yield shard, partial(_result, job, shard, pool.submit(_read, shard, keys))
+                    with _deaths_told(job, shard):
+                        future = pool.submit(_read, shard, keys)
+                    yield shard, partial(_result, job, shard, future)
 
     reads = begun() if pool is None else _buffered(begun(), ahead)
     for shard, group in groupby(reads, itemgetter(0)):
@@ -112,8 +114,15 @@ def _buffered(items: Iterator, count: int) -> Iterator:
 
 
 def _result(job: Job, shard: int, future: Future[Chunk]) -> Chunk:
-    try:
+    with _deaths_told(job, shard):
         return future.result()
+
+
+@contextlib.contextmanager
+def _deaths_told(job: Job, shard: int) -> Iterator[None]:
+    """A dead process is noticed when more is asked of the pool, or when its result is."""
+    try:
+        yield
     except BrokenProcessPool as error:
         raise ReedError(
             f"column {job.column.name!r}: a reading process died near shard {shard} (killed, or "

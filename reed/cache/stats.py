@@ -19,11 +19,11 @@ class Stats:
 
     def add(self, value: np.ndarray) -> None:
         """Add one sample."""
-        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
+        array = np.array(value, dtype=np.float64, ndmin=1)  # a copy, which is squared in place
         flat = np.moveaxis(array, self._axis, -1).reshape(-1, array.shape[self._axis])
         self._count += len(flat)
         self._sum = self._sum + flat.sum(axis=0)
-        self._square = self._square + np.square(flat).sum(axis=0)
+        self._square = self._square + np.square(flat, out=flat).sum(axis=0)
 
     def summary(self) -> dict[str, Any]:
         """The plain form that the marker keeps."""

@@ -1,0 +1,105 @@
+"""The benchmarks run from end to end, at a size where their figures mean nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+BENCH = Path(__file__).with_name("bench")
+STATED = {"name", "value", "unit", "minimum", "median", "maximum", "runs", "compared_with"}
+
+
+@pytest.fixture
+def bench(monkeypatch, tmp_path):
+    """A benchmark's module by name; it writes into a folder of the test."""
+    monkeypatch.syspath_prepend(BENCH)
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+def check(figures: list[dict], runs: int) -> None:
+    """Every figure states what it has to, and its value is the median of its runs."""
+    for each in figures:
+        assert set(each) == STATED
+        assert each["minimum"] <= each["median"] == each["value"] <= each["maximum"]
+        assert each["unit"] and each["runs"] in (1, runs)
+
+
+def published(name: str) -> dict[str, dict]:
+    content = json.loads(Path(f"runs/bench/{name}.json").read_text())
+    assert content["bench"] == name and content["what"] and content["machine"]
+    return {each["name"]: each for each in content["figures"]}
+
+
+def run(main, *arguments: str) -> str:
+    done = CliRunner().invoke(main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_stage1(bench):
+    small = "--encoder dinov2-s --grid 2 --images 6 --batch 2 --workers 1 --runs 2"
+    printed = run(bench("stage1").main, *small.split())
+    figures = published("stage1")
+    check(list(figures.values()), 2)
+    for way in ("whole, 0 reading processes", "whole, 1 reading processes"):
+        for ratio in (f"{way} / bare", f"per core: {way} / bare"):
+            assert figures[ratio]["compared_with"] == "bare"
+        assert figures[f"{way} / one at a time"]["unit"] == "ratio"
+        for part in ("waiting for images", "encoding", "waiting for the writer"):
+            assert figures[f"{way}: {part}"]["unit"] == "s"
+        assert way in printed
+
+
+@pytest.mark.filterwarnings("ignore")  # the stock pipeline leaves files open
+def test_loader(bench, monkeypatch):
+    loader = bench("loader")
+    for name, value in {"BATCH": 4, "TOKENS": (4, 8), "MOMENTS": (2, 4, 4)}.items():
+        monkeypatch.setattr(loader, name, value)
+    # It starts processes of its own, at full size.
+    stub = loader.report.figure("memory", [1.0], "MiB")
+    monkeypatch.setattr(loader, "_memory", lambda cache, runs: stub)
+    run(loader.main, "--samples", "64", "--runs", "2")
+    figures = published("loader")
+    check(list(figures.values()), 2)
+    assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
+def test_the_rows_of_gpu(bench, tmp_path):
+    gpu, stage1 = bench("gpu"), bench("stage1")
+    narrow = gpu.SD_VAE | {"block_out_channels": (32,) * 4}
+    encoders = {
+        "autoencoder": gpu.random_vae(tmp_path / "vae", narrow, batch_size=2),
+        "vision": stage1.random_vision(
+            tmp_path, "dinov2-s", grid=2, precision="bf16", batch_size=2
+        ),
+    }  # fmt: skip
+    for name, encoder in encoders.items():
+        figures = gpu.measure(name, encoder, tmp_path, 3, device="cpu", workers=0, runs=1)
+        check([vars(figure) for figure in figures], 1)
+        found = {figure.name: figure for figure in figures}
+        assert found[f"{name}: whole / {name}: bare"].compared_with == f"{name}: bare"
+        assert found[f"{name}: memory"].value == 0
+
+
+def test_gpu_says_that_it_needs_one(bench, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = CliRunner().invoke(bench("gpu").main)
+    assert done.exit_code != 0 and not Path("runs").exists()
+    assert done.output.count("\n") == 1 and "needs an NVIDIA GPU" in done.output
+
+
+def test_every_row_of_gpu_can_be_made(bench, tmp_path, monkeypatch):
+    gpu, stage1 = bench("gpu"), bench("stage1")
+    monkeypatch.setattr(gpu, "random_vae", lambda folder, settings, **options: options)
+    monkeypatch.setattr(stage1, "random_vision", lambda folder, name, **options: options)
+    for row in gpu.ROWS:
+        made = gpu.encoder_of(row, tmp_path)
+        assert made == {"precision": row.precision, "batch_size": row.batch}
