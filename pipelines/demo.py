@@ -61,7 +61,9 @@ def _command(*words: str) -> None:
     """Run one of our command lines in a process of its own, as a user would."""
     shown = " ".join(words).replace("reed.cli.", "reed-")
     click.echo(f"$ {shown}")
-    subprocess.run([sys.executable, "-m", *words], check=True)
+    code = subprocess.run([sys.executable, "-m", *words], check=False).returncode
+    if code:  # it has said why
+        sys.exit(code)
 
 
 def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
