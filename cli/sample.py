@@ -48,8 +48,8 @@ def main(
 ) -> None:  # fmt: skip
     """Draw samples from a run (a picture grid and an .npz), or from a public checkpoint.
 
-    A checkpoint gives an .npz of latents, arr_0 [N, C, H, W], and labels, arr_1; the latents are
-    for the decoder of the VAE that it was trained with.
+    A checkpoint, and a run on latents, give an .npz of latents, arr_0 [N, C, H, W], and labels,
+    arr_1; the latents are for the decoder of the VAE that it was trained with.
 
     \b
     Examples:
@@ -69,15 +69,16 @@ def main(
     if checkpoint:
         weights = public.read(checkpoint, "ema" if ema else "model", convention)
         drawn = Sampler.of_weights(weights, device, heads=heads or 0, scale=scale, shift=shift)
-        samples = drawn.draw(num, options, batch=batch)
-        name = (out or checkpoint.parent / "samples") / f"{checkpoint.stem}.npz"
-        write_npz(name, arr_0=samples["x"], arr_1=samples["label"])
-        click.echo(f"{name}: {num} latents by {weights.kind}")
-        return
-    drawn = Sampler.of_run(run, step, device)
+        name = (out or checkpoint.parent / "samples") / checkpoint.stem
+    else:
+        drawn = Sampler.of_run(run, step, device)
+        name = (out or run / "samples") / f"step-{drawn.step:07d}"
     samples = drawn.draw(num, options, batch=batch)
+    if checkpoint or drawn.fields["x"].kind == "moments":
+        write_npz(name.with_suffix(".npz"), arr_0=samples["x"], arr_1=samples["label"])
+        click.echo(f"{name}.npz: {num} latents" + (f" by {weights.kind}" if checkpoint else ""))
+        return
     images = to_uint8(samples["x"], drawn.fields["x"])
-    name = (out or run / "samples") / f"step-{drawn.step:07d}"
     write_npz(name.with_suffix(".npz"), arr_0=images, arr_1=samples["label"])
     save_png(grid(images[:100], 10), name.with_suffix(".png"), max(1, 32 // images.shape[1]))
     click.echo(f"{name}.npz: {num} samples of step {drawn.step}; picture: {name}.png")

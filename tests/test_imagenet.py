@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from reed import config
 from reed.cache import plan, reader, schema
 from reed.cli import cache as cli_cache
+from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.encoders import ENCODERS
 from reed.encoders.preprocess import IMAGENET, Preprocess
@@ -284,6 +285,14 @@ def test_two_steps_of_training_on_the_moments(cache, tmp_path):
     last = json.loads(lines[-1])
     assert all(np.isfinite(value) for value in last.values() if isinstance(value, float))
     assert any("dinov2-b" in name for name in last) and any("qwen2" in name for name in last)
+    drawn = CliRunner().invoke(
+        cli_sample.main, ["--run", str(tmp_path / "run"), "--num", "3", "--steps", "2"]
+    )
+    assert drawn.exit_code == 0 and "3 latents" in drawn.output, drawn.output
+    (path,) = (tmp_path / "run" / "samples").iterdir()
+    with np.load(path) as arrays:
+        latents = arrays["arr_0"]
+    assert latents.dtype == np.float32 and latents.shape[:2] == (3, 4) and latents.std() > 0
 
 
 # ---- prefetch, and the commands of the README
