@@ -36,13 +36,15 @@ def ragged(fakes, tmp_path_factory):
             Field("x", "data", (None, 3)),
             Field("pair", "pair", (None, 4, 2), "float16"),
             Field("label", "label", (), "int64"),
+            Field("whole", "sample", (5,)),
         )
 
         def encode(self, samples):
             numbers = [number_of(s) for s in samples]
             rows = [chain(n).astype(np.float32) for n in numbers]
             pairs = [np.ones((len(r), 4, 2), np.float32) * r[:, :1, None] for r in rows]
-            return {"x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers}
+            whole = [np.full(5, n, np.float32) for n in numbers]
+            return {"x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers, "whole": whole}
 
     class Teacher(fakes.Encoder):
         reads = ("label", "sentence", "pixels")
@@ -108,6 +110,14 @@ def test_records_are_whole_padded_with_zeros_and_masked(ragged):
                 values["t"][j, :long], torch.from_numpy(want), dim=-1
             ).min() > 0.999  # fmt: skip
             assert all(not values[name][j, long:].any() for name in ("x", "pair", "t"))
+
+
+def test_the_mask_is_as_long_as_the_padding_whatever_else_is_asked_for(ragged):
+    places = {"whole": "chain/whole"} | PLACES  # a field of one size, first
+    stream = ShardStream(ragged[0], places, tokens=BUDGET, threads=0)
+    for _, values, mask, lengths in take(stream, 0, 10):
+        assert mask.shape == values["x"].shape[:2] and mask.sum(1).tolist() == lengths.tolist()
+        assert torch.equal(values["whole"][:, 0].long(), values["label"])
 
 
 def test_each_ragged_sample_is_read_once_per_epoch(ragged):

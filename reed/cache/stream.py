@@ -31,7 +31,7 @@ class Stored:
     """One batch as stored: rows of this rank, in order.
 
     step: of the global batch; rows: positions in cache order; parts: per requested place its
-    parts, each [rows, ...], padded with zeros to one length where samples differ; lengths: [rows]
+    parts, each [rows, ...], padded with zeros to `length` where samples differ; lengths: [rows]
     then, else None. Views of a ring buffer, overwritten once the next batch is asked for.
     """
 
@@ -39,13 +39,13 @@ class Stored:
     rows: np.ndarray
     parts: dict[str, list[torch.Tensor]]
     lengths: np.ndarray | None = None
+    length: int = 0
 
     def mask(self, device: torch.device | str = "cpu") -> torch.Tensor | None:
         """[rows, length], True on real tokens; None where all samples have one length."""
         if self.lengths is None:
             return None
-        longest = next(p.shape[1] for parts in self.parts.values() for p in parts if p.ndim > 1)
-        return torch.from_numpy(np.arange(longest) < self.lengths[:, None]).to(device)
+        return torch.from_numpy(np.arange(self.length) < self.lengths[:, None]).to(device)
 
 
 _Read = tuple[Stored, list[ReedError]]  # a batch, and what could not be read of it
@@ -187,7 +187,7 @@ class ShardStream:
             lengths = None if lengths is None else lengths.copy()
             arrays = [rows, *([] if lengths is None else [lengths]), *(t.numpy() for t in tensors)]
             _replace(failed, arrays)
-        return Stored(step, rows, parts, lengths), list(failed.values())
+        return Stored(step, rows, parts, lengths, length), list(failed.values())
 
     def _count(self, failed: list[ReedError]) -> None:
         """Count the unreadable records of the batch that is handed out; too many are an error."""
