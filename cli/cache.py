@@ -19,14 +19,10 @@ def main() -> None:
     """
 
 
-for building in (plan, prefetch, build):
-    main.add_command(building)
-for looking in (list_, info, study, peek):
-    main.add_command(looking)
-
-
-for keeping in (verify, repair, reindex, convert):
-    main.add_command(keeping)
+building, looking = (plan, prefetch, build), (list_, info, study, peek)
+keeping = (verify, repair, reindex, convert)
+for command in (*building, *looking, *keeping):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

@@ -239,10 +239,9 @@ def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[st
                 yield shards.member_key(key, view), arrays
             written.append(key)
 
-    parts = [part for f in job.column.fields for part in codecs.codec_of(f).parts(f)]
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, parts, members())
+        index = container.write(temp, reader.parts_of(job.column), members())
     marker = Marker(
         column=job.column.name, shard=shard, keys=tuple(written), failed=failed,
         stats={name: running.summary() for name, running in stats.items()}, **index,

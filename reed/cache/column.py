@@ -109,7 +109,7 @@ def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> No
 def _check_parts(column: Column) -> None:
     """Refuse two parts of one name (webdataset reads names in lower case)."""
     seen: set[str] = set()
-    for part in (p for f in column.fields for p in codecs.codec_of(f).parts(f)):
+    for part in reader.parts_of(column):
         if part.name.lower() in seen:
             raise ReedError(f"column {column.name!r} stores two {part.name!r}; rename a field")
         seen.add(part.name.lower())

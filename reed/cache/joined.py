@@ -64,7 +64,8 @@ class JoinedColumn:
         self.name, self.fields = column.name, fields
         self.parts = {name: codecs.codec_of(field).parts(field) for name, field in fields.items()}
         self.ragged = {p.name for parts in self.parts.values() for p in parts if p.is_ragged}
-        self._cache, self._column, self._views = cache, column, planned.manifest.views
+        self._cache, self._column, self._plan = cache, column, planned
+        self._views = planned.manifest.views
         self._markers = _markers(cache, planned, column, skip)
         self._state = reader.load_state(cache, column)
         self._on: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
@@ -84,9 +85,9 @@ class JoinedColumn:
         """The length of a ragged part for every row of the plan; 0 where it was left out."""
         found = np.zeros(len(self.place), dtype=np.int64)
         for shard, marker in self._markers.items():
-            here = (self.shard == shard) & (self.place >= 0)
+            rows = self._plan.rows(shard)
             each = np.asarray(marker.parts[part]["lengths"], dtype=np.int64)[:: self._views]
-            found[here] = each[self.place[here]]
+            found[rows.start : rows.stop][self.place[rows.start : rows.stop] >= 0] = each
         return found
 
     def read(

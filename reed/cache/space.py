@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache import codecs, reader, schema
+from reed.cache import reader, schema
 from reed.cache.codecs import Part
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
@@ -45,7 +45,7 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
     missing = [shard for shard, path in enumerate(places) if not path.is_file()]
     samples = [len(plan.rows(shard)) for shard in missing]
     views = plan.manifest.views
-    parts = [part for f in column.fields for part in codecs.codec_of(f).parts(f)]
+    parts = reader.parts_of(column)
     ragged = any(part.is_ragged for part in parts)
     if ragged and len(missing) < plan.shards:
         first = next(shard for shard in range(plan.shards) if shard not in missing)
