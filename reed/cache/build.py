@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from reed.cache import codecs, files, reader, schema, shards
+from reed.cache import codecs, files, reader, schema, shards, verify
 from reed.cache.codecs import State
 from reed.cache.plan import Plan
 from reed.cache.reading import BadSample, Chunk, Reading, Sample, Source
@@ -122,20 +122,13 @@ class Tally:
 
 
 def is_done(job: Job, shard: int) -> bool:
-    """Whether a shard has a sound marker and a file of the size that the marker states."""
+    """Whether a shard is in place: see done_marker."""
     return done_marker(job, shard) is not None
 
 
 def done_marker(job: Job, shard: int) -> Marker | None:
-    """The marker of a shard that is done: of the planned keys, with a file of its size."""
-    try:
-        marker = schema.load_marker(job.cache, job.column, shard)
-    except ReedError:
-        return None
-    if marker.keys != tuple(k for k in job.plan.keys_of(shard) if k not in marker.failed):
-        return None
-    path = schema.shard_path(job.cache, job.column, shard)
-    return marker if path.is_file() and path.stat().st_size == marker.bytes else None
+    """The marker of a shard that is done, which is one that a shallow verify would pass."""
+    return verify.marker_in_place(job.cache, job.plan, job.column, shard)
 
 
 def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marker, Timing]:

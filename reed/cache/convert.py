@@ -42,7 +42,7 @@ def convert(
             target = replace(column, container=to if column.name in chosen else column.container)
             _describe(cache, out, column, target)
             for shard in range(frozen.shards):
-                if not _is_done(out, frozen, target, shard):
+                if verify.marker_in_place(out, frozen, target, shard) is None:
                     _convert_shard(cache, out, frozen, column, target, shard)
                 bar.update()
     return frozen
@@ -62,14 +62,6 @@ def _describe(cache: Path, out: Path, column: Column, target: Column) -> None:
         name = f"{column.name}/calibration.npz"
         _put(out / name, (cache / name).read_bytes())
     _put(out / column.name / "column.json", schema.dump(target))
-
-
-def _is_done(out: Path, frozen: Plan, target: Column, shard: int) -> bool:
-    try:
-        verify.check_marker(out, frozen, target, shard)
-    except ReedError:
-        return False
-    return True
 
 
 def _convert_shard(

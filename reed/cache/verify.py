@@ -104,6 +104,14 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
     return marker
 
 
+def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Marker | None:
+    """The marker that check_marker passes, None where it would refuse."""
+    try:
+        return check_marker(cache, plan, column, shard)
+    except ReedError:
+        return None
+
+
 def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     """ReedError unless a shard has the sha256 and the headers that its marker says."""
     path = schema.shard_path(cache, column, marker.shard)
