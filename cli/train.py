@@ -29,7 +29,11 @@ from reed.cli.common import one_line_errors
 @click.option("--init", metavar="FILE",
               help="Weights to start from: a public checkpoint of REPA, REED, SiT or DiT, or a "
               "run.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Check and print the configuration, then stop.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Check and print the configuration, sketch the curriculum, stop.",
+)
 @click.version_option(reed.__version__)
 @click.pass_context
 @one_line_errors
@@ -48,13 +52,16 @@ def main(
     if context.invoked_subcommand:
         return
     table = _settings(shards, run, variant, files, assignments, init)
-    from reed import recipe, train
+    from reed import curriculum, recipe, train
 
     settings = config.build(recipe.TrainConfig, table)
     if dry_run:
         setup = recipe.check(settings)
         for line in train.untrained(setup)[1] if settings.init else []:
             click.echo(line, err=True)
+        click.echo(f"weights over {settings.steps} steps:", err=True)
+        schedules = setup.schedules | {"lr": setup.lr}
+        click.echo(curriculum.sketch(schedules, settings.steps), err=True)
         click.echo(json.dumps(config.plain(settings), indent=1))
         return
     step = train.train(settings)

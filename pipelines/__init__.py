@@ -39,17 +39,26 @@ def load(name: str) -> Pipeline:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PIPELINE
 
 
+def variants(name: str) -> list[str]:
+    """The variants of a pipeline's recipe, in the order of the file."""
+    return list(_table(name).get("variants", {}))
+
+
 def recipe(name: str, variant: str = "") -> dict[str, Any]:
     """The recipe of a pipeline as a plain table, with one of its variants laid on top."""
-    _check(name)
-    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)
-    variants = table.pop("variants", {})
+    table = _table(name)
+    known = table.pop("variants", {})
     if not variant:
         return table
-    if variant not in variants:
-        raise ReedError(f"recipe {name!r} has no variant {variant!r}.{suggest(variant, variants)}")
-    return config.merge(table, variants[variant])
+    if variant not in known:
+        raise ReedError(f"recipe {name!r} has no variant {variant!r}.{suggest(variant, known)}")
+    return config.merge(table, known[variant])
+
+
+def _table(name: str) -> dict[str, Any]:
+    _check(name)
+    text = (resources.files(__name__) / f"{name}.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
 
 
 def _check(name: str) -> None:

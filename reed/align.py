@@ -116,6 +116,10 @@ class AlignedNet(nn.Module):
             head = projector(width, target.config.hidden, target.channels)
             self.heads[self._slots[name]] = head
 
+    def repeated(self) -> list[nn.Module]:
+        """The parts that torch.compile takes one by one."""
+        return [*self.net.repeated(), *self.heads.values()]
+
     def forward(self, noised: Noised, batch: Batch) -> tuple[Any, Aligned]:
         """The net's prediction, and every target's loss and cosine, [B]."""
         taps = sorted({target.config.tap for target in self.targets.values()})

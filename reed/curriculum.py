@@ -29,6 +29,7 @@ KEYS = {  # per kind: the keys it must have, then those it may have
     "step": (["start", "end", "begins"], []),
 }
 UNITS = ["epochs", "samples", "steps"]
+BARS = " ▁▂▃▄▅▆▇█"
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ class Schedule:
             raise ReedError(f"{where} is an empty list; give a number or at least one table")
         return cls(tuple(_ramp(table, where) for table in tables), where)
 
-    def resolve(self, total_steps: int, batch_size: int, samples: int) -> Schedule:
+    def resolve(self, total_steps: int, batch_size: float, samples: int) -> Schedule:
         """The same schedule with every place in optimizer steps.
 
-        total_steps: of the run; batch_size: of the global batch; samples: in one epoch.
+        total_steps: of the run; batch_size: of the global batch (its mean); samples: in one epoch.
         Raises ReedError when a ramp would end before it begins.
         """
         lengths = {
@@ -118,6 +119,20 @@ class Schedule:
     def is_off(self) -> bool:
         """Whether one factor is 0 at every step, so that the loss need not be computed."""
         return any(ramp.is_zero() for ramp in self.ramps)
+
+
+def sketch(schedules: Mapping[str, Schedule], steps: int, width: int = 48) -> str:
+    """The resolved schedules over a run as lines of bars, each as a share of its own highest."""
+    places = [round(i * (steps - 1) / (width - 1)) for i in range(width)]
+    longest = max(map(len, schedules))
+    lines = []
+    for name, schedule in schedules.items():
+        values = [schedule(place) for place in places]
+        most = max(values) or 1.0
+        bars = "".join(BARS[math.ceil(value / most * (len(BARS) - 1))] for value in values)
+        ends = f"{values[0]:.4g} at the start, {values[-1]:.4g} at the end"
+        lines.append(f"{name.ljust(longest)}  {bars}  {ends}")
+    return "\n".join(lines)
 
 
 def _ramp(table: Any, where: str) -> Ramp:

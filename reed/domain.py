@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 from torch import Tensor, nn
 
 from reed.cache.schema import Field
@@ -44,19 +45,21 @@ class Domain(Protocol):
     """One kind of data. An implementation is a frozen dataclass: its settings are its fields.
 
     roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
-    losses: the names of what `loss` returns.
+    losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`.
     """
 
     roles: tuple[str, ...]
     losses: tuple[str, ...]
+    sampling: type
 
     def net(self, fields: Mapping[str, Field]) -> nn.Module:
         """A freshly initialised net for data of these fields (by role)."""
         ...
 
     def collate(
-        self, values: Mapping[str, Tensor], fields: Mapping[str, Field], targets: dict[str, Tensor]
-    ) -> Batch:
+        self, values: Mapping[str, Tensor], fields: Mapping[str, Field],
+        targets: dict[str, Tensor], mask: Tensor | None = None,
+    ) -> Batch:  # fmt: skip
         """A batch from decoded values (by role)."""
         ...
 
@@ -72,4 +75,8 @@ class Domain(Protocol):
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: Any
     ) -> dict[str, Any]:
         """Samples number `indices` of a run's net: name -> array [len(indices), ...]."""
+        ...
+
+    def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
+        """What `generate` returned, as one picture [H, W, 1 or 3] uint8."""
         ...

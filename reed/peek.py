@@ -152,12 +152,9 @@ def _image(field: Field, value: np.ndarray, caption: str) -> tuple[str, str, np.
         image = picture.to_uint8(value[None], field)[0]
         return caption, "image", np.broadcast_to(image, (*image.shape[:2], 3))
     mean = value[: len(value) // 2] if field.kind == "moments" else value
-    first = mean[: 3 if len(mean) >= 3 else 1].astype(np.float64)
-    low, high = np.percentile(first, [1, 99], axis=(1, 2), keepdims=True)
-    level = ((first - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
-    image = np.rint(255 * level).astype(np.uint8).transpose(1, 2, 0)
+    image = picture.stretched(mean[None])[0]
     what = "mean, " if field.kind == "moments" else ""
-    note = f"{caption}\n{what}channels 1 to {len(first)}, stretched"
+    note = f"{caption}\n{what}channels 1 to {image.shape[-1]}, stretched"
     return note, "image", np.broadcast_to(image, (*image.shape[:2], 3))
 
 

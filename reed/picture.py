@@ -32,6 +32,17 @@ def to_uint8(x: np.ndarray, field: Field) -> np.ndarray:
     return np.rint(level.clip(0, 255)).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
+def stretched(latents: np.ndarray) -> np.ndarray:
+    """The first three channels (or the only one) of [N, C, H, W] as uint8 [N, H, W, 3 or 1].
+
+    Each sample's channels go from their 1st to their 99th percentile: colours say nothing.
+    """
+    first = latents[:, : 3 if latents.shape[1] >= 3 else 1].astype(np.float64)
+    low, high = np.percentile(first, [1, 99], axis=(2, 3), keepdims=True)
+    level = ((first - low) / np.maximum(high - low, 1e-12)).clip(0, 1)
+    return np.rint(255 * level).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
 def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     """Images [N, H, W, C] uint8, row by row in one [H', W', C] picture on white."""
     rows = -(-len(images) // columns)

@@ -13,14 +13,20 @@ import torch
 from reed import config
 from reed.align import AlignConfig, Target, check_target
 from reed.cache import schema
+from reed.cache.files import write_atomic
 from reed.cache.stream import ShardStream
 from reed.curriculum import Schedule
 from reed.domain import DOMAINS, Domain
+from reed.ema import Decay, constant_decay, power_decay
 from reed.errors import ReedError, suggest
 
-PRECISIONS = ("auto", "bf16", "fp16", "fp32")
+CHOICES = {
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+    "compile": ("auto", "on", "off"),
+    "tracker": ("none", "tensorboard", "wandb"),
+}
 # what a rerun in the same folder may change
-FREE = ("steps", "every", "loader", "shards", "run", "stop_after_bad")
+FREE = "steps every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,26 @@ class EveryConfig:
 
 
 @dataclass(frozen=True)
+class PreviewConfig:
+    """A picture of samples of the averaged net, drawn while the run goes on.
+
+    every: optimizer steps, 0 for none; num: samples; options: of the domain's sampling, such as
+    {sampler = "heun", steps = 25}.
+    """
+
+    every: int = 0
+    num: int = 16
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.num < 1:
+            raise ReedError(
+                f"preview.every is {self.every} and preview.num {self.num}; they must be at least "
+                "0 and 1"
+            )
+
+
+@dataclass(frozen=True)
 class LoaderConfig:
     """threads: readers in this process; ahead: batches in flight. Neither changes a batch."""
 
@@ -67,37 +93,63 @@ class TrainConfig:
     """Everything a run depends on.
 
     shards: the cache; run: the folder of the run; steps: optimizer steps; batch: samples per
-    step over all processes; accumulate: micro-batches per step and process; data: role ->
-    "column/field"; domain: settings of the domain; align, curriculum: by target and loss name;
-    ema_decay: per step; stop_after_bad: steps with non-finite gradients that end the run; init: a
-    checkpoint (see reed.public) whose weights the first step starts from.
+    step over all processes or, where samples differ in length, tokens: padded tokens per step;
+    accumulate: micro-batches per step and process; data: role -> "column/field"; domain: settings
+    of the domain; align, curriculum: by target and loss name; ema_decay: per step, or
+    ema_sigma_rel: the relative width of a power-function average in its place (see reed.ema);
+    compile: the net's repeated parts by torch.compile (auto: on a GPU); stop_after_bad: steps with
+    non-finite gradients that end the run; init: a checkpoint (see reed.public) whose weights the
+    first step starts from; tracker: where Accelerate sends the log as well; wait_minutes: how long
+    processes wait for one another, such as for the one that saves, before the run fails.
     """
 
     shards: Path
     run: Path
     steps: int
-    batch: int
     data: dict[str, str]
     domain: dict[str, Any]
+    batch: int = 0
+    tokens: int = 0
     align: dict[str, AlignConfig] = field(default_factory=dict)
     curriculum: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
     accumulate: int = 1
     seed: int = 0
     precision: str = "auto"
+    compile: str = "auto"
     ema_decay: float = 0.9999
+    ema_sigma_rel: float = 0.0
     stop_after_bad: int = 10
     init: str = ""
+    tracker: str = "none"
+    wait_minutes: float = 30.0
     every: EveryConfig = field(default_factory=EveryConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate", "stop_after_bad"):
+        size = "tokens" if self.tokens else "batch"
+        for name in ("steps", size, "accumulate", "stop_after_bad"):
             if getattr(self, name) < 1:
                 raise ReedError(f"{name} is {getattr(self, name)}, it must be at least 1")
-        if self.precision not in PRECISIONS:
-            hint = suggest(self.precision, PRECISIONS)
-            raise ReedError(f"unknown precision {self.precision!r}.{hint}")
+        if self.tokens and self.batch:
+            raise ReedError(
+                f"batch is {self.batch} and tokens is {self.tokens}: give batch where samples have "
+                "one length, tokens where they differ"
+            )
+        if not self.wait_minutes > 0:
+            raise ReedError(f"wait_minutes is {self.wait_minutes}, it must be above 0")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ReedError(f"unknown {name} {value!r}.{suggest(value, known)}")
+        self.decay()
+
+    def decay(self) -> Decay:
+        """The decay of the average, by step."""
+        if self.ema_sigma_rel:
+            return power_decay(self.ema_sigma_rel)
+        return constant_decay(self.ema_decay)
 
 
 @dataclass(frozen=True)
@@ -105,7 +157,8 @@ class Setup:
     """A recipe that fits its cache: what the trainer builds from.
 
     fields: role -> cached field; targets: alignment targets whose weight is not off; schedules:
-    loss name -> weight, in optimizer steps; lr: the factor of the learning rate.
+    loss name -> weight, in optimizer steps; lr: the factor of the learning rate; preview: how the
+    domain draws the samples of a preview.
     """
 
     config: TrainConfig
@@ -114,6 +167,7 @@ class Setup:
     targets: dict[str, Target]
     schedules: dict[str, Schedule]
     lr: Schedule
+    preview: Any
     stream: ShardStream
 
 
@@ -144,6 +198,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         )
     domain = domain_of(settings)
     fields = fields_of(settings, domain)
+    preview = config.build(domain.sampling, settings.preview.options, "preview.options")
     schedules = _schedules(settings, domain)
     active = {n: a for n, a in settings.align.items() if not schedules[n].is_off()}
     with torch.device("meta"):
@@ -156,14 +211,19 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     }
     stream = ShardStream(
         settings.shards, settings.data | {name: each.target for name, each in active.items()},
-        settings.batch, seed=settings.seed, rank=rank, world=world,
+        settings.batch, tokens=settings.tokens, seed=settings.seed, rank=rank, world=world,
         threads=settings.loader.threads, ahead=settings.loader.ahead, pin=pin,
     )  # fmt: skip
-    lengths = (settings.steps, settings.batch, stream.samples)
+    if stream.fewest < world * settings.accumulate:
+        raise ReedError(
+            f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "
+            f"{world} processes x {settings.accumulate} micro-batches; raise it"
+        )
+    lengths = (settings.steps, stream.batch, stream.samples)
     kept = [*domain.losses, *targets]
     resolved = {name: schedules[name].resolve(*lengths) for name in kept}
     lr = Schedule.of(settings.optim.schedule, "optim.schedule").resolve(*lengths)
-    return Setup(settings, domain, fields, targets, resolved, lr, stream)
+    return Setup(settings, domain, fields, targets, resolved, lr, preview, stream)
 
 
 def claim(settings: TrainConfig) -> None:
@@ -182,10 +242,7 @@ def claim(settings: TrainConfig) -> None:
                 f"{settings.run} was trained with {place} = {old!r}, now it is {new!r}; "
                 "choose another --run"
             )
-    settings.run.mkdir(parents=True, exist_ok=True)
-    temp = path.with_suffix(".tmp")
-    temp.write_text(json.dumps(ours, indent=1) + "\n", encoding="utf-8")
-    temp.replace(path)
+    write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
 
 
 def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any]]:

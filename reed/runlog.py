@@ -1,35 +1,54 @@
-"""What a run tells: metrics.jsonl, one line per logged step."""
+"""What a run tells: metrics.jsonl, one line per logged step, pictures, and a tracker if named."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from reed.cache.files import write_atomic
+from reed.errors import ReedError
+from reed.picture import save_png
+
 
 class RunLog:
-    """metrics.jsonl of a run folder, cut back to `step` when a run resumes there."""
+    """metrics.jsonl of a run folder, cut back to `step` when a run resumes there.
 
-    def __init__(self, run: Path, step: int) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        self._path = run / "metrics.jsonl"
+    trackers: of Accelerate, which are told the same.
+    """
+
+    def __init__(self, run: Path, step: int, trackers: Sequence[Any] = ()) -> None:
+        self._run, self._trackers = run, trackers
+        path = run / "metrics.jsonl"
         kept = [line for line in read(run) if line["step"] <= step]
-        text = "".join(json.dumps(line) + "\n" for line in kept)
-        temp = self._path.with_suffix(".tmp")
-        temp.write_text(text, encoding="utf-8")
-        temp.replace(self._path)
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Append one line and hand it to the system at once."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(values, step=step)
+
+    def picture(self, step: int, picture: np.ndarray) -> None:
+        """Write previews/step-0001000.png of [H, W, C] uint8."""
+        save_png(picture, self._run / "previews" / f"step-{step:07d}.png")
+        for tracker in self._trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"preview": picture[None]}, step=step, **layout)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def read(run: Path) -> list[dict[str, Any]]:
@@ -39,3 +58,12 @@ def read(run: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) for line in lines[:-1]]
+
+
+def check_tracker(name: str) -> None:
+    """ReedError unless the tracker's package is installed; "none" needs none."""
+    if name != "none" and find_spec(name) is None:
+        raise ReedError(
+            f"tracker {name!r} needs the package {name}, which is not installed: pip install "
+            f"{name}, or set tracker=none"
+        )

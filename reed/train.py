@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import sys
-import time
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
 
 from reed import checkpoint, config, public, recipe, runlog
 from reed.align import AlignedNet
+from reed.cache.files import only_writer
 from reed.checkpoint import Checkpoint
-from reed.ema import Ema, constant_decay
+from reed.ema import Ema
 from reed.errors import ReedError
+from reed.feed import Fed, Feed
 from reed.recipe import Setup, TrainConfig
+from reed.runlog import RunLog
 from reed.seeding import Draws, seed_for
+from reed.watch import Guard, Meter, Stop
 
 
 def train(settings: TrainConfig, *, progress: bool = True) -> int:
@@ -30,20 +36,36 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     Returns the step reached, which is less after SIGTERM or SIGUSR1: rerun to go on.
 
     Raises ReedError when the recipe does not fit its cache, when the run folder belongs to
-    another recipe, and after too many steps with non-finite gradients.
+    another recipe or process, and after too many steps with non-finite gradients.
     """
-    cuda = torch.cuda.is_available()
-    # without cpu=True, the processes of a launch would not find one another where there is no GPU
-    accelerator = Accelerator(mixed_precision=_mixed_precision(settings.precision), cpu=not cuda)
+    accelerator = accelerator_for(settings)
+    cuda = accelerator.device.type == "cuda"
     setup = recipe.check(settings, accelerator.process_index, accelerator.num_processes, pin=cuda)
     trainer = Trainer(setup, accelerator)  # before the claim: an --init may be of another net
-    if accelerator.is_main_process:
-        recipe.claim(settings)
-        if progress:
-            print(json.dumps(config.plain(settings)), file=sys.stderr)
-    trainer.resume()
-    trainer.run(progress=progress and accelerator.is_local_main_process)
+    main = accelerator.is_main_process
+    with only_writer(settings.run) if main else contextlib.nullcontext():
+        if main:
+            recipe.claim(settings)
+            if progress:
+                print(json.dumps(config.plain(settings)), file=sys.stderr)
+        trainer.resume()
+        trainer.run(progress=progress and accelerator.is_local_main_process)
     return trainer.step
+
+
+def accelerator_for(settings: TrainConfig) -> Accelerator:
+    """Accelerate with the recipe's precision, tracker and patience; ReedError if it lacks them."""
+    runlog.check_tracker(settings.tracker)
+    cuda = torch.cuda.is_available()
+    # bfloat16 partial sums in long matrix products have led compiled training to worse minima
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return Accelerator(
+        mixed_precision=_mixed_precision(settings.precision),
+        cpu=not cuda,  # else the processes of a launch do not find one another without a GPU
+        log_with=None if settings.tracker == "none" else settings.tracker,
+        project_dir=settings.run,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.wait_minutes))],
+    )
 
 
 def untrained(setup: Setup) -> tuple[AlignedNet, list[str]]:
@@ -74,11 +96,14 @@ class Trainer:
             [p for p in model.parameters() if p.requires_grad], lr=optim.lr, betas=optim.betas,
             eps=optim.eps, weight_decay=optim.weight_decay, fused=True,
         )  # fmt: skip
-        self._ema = Ema(model.net, constant_decay(setup.config.ema_decay))
+        self._ema = Ema(model.net, setup.config.decay())
         self._bare = model
+        if _compiles(setup.config.compile, accelerator.device):
+            for part in model.repeated():
+                part.compile()  # in place, so the names in the state dict stay
         self.model, self.optimizer = accelerator.prepare(model, self._optimizer)
-        self._guard = _Guard(accelerator.device)
-        self.step = 0
+        self._guard = Guard(accelerator.device)
+        self.step, self.samples = 0, 0
 
     def resume(self) -> None:
         """Continue from the run's latest checkpoint, if there is one."""
@@ -92,13 +117,17 @@ class Trainer:
         self._ema.load_state_dict(saved.ema)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
-        self.step = saved.step
+        self.step, self.samples = saved.step, saved.extra["samples"]
 
     def save(self) -> None:
         """Write a checkpoint of the current step (main process only)."""
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
+        extra = {
+            "samples": self.samples,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
         checkpoint.save(
             self.setup.config.run,
             Checkpoint(
@@ -106,57 +135,80 @@ class Trainer:
                 self._bare.state_dict(),
                 self._ema.state_dict(),
                 checkpoint.optimizer_tensors(self._optimizer, self._names),
-                {"scaler": scaler.state_dict() if scaler is not None else None},
+                extra,
             ),
         )
+
+    def preview(self) -> np.ndarray:
+        """Samples of the averaged net, as the domain draws them: [H, W, C] uint8."""
+        setup, net = self.setup, self._bare.net
+        domain, indices = setup.domain, range(setup.config.preview.num)
+        training = net.training
+        # the averaged net runs as it is: compiling it for another batch size would not pay
+        eager = torch.compiler.set_stance("force_eager")
+        with self._ema.weights_in(net), eager, torch.no_grad(), self.accelerator.autocast():
+            samples = domain.generate(net.eval(), setup.fields, indices, setup.preview)
+        net.train(training)
+        return domain.picture(samples, setup.fields)
 
     def run(self, *, progress: bool) -> None:
         """Step after step until the last one, or until the process is asked to stop."""
         settings, every = self.setup.config, self.setup.config.every
         main = self.accelerator.is_main_process
-        log = runlog.RunLog(settings.run, self.step) if main else contextlib.nullcontext()
-        meter = _Meter(settings.batch)
-        stop = _Stop(self.accelerator)
-        batches = self.setup.stream.batches(self.step)
+        feed = Feed(self.setup.stream, self.accelerator.device)
+        meter = Meter(self.setup, self.accelerator, feed, self.samples)
+        stop = Stop(self.accelerator)
+        batches = feed.batches(self.step)
         bar = tqdm(
             total=settings.steps, initial=self.step, desc=settings.run.name, unit="step",
             disable=not progress, dynamic_ncols=True,
         )  # fmt: skip
+        log = self._log() if main else contextlib.nullcontext()
         with stop, bar, log, contextlib.closing(batches):
             while self.step < settings.steps:
-                began = time.perf_counter()
-                stored = next(batches)
-                meter.wait += time.perf_counter() - began
-                meter.add(self.train_step(stored))
+                meter.add(self.train_step(next(batches)))
                 bar.update()
                 last = self.step == settings.steps or stop.requested(self.step)
                 if last or _due(self.step, every.log):
-                    line = meter.line(self)
-                    self._guard.check(self)
+                    line = meter.line(self.step, self.samples)
+                    self._guard.check(self.setup)
                     bar.set_postfix_str(f"loss {line['loss']:.3f}")
                     if main:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):
                     self.save()
+                if main and _due(self.step, settings.preview.every):
+                    log.picture(self.step, self.preview())
                 if last:
                     break
 
-    def train_step(self, stored: Any) -> dict[str, Tensor]:
-        """One optimizer step on one stored batch; returns what to log, still on the device."""
+    def _log(self) -> RunLog:
+        settings = self.setup.config
+        if settings.tracker != "none":
+            # a rerun of the same folder goes on in the same place
+            place = {"id": f"{seed_for('tracker', str(settings.run.resolve())):x}"}
+            named = {"name": settings.run.name, "dir": str(settings.run), "resume": "allow"}
+            self.accelerator.init_trackers(
+                "reed", _flat(config.plain(settings)), init_kwargs={"wandb": named | place}
+            )
+        return RunLog(settings.run, self.step, self.accelerator.trackers)
+
+    def train_step(self, fed: Fed) -> dict[str, Tensor]:
+        """One optimizer step on one batch; returns what to log, still on the device."""
         setup, settings = self.setup, self.setup.config
         weights = {name: schedule(self.step) for name, schedule in setup.schedules.items()}
-        values = setup.stream.decode(stored, self.accelerator.device)
-        micro = settings.batch // (self.accelerator.num_processes * settings.accumulate)
         logged: dict[str, Tensor] = {}
         for i in range(settings.accumulate):
             last = i == settings.accumulate - 1
             quiet = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            part = fed.part(i, settings.accumulate)
+            # gradients are averaged over processes, so this makes the mean over the global batch
+            share = part.rows * self.accelerator.num_processes / fed.total
             with quiet:
-                part = {n: v[i * micro : (i + 1) * micro] for n, v in values.items()}
-                total, terms = self._loss(part, i * micro, micro, weights)
-                self.accelerator.backward(total / settings.accumulate)
+                total, terms = self._loss(part, weights)
+                self.accelerator.backward(total * share)
             for name, term in terms.items():
-                logged[name] = logged.get(name, 0) + term / settings.accumulate
+                logged[name] = logged.get(name, 0) + term * share
         norm = self.accelerator.clip_grad_norm_(
             self.model.parameters(), settings.optim.clip or float("inf")
         )
@@ -170,19 +222,17 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
+        self.samples += fed.total
         self._ema.update(self.step)
         return logged | {"grad_norm": norm}
 
-    def _loss(
-        self, part: dict[str, Tensor], offset: int, rows: int, weights: dict[str, float]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of one micro-batch, and its terms for the log."""
-        setup, settings = self.setup, self.setup.config
-        first = self.accelerator.process_index * settings.batch // self.accelerator.num_processes
-        mine = slice(first + offset, first + offset + rows)
-        draws = Draws(settings.seed, self.step, settings.batch, mine, self.accelerator.device)
-        targets = {name: part[name] for name in setup.targets}
-        batch = setup.domain.collate(part, setup.fields, targets)
+        setup = self.setup
+        mine = slice(part.first, part.first + part.rows)
+        draws = Draws(setup.config.seed, self.step, part.total, mine, self.accelerator.device)
+        targets = {name: part.values[name] for name in setup.targets}
+        batch = setup.domain.collate(part.values, setup.fields, targets, part.mask)
         noised = setup.domain.corrupt(batch, draws)
         with self.accelerator.autocast():
             prediction, aligned = self.model(noised, batch)
@@ -194,99 +244,23 @@ class Trainer:
         return total, shown | {"loss": total.detach()}
 
 
-class _Guard:
-    """Counts steps with a non-finite loss or gradient on the device, without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.bad = torch.zeros((), device=device)
-        self._count = torch.zeros((), device=device)
-        self._last = torch.zeros((), device=device, dtype=torch.int64)
-
-    def watch(self, value: Tensor, step: int) -> None:
-        """Note whether the gradient norm (or loss) of a step is finite; if not it is skipped."""
-        self.bad = (~torch.isfinite(value)).float()
-        self._count += self.bad
-        self._last = torch.where(self.bad > 0, step, self._last)
-
-    def check(self, trainer: Trainer) -> None:
-        """Stop the run after too many bad steps, naming the last one and its samples."""
-        count, limit = int(self._count), trainer.setup.config.stop_after_bad
-        if count < limit:
-            return
-        step = int(self._last)
-        keys = trainer.setup.stream.keys_at(step)
-        raise ReedError(
-            f"{count} steps had non-finite gradients (the last: step {step}, samples "
-            f"{', '.join(keys[:4])}, …); lower optim.lr, or use precision bf16 or fp32"
-        )
-
-
-class _Meter:
-    """Means over the steps since the last log line."""
-
-    def __init__(self, batch: int) -> None:
-        self._batch, self.wait = batch, 0.0
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: dict[str, Tensor] = {}
-        self._steps, self.wait, self._began = 0, 0.0, time.perf_counter()
-
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's values, on the device."""
-        for name, value in values.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
-
-    def line(self, trainer: Trainer) -> dict[str, Any]:
-        """The log line, averaged over processes; the one place where the host waits."""
-        means = {name: total / self._steps for name, total in self._sums.items()}
-        means = trainer.accelerator.reduce(means, reduction="mean")
-        line: dict[str, Any] = {name: float(value) for name, value in means.items()}
-        seconds = time.perf_counter() - self._began
-        done = trainer.step - 1
-        line |= {f"weight/{n}": schedule(done) for n, schedule in trainer.setup.schedules.items()}
-        line |= {
-            "lr": trainer.setup.config.optim.lr * trainer.setup.lr(done),
-            "samples": trainer.step * self._batch,
-            "samples_per_s": self._steps * self._batch / seconds,
-            "wait_share": self.wait / seconds,
-        }
-        self._reset()
-        return line
-
-
-class _Stop:
-    """SIGTERM and SIGUSR1 (pre-emption) end the run after the step at hand, with a checkpoint."""
-
-    def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator, self._asked = accelerator, False
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self) -> _Stop:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            self._old[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
-
-    def _ask(self, *_: object) -> None:
-        self._asked = True
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop now; processes agree on it every tenth step."""
-        if self._accelerator.num_processes == 1:
-            return self._asked
-        if step % 10:
-            return False
-        asked = torch.tensor(float(self._asked), device=self._accelerator.device)
-        return bool(self._accelerator.reduce(asked) > 0)
-
-
 def _due(step: int, interval: int) -> bool:
     return interval > 0 and step % interval == 0
+
+
+def _compiles(setting: str, device: torch.device) -> bool:
+    return setting == "on" or (setting == "auto" and device.type == "cuda")
+
+
+def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested settings as dotted names, which is what trackers take."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = value if isinstance(value, int | float | str) else str(value)
+    return flat
 
 
 def _mixed_precision(precision: str) -> str:

@@ -41,14 +41,17 @@ ALLOWED = {
     "ema": "errors",
     "align": "domain nets curriculum timeweight errors cache.schema cache.codecs",
     "domain": "registry errors cache.schema seeding",
-    "domains": "domain nets align paths samplers config errors cache.schema seeding curriculum",
+    "domains": "domain nets align paths samplers picture config errors cache.schema seeding "
+    "curriculum",
     "checkpoint": "errors config",
-    "runlog": "errors",
-    "recipe": "domain align curriculum cache config errors",
+    "feed": "cache.stream",
+    "runlog": "cache.files picture errors",
+    "recipe": "domain align curriculum ema cache config errors",
+    "watch": "recipe feed errors",
     "export": "align nets recipe checkpoint config errors",
     "public": "export align nets ema checkpoint cache.schema errors",
-    "train": "public recipe domain domains align curriculum checkpoint ema runlog cache config "
-    "errors seeding",
+    "train": "public recipe domain domains align curriculum checkpoint ema runlog feed watch cache "
+    "config errors seeding",
     "sample": "public recipe domain checkpoint config cache.schema",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
@@ -64,7 +67,7 @@ ALLOWED = {
     "cli.cache_look": "cli.common encoders sources cache pipelines peek errors",
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
-    "cli.train": "cli.common export recipe train pipelines config errors cache",
+    "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
     "cli.sample": f"sample public picture {MODEL_CLI}",
     "cli.evaluate": f"evaluate {MODEL_CLI}",
 }
@@ -74,8 +77,8 @@ APPLICATIONS = ("pipelines.demo",)
 
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (
-    "align cache checkpoint cli.train curriculum domain domains ema export nets paths public "
-    "recipe runlog samplers timeweight train"
+    "align cache checkpoint cli.train curriculum domain domains ema export feed nets paths "
+    "picture public recipe runlog samplers timeweight train watch"
 ).split()
 STAGE_ONE = ("reed.encoders", "reed.sources")
 MODEL_LIBRARIES = ("timm", "diffusers", "transformers", "esm", "rdkit", "sklearn")

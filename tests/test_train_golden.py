@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from reed import checkpoint, config, runlog, train
 from reed.align import check_target
 from reed.cache.schema import Field
+from reed.cache.stream import Stored
 from reed.checkpoint import Checkpoint
 from reed.curriculum import Schedule
 from reed.domains.image import ImageDomain
@@ -58,10 +59,11 @@ class RecordedStream:
         self._data = {ours: torch.from_numpy(golden[f"data/{n}"]) for ours, n in names.items()}
 
     def batches(self, start):
-        yield from range(start, STEPS)
+        for step in range(start, STEPS):
+            yield Stored(step, np.arange(BATCH), 0, BATCH, {})
 
-    def decode(self, step, device):
-        return {name: values[step] for name, values in self._data.items()}
+    def decode(self, stored, device):
+        return {name: values[stored.step] for name, values in self._data.items()}
 
 
 def recorded_draws(golden):
@@ -113,7 +115,8 @@ def recorded_setup(golden, run):
         for name, weight in settings.curriculum.items()
     }
     stream = RecordedStream(golden)
-    return Setup(settings, domain, FIELDS, targets, schedules, Schedule.of(1.0, "lr"), stream)
+    lr = Schedule.of(1.0, "lr")
+    return Setup(settings, domain, FIELDS, targets, schedules, lr, None, stream)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ def run(golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("train20")
     start = weights(golden, "sd/")
     net = {k.removeprefix("net."): v for k, v in start.items() if k.startswith("net.")}
-    checkpoint.save(folder, Checkpoint(0, start, net, {}, {"scaler": None}))
+    checkpoint.save(folder, Checkpoint(0, start, net, {}, {"scaler": None, "samples": 0}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "Draws", recorded_draws(golden))
         trainer = train.Trainer(recorded_setup(golden, folder), Accelerator(cpu=True))

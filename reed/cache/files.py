@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,29 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other processes from writing the folder inside the `with`; it is made if need be.
+
+    The lock goes with its process, however that ends. File systems without locks give none.
+    Raises ReedError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ReedError(
+                f"another process is writing {folder}; wait for it, or choose another folder"
+            ) from None
+        except OSError:  # some network file systems: run without a lock, as they do for all
+            pass
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -28,6 +28,16 @@ class Order:
     batch: int
     seed: int
 
+    @property
+    def steps(self) -> float:
+        """Batches of one epoch."""
+        return self.records / self.batch
+
+    @property
+    def fewest(self) -> int:
+        """Records of the smallest batch."""
+        return self.batch
+
     def batch_at(self, step: int) -> np.ndarray:
         """The records of global batch `step`, [batch] int64, in order."""
         wanted = np.arange(step * self.batch, (step + 1) * self.batch)
@@ -82,6 +92,11 @@ class RaggedOrder:
     def steps(self) -> int:
         """Batches of one epoch."""
         return len(self._batches)
+
+    @property
+    def fewest(self) -> int:
+        """Records of the smallest batch."""
+        return min(len(bucket.members) // bucket.batches for bucket in self._buckets)
 
     @property
     def shapes(self) -> set[tuple[int, int]]:

@@ -30,13 +30,16 @@ _MOST_FILES = 65536
 class Stored:
     """One batch as stored: rows of this rank, in order.
 
-    step: of the global batch; rows: positions in cache order; parts: per requested place its
-    parts, each [rows, ...], padded with zeros to `length` where samples differ; lengths: [rows]
-    then, else None. Views of a ring buffer, overwritten once the next batch is asked for.
+    step: of the global batch; rows: positions in cache order; first, total: where they begin in
+    the global batch, and how many that has; parts: per requested place its parts, each
+    [rows, ...], padded with zeros to `length` where samples differ; lengths: [rows] then, else
+    None. Views of a ring buffer, overwritten once the next batch is asked for.
     """
 
     step: int
     rows: np.ndarray
+    first: int
+    total: int
     parts: dict[str, list[torch.Tensor]]
     lengths: np.ndarray | None = None
     length: int = 0
@@ -45,7 +48,10 @@ class Stored:
         """[rows, length], True on real tokens; None where all samples have one length."""
         if self.lengths is None:
             return None
-        return torch.from_numpy(np.arange(self.length) < self.lengths[:, None]).to(device)
+        mask = torch.from_numpy(np.arange(self.length) < self.lengths[:, None])
+        if torch.device(device).type == "cuda":
+            mask = mask.pin_memory()  # from other memory the copy would wait for the GPU
+        return mask.to(device, non_blocking=True)
 
 
 _Read = tuple[Stored, list[ReedError]]  # a batch, and what could not be read of it
@@ -86,13 +92,24 @@ class ShardStream:
         """Samples of one epoch."""
         return len(self._joined.rows)
 
+    @property
+    def batch(self) -> float:
+        """Samples of a global batch, the mean over an epoch."""
+        return self.samples / self._order.steps
+
+    @property
+    def fewest(self) -> int:
+        """Samples of the smallest global batch."""
+        return self._order.fewest
+
     def field(self, name: str) -> Field:
         """The field behind a requested name."""
         return next(c.fields[name] for c in self._joined.columns if name in c.fields)
 
     def keys_at(self, step: int) -> list[str]:
         """The sample keys of this rank's rows of a global batch."""
-        return [self._plan.keys[row] for row in self._joined.rows[self._mine_at(step)[0]]]
+        batch, mine = self._share_at(step)
+        return [self._plan.keys[row] for row in self._joined.rows[batch[mine]]]
 
     def batches(self, start: int = 0) -> Iterator[Stored]:
         """Endless batches from global step `start` on; one such iteration at a time."""
@@ -142,14 +159,15 @@ class ShardStream:
             self._copied[stored.step % len(self._ring)] = event
         return values
 
-    def _mine_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """This rank's share of a global batch: places in the joined rows, and views."""
+    def _share_at(self, step: int) -> tuple[np.ndarray, slice]:
+        """A global batch as places in the joined rows, and this rank's part of it."""
         batch = self._order.batch_at(step)
-        views = self._plan.manifest.views
+        return batch, slice(*(len(batch) * r // self._world for r in (self._rank, self._rank + 1)))
+
+    def _views_at(self, step: int, total: int) -> np.ndarray:
+        """The view of every sample of a global batch."""
         rng = np.random.Generator(np.random.PCG64(seed_for(self._seed, "view", step)))
-        drawn = rng.integers(views, size=len(batch))
-        first, last = (len(batch) * r // self._world for r in (self._rank, self._rank + 1))
-        return batch[first:last], drawn[first:last]
+        return rng.integers(self._plan.manifest.views, size=total)
 
     def _buffers(self) -> dict[str, dict[str, Buffer]]:
         """Column -> part -> one buffer for the largest batch; a field asked for twice has one."""
@@ -164,7 +182,8 @@ class ShardStream:
         }
 
     def _read(self, step: int, opened: dict[str, OpenShards]) -> _Read:
-        chosen, views = self._mine_at(step)
+        batch, mine = self._share_at(step)
+        chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
         rows = self._joined.rows[chosen]
         ragged = isinstance(self._order, RaggedOrder)
         lengths = self._joined.lengths[chosen] if ragged else None
@@ -177,17 +196,18 @@ class ShardStream:
         failed: dict[int, ReedError] = {}
         for column in self._joined.columns:
             buffers = self._ring[place][column.name]
-            mine = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
-            out = {name: buffers[name].records(tensor, lengths) for name, tensor in mine.items()}
+            held = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
+            out = {name: buffers[name].records(tensor, lengths) for name, tensor in held.items()}
             failed |= column.read(opened[column.name], rows, views, out)
-            tensors += mine.values()
-            parts |= {name: [mine[p.name] for p in each] for name, each in column.parts.items()}
+            tensors += held.values()
+            parts |= {name: [held[p.name] for p in each] for name, each in column.parts.items()}
         if failed:
             rows = rows.copy()
             lengths = None if lengths is None else lengths.copy()
             arrays = [rows, *([] if lengths is None else [lengths]), *(t.numpy() for t in tensors)]
             _replace(failed, arrays)
-        return Stored(step, rows, parts, lengths, length), list(failed.values())
+        stored = Stored(step, rows, mine.start, len(batch), parts, lengths, length)
+        return stored, list(failed.values())
 
     def _count(self, failed: list[ReedError]) -> None:
         """Count the unreadable records of the batch that is handed out; too many are an error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from reed.domain import DOMAINS, Batch, Noised
 from reed.errors import ReedError
 from reed.nets.sit import SiT, SiTConfig, sit_config
 from reed.paths import get_path, get_time_law, interpolate
+from reed.picture import grid, stretched, to_uint8
 from reed.samplers import Guidance
 from reed.seeding import Draws, seed_for
 
@@ -55,6 +57,7 @@ class ImageDomain:
 
     roles = ("x", "label")
     losses = ("diffusion",)
+    sampling = SampleOptions
 
     classes: int
     label_dropout: float = 0.1
@@ -90,8 +93,9 @@ class ImageDomain:
         return SiT(config.build(SiTConfig, published | self.net_settings | derived, "net_settings"))
 
     def collate(
-        self, values: Mapping[str, Tensor], fields: Mapping[str, Field], targets: dict[str, Tensor]
-    ) -> Batch:
+        self, values: Mapping[str, Tensor], fields: Mapping[str, Field],
+        targets: dict[str, Tensor], mask: Tensor | None = None,
+    ) -> Batch:  # fmt: skip
         """x [B, C, H, W] in the net's scale (the mean, where moments are stored, with std beside
         it) and labels [B]."""
         spec, data = fields["x"], {"label": values["label"]}
@@ -101,7 +105,7 @@ class ImageDomain:
         else:
             mean = values["x"].float()  # pixels may be stored as integers
         data["x"] = (mean - _per_channel(spec.shift, mean)) * _per_channel(spec.scale, mean)
-        return Batch(data, targets)
+        return Batch(data, targets, mask)
 
     def corrupt(self, batch: Batch, draws: Draws) -> Noised:
         """x_t and the velocity there; order of draws: posterior, time, noise, label dropout."""
@@ -143,6 +147,13 @@ class ImageDomain:
         x = x.float()
         x = x / _per_channel(spec.scale, x) + _per_channel(spec.shift, x)
         return {"x": x.cpu().numpy(), "label": y.cpu().numpy()}
+
+    def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
+        """The samples in a grid; of latents the first three channels, stretched."""
+        x = samples["x"]
+        seen = fields["x"].kind == "data" and x.shape[1] in (1, 3)
+        images = to_uint8(x, fields["x"]) if seen else stretched(x)
+        return grid(images, columns=math.ceil(math.sqrt(len(images))))
 
 
 @dataclass(frozen=True)

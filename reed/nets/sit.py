@@ -195,6 +195,10 @@ class SiT(nn.Module):
         """The token states after each block; tap 1 is the first."""
         return [Tap(self.config.hidden_size, self.config.tokens)] * self.config.depth
 
+    def repeated(self) -> list[nn.Module]:
+        """The parts that torch.compile takes one by one: alike, so that they share a graph."""
+        return [*self.blocks, self.final_layer]
+
     def forward(
         self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[int] = ()
     ) -> tuple[Tensor, dict[int, Tensor]]:

@@ -1,0 +1,73 @@
+"""Batches on the device: on a GPU they are copied and decoded while the step before still runs."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from reed.cache.stream import ShardStream, Stored
+
+
+@dataclass(frozen=True)
+class Fed:
+    """A batch of this rank on the device.
+
+    values: name -> decoded, [rows, ...]; mask: [rows, L], True on real tokens, None where all
+    are; rows: of this rank; first, total: where they begin in the global batch, and its size.
+    """
+
+    values: dict[str, Tensor]
+    mask: Tensor | None
+    rows: int
+    first: int
+    total: int
+
+    def part(self, i: int, parts: int) -> Fed:
+        """Micro-batch `i` of `parts`, of nearly equal size."""
+        begin, end = (self.rows * place // parts for place in (i, i + 1))
+        values = {name: value[begin:end] for name, value in self.values.items()}
+        mask = None if self.mask is None else self.mask[begin:end]
+        return Fed(values, mask, end - begin, self.first + begin, self.total)
+
+
+class Feed:
+    """The batches of a stream, on a device.
+
+    waited: seconds that the host has waited for the readers so far.
+    """
+
+    def __init__(self, stream: ShardStream, device: torch.device) -> None:
+        self._stream, self._device, self.waited = stream, device, 0.0
+        self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def batches(self, start: int) -> Iterator[Fed]:
+        """Endless batches from step `start` on.
+
+        The host asks for a batch once it has queued the step before; the copy and the decoding
+        then run on a stream of their own, beside that step.
+        """
+        with contextlib.closing(self._stream.batches(start)) as source:
+            while True:
+                began = time.perf_counter()
+                stored = next(source)
+                self.waited += time.perf_counter() - began
+                yield self._fed(stored) if self._side is None else self._fed_beside(stored)
+
+    def _fed(self, stored: Stored) -> Fed:
+        values = self._stream.decode(stored, self._device)
+        rows, mask = len(stored.rows), stored.mask(self._device)
+        return Fed(values, mask, rows, stored.first, stored.total)
+
+    def _fed_beside(self, stored: Stored) -> Fed:
+        with torch.cuda.stream(self._side):
+            fed = self._fed(stored)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._side)
+        for tensor in (*fed.values.values(), *([] if fed.mask is None else [fed.mask])):
+            tensor.record_stream(current)  # else their memory could be given out before it is read
+        return fed
