@@ -7,11 +7,11 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Targets whose work is still open. To close one: delete it here, and give its line below a recipe.
-OPEN := bench-train bench-speedup \
+OPEN := bench-speedup \
         reproduce-imagenet reproduce-protein reproduce-molecule demo-protein demo-molecule
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench bench-loader bench-stage1 bench-gpu clean $(OPEN)
+.PHONY: help setup demo test test-slow lint bench bench-loader bench-stage1 bench-train bench-gpu clean $(OPEN)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,7 +41,7 @@ lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: bench-loader bench-stage1 ## Run all benchmarks that need no GPU
+bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no GPU
 
 bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array, and memcpy (5 GB)
 	$(BIN)/python tests/bench/loader.py $(ARGS)
@@ -49,10 +49,12 @@ bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array,
 bench-stage1: $(STAMP) ## Time photographs to shards, bare forward passes, and one at a time
 	$(BIN)/python tests/bench/stage1.py $(ARGS)
 
-bench-gpu: $(STAMP) ## Time photographs to shards on a GPU
+bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at every step
+	$(BIN)/python tests/bench/train.py $(ARGS)
+
+bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
-bench-train: ## Time training steps (open)
 bench-speedup: ## Count the steps to equal quality with and without alignment (open)
 reproduce-imagenet: ## Reproduce the paper's ImageNet 256x256 result (open)
 reproduce-protein: ## Reproduce the paper's protein inverse folding result (open)

@@ -103,3 +103,44 @@ def test_every_row_of_gpu_can_be_made(bench, tmp_path, monkeypatch):
     for row in gpu.ROWS:
         made = gpu.encoder_of(row, tmp_path)
         assert made == {"precision": row.precision, "batch_size": row.batch}
+
+
+TINY = {"hidden": 16, "batch": 8, "samples": 16}
+
+
+def test_train(bench, monkeypatch):
+    train = bench("train")
+    narrow = {"patch_size": 2, "hidden_size": 32, "depth": 3, "num_heads": 2}
+    vit = {"depth": 1, "embed_dim": 24, "num_heads": 2}
+    tiny = train.replace(
+        train.SMALL, net={"net_settings": narrow}, tokens=(64, 24), vit=vit, vector=8, **TINY
+    )
+    monkeypatch.setattr(train, "SMALL", tiny)
+    run(train.main, "--runs", "2", "--batch", "8")
+    figures = published("train")
+    check(list(figures.values()), 2)
+    for other in ("bare", "public way", "public way, stored tokens"):
+        assert figures[f"small: ours / small: {other}"]["compared_with"] == f"small: {other}"
+
+
+def test_the_operations_of_a_training_step(bench, tmp_path):
+    """Three times the products of the forward pass, counted by hand for one block of SiT."""
+    train = bench("train")
+    net = {"net_settings": {"patch_size": 2, "hidden_size": 32, "depth": 1, "num_heads": 2}}
+    setting = train.replace(train.SMALL, net=net, tokens=(64, 24), vector=8, taps=(1, 1), **TINY)
+    cache = train.build(setting, tmp_path / "cache")
+    setup = train.recipe.check(train.settings_of(setting, cache, tmp_path / "run"))
+    tokens, d, per_token = 64, 32, 12 * 32 * 32 + 2 * 64 * 32 + 2 * 16 * 32
+    heads = tokens * (d * 16 + 16 * 16 + 16 * 24) + d * 16 + 16 * 16 + 16 * 8
+    once = (256 + d) * d + 6 * d * d + 2 * d * d  # time, modulation of the block and the end
+    products = tokens * per_token + heads + once
+    assert train.flops(setup) == 3 * 2 * products
+
+
+def test_every_training_row_of_gpu_fits_its_recipe(bench, tmp_path):
+    gpu, train = bench("gpu"), bench("train")
+    for setting in gpu.TRAINED:
+        small = train.replace(setting, samples=4, batch=4)
+        cache = train.build(small, tmp_path / "cache")
+        setup = train.recipe.check(train.settings_of(small, cache, tmp_path / "run"))
+        assert set(setup.targets) == {"image", "caption"}

@@ -191,3 +191,21 @@ def test_two_processes_do_what_one_does(make, command):
     for ours, theirs in zip(lines(two), lines(one), strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
     assert checkpoint.steps(two) == [5, 10, 12]
+
+
+@pytest.mark.slow
+def test_two_killed_processes_go_on_as_if_they_had_not_been(make, command):
+    """Bit for bit, with two micro-batches: both are killed, one while the other may be saving."""
+    words = [*command, "--set", "accumulate=2"]
+    ranks = launched(words, 2)
+    send_mid_run(ranks[0], make().run, signal.SIGKILL)
+    ranks[1].kill()
+    ranks[1].communicate(timeout=100)
+    run, whole = make().run, make("whole").run
+    assert 0 < checkpoint.steps(run)[-1] < STEPS
+    for folder in (run, whole):
+        for process in launched([*words, "--set", f'run="{folder}"'], 2):
+            error = process.communicate(timeout=200)[1]
+            assert process.returncode == 0, error
+    same(checkpoint.load(run), checkpoint.load(whole))
+    assert not list(run.glob(".*"))

@@ -1,9 +1,14 @@
-"""make bench-gpu: on a GPU, photographs to shards against the bare forward passes.
+"""make bench-gpu: on a GPU, training steps, and photographs to shards.
 
-DINOv2-B at 224 pixels and the autoencoder of Stable Diffusion at 256, with random weights. The
-whole stage and the bare passes are those of bench-stage1 and are run in turn; a row's precision
-is that of both. Starting the reading processes counts, so larger data sets are a little faster.
-Memory is the most that torch holds while one batch is encoded, with the weights.
+Training: SiT-XL/2 and SiT-B/2 on latents of 256 pixels with int8 tokens of DINOv2-B and a vector
+of 3,584, the ways of bench-train; "of the matmul rate" is what net and heads compute in our whole
+step against square bfloat16 products of 8,192. Memory of training is the most that torch holds
+with the weights of the other ways, which lie beside.
+
+Stage one: DINOv2-B at 224 pixels and the autoencoder of Stable Diffusion at 256, with random
+weights. The whole stage and the bare passes are those of bench-stage1 and are run in turn; a row's
+precision is that of both. Starting the reading processes counts, so larger data sets are a little
+faster. Memory is the most that torch holds while one batch is encoded, with the weights.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ import click
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 import stage1
+import train
 
 from reed.cache import overlap
 from reed.cache.build import Timing
@@ -53,6 +59,13 @@ class Row:
         return f"{self.name}, {self.precision}"
 
 
+TRAINED = tuple(
+    train.Setting(
+        size, {"size": size}, (4, 32), (256, 768), 3584, taps, "vit_base_patch14_dinov2", 224,
+        batch=256, samples=1024, precision="bf16", steps=steps, parts=parts,
+    )
+    for size, taps, steps, parts in (("SiT-XL/2", (8, 16), 8, 2), ("SiT-B/2", (4, 8), 30, 1))
+)  # fmt: skip
 ROWS = (
     Row("timm", "dinov2-b", "bf16", 4096, 128),
     Row("timm", "dinov2-b", "tf32", 4096, 128),
@@ -128,7 +141,8 @@ def held(encoder: Any, samples: list[dict[str, Any]], device: str) -> float:
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/bench/gpu-data"))
 @click.option("--workers", default=overlap.default_workers(stage1.IMAGENET), show_default=True)
 @click.option("--runs", default=5, show_default=True)
-def main(folder: Path, workers: int, runs: int) -> None:
+@click.option("--rounds", default=3, show_default=True, help="Runs of the training rows.")
+def main(folder: Path, workers: int, runs: int, rounds: int) -> None:
     """Measure every row for which there are libraries and time, and publish the figures."""
     import torch
 
@@ -136,6 +150,12 @@ def main(folder: Path, workers: int, runs: int) -> None:
         raise SystemExit("bench-gpu needs an NVIDIA GPU that torch can use; there is none here")
     began, figures = perf_counter(), []
     said = [__doc__ or "", f"{torch.cuda.get_device_name()}, torch {torch.__version__}"]
+    for setting in TRAINED:
+        if perf_counter() - began > START_WITHIN:
+            said.append(f"left out: {setting.name} (no time for it)")
+        else:
+            figures += train.measure(setting, folder, rounds)
+            torch.cuda.empty_cache()
     for row in ROWS:
         if find_spec(row.library) is None:
             said.append(f"left out: {row} ({row.library} is not installed)")
