@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -27,11 +28,17 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pick_device(name: str) -> str:
-    """The device that --device names; "auto" is the GPU where there is one."""
+    """The device that --device names; "auto" is the GPU where there is one.
+
+    Of several processes that torchrun started on a machine, each gets a GPU of its own.
+    """
     import torch
 
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        name = f"cuda:{local % found}" if found > 1 else "cuda" if found else "cpu"
+        return name
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -24,7 +24,7 @@ def main(samples: Path, reference: Path, features: str) -> None:
 
     \b
     Example:
-      reed-eval runs/digits/samples/step-0001000.npz --reference cache/digits
+      reed-eval runs/digits/samples/step-0000800-euler50-fp64.npz --reference cache/digits
     """
     from reed.evaluate import Reference
 

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 import reed
+from reed.cache.engines import Share, launched_share
 from reed.cli.common import one_line_errors, pick_device
+from reed.errors import ReedError
+
+# what is given of these goes to the options of the domain, to its output and to public weights
+_OPTIONS = ("sampler", "steps", "guidance", "interval", "labels", "seed")
+_OUTPUT = ("vae", "rounding", "png", "shards")
+_PUBLIC = ("convention", "heads", "scale", "shift")
 
 
 @click.command(context_settings={"max_content_width": 80})
@@ -17,71 +25,149 @@ from reed.cli.common import one_line_errors, pick_device
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="In place of a run: a public checkpoint of REPA, REED or SiT.")  # fmt: skip
 @click.option("--ema/--no-ema", default=True, show_default=True,
-              help="Its averaged weights, or the model's.")  # fmt: skip
-@click.option("--convention", default="auto", show_default=True,
-              help="Whose it is, if it cannot tell: reed, sit or dit.")  # fmt: skip
+              help="The averaged weights, or the model's.")  # fmt: skip
+@click.option("--convention", metavar="NAME",
+              help="Whose the file is, if it cannot tell: reed, sit or dit.")  # fmt: skip
 @click.option("--heads", type=click.IntRange(1), help="Its heads of attention, likewise.")
-@click.option("--scale", default=0.18215, show_default=True,
-              help="Its net saw (latent - shift) * scale.")  # fmt: skip
-@click.option("--shift", default=0.0, show_default=True, help="See --scale.")
+@click.option("--scale", type=float,
+              help="Its net saw (latent - shift) * scale. Default: 0.18215.")  # fmt: skip
+@click.option("--shift", type=float, help="See --scale. Default: 0.")
 @click.option("--num", type=click.IntRange(1), default=100, show_default=True,
               help="How many samples.")  # fmt: skip
-@click.option("--sampler", default="euler", show_default=True, help="euler, heun or sde.")
-@click.option("--steps", default=50, show_default=True, help="Integration steps.")
-@click.option("--guidance", default=1.0, show_default=True, help="Guidance scale; 1 is off.")
-@click.option("--interval", nargs=2, type=float, default=(0.0, 1.0), show_default=True,
-              help="Times between which guidance acts; 0 is data.")  # fmt: skip
-@click.option("--labels", default="balanced", show_default=True, help="balanced or random.")
-@click.option("--seed", default=0, show_default=True)
-@click.option("--batch", type=click.IntRange(1), default=256, show_default=True,
-              help="Samples at a time.")  # fmt: skip
+@click.option("--sampler", metavar="NAME",
+              help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: "
+              "euler.")  # fmt: skip
+@click.option("--steps", type=int, help="Integration steps. Default: 50.")
+@click.option("--guidance", type=float,
+              help="Scale of classifier-free guidance. Default: 1, which is off.")  # fmt: skip
+@click.option("--interval", nargs=2, type=float, metavar="LOW HIGH",
+              help="Times at which guidance acts; 0 is data, 1 is noise. Default: "
+              "0 1.")  # fmt: skip
+@click.option("--labels", metavar="NAME",
+              help="balanced (sample i has label i mod classes) or random. Default: "
+              "balanced.")  # fmt: skip
+@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
+              default="auto", show_default=True, help="Of the net; fp32 is without TF32. auto: "
+              "bf16 on a GPU that has it, else fp32; fp64 on a CPU.")  # fmt: skip
+@click.option("--batch", type=click.IntRange(1),
+              help="Samples at a time, a part of the recipe. Default: 64, at most "
+              "--num.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
-              help="Where samples go. Default: samples/ in the run or by the file.")  # fmt: skip
+@click.option("--array", metavar="K/N",
+              help="Draw the K-th of N shares, from 0: for the jobs of an array.")  # fmt: skip
+@click.option("--vae", metavar="PATH",
+              help="Weights to decode latents with, in place of those that the cache names; none "
+              "keeps the latents.")  # fmt: skip
+@click.option("--rounding", metavar="NAME",
+              help="Of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do. Default: "
+              "nearest.")  # fmt: skip
+@click.option("--png", is_flag=True, default=None, help="Write a folder of PNGs, too.")
+@click.option("--shards", is_flag=True, default=None, help="Write WebDataset tars, too.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="OUT",
+              help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
+              "samples/ in the run or by the file.")  # fmt: skip
 @click.version_option(reed.__version__)
 @one_line_errors
-def main(
-    run: Path | None, step: int | None, checkpoint: Path | None, ema: bool, convention: str,
-    heads: int | None, scale: float, shift: float, num: int, sampler: str, steps: int,
-    guidance: float, interval: tuple[float, float], labels: str, seed: int, batch: int,
-    device: str, out: Path | None,
-) -> None:  # fmt: skip
-    """Draw samples from a run (a picture grid and an .npz), or from a public checkpoint.
+def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
+    """Draw samples from a run or a public checkpoint; rerun the command to resume.
 
-    A checkpoint, and a run on latents, give an .npz of latents, arr_0 [N, C, H, W], and labels,
-    arr_1; the latents are for the decoder of the VAE that it was trained with.
+    Images go to OUT.npz (arr_0 uint8 [N, H, W, 3] and the labels, arr_1), which the evaluation
+    suite of ADM reads, the first hundred to OUT.png, and all that they depend on to OUT.json.
+    Sample i follows from the seed and i alone; more samples are added to those in OUT.parts.
 
     \b
     Examples:
-      reed-sample --run runs/digits --num 100
-      reed-sample --checkpoint last.pt --sampler sde --steps 250 --guidance 1.8
+      reed-sample --run runs/digits --num 1000
+      reed-sample --run runs/imagenet --num 50000 --sampler sde --steps 250 \\
+          --guidance 1.8 --interval 0 0.7
+      torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet
+      reed-sample --checkpoint last.pt --vae /models/sd-vae-ft-mse
     """
-    from reed import public
-    from reed.domains.image import SampleOptions
-    from reed.picture import grid, save_png, to_uint8
-    from reed.sample import Sampler, write_npz
-    from reed.samplers import Guidance
+    from reed.sample import BATCH
+    from reed.sample_set import SampleSet, recipe_of
 
+    share = _share(array)
+    sampler, folder, device = _sampler(**asked)
+    options, output = _options(sampler, asked), _output(sampler, asked, device)
+    for line in output.said:
+        click.echo(line, err=True)
+    names = (sampler.name, options.name, sampler.precision, output.name)
+    out = out or folder / "samples" / "-".join(name for name in names if name)
+    out = out.with_suffix("") if out.suffix == ".npz" else out
+    recipe = recipe_of(sampler, options, output, batch or min(BATCH, num))
+    shown = launched_share().rank == 0  # one bar for the processes of a launch
+    samples = SampleSet(out, recipe, num, output, progress=shown)
+    if not samples.is_written():
+        samples.fill(sampler, options, share)
+        if not samples.finish():
+            left = len(samples.missing())
+            click.echo(f"{out}: {left} of {samples.batches} parts are left to other processes; "
+                       "the last of them writes the files")  # fmt: skip
+            return
+    click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
+    for path in (*output.files(out), out.with_name(f"{out.name}.json")):
+        click.echo(f"  {path}")
+
+
+def _share(array: str | None) -> Share:
+    """The part of this process of a launch, which may be a job of an array."""
+    launched = launched_share()
+    job, slash, jobs = (array or "0/1").partition("/")
+    if not (slash and job.isdigit() and jobs.isdigit() and int(job) < int(jobs)):
+        raise ReedError(f"--array {array} is not K/N with K from 0 to N - 1, such as 0/8")
+    return Share(int(job) * launched.world + launched.rank, int(jobs) * launched.world)
+
+
+def _sampler(
+    run: Path | None, checkpoint: Path | None, step: int | None, ema: bool, device: str,
+    precision: str, **asked: Any,
+) -> tuple[Any, Path, str]:  # fmt: skip
+    """What to draw from, the folder beside which samples go, and the device."""
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
-    options = SampleOptions(sampler, steps, Guidance(guidance, *interval), labels, seed)
+    other = "--checkpoint" if run else "--run"
+    said = [name for name in _PUBLIC if asked[name] is not None] if run else []
+    for name in said if run else ["step"] * (step is not None):
+        raise click.UsageError(f"--{name} belongs to {other}")
+    from reed import precision as precisions
+    from reed import public
+    from reed.sample import Sampler
+
     device = pick_device(device)
-    if checkpoint:
-        weights = public.read(checkpoint, "ema" if ema else "model", convention)
-        drawn = Sampler.of_weights(weights, device, heads=heads or 0, scale=scale, shift=shift)
-        name = (out or checkpoint.parent / "samples") / checkpoint.stem
-    else:
-        drawn = Sampler.of_run(run, step, device)
-        name = (out or run / "samples") / f"step-{drawn.step:07d}"
-    samples = drawn.draw(num, options, batch=batch)
-    if checkpoint or drawn.fields["x"].kind == "moments":
-        write_npz(name.with_suffix(".npz"), arr_0=samples["x"], arr_1=samples["label"])
-        click.echo(f"{name}.npz: {num} latents" + (f" by {weights.kind}" if checkpoint else ""))
-        return
-    images = to_uint8(samples["x"], drawn.fields["x"])
-    write_npz(name.with_suffix(".npz"), arr_0=images, arr_1=samples["label"])
-    save_png(grid(images[:100], 10), name.with_suffix(".png"), max(1, 32 // images.shape[1]))
-    click.echo(f"{name}.npz: {num} samples of step {drawn.step}; picture: {name}.png")
+    precision = precisions.pick(precision, device)
+    if run:
+        return Sampler.of_run(run, step, device, ema=ema, precision=precision), run, device
+    group, convention = "ema" if ema else "model", asked["convention"] or "auto"
+    scale = 0.18215 if asked["scale"] is None else asked["scale"]
+    sampler = Sampler.of_weights(
+        public.read(checkpoint, group, convention), device, heads=asked["heads"] or 0,
+        scale=scale, shift=asked["shift"] or 0.0, precision=precision,
+    )  # fmt: skip
+    return sampler, checkpoint.parent, device
+
+
+def _options(sampler: Any, asked: dict[str, Any]) -> Any:
+    """The options of the domain; what is not given is its default."""
+    from reed import config
+
+    given = {name: asked[name] for name in _OPTIONS if asked[name] is not None}
+    scale, interval = given.pop("guidance", None), given.pop("interval", None)
+    guidance = {} if scale is None else {"scale": scale}
+    guidance |= {"low": interval[0], "high": interval[1]} if interval else {}
+    table = given | ({"guidance": guidance} if guidance else {})
+    return config.build(sampler.domain.sampling, table)
+
+
+def _output(sampler: Any, asked: dict[str, Any], device: str) -> Any:
+    """What writes the samples of the domain."""
+    from reed import config
+    from reed.sample_set import OUTPUTS
+
+    given = {name: asked[name] for name in _OUTPUT if asked[name] is not None}
+    output = config.build(OUTPUTS.get(sampler.kind), given)
+    output.open(sampler, device)
+    return output
 
 
 if __name__ == "__main__":

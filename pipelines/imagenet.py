@@ -5,6 +5,8 @@
     accelerate launch -m reed.cli.train --shards cache/imagenet                  # REED
     accelerate launch -m reed.cli.train --shards cache/imagenet --variant repa   # DINOv2 alone
     accelerate launch -m reed.cli.train --shards cache/imagenet --variant sit    # no alignment
+    torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet --num 50000 \\
+        --sampler sde --steps 250 --guidance 1.275 --labels random --rounding down
 
 Data: the folders n01440764 ... n15075141 of the training set, 1,281,167 images, cropped as ADM
 does. Nothing is mirrored, as in REPA and REED.

@@ -45,7 +45,8 @@ class Domain(Protocol):
     """One kind of data. An implementation is a frozen dataclass: its settings are its fields.
 
     roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
-    losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`.
+    losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
+    with a property `name` that says them in short, as part of a file's name.
     """
 
     roles: tuple[str, ...]
@@ -74,7 +75,10 @@ class Domain(Protocol):
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: Any
     ) -> dict[str, Any]:
-        """Samples number `indices` of a run's net: name -> array [len(indices), ...]."""
+        """Samples number `indices` of a run's net: name -> array [len(indices), ...].
+
+        Each is a function of the seed in the options and of its number alone.
+        """
         ...
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:

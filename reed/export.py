@@ -35,8 +35,8 @@ def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
     """
     saved = checkpoint.load(run, step, groups=("model", "ema"))
     settings = config.build(TrainConfig, config.read(run / "config.json"))
-    net = _under("net.", saved.model)
-    heads = [_under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
+    net = under("net.", saved.model)
+    heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
     heads = [head for head in heads if head]  # a target that is off has none
     domain = settings.domain
     size = domain.get("size")
@@ -69,6 +69,7 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
     return table["steps"]
 
 
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The entries of a state dict whose names begin with a prefix, without it."""
     own = {name: value for name, value in state.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): value for name, value in own.items()}

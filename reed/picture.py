@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ def library(name: str) -> Any:
         ) from error
 
 
-def to_uint8(x: np.ndarray, field: Field) -> np.ndarray:
-    """Stored values [N, C, H, W] as uint8 [N, H, W, C]: what a net sees as -1..1 is 0..255."""
+# what is added to 127.5 x, x in -1..1, before the fraction is dropped: SiT's way, ADM's and REPA's
+ROUNDING = {"nearest": 128.0, "down": 127.5}
+
+
+def to_uint8(x: np.ndarray, field: Field, rounding: str = "nearest") -> np.ndarray:
+    """Stored values [N, C, H, W] as uint8 [N, H, W, C]: what a net sees as -1..1 is 0..255.
+
+    rounding: of ROUNDING.
+    """
     scale = np.asarray(field.scale, np.float32).reshape(-1, 1, 1)
     shift = np.asarray(field.shift, np.float32).reshape(-1, 1, 1)
-    level = ((x - shift) * scale + 1) * 127.5
-    return np.rint(level.clip(0, 255)).astype(np.uint8).transpose(0, 2, 3, 1)
+    level = 127.5 * ((x - shift) * scale) + ROUNDING[rounding]
+    return level.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def stretched(latents: np.ndarray) -> np.ndarray:
@@ -56,12 +64,13 @@ def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
     return picture
 
 
-def save_png(picture: np.ndarray, path: Path, enlarge: int = 1) -> None:
-    """Write [H, W, C] uint8 (C = 1 or 3) as a PNG, each pixel `enlarge` times as large.
+def save_png(picture: np.ndarray, path: Path | BytesIO, enlarge: int = 1) -> None:
+    """Write [H, W, C] uint8 (C = 1, 3 or 4) as a PNG, each pixel `enlarge` times as large.
 
     ReedError without Pillow.
     """
     image = library("PIL.Image")
     large = picture.repeat(enlarge, 0).repeat(enlarge, 1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.fromarray(large[..., 0] if large.shape[-1] == 1 else large).save(path)
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    image.fromarray(large[..., 0] if large.shape[-1] == 1 else large).save(path, "PNG")

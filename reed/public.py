@@ -266,10 +266,10 @@ def domain_settings(weights: PublicWeights, heads: int = 0) -> dict[str, Any]:
 
 
 def fields(weights: PublicWeights, scale: float, shift: float) -> dict[str, Field]:
-    """What the net was trained on, from its shapes; a net sees (stored - shift) * scale."""
+    """What the net was trained on, from its shapes: moments that it saw as (z - shift) * scale."""
     channels, patch = weights.net[_CONVOLUTION].shape[1:3]
     side = math.isqrt(weights.net["pos_embed"].shape[1]) * patch
-    x = Field("latents", "data", (channels, side, side), scale=(scale,), shift=(shift,))
+    x = Field("latents", "moments", (2 * channels, side, side), scale=(scale,), shift=(shift,))
     return {"x": x, "label": Field("label", "label", (), "int64")}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -235,7 +234,9 @@ def claim(settings: TrainConfig) -> None:
     if path.is_file():
         theirs = config.plain(config.build(TrainConfig, config.read(path)))
         kept = [name for name in ours if name not in FREE]
-        found = [each for name in kept for each in _differences(theirs[name], ours[name], name)]
+        found = [
+            each for name in kept for each in config.differences(theirs[name], ours[name], name)
+        ]
         if found:
             place, old, new = found[0]
             raise ReedError(
@@ -243,15 +244,6 @@ def claim(settings: TrainConfig) -> None:
                 "choose another --run"
             )
     write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
-
-
-def _differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted places where two plain tables differ, and both values (None: absent)."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(key for key in new if key not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{where}.{key}")
-    elif old != new:
-        yield where, old, new
 
 
 def _schedules(settings: TrainConfig, domain: Domain) -> dict[str, Schedule]:

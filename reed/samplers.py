@@ -86,7 +86,7 @@ def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor
     x: noise [B, ...]; returns samples [B, ...] float64. Calls `velocity` once per step, with Heun
     twice but for the last step, which has no corrector. Raises ReedError when steps < 1.
     """
-    _check_steps(steps)
+    check_steps(steps)
     x = x.double()
     # torch's grid, not numpy's: they differ in the last bit, and that decides guidance at the
     # ends of its interval
@@ -117,7 +117,7 @@ def sde(
     from 0, called steps - 1 times; returns samples [B, ...] float64.
     Raises ReedError when steps < 1 or last_step is outside (0, 1).
     """
-    _check_steps(steps)
+    check_steps(steps)
     if not 0 < last_step < 1:
         raise ReedError(f"sampler: last_step is {last_step}, it must lie between 0 and 1")
     x = x.double()
@@ -138,6 +138,7 @@ def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
     return (ratio * v - x) / (c.sigma**2 - ratio * c.d_sigma * c.sigma)
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
+    """ReedError when there is no step."""
     if steps < 1:
         raise ReedError(f"sampler: steps is {steps}, it must be at least 1")

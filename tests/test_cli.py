@@ -186,29 +186,6 @@ def test_a_run_is_not_mixed_with_another_recipe(run):
     refused([str(run), "optim.lr = 0.002, now it is 0.1", "another --run"], cli_train, *words)
 
 
-def sampled(run, out, *words):
-    found = call(cli_sample, "--run", run, "--out", out, "--steps", 2, *words)
-    assert found.exit_code == 0, found.output
-    return found
-
-
-def test_samples_are_drawn_from_the_average(run, tmp_path):
-    found = sampled(run, tmp_path, "--num", 12, "--batch", 5)
-    assert f"{tmp_path / 'step-0000003'}.npz: 12 samples of step 3" in found.stdout
-    with np.load(tmp_path / "step-0000003.npz", allow_pickle=False) as arrays:
-        images, labels = arrays["arr_0"], arrays["arr_1"]
-    assert images.shape == (12, 8, 8, 4) and images.dtype == np.uint8
-    assert labels.tolist() == [i % 4 for i in range(12)]
-    assert (tmp_path / "step-0000003.png").read_bytes()[:4] == b"\x89PNG"
-    sampled(run, tmp_path, "--num", 2, "--step", 1)
-    assert (tmp_path / "step-0000001.npz").is_file()
-
-
-def test_samples_go_beside_the_run_by_default(run):
-    found = call(cli_sample, "--run", run, "--num", 1, "--steps", 1)
-    assert found.exit_code == 0 and (run / "samples" / "step-0000003.npz").is_file()
-
-
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -221,6 +198,12 @@ def test_samples_go_beside_the_run_by_default(run):
         (["--guidance", "0.5"], ["guidance scale is 0.5"]),
         (["--interval", "0.9", "0.1"], ["[0.9, 0.1]"]),
         (["--device", "quantum"], ["--device quantum"]),
+        (["--rounding", "up"], ["rounding is 'up'", "nearest, down"]),
+        (["--vae", "x"], ["--vae x", "'pixels', no latents"]),
+        (["--heads", "3"], ["--heads belongs to --checkpoint"]),
+        (["--scale", "0"], ["--scale belongs to --checkpoint"]),
+        (["--array", "3"], ["--array 3 is not K/N"]),
+        (["--array", "2/2"], ["--array 2/2 is not K/N"]),
         (["--device", "cuda:99"], ["--device cuda:99"]),
     ],
 )

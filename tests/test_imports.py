@@ -31,7 +31,7 @@ ALLOWED = {
     "config": "errors",
     "cache": "errors seeding registry config",
     "weights": "errors",
-    "encoders": f"{SCHEMA_SIDE} weights",
+    "encoders": f"{SCHEMA_SIDE} weights precision",
     "sources": SCHEMA_SIDE,
     "nets": "errors",
     "paths": "errors",
@@ -52,7 +52,11 @@ ALLOWED = {
     "public": "export align nets ema checkpoint cache.schema errors",
     "train": "public recipe domain domains align curriculum checkpoint ema runlog feed watch cache "
     "config errors seeding",
-    "sample": "public recipe domain checkpoint config cache.schema",
+    "precision": "errors",
+    "sample": "public export recipe domain checkpoint weights precision config cache.schema errors",
+    "sample_set": "sample registry config cache errors",
+    "decoder": "stage_one picture cache.schema errors",
+    "outputs": "decoder sample sample_set picture cache errors",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
     "metrics": "registry errors config",
@@ -68,7 +72,7 @@ ALLOWED = {
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
-    "cli.sample": f"sample public picture {MODEL_CLI}",
+    "cli.sample": f"sample sample_set public precision {MODEL_CLI}",
     "cli.evaluate": f"evaluate {MODEL_CLI}",
 }
 

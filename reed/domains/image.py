@@ -43,6 +43,19 @@ class SampleOptions:
         ):
             if getattr(self, name) not in known:
                 raise ReedError(f"{name} is {getattr(self, name)!r}, it must be one of {known}")
+        samplers.check_steps(self.steps)
+
+    @property
+    def name(self) -> str:
+        """The options in short, those at their defaults left out: "sde250-cfg1.8-t0-0.7-random"."""
+        guidance, parts = self.guidance, [f"{self.sampler}{self.steps}"]
+        if guidance.scale > 1:
+            parts.append(f"cfg{guidance.scale:g}")
+            if (guidance.low, guidance.high) != (0, 1):
+                parts.append(f"t{guidance.low:g}-{guidance.high:g}")
+        parts += [self.labels] if self.labels != "balanced" else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(parts)
 
 
 @DOMAINS.register("image")

@@ -89,6 +89,7 @@ class ImportedMoments:
 
     reads = ("moments",)
     licence = "MIT"  # of the VAE, stabilityai/sd-vae-ft-mse
+    decoder = "sd-vae"  # the encoder that turns samples of them into images
     batch_size = 256
 
     def __post_init__(self) -> None:

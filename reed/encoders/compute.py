@@ -1,20 +1,18 @@
-"""What the image encoders share: a batch of uint8 images on a device, and the precision there."""
+"""What the image encoders share: the check of a precision, and a batch of images on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reed.cache.build import BadSample
 from reed.errors import ReedError, suggest
+from reed.precision import PRECISIONS
 
 if TYPE_CHECKING:
     import torch
-
-PRECISIONS = ("fp32", "tf32", "bf16")
 
 
 def check_precision(name: str, precision: str) -> None:
@@ -22,35 +20,6 @@ def check_precision(name: str, precision: str) -> None:
     if precision not in PRECISIONS:
         hint = suggest(precision, PRECISIONS)
         raise ReedError(f"{name}.precision cannot be {precision!r}.{hint}")
-
-
-@contextmanager
-def computing(device: str, precision: str) -> Iterator[None]:
-    """Inference with a stated precision, whatever the process has set.
-
-    fp32: no TF32 anywhere, not in the convolutions either, where torch allows it by default;
-    tf32: both; bf16: autocast, so that norms and softmax stay in float32. Convolutions take
-    deterministic algorithms.
-    """
-    import torch
-
-    fast = precision == "tf32"
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if fast else "highest")
-    try:
-        with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode())
-            stack.enter_context(
-                torch.backends.cudnn.flags(
-                    enabled=True, benchmark=False, deterministic=True, allow_tf32=fast
-                )
-            )
-            if precision == "bf16":
-                kind = torch.device(device).type
-                stack.enter_context(torch.autocast(kind, dtype=torch.bfloat16))
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reed.cache.build import BadSample
-from reed.encoders.compute import computing
 from reed.errors import ReedError, suggest
+from reed.precision import computing
 from reed.weights import Found, Origin, check, file_sha256
 
 if TYPE_CHECKING:

@@ -17,8 +17,9 @@ import numpy as np
 from reed import weights as files
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
-from reed.encoders.compute import check_precision, computing, images
+from reed.encoders.compute import check_precision, images
 from reed.errors import ReedError
+from reed.precision import computing
 from reed.weights import Found, Origin
 
 if TYPE_CHECKING:
@@ -130,10 +131,11 @@ class Vae:
             moments = torch.cat([posterior.mean, posterior.std], dim=1).float()
         return {"moments": moments.cpu().numpy()}
 
-    def decode(self, latents: torch.Tensor | np.ndarray) -> np.ndarray:
+    def decode(self, latents: torch.Tensor | np.ndarray, half: float = 128.0) -> np.ndarray:
         """Images uint8 [B, R, R, 3] from latents [B, channels, h, w] in the scale of the cache.
 
-        That is before (z - shift) * scale, as samples of a trained net are stored.
+        That is before (z - shift) * scale, as samples of a trained net are stored. A pixel x in
+        -1..1 is clamp(127.5 x + half, 0, 255) without its fraction: 128 rounds, 127.5 cuts off.
         """
         import torch
 
@@ -141,7 +143,7 @@ class Vae:
         with computing(self._device, self.precision):
             z = torch.as_tensor(latents).to(self._device, torch.float32)
             pixels = self._model.decode(z).sample.float()
-            level = (pixels * 127.5 + 127.5).round().clamp(0, 255).to(torch.uint8)
+            level = (pixels * 127.5 + half).clamp(0, 255).to(torch.uint8)
         return level.permute(0, 2, 3, 1).cpu().numpy()
 
     def _config(self, found: Found) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from reed import weights as files
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.cards import CARDS, Card
-from reed.encoders.compute import check_precision, computing, images
+from reed.encoders.compute import check_precision, images
 from reed.encoders.preprocess import Preprocess
 from reed.errors import ReedError
+from reed.precision import computing
 from reed.weights import Found, Origin
 
 if TYPE_CHECKING:

@@ -33,7 +33,8 @@ from reed.cache import column, engines, files, overlap, plan, schema
 from reed.cache.build import Encoder, Job, Timing
 from reed.encoders import vision
 from reed.encoders.cards import CARDS
-from reed.encoders.compute import computing, images
+from reed.encoders.compute import images
+from reed.precision import computing
 from reed.sources.crop import center_crop
 from reed.sources.images import Images
 
