@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,13 +32,15 @@ class Origin:
     """Where public weights come from.
 
     repo: on the Hugging Face hub; revision: a branch, tag or commit of it; files: names or
-    patterns ("*.safetensors") of what is needed; url: the place of weights that no hub has.
+    patterns ("*.safetensors") of what is needed; url: the place of weights that no hub has;
+    option: how a path is given, for messages, where that is not --set of reed-cache.
     """
 
     repo: str = ""
     revision: str = "main"
     files: tuple[str, ...] = ("model.safetensors",)
     url: str = ""
+    option: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,11 +104,9 @@ def _advice(name: str, origin: Origin) -> str:
     what = "file" if len(origin.files) == 1 else "folder"
     column, encoder = ("COLUMN", f"COLUMN={name}") if ":" in name else (name, name)
     fetch = f"reed-cache prefetch PIPELINE --encoder {encoder}"
-    also = f" (or copy the hub's cache after: {fetch})" if origin.repo else ""
-    return (
-        f"download {place} on a machine with a network{also} and give that {what}: "
-        f"--set {column}.weights=PATH"
-    )
+    also = f" (or copy the hub's cache after: {fetch})" if origin.repo and not origin.option else ""
+    option = origin.option or f"--set {column}.weights=PATH"
+    return f"download {place} on a machine with a network{also} and give that {what}: {option}"
 
 
 def _snapshot(origin: Origin, *, local: bool) -> str:
@@ -242,6 +243,26 @@ def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
     model.load_state_dict(state, strict=True)
 
 
+def for_timm(model: Any, state: State) -> State:
+    """A public file's content as the state dict of a timm model; no head that the model lacks."""
+    names = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    own = model.state_dict().keys()
+
+    def bare(state: State) -> State:
+        return {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
+
+    # timm keeps, beside each family of models, what reads that family's original files. It would
+    # also fit weights of another patch size, so it is not asked where the names are right.
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if adapt and bare(state).keys() != own:
+        try:
+            return bare(adapt(state, model))
+        except (KeyError, AttributeError, RuntimeError, TypeError):
+            pass  # not one of that family's files: its own names are compared and listed
+    return bare(state)
+
+
 def refuse_unless_equal(
     where: str, missing: list[str], unexpected: list[str], shapes: list[str]
 ) -> None:
@@ -256,12 +277,12 @@ def refuse_unless_equal(
         raise ReedError(f"{where}: the weights are of another model: {'; '.join(parts)}")
 
 
-def library(name: str) -> Any:
-    """A module of the libraries that encode images; ReedError where it is not installed."""
+def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
+    """A module of the libraries that an extra installs; ReedError where it is not installed."""
     try:
         return import_module(name)
     except ImportError as error:
         raise ReedError(
-            f"encoding images needs {name.partition('.')[0]}, which cannot be imported "
-            f"({error}); install it with: pip install 'reed[images]'"
+            f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
+            f"({error}); install it with: pip install 'reed[{extra}]'"
         ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -182,23 +181,7 @@ def create(card: Card) -> Any:
 
 def state_for(model: Any, state: dict[str, Any], convert: str) -> dict[str, Any]:
     """A public file's content as the state dict of a timm model, without the classifier."""
-    state = from_mocov3(state) if convert == "mocov3" else state
-    names = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    own = model.state_dict().keys()
-
-    def bare(state: dict[str, Any]) -> dict[str, Any]:
-        return {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
-
-    # timm keeps, beside each family of models, what reads that family's original files. It would
-    # also fit weights of another patch size, so it is not asked where the names are right.
-    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if adapt and bare(state).keys() != own:
-        try:
-            return bare(adapt(state, model))
-        except (KeyError, AttributeError, RuntimeError, TypeError):
-            pass  # not one of that family's files: its own names are compared and listed
-    return bare(state)
+    return files.for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
 
 
 def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
