@@ -1,34 +1,84 @@
-"""reed-eval: measure samples against the data they were learned from."""
+"""reed-eval: measure samples against real images."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import click
 
 import reed
-from reed.cli.common import one_line_errors
+from reed.cli.common import one_line_errors, pick_device
+from reed.errors import ReedError
+from reed.precision import PRECISIONS
 
 
 @click.command(context_settings={"max_content_width": 80})
 @click.argument("samples", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, type=click.Path(path_type=Path), metavar="CACHE",
-              help="The cache whose data the samples are compared with.")  # fmt: skip
-@click.option("--features", default="digits-mlp", show_default=True,
-              help="The feature space to compare in.")  # fmt: skip
+@click.option("--reference", required=True, type=click.Path(path_type=Path), metavar="PLACE",
+              help="The real images: a cache, a folder, or an ADM .npz.")  # fmt: skip
+@click.option("--metrics", default="fd", show_default=True, metavar="LIST",
+              help="fd, fid, sfid, is, pr, fd-dinov2, kid, cmmd, with commas.")  # fmt: skip
+@click.option("--features", metavar="SPACE",
+              help="Where fd, pr, kid and cmmd are taken in place of their own "
+                   "space: digits-mlp, inception, dinov2-l, clip-l-336 or "
+                   "timm:NAME.")  # fmt: skip
+@click.option("--weights", multiple=True, metavar="SPACE=FILE",
+              help="The weights of a space, where they are not to be fetched.")  # fmt: skip
+@click.option("--num", type=click.IntRange(2), help="How many samples there must be.")
+@click.option("--batch", type=click.IntRange(1), default=64, show_default=True,
+              help="Images at a time.")  # fmt: skip
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True,
+              help="Of the networks.")  # fmt: skip
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where the record goes. Default: NAME.eval.json beside them.")  # fmt: skip
 @click.version_option(reed.__version__)
 @one_line_errors
-def main(samples: Path, reference: Path, features: str) -> None:
-    """Measure SAMPLES (the .npz of reed-sample) against a cache; prints JSON.
+def main(
+    samples: Path, reference: Path, metrics: str, features: str | None, weights: tuple[str, ...],
+    num: int | None, batch: int, device: str, precision: str, out: Path | None,
+) -> None:  # fmt: skip
+    """Measure SAMPLES (the .npz of reed-sample, or a folder of images).
+
+    Prints a table and writes a record: the numbers, how the samples were
+    drawn, what they were compared with and in which feature space.
 
     \b
-    Example:
-      reed-eval runs/digits/samples/step-0000800-euler50-fp64.npz --reference cache/digits
+    Examples:
+      reed-eval runs/digits/samples/step-0000800-euler50-fp64.npz \\
+          --reference cache/digits
+      reed-eval s.npz --reference VIRTUAL_imagenet256_labeled.npz \\
+          --metrics fid,sfid,is,pr --num 50000
+      reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
     """
-    from reed.evaluate import Reference
+    from reed import evaluate
 
-    click.echo(json.dumps(Reference(reference, features).measure(samples), indent=1))
+    files = dict(map(_pair, weights))
+    how = evaluate.Computing(pick_device(device), precision, batch, progress=True)
+    names, out = evaluate.parse_metrics(metrics), out or evaluate.beside(samples, ".eval.json")
+    found = evaluate.evaluate(
+        samples, reference, names, features, weights=files, num=num, how=how, out=out
+    )
+    for line in found["warnings"]:
+        click.echo(f"warning: {line}", err=True)
+    click.echo(_table(found["metrics"]))
+    click.echo(f"\n{found['samples']['num']} samples of {samples} against {reference}: {out}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    space, equals, file = text.rpartition("=")
+    if not (space and equals and file):
+        raise ReedError(f"--weights {text!r} must be SPACE=FILE")
+    return space, file
+
+
+def _table(metrics: dict[str, dict[str, Any]]) -> str:
+    width = max(map(len, metrics))
+    return "\n".join(
+        f"{name:{width}}  {each['value']:10.4f}  {each['features']}"
+        for name, each in metrics.items()
+    )
 
 
 if __name__ == "__main__":

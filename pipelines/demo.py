@@ -16,9 +16,9 @@ import numpy as np
 
 from reed import checkpoint, runlog
 from reed.domains.image import SampleOptions
-from reed.evaluate import Reference
 from reed.metrics.frechet import frechet_distance
 from reed.picture import grid, to_uint8
+from reed.reference import Reference
 from reed.sample import Sampler, write_npz
 
 CACHE = Path("cache/digits")
@@ -81,9 +81,9 @@ def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
 
 def _floor(real: Reference) -> float:
     """The distance between two halves of the real images, in the same space."""
-    order = np.random.default_rng(0).permutation(len(real.images))
-    halves = np.array_split(order, 2)
-    return frechet_distance(*(real.gaussian(real.images[half]) for half in halves))
+    images = real.images
+    halves = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
+    return frechet_distance(*(real.gaussian(images[half]) for half in halves))
 
 
 def _table(rows: dict[str, list[dict[str, float]]], floor: float) -> str:

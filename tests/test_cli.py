@@ -1,4 +1,4 @@
-"""reed-train, reed-sample and reed-eval: what they print, refuse and write."""
+"""reed-train and reed-sample: what they print, refuse and write (reed-eval: test_evaluate)."""
 
 import json
 import runpy
@@ -8,15 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import click
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import checkpoint, config, evaluate, pipelines
+from reed import checkpoint, config, pipelines
 from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
-from reed.metrics import FEATURES
 from reed.recipe import TrainConfig
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
@@ -214,61 +212,6 @@ def test_what_cannot_be_sampled_is_refused(run, words, parts):
 def test_a_run_that_is_not_there_is_named(tmp_path):
     where = tmp_path / "nowhere"
     refused([str(where), "no checkpoint", "reed-train"], cli_sample, "--run", where)
-
-
-class Half:
-    """A stand-in feature space: the mean of each half of the image."""
-
-    def __init__(self, images, labels):
-        assert images.dtype == np.uint8 and len(images) == len(labels) == TINY.SAMPLES
-
-    def __call__(self, images):
-        flat = images.reshape(len(images), 2, -1).astype(np.float64)
-        return flat.mean(2)
-
-
-@pytest.fixture
-def half(monkeypatch):
-    FEATURES.names()
-    monkeypatch.setitem(FEATURES._items, "half", Half)
-
-
-def test_samples_are_measured_against_the_cache(cache, half, tmp_path):
-    real, labels = evaluate.reference_images(cache)
-    assert real.shape == (64, 8, 8, 4) and sorted(set(labels)) == [0, 1, 2, 3]
-    path = tmp_path / "s.npz"
-    np.savez(path, arr_0=real[::-1], arr_1=labels)
-    words = (path, "--reference", cache, "--features", "half")
-    found = json.loads(call(cli_evaluate, *words).stdout)
-    assert found["frechet_distance"] == pytest.approx(0, abs=1e-6)
-    assert (found["samples"], found["reference_samples"]) == (64, 64)
-    np.savez(path, arr_0=np.minimum(real, 250) + 5, arr_1=labels)
-    moved = json.loads(call(cli_evaluate, *words).stdout)["frechet_distance"]
-    means = [Half(real, labels)(images).mean(0) for images in (real, np.minimum(real, 250) + 5)]
-    assert moved >= np.square(means[0] - means[1]).sum() > 1
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half a zip", b"text", None, "npy", "other"])
-def test_what_are_no_samples_is_refused(cache, half, tmp_path, content):
-    path = tmp_path / "s.npz"
-    if content == "npy":
-        with open(path, "wb") as file:
-            np.save(file, np.zeros(3))
-    elif content == "other":
-        np.savez(path, x=np.zeros(3))
-    elif content is not None:
-        path.write_bytes(content)
-    words = (path, "--reference", cache, "--features", "half")
-    refused(["cannot read samples", str(path)], cli_evaluate, *words)
-
-
-def test_samples_of_another_size_or_an_unknown_space_are_refused(cache, half, tmp_path):
-    path = tmp_path / "s.npz"
-    np.savez(path, arr_0=np.zeros((4, 8, 8, 3), np.uint8), arr_1=np.zeros(4))
-    words = (path, "--reference", cache, "--features", "half")
-    refused(["(8, 8, 3)", "(8, 8, 4)"], cli_evaluate, *words)
-    words = (path, "--reference", cache, "--features", "digits-mpl")
-    refused(["'digits-mpl'", "Did you mean 'digits-mlp'?"], cli_evaluate, *words)
 
 
 @pytest.mark.parametrize("command", [cli_train, cli_sample, cli_evaluate])

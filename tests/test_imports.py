@@ -59,8 +59,11 @@ ALLOWED = {
     "outputs": "decoder sample sample_set picture cache errors",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
-    "metrics": "registry errors config",
-    "evaluate": "metrics picture cache errors",
+    "imageset": "cache picture errors",
+    "metrics": "imageset weights precision registry seeding errors",
+    "reference": "imageset metrics cache seeding errors",
+    "provenance": "cache errors",
+    "evaluate": "reference provenance imageset metrics cache errors",
     "stage_one": "cache encoders sources weights pipelines config errors",
     "pipelines": "errors config",
     "pipelines.demo": ANYTHING,
@@ -73,7 +76,7 @@ ALLOWED = {
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
     "cli.sample": f"sample sample_set public precision {MODEL_CLI}",
-    "cli.evaluate": f"evaluate {MODEL_CLI}",
+    "cli.evaluate": "cli.common evaluate precision errors",
 }
 
 # An application: it may import anything, and nothing may import it.

@@ -1,12 +1,19 @@
-"""The Fréchet distance against closed forms, and pictures of samples."""
+"""Metrics against closed forms, small cases by hand and torch-fidelity; pictures of samples."""
 
 import numpy as np
 import pytest
+import torch
 from scipy.linalg import sqrtm
+from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 
 from reed.cache.schema import Field
 from reed.errors import ReedError
-from reed.metrics.frechet import Gaussian, frechet_distance
+from reed.metrics import mmd
+from reed.metrics.frechet import Gaussian, Moments, frechet_distance
+from reed.metrics.inception_score import inception_score
+from reed.metrics.kid import kid, unbiased_mmd
+from reed.metrics.mmd import cmmd
+from reed.metrics.precision_recall import PrecisionRecall, _distances, precision_recall
 from reed.picture import grid, save_png, to_uint8
 
 
@@ -118,3 +125,126 @@ def test_a_picture_is_written_as_png(tmp_path, channels):
     with Image.open(tmp_path / "new" / "p.png") as image:
         pixels = np.asarray(image).reshape(8, 12, channels)
     assert np.array_equal(pixels[::4, ::4], picture) and np.array_equal(pixels[3::4, 3::4], picture)
+
+
+def tensors(seed, counts=(60, 80), width=12):
+    """Two overlapping sets of features, float32."""
+    a, b = (features(seed + i, count, width) for i, count in enumerate(counts))
+    return torch.tensor(a, dtype=torch.float32), torch.tensor(b - 1, dtype=torch.float32)
+
+
+def test_moments_of_parts_are_those_of_the_whole():
+    x = features(1, 50) + 1e4  # a mean far from zero loses no digits
+    moments = Moments()
+    for part in (x[:1], x[1:20], x[20:]):
+        moments.add(part)
+    found = moments.gaussian()
+    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.covariance, np.cov(x.T), rtol=1e-7, atol=1e-9)
+
+
+def test_the_frechet_distance_is_that_of_torch_fidelity():
+    a, b = tensors(1, (300, 400))
+    said = [metric_fid.fid_features_to_statistics(x) for x in (a, b)]
+    theirs = metric_fid.fid_statistics_to_metric(*said, verbose=False)
+    ours = frechet_distance(*(Gaussian.of(x.numpy()) for x in (a, b)))
+    assert ours == pytest.approx(theirs["frechet_inception_distance"], rel=1e-3)
+
+
+def test_the_inception_score_of_known_predictions():
+    one_hot = np.log(np.eye(5) + 1e-300).repeat(2, 0)
+    assert inception_score(np.zeros((7, 5))) == pytest.approx(1)
+    assert inception_score(one_hot) == pytest.approx(5)
+    two = np.log([[0.9, 0.1], [0.1, 0.9]])
+    known = 2 * 0.9**0.9 * 0.1**0.1  # exp(log 2 - entropy)
+    assert inception_score(two + 3) == pytest.approx(known)
+    # ten predictions in splits of four: two of two classes, one of one
+    assert inception_score(one_hot, split=4) == pytest.approx((2 + 2 + 1) / 3)
+
+
+def test_the_inception_score_is_that_of_torch_fidelity():
+    logits = tensors(3)[0]
+    theirs = metric_isc.isc_features_to_metric(logits, splits=3, shuffle=False)
+    ours = inception_score(logits.numpy(), split=20)
+    assert ours == pytest.approx(theirs["inception_score_mean"], rel=1e-6)
+
+
+def test_the_unbiased_mmd_by_hand():
+    """k(0,1) = k(0,2) = 1 within each; between them 1, 1, 1 and 27."""
+    x, y = np.array([[0.0], [1.0]]), np.array([[0.0], [2.0]])
+    assert unbiased_mmd(x, y) == pytest.approx(1 + 1 - 2 * 30 / 4)
+
+
+def test_kid_is_that_of_torch_fidelity_where_a_subset_is_the_whole():
+    a, b = tensors(5, (60, 60))
+    theirs = metric_kid.kid_features_to_metric(
+        a, b, kid_subsets=1, kid_subset_size=60, verbose=False
+    )
+    ours = kid(a.numpy(), b.numpy(), subsets=2)
+    assert ours.mean == pytest.approx(theirs["kernel_inception_distance_mean"], rel=1e-5)
+    assert (ours.size, ours.subsets, ours.std) == (60, 2, pytest.approx(0, abs=1e-9))
+
+
+def test_kid_is_unbiased_and_a_function_of_its_seed():
+    x = features(1, 600)
+    same = kid(x[:300], x[300:], subsets=50, size=100)
+    assert abs(same.mean) < 2 * same.std
+    assert kid(x, x + 1, size=50) == kid(x, x + 1, size=50) != kid(x, x + 1, size=50, seed=1)
+    with pytest.raises(ReedError, match="at least 2 of each, got 1 and 600"):
+        kid(x[:1], x)
+
+
+def test_cmmd_by_hand():
+    """Two directions at a right angle are sqrt(2) apart, whatever their length."""
+    x, y = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 0.5]])
+    assert cmmd(x, y) == pytest.approx(1000 * (2 - 2 * np.exp(-0.01)))
+    assert cmmd(x, x) == 0
+
+
+def test_cmmd_in_parts_is_the_definition(monkeypatch):
+    monkeypatch.setattr(mmd, "ROWS", 7)
+    a, b = tensors(1)
+    x, y = (t.double().numpy() for t in (a, b))
+    x, y = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (x, y))
+
+    def mean(p, q):
+        return np.exp(-np.square(p[:, None] - q).sum(-1) / 200).mean()
+
+    assert cmmd(a, b) == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-9)
+    assert cmmd(a, a) == pytest.approx(0, abs=1e-9)
+
+
+def test_precision_and_recall_on_a_line():
+    """The real balls reach from -3 to 6; the samples' cover everything."""
+    real, drawn = (torch.tensor(x)[:, None] for x in ([0.0, 1, 2, 3], [1.5, 5.9, 6.1, 100]))
+    assert precision_recall(drawn, real) == PrecisionRecall(0.5, 1.0)
+    assert precision_recall(real, drawn) == PrecisionRecall(1.0, 0.5)
+    assert precision_recall(real, real + 1000) == PrecisionRecall(0, 0)
+    with pytest.raises(ReedError, match="more than 3 images of each, got 3"):
+        precision_recall(drawn[:3], real)
+
+
+@pytest.mark.parametrize("values", [1, 400, 10**6])
+def test_precision_and_recall_are_those_of_torch_fidelity(values, monkeypatch):
+    monkeypatch.setattr("reed.metrics.precision_recall.VALUES", values)
+    a, b = tensors(7, (120, 90), 4)
+    theirs = metric_prc.prc_features_to_metric(
+        a, b, prc_neighborhood=3, prc_batch_size=50, save_cpu_ram=True, verbose=False
+    )
+    ours = precision_recall(a, b)
+    assert ours.precision == pytest.approx(theirs["precision"], abs=1e-6)
+    assert ours.recall == pytest.approx(theirs["recall"], abs=1e-6)
+    assert 0.1 < ours.precision < 0.95 and 0.1 < ours.recall < 0.95
+
+
+def test_half_precision_rounds_each_term_and_gives_way_to_overflow():
+    """The ADM suite's distances: norms, products and their sums, each in float16."""
+    real, drawn = torch.tensor([[0.0], [1], [2], [3]]), torch.tensor([[100.03], [0], [1], [2]])
+    half = np.float16(100.03)
+    # its distance to 3 is 97.03 squared = 9,415, of terms whose spacing in float16 is 8
+    near = np.float16(half * half) - 2 * np.float16(half * 3) + np.float16(9)
+    assert float(_distances(drawn, real, half=True)[0, 3]) == near
+    assert float(_distances(drawn, real, half=False)[0, 3]) == pytest.approx(97.03**2, rel=1e-5)
+    large = drawn * 100  # 1e8 is no float16
+    exact = _distances(large, real, half=False)
+    assert torch.equal(_distances(large, real, half=True), exact) and exact.isfinite().all()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from reed import weights as files
+from reed.errors import ReedError
+from reed.imageset import ImageSet
 from reed.metrics import FEATURES
 
 
@@ -14,16 +17,29 @@ class DigitsMlp:
     It shares no weight with digits-vit, so no model was aligned to it. Fitting takes seconds.
     """
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        from sklearn.neural_network import MLPClassifier
+    outputs = ("hidden",)
 
-        model = MLPClassifier((64,), alpha=1e-2, max_iter=1000, random_state=0)
-        model.fit(self._flat(images), labels)
+    def __init__(self, weights: str | None = None, precision: str = "fp32") -> None:
+        if weights or precision != "fp32":
+            raise ReedError("digits-mlp is fitted to the reference: it has no weights to load and "
+                            "no precision to choose")  # fmt: skip
+
+    def revision(self) -> str:
+        sklearn = files.library("sklearn", "digits-mlp", "digits")
+        return f"MLP 64, fitted to the reference, fp64 scikit-learn-{sklearn.__version__}"
+
+    def load(self, device: str, real: ImageSet) -> None:
+        labels = real.labels()
+        if labels is None:
+            problem = f"digits-mlp is fitted to images with labels, {real.place} has no labels"
+            raise ReedError(f"{problem}; choose another space: --features inception")
+        library = files.library("sklearn.neural_network", "digits-mlp", "digits")
+        model = library.MLPClassifier((64,), alpha=1e-2, max_iter=1000, random_state=0)
+        model.fit(self._flat(real.all()), labels)
         self._weight, self._bias = model.coefs_[0], model.intercepts_[0]
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Features [N, 64] of images [N, 8, 8, 1] uint8."""
-        return np.maximum(self._flat(images) @ self._weight + self._bias, 0)
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        return {"hidden": np.maximum(self._flat(images) @ self._weight + self._bias, 0)}
 
     @staticmethod
     def _flat(images: np.ndarray) -> np.ndarray:

@@ -19,13 +19,40 @@ class Gaussian:
     @classmethod
     def of(cls, features: np.ndarray) -> Gaussian:
         """The Gaussian of features [N, D]; ReedError for fewer than two or a value not finite."""
+        moments = Moments()
+        moments.add(features)
+        return moments.gaussian()
+
+
+class Moments:
+    """The Gaussian of features that come in parts: float64 sums about the mean of the first."""
+
+    def __init__(self) -> None:
+        self._count, self._shape = 0, (0,)
+
+    def add(self, features: np.ndarray) -> None:
+        """Add features [N, D]; ReedError when one is not finite."""
         features = np.asarray(features, dtype=np.float64)
-        if features.ndim != 2 or len(features) < 2:
+        if features.ndim != 2 or not len(features):
             raise ReedError(f"features have shape {features.shape}; at least [2, D] is needed")
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features).all(1)).sum())
             raise ReedError(f"{bad} of {len(features)} feature vectors are not finite")
-        return cls(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
+        if not self._count:  # sums about a point among them lose no digits
+            self._origin = features.mean(0)
+            self._sum, self._squares = 0.0, 0.0
+        moved = features - self._origin
+        self._count, self._shape = self._count + len(features), features.shape
+        self._sum = self._sum + moved.sum(0)
+        self._squares = self._squares + moved.T @ moved
+
+    def gaussian(self) -> Gaussian:
+        """Of all that was added, the covariance over N - 1; ReedError for fewer than two."""
+        if self._count < 2:
+            raise ReedError(f"features have shape {self._shape}; at least [2, D] is needed")
+        mean = self._sum / self._count
+        squares = self._squares - self._count * np.outer(mean, mean)
+        return Gaussian(self._origin + mean, squares / (self._count - 1))
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:

@@ -1,0 +1,93 @@
+"""The Inception network of 2015, as torch-fidelity ports it from TensorFlow."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from reed import weights as files
+from reed.errors import ReedError
+from reed.imageset import ImageSet
+from reed.metrics import FEATURES, rgb
+from reed.precision import computing
+
+URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    "weights-inception-2015-12-05-6726825d.pth"
+)
+ADVICE = f"download {URL} and give it: --weights inception=FILE"
+CHANNELS = 7  # of the spatial features
+
+
+@FEATURES.register("inception")
+class Inception:
+    """What the ADM suite reads from the Inception graph of 2015-12-05.
+
+    pool: pool_3, [2048]; spatial: the first 7 channels of mixed_6/conv, 17 x 17 places each, in
+    that file's order, place by place: [2023]; logits: [1008], without the bias.
+
+    weights: torch-fidelity's file of the graph's weights; fetched once where none is given.
+    Source: openai/guided-diffusion, evaluations/evaluator.py.
+    """
+
+    outputs = ("pool", "spatial", "logits")
+
+    def __init__(self, weights: str | None = None, precision: str = "fp32") -> None:
+        self._given, self._precision = weights, precision
+        self._fidelity = files.library("torch_fidelity", "the inception space", "eval")
+
+    def revision(self) -> str:
+        return (
+            f"sha256:{files.file_sha256(self._file)} 299px {self._precision} "
+            f"torch-fidelity-{version('torch-fidelity')}"
+        )
+
+    @cached_property
+    def _file(self) -> Path:
+        """The weights file; ReedError when there is none and none can be fetched."""
+        if self._given:
+            path = Path(self._given).expanduser()
+            if not path.is_file():
+                raise ReedError(f"inception: there are no weights at {path}; {ADVICE}")
+            return path
+        from torch import hub
+
+        path = Path(hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                hub.download_url_to_file(URL, str(path), hash_prefix="6726825d")
+            except (OSError, RuntimeError) as error:
+                problem = f"inception: its weights cannot be fetched ({error})"
+                raise ReedError(f"{problem}; {ADVICE}") from error
+        return path
+
+    def load(self, device: str, real: ImageSet) -> None:
+        # torch-fidelity reads any pickle: what is not plain tensors is refused here, before
+        files.read(self._file)
+        try:
+            self._net = self._fidelity.FeatureExtractorInceptionV3(
+                "inception-v3-compat", ["2048", "logits_unbiased"], str(self._file)
+            ).to(device)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ReedError(f"inception: {self._file} is another model's ({reason})") from error
+        self._device = device
+        # TensorFlow's mixed_6 is Mixed_6d here, the third block of 17 x 17, and conv its 1x1 branch
+        self._net.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, module: object, inputs: object, output: object) -> None:
+        self._conv = output  # [B, 192, 17, 17]
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+
+        pixels = torch.from_numpy(rgb(images)).to(self._device)
+        with computing(self._device, self._precision):
+            pool, logits = self._net(pixels)
+            spatial = self._conv[:, :CHANNELS].permute(0, 2, 3, 1).flatten(1)
+        values = {"pool": pool, "spatial": spatial, "logits": logits}
+        return {name: value.float().cpu().numpy() for name, value in values.items()}

@@ -1,0 +1,105 @@
+"""Embeddings of any encoder of timm as a feature space."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from reed import weights as files
+from reed.errors import ReedError
+from reed.imageset import ImageSet
+from reed.metrics import FEATURES, rgb
+from reed.precision import computing
+from reed.weights import Found, Origin
+
+
+class TimmSpace:
+    """The embedding of one timm model, the one before its classifier.
+
+    The image is brought to the model's size by antialiased bicubic interpolation (or as the model
+    was trained) and normalised by the model's own mean and deviation; nothing is cropped.
+
+    model: timm's name; size: pixels per side, 0 for the model's own; head: keep the head, which
+    in CLIP is the projection to the space that is shared with text. weights: a file.
+    """
+
+    outputs = ("embedding",)
+
+    def __init__(
+        self, name: str, model: str, weights: str | None = None, precision: str = "fp32", *,
+        size: int = 0, head: bool = False,
+    ) -> None:  # fmt: skip
+        self._name, self._weights, self._precision = name, weights, precision
+        timm, torch = (files.library(lib, f"{name}", "eval") for lib in ("timm", "torch"))
+        more: dict[str, Any] = {} if head else {"num_classes": 0}
+        self._create = partial(timm.create_model, model, pretrained=False, **more)
+        try:
+            with torch.device("meta"):  # laid out without memory
+                said = self._create().pretrained_cfg
+        except (RuntimeError, ValueError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            near = ", ".join(timm.list_pretrained(f"{model.split('.')[0]}*")[:8])
+            hint = f"see {near or 'timm.list_models()'}"
+            raise ReedError(f"cannot make the timm model {model!r}: {reason}; {hint}") from error
+        self._size = size or said["input_size"][-1]
+        self._mode, self._mean, self._std = said["interpolation"], said["mean"], said["std"]
+        option = f"--weights {name}=FILE"
+        self._origin = Origin(said.get("hf_hub_id") or "", url=said.get("url") or "", option=option)
+
+    def revision(self) -> str:
+        return (
+            f"sha256:{self._found().sha256} {self._create.args[0]} {self._size}px "
+            f"{self._mode}-antialias {self._precision} timm-{version('timm')}"
+        )
+
+    def _found(self) -> Found:
+        return files.find(self._name, self._origin, self._weights)
+
+    def load(self, device: str, real: ImageSet) -> None:
+        path = self._found().files[0]
+        model = self._create()
+        state = files.for_timm(model, files.read(path))
+        files.fill(model, state, f"{self._name}: {path}")
+        if hasattr(model, "set_input_size"):  # resamples the position embedding
+            model.set_input_size(img_size=(self._size, self._size))
+        self._model, self._device = model.requires_grad_(False).eval().to(device), device
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+
+        pixels = torch.from_numpy(rgb(images)).to(self._device)
+        with computing(self._device, "fp32"):
+            x = self._preprocess(pixels)
+        with computing(self._device, self._precision):
+            return {"embedding": self._model(x).float().cpu().numpy()}
+
+    def _preprocess(self, pixels: Any) -> Any:
+        """uint8 [B, 3, H, W] to float32 [B, 3, size, size]."""
+        from torch.nn import functional
+
+        x = pixels.float() / 255
+        if x.shape[-2:] != (self._size, self._size):
+            x = functional.interpolate(
+                x, (self._size, self._size), mode=self._mode, align_corners=False, antialias=True
+            )
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (self._mean, self._std))
+        return (x - mean) / std
+
+
+def of_timm(name: str) -> partial[TimmSpace]:
+    """What makes the space "timm:NAME"."""
+    return partial(TimmSpace, f"timm:{name}", name)
+
+
+FEATURES.prefixes["timm"] = of_timm
+# 224 pixels as in dgm-eval (Stein et al., arXiv 2306.04675) and EDM2 (arXiv 2312.02696)
+FEATURES.register("dinov2-l")(
+    partial(TimmSpace, "dinov2-l", "vit_large_patch14_dinov2.lvd142m", size=224)
+)
+# OpenAI trained with the quick form of GELU. As in CMMD (Jayasumana et al., arXiv 2401.09603)
+FEATURES.register("clip-l-336")(
+    partial(TimmSpace, "clip-l-336", "vit_large_patch14_clip_quickgelu_336.openai", head=True)
+)

@@ -1,0 +1,242 @@
+"""Feature spaces: the real loading code on random weights in the forms of the public files."""
+
+from __future__ import annotations
+
+import sys
+import urllib.error
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch_fidelity
+from safetensors.torch import save_file
+from torch import hub
+
+from reed.errors import ReedError
+from reed.metrics import FEATURES, rgb
+from reed.metrics.timm_space import TimmSpace
+
+SMALL = "test_vit.r160_in1k"
+
+
+def pictures(count=3, side=40, channels=3):
+    draws = np.random.default_rng(1)
+    coarse = draws.integers(0, 200, (count, 5, 5, channels)).repeat(side // 5, 1)
+    coarse = coarse.repeat(side // 5, 2)
+    return (coarse + draws.integers(0, 56, coarse.shape)).astype(np.uint8)
+
+
+class Bare(torch_fidelity.FeatureExtractorInceptionV3):
+    """The network as it is before its weights are loaded."""
+
+    def load_state_dict(self, state):
+        pass
+
+
+@pytest.fixture(scope="module")
+def inception_file(tmp_path_factory):
+    """Random weights under the keys and in the file format of torch-fidelity's."""
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save({}, folder / "none.pth")
+    torch.manual_seed(0)
+    state = Bare("inception-v3-compat", ["2048"], str(folder / "none.pth")).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.1)
+        if name.endswith("running_var"):
+            value.uniform_(0.1, 0.25)  # so that activations neither fade nor grow
+    path = folder / "weights-inception-2015-12-05-6726825d.pth"
+    torch.save(state, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def inception(inception_file):
+    space = FEATURES.get("inception")(str(inception_file))
+    space.load("cpu", None)
+    return space
+
+
+def test_inception_is_that_of_torch_fidelity(inception, inception_file):
+    images = pictures()
+    found = inception(images)
+    assert {n: v.shape for n, v in found.items()} == {
+        "pool": (3, 2048), "spatial": (3, 2023), "logits": (3, 1008),
+    }  # fmt: skip
+    theirs = torch_fidelity.FeatureExtractorInceptionV3(
+        "inception-v3-compat", ["2048", "logits_unbiased"], str(inception_file)
+    )
+    pool, logits = theirs(torch.from_numpy(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(found["pool"], pool.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found["logits"], logits.numpy(), rtol=1e-4, atol=1e-5)
+    assert len(np.unique(found["spatial"])) > 1000 and found["pool"].std(0).mean() > 1e-3
+
+
+def test_the_spatial_features_lie_as_in_the_adm_suite(inception):
+    """mixed_6/conv, [17, 17, 192] in TensorFlow, cut to 7 channels and flattened as it lies."""
+    images = pictures()
+    found = inception(images)["spatial"]
+    seen = []
+    handle = inception._net.Mixed_6c.register_forward_hook(lambda *call: seen.append(call[2]))
+    inception(images)
+    handle.remove()
+    branch = inception._net.Mixed_6d.branch1x1
+    with torch.no_grad():
+        conv = branch.bn(branch.conv(seen[0])).clamp(min=0)  # [B, 192, 17, 17]
+    assert conv.shape == (3, 192, 17, 17)
+    for image, y, x, channel in ((0, 0, 0, 6), (1, 3, 16, 0), (2, 16, 5, 4)):
+        place = (y * 17 + x) * 7 + channel
+        assert found[image, place] == pytest.approx(float(conv[image, channel, y, x]), rel=1e-5)
+    tensorflow = np.moveaxis(conv.numpy(), 1, -1)[..., :7].reshape(3, -1)
+    np.testing.assert_allclose(found, tensorflow, rtol=1e-4, atol=1e-5)
+
+
+def test_features_of_an_image_do_not_depend_on_its_batch(inception):
+    images = pictures()
+    whole, alone = inception(images), inception(images[1:2])
+    for name in inception.outputs:
+        np.testing.assert_allclose(whole[name][1:2], alone[name], rtol=1e-4, atol=1e-5)
+
+
+def test_one_channel_is_repeated():
+    grey = pictures(channels=1)
+    assert np.array_equal(rgb(grey), rgb(grey.repeat(3, -1)))
+    with pytest.raises(ReedError, match="images have 4 channels; .* takes 1 or 3"):
+        rgb(pictures(channels=4))
+
+
+def test_a_revision_names_what_features_depend_on(inception_file):
+    said = FEATURES.get("inception")(str(inception_file), "bf16").revision()
+    for part in ("sha256:", "299px", "bf16", f"torch-fidelity-{torch_fidelity.__version__}"):
+        assert part in said
+
+
+def refused(match, make, *given, **more):
+    with pytest.raises(ReedError, match=match):
+        make(*given, **more).load("cpu", None)
+
+
+def test_what_are_no_weights_of_inception_is_refused(tmp_path, monkeypatch):
+    inception = FEATURES.get("inception")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "torch_fidelity", None)
+        refused("inception space needs torch_fidelity.*pip install 'reed.eval.'", inception)
+    refused("no weights at nowhere.pth; download .*6726825d.pth", inception, "nowhere.pth")
+    torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
+    refused("other.pth is another model's .*Missing key", inception, str(tmp_path / "other.pth"))
+    torch.save(SimpleNamespace(a=1), tmp_path / "code.pth")
+    refused("code.pth is not plain weights", inception, str(tmp_path / "code.pth"))
+    monkeypatch.setattr(hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(hub, "download_url_to_file", offline)
+    refused("cannot be fetched .*no network.*--weights inception=FILE", inception)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A random timm model with its classifier, and its file."""
+    torch.manual_seed(1)
+    model = timm.create_model(SMALL, pretrained=False).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    path = tmp_path_factory.mktemp("timm") / "small.safetensors"
+    save_file(model.state_dict(), path)
+    return model, path
+
+
+def test_a_timm_space_is_the_embedding_before_the_classifier(small):
+    model, path = small
+    space = FEATURES.get(f"timm:{SMALL}")(str(path))
+    space.load("cpu", None)
+    images = pictures(side=160)  # the model's own size, so that nothing is resized
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    said = model.pretrained_cfg
+    x = (x - torch.tensor(said["mean"])[:, None, None]) / torch.tensor(said["std"])[:, None, None]
+    want = model.forward_head(model.forward_features(x), pre_logits=True)
+    np.testing.assert_allclose(space(images)["embedding"], want, rtol=1e-4, atol=1e-5)
+    kept = TimmSpace("x", SMALL, str(path), head=True)
+    kept.load("cpu", None)
+    np.testing.assert_allclose(kept(images)["embedding"], model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_resized_with_antialiasing(small):
+    """As Pillow does it, which is what FD-DINOv2 and CMMD were defined with, up to rounding."""
+    from PIL import Image
+
+    space = TimmSpace("x", SMALL, str(small[1]))
+    images = pictures(side=400)
+    found = space._preprocess(torch.from_numpy(rgb(images))).permute(0, 2, 3, 1).numpy()
+    pillow = [Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC)
+              for image in images]  # fmt: skip
+    mean, std = (np.array(space._mean), np.array(space._std))
+    levels = (found * std + mean) * 255
+    assert np.abs(levels.clip(0, 255) - np.stack(pillow)).max() <= 1.01
+
+
+def test_dinov2_is_measured_at_224_pixels(tmp_path):
+    name = "vit_small_patch14_dinov2.lvd142m"
+    torch.manual_seed(0)
+    save_file(timm.create_model(name, pretrained=False).state_dict(), tmp_path / "s.safetensors")
+    space = TimmSpace("dinov2-s", name, str(tmp_path / "s.safetensors"), size=224)
+    space.load("cpu", None)
+    assert space(pictures(1, 250))["embedding"].shape == (1, 384)
+    assert space._model.patch_embed.img_size == (224, 224)
+    assert "224px bicubic-antialias fp32" in space.revision()
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "width"), [("dinov2-l", 224, 1024), ("clip-l-336", 336, 768)]
+)
+def test_the_named_spaces_have_the_size_and_width_of_their_papers(name, size, width):
+    space = FEATURES.get(name)()
+    assert space._size == size
+    with torch.device("meta"):
+        model = space._create()
+        assert model(torch.zeros(1, 3, *model.patch_embed.img_size)).shape == (1, width)
+
+
+def test_what_is_no_timm_model_or_weights_is_refused(small, tmp_path, monkeypatch):
+    refused("cannot make the timm model 'resnet1'.*see", FEATURES.get("timm:resnet1"))
+    space = FEATURES.get("timm:test_resnet.r160_in1k")
+    refused("the weights are of another model: .*missing", space, str(small[1]))
+    refused("no weights at nowhere.*--weights timm:test_resnet.*=FILE", space, "nowhere")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    refused("cannot be fetched.*--weights timm:test_resnet.*=FILE", space)
+
+
+@pytest.mark.slow  # four roots of 2048 x 2048 matrices
+def test_fid_kid_and_is_of_folders_are_those_of_torch_fidelity(inception_file, tmp_path):
+    from PIL import Image
+
+    from reed import evaluate
+
+    for name, images in (("real", pictures(12)), ("drawn", pictures(12) // 2 + 40)):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i:02}.png")
+    drawn, real = tmp_path / "drawn", tmp_path / "real"
+    theirs = torch_fidelity.calculate_metrics(
+        input1=str(drawn), input2=str(real), cuda=False, fid=True, kid=True, isc=True,
+        verbose=False, kid_subsets=1, kid_subset_size=12, isc_splits=1, save_cpu_ram=True,
+        cache=False, feature_extractor="inception-v3-compat",
+        feature_extractor_weights_path=str(inception_file),
+    )  # fmt: skip
+    weights = {"inception": str(inception_file)}
+    names = ["fid", "sfid", "is", "kid"]
+    found = evaluate.evaluate(drawn, real, names, weights=weights)["metrics"]
+    fid, score = theirs["frechet_inception_distance"], theirs["inception_score_mean"]
+    assert found["fid"]["value"] == pytest.approx(fid, rel=1e-3) and fid > 0.1
+    assert found["is"]["value"] == pytest.approx(score, rel=1e-3)
+    mean = theirs["kernel_inception_distance_mean"]
+    assert found["kid"]["value"] == pytest.approx(mean, rel=1e-3)
+    assert found["sfid"]["value"] > 0.01
+    itself = evaluate.evaluate(real, real, ["fid", "sfid"], weights=weights)["metrics"]
+    assert itself["fid"]["value"] < 1e-3 * fid
+    assert itself["sfid"]["value"] < 1e-3 * found["sfid"]["value"]
