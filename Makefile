@@ -8,10 +8,11 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Targets whose work is still open. To close one: delete it here, and give its line below a recipe.
 OPEN := bench-speedup \
-        reproduce-imagenet reproduce-protein reproduce-molecule demo-protein demo-molecule
+        reproduce-protein reproduce-molecule demo-protein demo-molecule
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench bench-loader bench-stage1 bench-train bench-gpu clean $(OPEN)
+.PHONY: help setup demo test test-slow lint bench bench-loader bench-stage1 bench-train bench-gpu reproduce-imagenet \
+        clean $(OPEN)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,8 +56,24 @@ bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at ev
 bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
+# SCALE=smoke runs the same commands on a few pictures with small random weights.
+SCALE ?= full
+DATA ?=
+REFERENCE ?=
+VARIANT ?= reed
+SMOKE := runs/smoke-imagenet
+reproduce-imagenet: $(STAMP) ## Reproduce ImageNet 256x256: DATA=DIR REFERENCE=NPZ [VARIANT=repa]
+ifeq ($(SCALE),smoke)
+	$(BIN)/python tests/smoke_imagenet.py $(SMOKE)
+	$(BIN)/python -m reed.pipelines.reproduce --data $(SMOKE)/photos --variant $(VARIANT) \
+	  --reference $(SMOKE)/reference.npz --settings $(SMOKE)/settings.json \
+	  --cache $(SMOKE)/cache --out $(SMOKE)
+else
+	$(BIN)/python -m reed.pipelines.reproduce --data "$(DATA)" --reference "$(REFERENCE)" \
+	  --variant $(VARIANT) $(ARGS)
+endif
+
 bench-speedup: ## Count the steps to equal quality with and without alignment (open)
-reproduce-imagenet: ## Reproduce the paper's ImageNet 256x256 result (open)
 reproduce-protein: ## Reproduce the paper's protein inverse folding result (open)
 reproduce-molecule: ## Reproduce the paper's molecule generation result (open)
 demo-protein: ## The demo on toy proteins (open)

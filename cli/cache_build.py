@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 
 from reed import stage_one
-from reed.cache import engines, overlap, ray_engine, schema, space
+from reed.cache import cost, engines, overlap, ray_engine, schema, space
 from reed.cli.common import one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import Build, Request
@@ -135,6 +136,7 @@ def build(
     if workers is None:
         workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
     for job in found.jobs:
+        began = time.monotonic()
         if ray:
             timing = ray_engine.run(
                 ray, job.column, frozen, job.absolute(), share, gpu=device == "cuda",
@@ -143,6 +145,7 @@ def build(
         else:
             timing = engines.run(job.open(), share, workers=workers, retry=retry)
         if timing.encode:
+            cost.record(job.cache / job.column, time.monotonic() - began, device)
             click.echo(f"{job.column}: {timing.summary()}")
     names = ", ".join(job.column for job in found.jobs)
     click.echo(f"{found.request.cache}: {frozen.manifest.samples} samples, columns {names}")

@@ -1,7 +1,6 @@
 """ImageNet-1k at 256 x 256: REED's image experiment (arXiv 2507.08980), SiT-XL/2 on latents.
 
     reed-cache build imagenet --data /data/imagenet/train
-    reed-cache build imagenet --data /data/imagenet/train --encoder qwen2-vl-7b
     accelerate launch -m reed.cli.train --shards cache/imagenet                  # REED
     accelerate launch -m reed.cli.train --shards cache/imagenet --variant repa   # DINOv2 alone
     accelerate launch -m reed.cli.train --shards cache/imagenet --variant sit    # no alignment
@@ -26,8 +25,8 @@ SiT's, and REPA's up to 300K steps, are read off a figure of REED's (2 percent):
     REPA                  52.3   19.4   11.1           7.9   6.4
     SiT-XL/2              79.5   41.9   26            17.2          8.3
 
-    with guidance 1.275 over the whole interval, SDE, 250 steps, at 1M steps (200 epochs):
-    REED 1.80 (IS 267.5, precision 0.81, recall 0.61); REPA needs 800 epochs for 1.80.
+    with guidance over the whole interval, SDE, 250 steps, at 1M steps (200 epochs):
+    REED 1.80 (1.275; IS 267.5, precision 0.81, recall 0.61); REPA 1.96 (its 1.80 takes 800 epochs).
 """
 
 from reed.pipelines import Pipeline
@@ -39,3 +38,11 @@ PIPELINE = Pipeline(
     encoders=("dinov2-b", "captions", "qwen2-vl-7b"),
     shard_size=1024,
 )
+
+# step -> FID-50K without guidance, and with guidance 1.275
+PUBLISHED = {
+    "REED": {50_000: 37.9, 100_000: 15.9, 200_000: 9.7, 300_000: 8.2, 400_000: 7.3, 1_000_000: 4.7},
+    "REPA": {50_000: 52.3, 100_000: 19.4, 200_000: 11.1, 400_000: 7.9, 1_000_000: 6.4},
+    "SiT-XL/2": {50_000: 79.5, 100_000: 41.9, 200_000: 26.0, 400_000: 17.2, 7_000_000: 8.3},
+}
+GUIDED = {"REED": {1_000_000: 1.80}, "REPA": {1_000_000: 1.96}}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reed.cache import schema
+from reed.cache import cost, schema
 from reed.errors import ReedError
 
 RECIPE = (
@@ -54,15 +54,15 @@ def alignment_of(recipe: dict[str, Any]) -> list[str]:
 
 
 def stage_one_of(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What the cache of the run cost: bytes of each column that it read, None where unknown.
+    """What the cache of the run cost: bytes and seconds of each column that it read.
 
-    seconds: None, because a cache does not record how long it was built.
+    seconds: of every process whose build ended; None where that is not known.
     """
-    size = {
-        column.name: sum(marker.bytes for marker in _markers(recipe, column))
-        for column in _columns(recipe)
-    }
-    return {"bytes": size or None, "seconds": None}
+    columns = list(_columns(recipe))
+    size = {c.name: sum(marker.bytes for marker in _markers(recipe, c)) for c in columns}
+    cache = Path(_settings(recipe).get("shards", ""))
+    took = {column.name: cost.seconds(cache / column.name) for column in columns}
+    return {"bytes": size or None, "seconds": took or None}
 
 
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import torch
 from click.testing import CliRunner
 
 from reed import config
-from reed.cache import plan, reader, schema
+from reed.cache import cost, plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
@@ -107,7 +107,9 @@ def stored(cache, column):
 
 
 def content(cache):
-    return {p.relative_to(cache): p.read_bytes() for p in cache.rglob("*") if p.is_file()}
+    """Every file but what building took, which is not the same twice."""
+    files = (p for p in cache.rglob("*") if p.is_file() and p.name != "cost.jsonl")
+    return {p.relative_to(cache): p.read_bytes() for p in files}
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +155,14 @@ def test_a_rerun_needs_no_settings(cache, data):
     before = content(cache)
     done("build", "imagenet", "--cache", cache, "--data", data, *ENCODED)
     assert content(cache) == before
+
+
+def test_what_building_took_is_kept(cache):
+    took = {column: cost.seconds(cache / column) for column in COLUMNS}
+    assert all(0 < seconds < 600 for seconds in took.values())
+    cost.record(cache / "labels", 2.5, "cpu")
+    assert cost.seconds(cache / "labels") == pytest.approx(took["labels"] + 2.5)
+    assert cost.seconds(cache / "nowhere") is None
 
 
 # ---- features equal direct calls of the models

@@ -67,6 +67,7 @@ ALLOWED = {
     "stage_one": "cache encoders sources weights pipelines config errors",
     "pipelines": "errors config",
     "pipelines.demo": ANYTHING,
+    "pipelines.reproduce": ANYTHING,
     "cli": "",
     "cli.common": "errors",
     "cli.cache": "cli.common cli.cache_build cli.cache_keep cli.cache_look encoders sources cache "
@@ -80,7 +81,7 @@ ALLOWED = {
 }
 
 # An application: it may import anything, and nothing may import it.
-APPLICATIONS = ("pipelines.demo",)
+APPLICATIONS = ("pipelines.demo", "pipelines.reproduce")
 
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (

@@ -44,8 +44,8 @@ def encoded(array: np.ndarray, form: str = "JPEG", mode: str | None = None) -> b
     return file.getvalue()
 
 
-def photos(root: Path) -> Path:
-    """COUNT files in three class folders, of which those in BROKEN cannot be read."""
+def photos(root: Path, count: int = COUNT) -> Path:
+    """`count` files in three class folders, of which those in BROKEN cannot be read."""
     draws = np.random.default_rng(11)
     nasty = {
         "n01/cmyk.JPEG": encoded(noise(draws, 50, 70), "JPEG", "CMYK"),
@@ -62,7 +62,7 @@ def photos(root: Path) -> Path:
         (root / name).mkdir(parents=True)
     for name, content in nasty.items():
         (root / name).write_bytes(content)
-    for i in range(COUNT - len(nasty)):
+    for i in range(count - len(nasty)):
         height, width = draws.integers(33, 60, 2)
         form = ("JPEG", "PNG")[i % 2]
         content = encoded(noise(draws, height, width), form)

@@ -1,0 +1,71 @@
+"""make reproduce-imagenet at smoke scale: the commands of the full scale on a few pictures."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reed.pipelines import imagenet, reproduce
+from reed.pipelines.reproduce import Row
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def make(folder, **env):
+    venv = Path(sys.prefix)  # the environment that runs this test is the one that make uses
+    words = ["reproduce-imagenet", "SCALE=smoke", f"SMOKE={folder}", f"VENV={venv}"]
+    stamp = ["--assume-old", str(venv / ".reed-installed")]
+    return subprocess.run(
+        ["make", *stamp, *words], cwd=ROOT, env=os.environ | env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.timeout(900)  # a minute and a half on two idle cores
+def test_every_stage_runs_writes_the_table_and_resumes(tmp_path):
+    first = make(tmp_path)
+    assert first.returncode == 0, first.stderr[-2000:]
+    table = (tmp_path / "reed.md").read_text()
+    assert table in first.stdout
+    head, _, *rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert head.startswith("| steps | guidance | fid | sfid | is | precision | recall | REED, FID")
+    assert [row.split(" | ")[:2] for row in rows] == [["| 4", "1"], ["| 4", "1.275"]]
+    record = json.loads(next(tmp_path.glob("reed/samples/*guidance-1.275.eval.json")).read_text())
+    assert record["recipe"]["guidance"]["scale"] == 1.275 and record["samples"]["num"] == 12
+    assert f" {record['metrics']['fid']['value']:.4g} " in rows[1]
+    for command in ("cache build imagenet", "train --shards", "sample --run", "eval "):
+        assert f"$ reed-{command}" in first.stderr
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.suffix in (".tar", ".npz")}
+    again = make(tmp_path)
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_the_table_sets_what_was_measured_beside_what_was_published(tmp_path):
+    record = tmp_path / "record.json"
+    values = dict(zip(reproduce.METRICS, (7.5, 4.7, 200.25, 0.81, 0.61), strict=True))
+    metrics = {name: {"value": value} for name, value in values.items()}
+    record.write_text(json.dumps({"metrics": metrics}))
+    rows = [Row(400_000, 1.0, record), Row(1_000_000, 1.275, record), Row(10, 1.0, record)]
+    lines = reproduce.table_of("reed", rows, {"training": 7200.0}, 50_000).splitlines()
+    assert lines[4:7] == [
+        "| 400,000 | 1 | 7.5 | 4.7 | 200.2 | 0.81 | 0.61 | 7.3 | 7.9 | 17.2 |",
+        "| 1,000,000 | 1.275 | 7.5 | 4.7 | 200.2 | 0.81 | 0.61 | 1.8 | 1.96 | - |",
+        "| 10 | 1 | 7.5 | 4.7 | 200.2 | 0.81 | 0.61 | - | - | - |",
+    ]
+    assert "50,000 samples" in lines[0] and "training 2.00 h" in lines[-1]
+
+
+def test_published_checkpoints_and_the_last_are_measured(tmp_path):
+    for step in (50_000, 150_000, 400_000, 450_000):
+        (tmp_path / f"step-{step:07d}").mkdir()
+    assert reproduce.wanted(tmp_path) == [50_000, 400_000, 450_000]
+    assert {50_000, 400_000} <= set(imagenet.PUBLISHED["REED"])
+
+
+def test_a_stage_that_fails_ends_with_its_code():
+    with pytest.raises(SystemExit) as ended:
+        reproduce.command("train", "--shards", "nowhere")
+    assert ended.value.code == 2
