@@ -15,11 +15,12 @@ import click
 import numpy as np
 
 from reed import checkpoint, runlog
+from reed.cache import files
 from reed.domains.image import SampleOptions
 from reed.metrics.frechet import frechet_distance
 from reed.picture import grid, to_uint8
 from reed.reference import Reference
-from reed.sample import Sampler, write_npz
+from reed.sample import Sampler
 
 CACHE = Path("cache/digits")
 OUT = Path("runs/demo")
@@ -72,7 +73,9 @@ def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
     if not samples.is_file():
         sampler = Sampler.of_run(OUT / variant, step)
         drawn = sampler.draw(SAMPLES, OPTIONS)
-        write_npz(samples, arr_0=to_uint8(drawn["x"], sampler.fields["x"]), arr_1=drawn["label"])
+        images = to_uint8(drawn["x"], sampler.fields["x"])
+        with files.new_file(samples) as temp, open(temp, "wb") as file:
+            np.savez(file, arr_0=images, arr_1=drawn["label"])
     distance = real.measure(samples)["frechet_distance"]
     line = [entry for entry in runlog.read(OUT / variant) if entry["step"] <= step][-1]
     cosines = {name: value for name, value in line.items() if name.startswith("cos/")}

@@ -142,12 +142,3 @@ class Sampler:
         first = numbers.start * batch
         cut = slice(which.start - first, which.stop - first, which.step)
         return {name: np.concatenate([part[name] for part in parts])[cut] for name in parts[0]}
-
-
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to an .npz that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.tmp")
-    with open(temp, "wb") as file:
-        np.savez(file, **arrays)
-    temp.replace(path)
