@@ -1,4 +1,4 @@
-"""How one array is stored: float32 | float16 | bfloat16 | int8 | pca:K | integers | text.
+"""How one array is stored: float32(+nan) | float16 | bfloat16 | int8 | pca:K | integers | text.
 
 A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
 and shape, so that a container only ever sees plain arrays. Encoding is numpy, decoding is torch
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from reed.cache import fidelity, pca
+from reed.cache.finite import extremes, is_sound
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 
@@ -91,8 +92,8 @@ class _Plain:
 class Raw(_Plain):
     """The array as it is; floats decode to float32, uint8 to itself, other integers to int64."""
 
-    def __init__(self, dtype: str) -> None:
-        self._dtype = np.dtype(dtype)
+    def __init__(self, dtype: str, holds_nan: bool = False) -> None:
+        self._dtype, self._holds_nan = np.dtype(dtype), holds_nan
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, self._dtype.str, field.shape),)
@@ -102,9 +103,8 @@ class Raw(_Plain):
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             stored = np.asarray(array, dtype=self._dtype, order="C")
         whole = self._dtype.kind in "iu"
-        fits = np.array_equal(stored, array) if whole else np.isfinite(stored).all()
-        if not fits:
-            raise ReedError(f"does not fit {self._dtype}: {_extremes(array)}")
+        if not (np.array_equal(stored, array) if whole else is_sound(stored, self._holds_nan)):
+            raise ReedError(f"does not fit {self._dtype}: {extremes(array)}")
         return (stored,)
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -125,7 +125,7 @@ class BFloat16(_Plain):
         bits = array.view(np.uint32).astype(np.uint64)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         if not np.isfinite(array).all() or ((rounded & 0x7F80) == 0x7F80).any():
-            raise ReedError(f"does not fit bfloat16: {_extremes(array)}")
+            raise ReedError(f"does not fit bfloat16: {extremes(array)}")
         return (rounded,)
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -151,7 +151,7 @@ class Int8(_Plain):
         flat = np.concatenate([np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays])
         rms = np.sqrt(np.mean(np.square(flat.astype(np.float64)), axis=0))
         if not np.isfinite(rms).all():
-            raise ReedError(f"cannot calibrate int8: {_extremes(flat)}")
+            raise ReedError(f"cannot calibrate int8: {extremes(flat)}")
         # A channel that is silent here and not later would use up the eight bits of all others.
         least = 0.1 * rms.mean() or 1.0
         state = {"rms": np.maximum(rms, least).astype(np.float32)}
@@ -162,7 +162,7 @@ class Int8(_Plain):
             array = np.asarray(value, dtype=np.float32)
             even = array / state["rms"]
         if not np.isfinite(even).all():
-            raise ReedError(f"does not fit int8: {_extremes(array)}")
+            raise ReedError(f"does not fit int8: {extremes(array)}")
         scale = np.abs(even).max(axis=-1) / np.float32(127)
         steps = even / np.where(scale > 0, scale, np.float32(1))[..., None]
         return (np.rint(steps).astype(np.int8), np.asarray(scale, dtype=np.float32))
@@ -198,7 +198,7 @@ class Pca:
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         array = np.asarray(value)
         if not np.isfinite(array).all():
-            raise ReedError(f"does not fit pca:{self.kept}: {_extremes(array)}")
+            raise ReedError(f"does not fit pca:{self.kept}: {extremes(array)}")
         try:
             return self._inner.encode(pca.whiten(array, state), state)
         except ReedError as error:
@@ -230,8 +230,10 @@ class Utf8(_Plain):
 
 
 _RAW = ("float32", "float16", "int64", "int32", "uint8")
+NAN = "float32+nan"  # NaN is what was not observed
 CODECS: dict[str, Codec] = {
     **{name: Raw(f"<{np.dtype(name).str[1:]}") for name in _RAW},
+    NAN: Raw("<f4", holds_nan=True),
     "bfloat16": BFloat16(),
     "int8": Int8(),
     "utf8": Utf8(),
@@ -264,6 +266,8 @@ def _misfit(field: Field, kept: int) -> str:
         return "text, and nothing else, is stored as utf8"
     if field.kind == "label" and field.codec not in ("int64", "int32", "uint8"):
         return "a label is stored as an integer"
+    if field.codec == NAN and field.kind != "data":
+        return "only data may lack values"
     if kept and not field.is_target:
         return "only what is aligned to may lose channels, and that is a token, sample or pair"
     if (kept or field.codec == "int8") and not field.shape:
@@ -290,10 +294,3 @@ def _cosine(codec: Codec, arrays: Sequence[np.ndarray], state: State) -> np.ndar
         found.append(fidelity.cosines(array, codec.restore(left, state)).ravel())
     flat = np.concatenate(found)
     return np.array([flat.mean(), flat.min()], np.float32)
-
-
-def _extremes(array: np.ndarray) -> str:
-    finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-    bad = array.size - finite.size
-    span = f"values from {finite.min():g} to {finite.max():g}" if finite.size else "no finite value"
-    return f"{span}, {bad} of {array.size} not finite"

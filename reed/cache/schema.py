@@ -19,7 +19,7 @@ FORMAT = 1
 CONTAINERS = ("tar", "h5", "zarr")  # how shards are stored, and the suffix of their files
 
 KINDS = {
-    "data": "what the model generates, as stored",
+    "data": "what the model generates or is given, as stored",
     "moments": "mean and standard deviation of what the model generates, on the channel axis",
     "label": "one integer class per sample",
     "text": "a UTF-8 string, the input of another encoder",

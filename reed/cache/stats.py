@@ -13,14 +13,16 @@ class Stats:
     """Running sum and sum of squares per channel of one field, in float64."""
 
     def __init__(self, field: Field) -> None:
-        self._axis = field.channel_axis
+        self._axis, self._length = field.channel_axis, field.shape == (None,)
         self._count = 0
         self._sum = self._square = np.zeros(1)
 
     def add(self, value: np.ndarray) -> None:
-        """Add one sample."""
+        """Add one sample; numbers of varying length are of one channel, NaN of none."""
         array = np.array(value, dtype=np.float64, ndmin=1)  # a copy, which is squared in place
+        array = array[:, None] if self._length else array
         flat = np.moveaxis(array, self._axis, -1).reshape(-1, array.shape[self._axis])
+        flat = flat[~np.isnan(flat).any(axis=1)]
         self._count += len(flat)
         self._sum = self._sum + flat.sum(axis=0)
         self._square = self._square + np.square(flat, out=flat).sum(axis=0)

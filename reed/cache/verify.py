@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from reed.cache import reader, schema, shards
+from reed.cache import codecs, reader, schema, shards
 from reed.cache.codecs import State
+from reed.cache.finite import is_sound
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.errors import ReedError
@@ -154,6 +153,7 @@ def _check_values(
         for row in range(len(marker.keys) * views):
             arrays = reader.stored(opened.read, marker, parts, row)
             for name, value in reader.decode(column.fields, arrays, state).items():
-                if not isinstance(value, str) and not np.isfinite(value).all():
+                lacks = column.field(name).codec == codecs.NAN
+                if not isinstance(value, str) and not is_sound(value, lacks):
                     key = marker.keys[row // views]
                     raise ReedError(f"field {name!r} of key {key!r} has values that are not finite")
