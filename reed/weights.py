@@ -10,7 +10,7 @@ import hashlib
 import json
 import pickle
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -198,10 +198,11 @@ def check(path: Path) -> None:
         raise ReedError(f"{path} {problem}; delete it and download the weights again")
 
 
-def read(path: Path) -> State:
+def read(path: Path, allow: Sequence[type] = ()) -> State:
     """The content of a weights file on the CPU: tensors by name, or nested tables of them.
 
     safetensors, or what torch reads with weights_only=True: a pickle that needs code is refused.
+    allow: plain containers of settings, such as argparse.Namespace, that it may hold as well.
     """
     check(path)
     import torch
@@ -213,7 +214,8 @@ def read(path: Path) -> State:
             return load_file(path)
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"  # only these can be mapped instead of read
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with torch.serialization.safe_globals(list(allow)):
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise ReedError(
             f"{path} is not plain weights: reading it would run code or fails "
