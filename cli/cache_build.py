@@ -147,6 +147,8 @@ def build(
         if timing.encode:
             cost.record(job.cache / job.column, time.monotonic() - began, device)
             click.echo(f"{job.column}: {timing.summary()}")
+        if terms := getattr(job.make_encoder(), "terms", ""):
+            click.echo(f"{job.column}: {terms}")
     names = ", ".join(job.column for job in found.jobs)
     click.echo(f"{found.request.cache}: {frozen.manifest.samples} samples, columns {names}")
 

@@ -29,7 +29,7 @@ class Encoder(Protocol):
 
     reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
     sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
-    encode.
+    encode. An encoder whose output has terms of use says so in `terms`, which a build prints.
     """
 
     reads: tuple[str, ...]
