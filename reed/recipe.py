@@ -93,6 +93,7 @@ class TrainConfig:
 
     shards: the cache; run: the folder of the run; steps: optimizer steps; batch: samples per
     step over all processes or, where samples differ in length, tokens: padded tokens per step;
+    one_per: a label, "column/field", of whose values each epoch takes one sample each;
     accumulate: micro-batches per step and process; data: role -> "column/field"; domain: settings
     of the domain; align, curriculum: by target and loss name; ema_decay: per step, or
     ema_sigma_rel: the relative width of a power-function average in its place (see reed.ema);
@@ -109,6 +110,7 @@ class TrainConfig:
     domain: dict[str, Any]
     batch: int = 0
     tokens: int = 0
+    one_per: str = ""
     align: dict[str, AlignConfig] = field(default_factory=dict)
     curriculum: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -212,6 +214,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         settings.shards, settings.data | {name: each.target for name, each in active.items()},
         settings.batch, tokens=settings.tokens, seed=settings.seed, rank=rank, world=world,
         threads=settings.loader.threads, ahead=settings.loader.ahead, pin=pin,
+        one_per=settings.one_per,
     )  # fmt: skip
     if stream.fewest < world * settings.accumulate:
         raise ReedError(

@@ -221,11 +221,11 @@ def changed(name, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed("single", lambda a: np.full_like(a, np.inf)), "single has values that are not fin"),
-        (changed("single", lambda a: a[:, :9]), r"single is float16 \[33, 9\], not \[tokens, 384\]"),
-        (changed("pair", lambda a: a[:, :9]), r"pair is float16 \[33, 9, 128\], not \[tokens, tok"),
+        (changed("single", lambda a: np.full_like(a, np.inf)), "values that are not finite"),
+        (changed("single", lambda a: a[:, :9]), r"single is float16 \[33, 9\], not \[tokens"),
+        (changed("pair", lambda a: a[:, :9]), r"pair is float16 \[33, 9, 128\]"),
         (changed("single", lambda a: a[:20]), "single has 20 tokens, the sequence needs 33"),
-        (lambda c: {"pair_embeddings": c["pair_embeddings"]}, "has no single_embeddings, only pair"),
+        (lambda c: {"pair_embeddings": c["pair_embeddings"]}, "no single_embeddings, only pair"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit(tmp_path, change, message):

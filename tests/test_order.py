@@ -136,3 +136,51 @@ def test_ragged_batches_pad_little():
 def test_a_sample_over_the_budget_is_refused():
     with pytest.raises(ReedError, match="longest sample has 80 tokens, the budget is 64"):
         RaggedOrder(np.array([3, 80, 9]), 64, seed=0)
+
+
+# ---- one record of each group
+
+
+GROUPS = np.random.default_rng(1).integers(0, 120, size=500) * 7 - 3
+
+
+def test_every_group_is_seen_once_per_epoch_and_its_members_vary():
+    order, seen = RaggedOrder(LENGTHS, 256, seed=6, groups=GROUPS), []
+    assert order.records == len(set(GROUPS.tolist()))
+    for epoch in range(40):
+        steps = range(epoch * order.steps, (epoch + 1) * order.steps)
+        found = np.concatenate([order.batch_at(step) for step in steps])
+        assert sorted(GROUPS[found].tolist()) == sorted(set(GROUPS.tolist()))
+        seen.append(found)
+    every = set(np.concatenate(seen).tolist())
+    assert len(every) > 0.99 * len(LENGTHS)  # of 4 in a group, 40 draws miss one rarely
+    largest = np.bincount(GROUPS + 3).argmax() - 3
+    times = np.bincount(np.concatenate(seen))[GROUPS == largest]
+    assert times.sum() == 40 and times.max() <= 15  # about even
+
+
+def test_a_grouped_batch_is_within_the_budget_and_pads_to_what_was_drawn():
+    order = RaggedOrder(LENGTHS, 256, seed=6, groups=GROUPS)
+    rows, longest = max(r for r, _ in order.shapes), max(n for _, n in order.shapes)
+    for step in range(5 * order.steps):
+        batch, padded = order.batch_at(step), order.length_at(step)
+        assert len(batch) * padded <= 256 and padded % 8 == 0
+        assert 0 <= padded - LENGTHS[batch].max() < 8
+        assert len(batch) <= rows and padded <= longest
+        assert any(len(batch) <= r and padded <= n for r, n in order.shapes)
+
+
+def test_a_grouped_step_far_ahead_is_a_function_of_its_number():
+    straight = RaggedOrder(LENGTHS, 256, seed=7, groups=GROUPS)
+    walked = [straight.batch_at(step) for step in range(3 * straight.steps)]
+    for step in (0, 9, 3 * straight.steps - 1):
+        again = RaggedOrder(LENGTHS, 256, seed=7, groups=GROUPS).batch_at(step)
+        assert np.array_equal(again, walked[step])
+    assert len(straight.batch_at(10**9))
+
+
+def test_groups_of_one_are_the_plain_order():
+    plain, single = RaggedOrder(LENGTHS, 256, 8), RaggedOrder(LENGTHS, 256, 8, np.arange(500))
+    for step in range(2 * plain.steps):
+        assert np.array_equal(plain.batch_at(step), single.batch_at(step))
+        assert plain.length_at(step) >= single.length_at(step)

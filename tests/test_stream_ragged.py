@@ -37,6 +37,7 @@ def ragged(fakes, tmp_path_factory):
             Field("pair", "pair", (None, 4, 2), "float16"),
             Field("label", "label", (), "int64"),
             Field("whole", "sample", (5,)),
+            Field("family", "label", (), "int64"),
         )
 
         def encode(self, samples):
@@ -44,7 +45,10 @@ def ragged(fakes, tmp_path_factory):
             rows = [chain(n).astype(np.float32) for n in numbers]
             pairs = [np.ones((len(r), 4, 2), np.float32) * r[:, :1, None] for r in rows]
             whole = [np.full(5, n, np.float32) for n in numbers]
-            return {"x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers, "whole": whole}
+            return {
+                "x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers, "whole": whole,
+                "family": [n // 4 for n in numbers],
+            }  # fmt: skip
 
     class Teacher(fakes.Encoder):
         reads = ("label", "sentence", "pixels")
@@ -145,3 +149,37 @@ def test_a_budget_below_the_longest_sample_is_refused(ragged):
 def test_fields_whose_lengths_differ_are_not_paired(ragged):
     with pytest.raises(ReedError, match=r"sample .* tokens in one column and .* in long/tokens"):
         ShardStream(ragged[0], PLACES | {"t": "long/tokens"}, tokens=BUDGET)
+
+
+def test_one_sample_per_family_and_epoch_for_any_number_of_ranks(ragged):
+    stream = open_stream(ragged, one_per="chain/family")
+    assert stream.samples == 15
+    steps, epochs = round(15 / stream.batch), []
+    batches = take(stream, 0, 6 * steps)
+    for epoch in range(6):
+        part = batches[epoch * steps : (epoch + 1) * steps]
+        labels = torch.cat([values["label"] for _, values, _, _ in part])
+        assert sorted((labels // 4).tolist()) == list(range(15))
+        epochs.append(frozenset(labels.tolist()))
+        for _, values, mask, lengths in part:
+            assert lengths.tolist() == [length_of(n) for n in values["label"].tolist()]
+            assert mask.shape[1] - lengths.max() < 8 and mask.sum(1).tolist() == lengths.tolist()
+    assert len(set(epochs)) == 6  # other members in every epoch
+    ranks = [
+        take(open_stream(ragged, one_per="chain/family", rank=r, world=2), 4, 3) for r in (0, 1)
+    ]
+    for k in range(3):
+        rows = np.concatenate([ranks[0][k][0], ranks[1][k][0]])
+        assert np.array_equal(rows, batches[4 + k][0])
+
+
+def test_one_per_takes_a_label(ragged):
+    with pytest.raises(ReedError, match="chain/x is of kind 'data', one_per takes a label"):
+        open_stream(ragged, one_per="chain/x")
+    with pytest.raises(ReedError, match="no field 'lable'"):
+        open_stream(ragged, one_per="chain/lable")
+
+
+def test_one_per_is_for_samples_of_different_lengths(whole):
+    with pytest.raises(ReedError, match="one_per is for samples of different lengths"):
+        ShardStream(whole, {"x": "pixels/x"}, 4, one_per="pixels/label")

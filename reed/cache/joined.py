@@ -38,6 +38,21 @@ class Joined:
         self.left_out = len(planned.keys) - len(self.rows)
         self.lengths = self._common_lengths(planned)
 
+    def labels(self, cache: Path, planned: Plan, place: str) -> np.ndarray:
+        """The label "column/field" of every row in `rows`; ReedError where one has none."""
+        column, field = schema.column_and_field(cache, place)
+        if field.kind != "label":
+            raise ReedError(f"{place} is of kind {field.kind!r}, one_per takes a label")
+        state = reader.load_state(cache, column)
+        found: dict[str, int] = {}
+        for shard in sorted({planned.locate(int(row))[0] for row in self.rows}):
+            records = reader.records(cache, column, shard, [field], state)
+            found |= {key: int(values[field.name]) for key, values in records}
+        keys = [planned.keys[row] for row in self.rows]
+        if missing := next((key for key in keys if key not in found), None):
+            raise ReedError(f"sample {missing!r} has no {place}, which one_per needs")
+        return np.array([found[key] for key in keys])
+
     def _common_lengths(self, planned: Plan) -> np.ndarray | None:
         """The length of every row in `rows`, None where no field varies in length."""
         found: np.ndarray | None = None

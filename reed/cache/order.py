@@ -74,19 +74,32 @@ class RaggedOrder:
     into batches of nearly equal size, and permutes the batches. All epochs have the same number
     of batches and every record is in exactly one of them, so the place of a step is arithmetic.
     Raises ReedError when one sample alone exceeds the budget.
+
+    groups: a number per record; each epoch then takes one record, drawn anew, of those that share
+    a number. A group counts as long as its longest record, so that the batches stay as many; what
+    is drawn is padded to no more than it needs.
     """
 
-    def __init__(self, lengths: np.ndarray, tokens: int, seed: int) -> None:
+    def __init__(
+        self, lengths: np.ndarray, tokens: int, seed: int, groups: np.ndarray | None = None
+    ) -> None:
         longest = int(lengths.max())
         if longest > tokens:
             raise ReedError(f"the longest sample has {longest} tokens, the budget is {tokens}")
-        self._seed = seed
-        self._buckets = _buckets(lengths, tokens)
+        self._seed, self._lengths, self._tokens = seed, lengths, tokens
+        self._groups = None if groups is None else _Groups.of(groups)
+        units = lengths if self._groups is None else self._groups.largest(lengths)
+        self._buckets = _buckets(units, tokens)
         self._batches = [
             (bucket, place, bucket.batches)
             for bucket in self._buckets
             for place in range(bucket.batches)
         ]
+
+    @property
+    def records(self) -> int:
+        """Records of one epoch: all, or one of each group."""
+        return sum(len(bucket.members) for bucket in self._buckets)
 
     @property
     def steps(self) -> int:
@@ -110,12 +123,36 @@ class RaggedOrder:
         rng = np.random.Generator(
             np.random.PCG64(seed_for(self._seed, "bucket", bucket.length, epoch))
         )
-        return np.array_split(rng.permutation(bucket.members), parts)[part]
+        units = np.array_split(rng.permutation(bucket.members), parts)[part]
+        return units if self._groups is None else self._groups.draw(units, self._seed, epoch)
 
     def length_at(self, step: int) -> int:
         """The length that batch `step` is padded to."""
+        if self._groups is not None:
+            return int(_padded(self._lengths[self.batch_at(step)], self._tokens).max())
         epoch, place = divmod(step, self.steps)
         return self._batches[_order_of(self.steps, self._seed, epoch)[place]][0].length
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Records by group: those of group g are records[starts[g] : starts[g] + counts[g]]."""
+
+    records: np.ndarray
+    starts: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, numbers: np.ndarray) -> _Groups:
+        _, starts, counts = np.unique(np.sort(numbers), return_index=True, return_counts=True)
+        return cls(np.argsort(numbers, kind="stable"), starts, counts)
+
+    def largest(self, lengths: np.ndarray) -> np.ndarray:
+        return np.maximum.reduceat(lengths[self.records], self.starts)
+
+    def draw(self, groups: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        places = (_numbers(len(self.starts), seed, epoch)[groups] * self.counts[groups]).astype(int)
+        return self.records[self.starts[groups] + places]
 
 
 @dataclass(frozen=True)
@@ -128,7 +165,7 @@ class _Bucket:
 
 
 def _buckets(lengths: np.ndarray, tokens: int) -> list[_Bucket]:
-    padded = np.minimum(-(-np.maximum(lengths, 1) // GRAIN) * GRAIN, tokens)
+    padded = _padded(lengths, tokens)
     buckets: list[_Bucket] = []
     waiting = np.empty(0, dtype=np.int64)
     for length in (levels := np.unique(padded).tolist()):
@@ -138,6 +175,17 @@ def _buckets(lengths: np.ndarray, tokens: int) -> list[_Bucket]:
             buckets.append(_Bucket(length, waiting, -(-len(waiting) // rows)))
             waiting = waiting[:0]
     return buckets
+
+
+def _padded(lengths: np.ndarray, tokens: int) -> np.ndarray:
+    return np.minimum(-(-np.maximum(lengths, 1) // GRAIN) * GRAIN, tokens)
+
+
+@lru_cache(maxsize=2)
+def _numbers(groups: int, seed: int, epoch: int) -> np.ndarray:
+    """A number in [0, 1) for every group."""
+    rng = np.random.Generator(np.random.PCG64(seed_for(seed, "member", epoch)))
+    return rng.random(groups)
 
 
 @lru_cache(maxsize=2)

@@ -65,6 +65,7 @@ class ShardStream:
     samples differ in length; threads: readers beside the consumer (0 reads in place); ahead:
     batches in flight; skip: how many unreadable records to do without before that is an error.
     Where the cache has several views of a sample, one is drawn per sample, for all fields.
+    one_per: "column/field" of a label: each epoch takes one sample per value, drawn anew.
     Raises ReedError if a column is absent or incomplete, before anything is read. A sample that
     one of the columns left out is in no batch; `left_out` counts them, `skipped` the unreadable.
     """
@@ -72,7 +73,7 @@ class ShardStream:
     def __init__(
         self, cache: Path, places: Mapping[str, str], batch: int = 0, *, tokens: int = 0,
         seed: int = 0, rank: int = 0, world: int = 1, threads: int = 2, ahead: int = 3,
-        pin: bool = False, skip: int = 0,
+        pin: bool = False, skip: int = 0, one_per: str = "",
     ) -> None:  # fmt: skip
         if batch % world:
             raise ReedError(
@@ -83,14 +84,15 @@ class ShardStream:
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
-        self._order = _order(self._joined, places, batch, tokens, seed)
+        groups = self._joined.labels(cache, self._plan, one_per) if one_per else None
+        self._order = _order(self._joined, places, batch, tokens, seed, groups)
         self._ring: list[dict[str, dict[str, Buffer]]] = []
         self._copied: dict[int, torch.cuda.Event] = {}  # place in the ring -> when it may be reused
 
     @property
     def samples(self) -> int:
         """Samples of one epoch."""
-        return len(self._joined.rows)
+        return self._order.records
 
     @property
     def batch(self) -> float:
@@ -226,9 +228,12 @@ def _replace(failed: dict[int, ReedError], arrays: list[np.ndarray]) -> None:
 
 
 def _order(
-    joined: Joined, places: Mapping[str, str], batch: int, tokens: int, seed: int
-) -> Order | RaggedOrder:
+    joined: Joined, places: Mapping[str, str], batch: int, tokens: int, seed: int,
+    groups: np.ndarray | None,
+) -> Order | RaggedOrder:  # fmt: skip
     if joined.lengths is None:
+        if groups is not None:
+            raise ReedError("one_per is for samples of different lengths, these have one")
         if batch < 1:
             raise ReedError(f"the batch is {batch}, it must be at least 1 sample")
         return Order(len(joined.rows), batch, seed)
@@ -236,7 +241,7 @@ def _order(
         ragged = ", ".join(places[n] for c in joined.columns for n, f in c.fields.items()
                            if None in f.shape)  # fmt: skip
         raise ReedError(f"{ragged}: samples of different lengths need a budget of tokens per batch")
-    return RaggedOrder(joined.lengths, tokens, seed)
+    return RaggedOrder(joined.lengths, tokens, seed, groups)
 
 
 def _largest(order: Order | RaggedOrder, world: int) -> set[tuple[int, int]]:
