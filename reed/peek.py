@@ -135,6 +135,10 @@ def _panels(cache: Path, column: Column, field: Field, value: Any, which: str) -
         yield Panel(title, f"{caption}\n3 principal components", "image", _square(colours))
         norms = np.linalg.norm(tokens, axis=-1)
         yield Panel(title, "norm of each token", "map", _square(norms))
+    elif field.kind == "data" and field.shape[:1] == (None,) and value.ndim == 3 and value.size:
+        first = value[:, 0]  # of the points of each token, such as the atoms of a residue
+        apart = np.linalg.norm(first[:, None] - first[None], axis=-1)
+        yield Panel(title, f"{caption}\ndistances between the tokens", "map", apart)
     elif field.kind in ("data", "moments") and value.ndim == 3:
         yield Panel(title, *_image(field, value, caption))
     elif value.ndim == 1:

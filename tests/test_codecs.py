@@ -182,6 +182,13 @@ def test_int8_is_within_half_a_step_at_any_magnitude(rows, channels, unit, seed)
     assert (np.abs(back - value) <= step * 0.501).all()
 
 
+def test_what_was_not_observed_is_nan_and_stays_so():
+    value = np.array([[1.5, np.nan], [np.nan, -2.0]], np.float32)
+    np.testing.assert_array_equal(there_and_back("float32+nan", value).numpy(), value)
+    refuses("float32+nan", np.array([1.0, np.inf], np.float32), "1 of 2 not finite")
+    refuses("float32", value, "2 of 4 not finite")  # elsewhere NaN is an error
+
+
 @pytest.mark.parametrize("text", ["", "a dog", "日本語 😀\n\ttabs", "x" * 10_000])
 def test_text_is_its_utf8_bytes(text):
     (stored,) = CODECS["utf8"].encode(text, {})
@@ -207,6 +214,7 @@ def test_text_is_never_decoded_for_a_net():
         ("text", "float32", (), ["text field 'f' cannot be float32"]),
         ("label", "float16", (), ["label field 'f' cannot be float16", "integer"]),
         ("sample", "int8", (), ["cannot be int8", "channels"]),
+        ("token", "float32+nan", (2, 3), ["token field 'f' cannot be float32+nan", "only data"]),
     ],
 )
 def test_a_codec_that_does_not_suit_the_field_is_refused(kind, codec, shape, parts):
@@ -229,7 +237,7 @@ def test_an_unknown_kind_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
 def test_ragged_fields_have_ragged_parts(codec):
-    kind = "text" if codec == "utf8" else "token"
+    kind = {"utf8": "text", "float32+nan": "data"}.get(codec, "token")
     ragged = CODECS[codec].parts(field(codec, (None, 4), kind))
     fixed = CODECS[codec].parts(field(codec, (3, 4), kind))
     assert all(part.is_ragged for part in ragged)

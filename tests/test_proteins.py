@@ -390,6 +390,24 @@ def test_a_cache_of_a_folder_records_the_bad_file(folder, tmp_path):
     assert len(marker.keys) == 4
     result = CliRunner().invoke(main, ["verify", str(tmp_path / "pdb")])
     assert result.exit_code == 0 and "0 problems" in result.output, result.output
+    drawn, key = tmp_path / "peek.png", "two.pdb/A"
+    result = CliRunner().invoke(main, ["peek", str(tmp_path / "pdb"), key, "--out", str(drawn)])
+    assert result.exit_code == 0 and drawn.stat().st_size > 10_000, result.output
+
+
+@pytest.mark.parametrize("container", schema.CONTAINERS)
+def test_missing_atoms_survive_every_container(odd, tmp_path, container):
+    more = ("--data", str(odd.parent), "--set", "source.min_length=5", "--set", "source.max_x=0.5")
+    result = build(tmp_path / "pdb", *more, "--container", container)
+    assert result.exit_code == 0, result.output
+    column = schema.load_column(tmp_path / "pdb", "chain")
+    fields = [column.field(name) for name in ("coords", "neighbours", "residue")]
+    state = {field.name: {} for field in fields}
+    ((key, found),) = reader.records(tmp_path / "pdb", column, 0, fields, state)
+    want = Proteins(odd.parent).read(key)
+    np.testing.assert_array_equal(found["coords"], want["coords"])
+    np.testing.assert_array_equal(found["neighbours"], neighbours(want["coords"]))
+    assert "".join(ALPHABET[i] for i in found["residue"]) == want["sequence"]
 
 
 def test_a_cache_of_a_split_keeps_its_setting(mpnn, tmp_path):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from reed.cache import schema
@@ -184,6 +187,22 @@ def test_bayes_is_the_probability_of_the_best_guess(samples):
         np.testing.assert_array_equal(best, sample["distribution"].max(1))
 
 
+def assert_targets_do_not_depend_on_the_batch(cache):
+    """The public code normalises by the statistics of a batch, padding included."""
+    places = {"token": "toy-structure/token", "pair": "toy-structure/pair", "row": "chain/cluster"}
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    for tokens in (80, 1000):
+        stream = ShardStream(cache, places, tokens=tokens, threads=0)
+        for stored in itertools.islice(stream.batches(), round(20 / stream.batch)):
+            values = stream.decode(stored)
+            for j, row in enumerate(values["row"].tolist()):
+                length = int(stored.lengths[j])
+                mine = {name: values[name][j, :length] for name in ("token", "pair")}
+                for name, value in seen.setdefault(row, mine).items():
+                    assert torch.equal(value, mine[name])
+    assert len(seen) == 20
+
+
 def test_both_pipelines_columns_are_streamed_together(tmp_path):
     cache = tmp_path / "toy"
     command = ["build", "proteins-toy", "--cache", str(cache), "--device", "cpu"]
@@ -206,5 +225,6 @@ def test_both_pipelines_columns_are_streamed_together(tmp_path):
     }  # fmt: skip
     assert values["sample"].shape == (rows, 8) and values["residue"].shape == (rows, length)
     assert not values["residue"].is_floating_point() and values["residue"][mask].max() < 20
+    assert_targets_do_not_depend_on_the_batch(cache)
     result = CliRunner().invoke(main, ["verify", str(cache)])
     assert result.exit_code == 0 and "0 problems" in result.output

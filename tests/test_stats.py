@@ -1,0 +1,29 @@
+"""Sums per channel: of samples of any length, and without what is missing."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reed.cache.schema import Field
+from reed.cache.stats import Stats
+
+
+def summary(field: Field, *samples) -> tuple[int, list[float], list[float]]:
+    running = Stats(field)
+    for sample in samples:
+        running.add(np.asarray(sample))
+    found = running.summary()
+    return found["count"], found["sum"], found["sumsq"]
+
+
+def test_numbers_of_varying_length_are_one_channel():
+    field = Field("number", "data", (None,), "int32")
+    assert summary(field, [1, 2, 3], [4], []) == (4, [10.0], [30.0])
+
+
+def test_what_is_missing_counts_for_nothing():
+    field = Field("coords", "data", (None, 2, 3), "float32+nan")
+    sample = np.array([[[1, 2, 3], [np.nan] * 3], [[np.nan] * 3, [3, 2, 1]]])
+    assert summary(field, sample, sample) == (4, [8.0, 8.0, 8.0], [20.0, 16.0, 20.0])
+    single = Field("resolution", "data", (), "float32+nan")
+    assert summary(single, np.nan, 2.0, np.nan) == (1, [2.0], [4.0])
