@@ -267,3 +267,44 @@ def test_a_stream_gives_k_channels_and_a_head_learns_them(reduced):
 
 def test_the_plan_is_untouched_by_the_codec(reduced, whole):
     assert plan.load(reduced).keys == plan.load(whole).keys
+
+
+# ---- the channels themselves, standardised
+
+
+@pytest.mark.parametrize(("codec", "tolerance"), [("standard", 2e-3), ("standard+int8", 0.04)])
+def test_channels_are_standardised_over_the_column_and_not_over_a_record(codec, tolerance):
+    scale, shift = np.tile([1, 100], 6), np.tile([5, -3], 6)
+    x = [a * scale + shift for a in features(60)]
+    made = codec_of(field(codec))
+    assert made.decoded_shape(field(codec)) == (16, 12)
+    state = made.calibrate(x)
+    flat = np.concatenate(x)
+    np.testing.assert_allclose(state["mean"], flat.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(state["std"], flat.std(0), rtol=1e-4)
+    for record in x[:3]:  # what a record is stored as is the same, whatever else there is
+        found = codecs.decode_one(made, made.encode(record, state), state)
+        want = (record - flat.mean(0)) / flat.std(0)
+        np.testing.assert_allclose(found, want, atol=tolerance * np.abs(want).max())
+        back = made.restore(found, state)
+        np.testing.assert_allclose(back, record, atol=2 * tolerance * np.abs(record).max())
+    assert state["cosine"][0] > 0.999
+
+
+def test_a_channel_without_variance_stays_finite():
+    x = [np.concatenate([a[:, :11], np.ones((len(a), 1))], 1) for a in features(20)]
+    made = codec_of(field("standard"))
+    state = made.calibrate(x)
+    assert np.abs(codecs.decode_one(made, made.encode(x[0], state), state)[:, 11]).max() < 0.01
+
+
+def test_what_cannot_be_standardised():
+    with pytest.raises(ReedError, match="cannot standardise the channels"):
+        codec_of(field("standard")).calibrate([np.full((4, 12), np.nan)])
+    with pytest.raises(ReedError, match="data field 'f' cannot be standard: only what is aligned"):
+        codec_of(Field("f", "data", (None, 12), "standard"))
+    state = codec_of(field("standard")).calibrate(features(4))
+    with pytest.raises(ReedError, match="does not fit standard: .* 1 of 192 not finite"):
+        bad = features(1)[0]
+        bad[0, 0] = np.inf
+        codec_of(field("standard")).encode(bad, state)

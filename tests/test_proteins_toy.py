@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from reed.cache import schema
+from reed.cache import reader, schema
 from reed.cache.build import BadSample
 from reed.cache.stream import ShardStream
 from reed.cli.cache import main
@@ -203,6 +203,16 @@ def assert_targets_do_not_depend_on_the_batch(cache):
     assert len(seen) == 20
 
 
+def assert_pairs_are_calibrated_on_every_sixteenth_token(cache):
+    source = ProteinsToy(samples=20)
+    samples = [source.read(key) for key in source.listing()]
+    graphs = [{"chain/neighbours": neighbours(s["coords"])} for s in samples]
+    pairs = ToyStructure().encode([s | g for s, g in zip(samples, graphs, strict=True)])["pair"]
+    flat = np.concatenate([pair[::16].reshape(-1, pair.shape[-1]) for pair in pairs])
+    state = reader.load_state(cache, schema.load_column(cache, "toy-structure"))["pair"]
+    np.testing.assert_allclose(state["mean"], flat.mean(0), atol=1e-5)
+
+
 def test_both_pipelines_columns_are_streamed_together(tmp_path):
     cache = tmp_path / "toy"
     command = ["build", "proteins-toy", "--cache", str(cache), "--device", "cpu"]
@@ -226,5 +236,6 @@ def test_both_pipelines_columns_are_streamed_together(tmp_path):
     assert values["sample"].shape == (rows, 8) and values["residue"].shape == (rows, length)
     assert not values["residue"].is_floating_point() and values["residue"][mask].max() < 20
     assert_targets_do_not_depend_on_the_batch(cache)
+    assert_pairs_are_calibrated_on_every_sixteenth_token(cache)
     result = CliRunner().invoke(main, ["verify", str(cache)])
     assert result.exit_code == 0 and "0 problems" in result.output

@@ -1,4 +1,4 @@
-"""How one array is stored: float32(+nan) | float16 | bfloat16 | int8 | pca:K | integers | text.
+"""How one array is stored: float32(+nan), float16, bfloat16, int8, pca:K, standard, integers, text.
 
 A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
 and shape, so that a container only ever sees plain arrays. Encoding is numpy, decoding is torch
@@ -176,7 +176,8 @@ class Pca:
     """The leading whitened principal components of the channels, stored by another codec.
 
     What is decoded is the components, [..., kept]: a target of so many channels. A cosine of
-    whitened vectors weighs all directions alike. See reed.cache.pca.
+    whitened vectors weighs all directions alike. See reed.cache.pca. kept 0: no components but the
+    channels, each less its mean and over its deviation ("standard").
     """
 
     needs_calibration = True
@@ -188,17 +189,18 @@ class Pca:
         return self._inner.parts(replace(field, shape=self.decoded_shape(field)))
 
     def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
-        return (*field.shape[:-1], self.kept)
+        return (*field.shape[:-1], self.kept or field.shape[-1])
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
-        state = pca.fit(arrays, self.kept)
+        state = pca.fit(arrays, self.kept) if self.kept else pca.standard(arrays)
         state |= self._inner.calibrate([pca.whiten(array, state) for array in arrays])
         return state | {"cosine": _cosine(self, arrays, state)}
 
     def encode(self, value: Any, state: State) -> tuple[Any, ...]:
         array = np.asarray(value)
         if not np.isfinite(array).all():
-            raise ReedError(f"does not fit pca:{self.kept}: {extremes(array)}")
+            name = f"pca:{self.kept}" if self.kept else "standard"
+            raise ReedError(f"does not fit {name}: {extremes(array)}")
         try:
             return self._inner.encode(pca.whiten(array, state), state)
         except ReedError as error:
@@ -240,8 +242,8 @@ CODECS: dict[str, Codec] = {
 }
 
 
-NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8")
-_PCA = re.compile(r"pca:([1-9][0-9]{0,5})(\+int8)?")
+NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8", "standard", "standard+int8")
+_PCA = re.compile(r"(?:pca:([1-9][0-9]{0,5})|standard)(\+int8)?")
 
 
 @lru_cache
@@ -255,12 +257,13 @@ def codec_of(field: Field) -> Codec:
     if not found and field.codec not in CODECS:
         hint = suggest(field.codec, NAMES)
         raise ReedError(f"field {field.name!r} has the unknown codec {field.codec!r}.{hint}")
-    if problem := _misfit(field, int(found[1]) if found else 0):
+    kept = int(found[1] or 0) if found else 0
+    if problem := _misfit(field, kept, is_whitened=bool(found)):
         raise ReedError(f"{field.kind} field {field.name!r} cannot be {field.codec}: {problem}")
-    return _pca(int(found[1]), "int8" if found[2] else "float16") if found else CODECS[field.codec]
+    return _pca(kept, "int8" if found[2] else "float16") if found else CODECS[field.codec]
 
 
-def _misfit(field: Field, kept: int) -> str:
+def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
     """Why a field cannot have its codec, or nothing; kept: the K of pca:K, else 0."""
     if (field.kind == "text") != (field.codec == "utf8"):
         return "text, and nothing else, is stored as utf8"
@@ -268,9 +271,9 @@ def _misfit(field: Field, kept: int) -> str:
         return "a label is stored as an integer"
     if field.codec == NAN and field.kind != "data":
         return "only data may lack values"
-    if kept and not field.is_target:
+    if is_whitened and not field.is_target:
         return "only what is aligned to may lose channels, and that is a token, sample or pair"
-    if (kept or field.codec == "int8") and not field.shape:
+    if (is_whitened or field.codec == "int8") and not field.shape:
         return f"{field.codec} needs an axis of channels"
     if kept and kept > (field.shape[-1] or 0):
         return f"it has {field.shape[-1]} channels; keep at most as many"

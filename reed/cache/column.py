@@ -22,6 +22,7 @@ from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 
 CALIBRATION = 256  # records: the first of the cache order, which is a random one
+PAIR_STEP = 16  # of a pair field one token in so many: all of its neighbours are enough to keep
 
 
 def with_inputs(
@@ -154,9 +155,10 @@ def _calibrate(job: Job) -> State:
     )
     found = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
     samples = (sample for records in found for _, views in records for sample in views)
+    steps = {field.name: PAIR_STEP if field.kind == "pair" else 1 for field in needs}
     for sample in islice(samples, CALIBRATION):
         for name, seen in values.items():
-            seen.append(sample[name])
+            seen.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
     if not values[needs[0].name]:
         raise ReedError(f"column {job.column.name!r}: no sample could be read to calibrate it")
     state: State = {}

@@ -1,4 +1,4 @@
-"""Principal components of a column's channels, each scaled to unit variance (whitened).
+"""Principal components of a column's channels, or the channels, scaled to unit variance.
 
 RARE aligns to 128 whitened components of DINOv2 and finds no loss against all 768 channels.
 """
@@ -48,17 +48,35 @@ def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
     return {name: np.ascontiguousarray(array, np.float32) for name, array in kept.items()}
 
 
+def standard(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """The mean and the deviation of every channel of some records, each array [..., D].
+
+    mean, std: [D] float32, floored as those of `fit`; ReedError unless all values are finite.
+    """
+    flat = np.concatenate([np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays])
+    if not len(flat) or not np.isfinite(flat).all():
+        raise ReedError("cannot standardise the channels: there are no values, or not all finite")
+    mean = flat.mean(axis=0, dtype=np.float64)
+    variance = np.square(flat - mean).mean(axis=0)
+    std = np.sqrt(np.maximum(variance, FLOOR * variance.mean() or 1.0))
+    return {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+
+
 def whiten(x: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
     """The components of vectors in units of their std: [..., D] -> [..., components], float64.
 
-    In float64, so that what is stored depends neither on the BLAS nor on its threads.
+    In float64, so that what is stored depends neither on the BLAS nor on its threads. Of a state
+    without a basis the components are the channels.
     """
-    basis = state["basis"].astype(np.float64)
-    return (np.asarray(x, np.float64) - state["mean"]) @ basis.T / state["std"]
+    centred = np.asarray(x, np.float64) - state["mean"]
+    if "basis" in state:
+        centred = centred @ state["basis"].astype(np.float64).T
+    return centred / state["std"]
 
 
 def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
     """The vectors that have these components, [..., components] -> [..., D], float64."""
-    return (
-        np.asarray(z, np.float64) * state["std"] @ state["basis"].astype(np.float64) + state["mean"]
-    )
+    scaled = np.asarray(z, np.float64) * state["std"]
+    if "basis" in state:
+        scaled = scaled @ state["basis"].astype(np.float64)
+    return scaled + state["mean"]

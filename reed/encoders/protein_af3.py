@@ -38,8 +38,9 @@ class Af3:
     seed: which, where a job has several; pair: also the pairs, [L, L, 128] in the file; structure:
     also what REED's branch saves of the diffusion; accept_terms: that the terms are accepted.
 
-    single: [L, 384]; pair: [L, 48, 128] at chain/neighbours; structure: [L, 768]. The chains of a
-    sample must be the proteins of its job, letter for letter.
+    single: [L, 384]; pair: [L, 48, 128] at chain/neighbours; structure: [L, 768]; each channel is
+    standardised by its codec, over the data set. The chains of a sample must be the proteins of its
+    job, letter for letter.
     """
 
     folder: Path = Path("af3")
@@ -75,8 +76,8 @@ class Af3:
         def of(name: str) -> Field:
             channels = af3_files.CHANNELS[name]
             if name == "pair":
-                return Field(name, "pair", (None, NEIGHBOURS, channels), "int8")
-            return Field(name, "token", (None, channels), "int8")
+                return Field(name, "pair", (None, NEIGHBOURS, channels), "standard+int8")
+            return Field(name, "token", (None, channels), "standard+int8")
 
         return tuple(of(name) for name in self._names)
 
