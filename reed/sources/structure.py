@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reed.cache.build import BadSample
-from reed.errors import ReedError
 from reed.protein import ALPHABET, ATOMS
+from reed.weights import library
 
 SUFFIXES = tuple(
     f"{kind}{packed}" for kind in (".pdb", ".ent", ".cif", ".mmcif") for packed in ("", ".gz")
@@ -141,9 +140,4 @@ def _jumping(coords: np.ndarray, residues: Sequence[Any]) -> np.ndarray:
 
 
 def _library() -> Any:
-    try:
-        return import_module("gemmi")
-    except ImportError as error:
-        raise ReedError(
-            "reading structures needs gemmi; install it with: pip install 'reed[proteins]'"
-        ) from error
+    return library("gemmi", "reading structures", "proteins")
