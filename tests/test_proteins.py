@@ -124,11 +124,18 @@ def test_mmcif_and_gz_give_the_same(odd, tmp_path):
          "holds no protein chain"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
-def test_a_bad_file_says_why(tmp_path, text, reason, suffix):
-    path = tmp_path / f"bad{suffix}"
-    path.write_bytes(text)
-    with pytest.raises(BadSample, match=f"bad{suffix}.*({reason}|no sound structure)"):
+def test_a_bad_file_says_why(tmp_path, text, reason):
+    for suffix, also in ((".pdb", ""), (".cif", "|no sound structure")):
+        path = tmp_path / f"bad{suffix}"
+        path.write_bytes(text)
+        with pytest.raises(BadSample, match=f"bad{suffix}.*({reason}{also})"):
+            read_structure(path)
+
+
+def test_a_residue_that_seqres_lacks_is_named(tmp_path):
+    body = [line for i in range(6) for line in TINY.residue(i, "ALA")]
+    path = TINY.write(tmp_path / "x.pdb", TINY.seqres(["ALA"] * 4), body, ["TER"])
+    with pytest.raises(BadSample, match="residue . of chain A is not in its SEQRES"):
         read_structure(path)
 
 
@@ -240,6 +247,10 @@ def test_the_splits_are_those_of_the_lists(mpnn, capfd):
         Proteins(mpnn, split="vaild").listing()
     with pytest.raises(ReedError, match="has one file per chain; leave out source.assembly"):
         Proteins(mpnn, assembly=True)
+    with pytest.raises(BadSample, match="there is no 2xyz_A.pt"):
+        Proteins(mpnn).read("2xyz_A")
+    with pytest.raises(BadSample, match="not in list.csv"):
+        Proteins(mpnn).read("9zzz_A")
 
 
 def test_a_chain_of_a_pt_file(mpnn):
@@ -300,6 +311,12 @@ def test_a_list_that_is_none(mpnn, edit, message):
     path = mpnn / "list.csv"
     path.write_text(edit(path.read_text()))
     with pytest.raises(ReedError, match=message):
+        Proteins(mpnn).listing()
+
+
+def test_a_list_that_is_no_text(mpnn):
+    (mpnn / "list.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ReedError, match="cannot read .*list.csv"):
         Proteins(mpnn).listing()
 
 

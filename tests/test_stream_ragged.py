@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reed.cache import engines
+from reed.cache.build import BadSample
 from reed.cache.engines import Share
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
@@ -66,8 +67,18 @@ def ragged(fakes, tmp_path_factory):
     def number_of(sample):
         return int(sample["label"])
 
+    class Some(fakes.Encoder):
+        reads = ("label", "sentence", "pixels")
+        fields = (Field("family", "label", (), "int64"),)
+
+        def encode(self, samples):
+            if any(number_of(s) == 7 for s in samples):
+                raise BadSample("7 has no family")
+            return {"family": [number_of(s) // 4 for s in samples]}
+
     cache = tmp_path_factory.mktemp("ragged") / "fake"
-    for name, encoder in (("chain", Chain()), ("teacher", Teacher()), ("long", Teacher())):
+    encoders = {"chain": Chain(), "teacher": Teacher(), "long": Teacher(), "some": Some()}
+    for name, encoder in encoders.items():
         encoder.longer = name == "long"
         engines.run(fakes.job(cache, name, Numbered(), encoder), Share(), progress=False)
     return cache, chain
@@ -178,6 +189,11 @@ def test_one_per_takes_a_label(ragged):
         open_stream(ragged, one_per="chain/x")
     with pytest.raises(ReedError, match="no field 'lable'"):
         open_stream(ragged, one_per="chain/lable")
+
+
+def test_a_sample_without_the_label_is_named(ragged):
+    with pytest.raises(ReedError, match="sample .* has no some/family, which one_per needs"):
+        open_stream(ragged, one_per="some/family")
 
 
 def test_one_per_is_for_samples_of_different_lengths(whole):

@@ -112,6 +112,17 @@ def _table(data: Path) -> _Table:
 @lru_cache(maxsize=1)  # per process: a source that was sent to another one opens its data there
 def _open(data: Path, changed: int) -> _Table:
     path = data / "list.csv"
+    try:
+        rows = _rows(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ReedError(f"cannot read {path}: {error}") from error
+    held_out = {name: _clusters(data / f"{name}_clusters.txt") for name in ("valid", "test")}
+    if both := held_out["valid"] & held_out["test"]:
+        raise ReedError(f"{data}: cluster {min(both)} is both in valid and in test_clusters.txt")
+    return _Table(rows, held_out)
+
+
+def _rows(path: Path) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     with open(path, encoding="utf-8", newline="") as file:
         lines = csv.DictReader(file)
@@ -121,10 +132,7 @@ def _open(data: Path, changed: int) -> _Table:
             key, row = _row(path, lines.line_num, line)
             if rows.setdefault(key, row) != row:
                 raise ReedError(f"{path}, line {lines.line_num}: {key!r} is there twice")
-    held_out = {name: _clusters(data / f"{name}_clusters.txt") for name in ("valid", "test")}
-    if both := held_out["valid"] & held_out["test"]:
-        raise ReedError(f"{data}: cluster {min(both)} is both in valid and in test_clusters.txt")
-    return _Table(rows, held_out)
+    return rows
 
 
 def _row(path: Path, number: int, line: Mapping[str, Any]) -> tuple[str, Row]:

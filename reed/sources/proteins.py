@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ class Proteins:
     training data of ProteinMPNN (list.csv, reed.sources.mpnn); split: of the latter: train, valid
     or test; assembly: all chains of a file are one sample, else each is one; max_resolution:
     structures without any, as from NMR, stay; max_x: the largest share of X. What these leave out
-    is counted on stdout.
+    is counted on stderr.
     """
 
     data: Path | None = None
@@ -80,7 +81,7 @@ class Proteins:
             if not problem:
                 stamps[key] = stamp
         if reasons := ", ".join(f"{count} {name}" for name, count in sorted(out.items()) if name):
-            tqdm.write(f"proteins: {len(stamps)} samples; left out: {reasons}")
+            tqdm.write(f"proteins: {len(stamps)} samples; left out: {reasons}", file=sys.stderr)
         return stamps
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
