@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from reed.cache import codecs
 from reed.cache.schema import Field
 from reed.domain import Batch, Noised
 from reed.errors import ReedError
+from reed.nets import GraphState
 from reed.nets.layers import projector
 from reed.timeweight import TimeWeight
 
@@ -48,18 +49,44 @@ class Target:
         return codecs.codec_of(self.field).decoded_shape(self.field)[-1]
 
 
-def _tokens(head: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, T, D] -> [B, T, C]: every token against the same token of the teacher."""
-    return head(hidden)
+def _tokens(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
+    """Every token [B, T, D] against the same token of the teacher [B, T, C]."""
+    return _cosine(head(_nodes(hidden)), target, batch.mask)
 
 
-def _pooled(head: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    """[B, T, D] -> [B, C]: the mean over real tokens, then the head (REED: pool, then project)."""
-    return head(masked_mean(hidden, mask))
+def _pooled(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
+    """The mean over real tokens, then the head, against [B, C] (REED: pool, then project)."""
+    return _cosine(head(masked_mean(_nodes(hidden), batch.mask)), target, None)
 
 
-Match = Callable[[nn.Module, Tensor, "Tensor | None"], Tensor]
-MATCH: dict[str, Match] = {"token": _tokens, "sample": _pooled}
+def _edges(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
+    """Every edge [B, T, K, E] against the teacher's pair [B, T, N, C] of the same two tokens.
+
+    The teacher's pairs are stored at `batch.neighbours`; an edge to another token has no target
+    and does not count, nor does one at a token that does not.
+    """
+    assert isinstance(hidden, GraphState) and batch.neighbours is not None
+    if target.shape[2] != batch.neighbours.shape[2]:
+        raise ReedError(
+            f"a pair representation is stored for {target.shape[2]} neighbours of a token, but "
+            f"the cache lists {batch.neighbours.shape[2]}; build it again from this cache"
+        )
+    same = hidden.index.unsqueeze(-1) == batch.neighbours.unsqueeze(-2)  # [B, T, K, N]
+    place = same.int().argmax(-1, keepdim=True).expand(-1, -1, -1, target.shape[-1])
+    counts = hidden.real & same.any(-1)
+    if batch.mask is not None:
+        ends = batch.mask.gather(1, hidden.index.flatten(1)).view_as(counts)
+        counts = counts & ends & batch.mask.unsqueeze(-1)
+    return _cosine(head(hidden.edges), target.gather(2, place), counts)
+
+
+def _nodes(hidden: State) -> Tensor:
+    return hidden.nodes if isinstance(hidden, GraphState) else hidden
+
+
+State = Tensor | GraphState  # of a net at a tap: tokens [B, T, D], or those and their edges
+Match = Callable[[nn.Module, State, Tensor, Batch], Tensor]  # -> the mean cosine, [B]
+MATCH: dict[str, Match] = {"token": _tokens, "sample": _pooled, "pair": _edges}
 
 
 def check_target(name: str, config: AlignConfig, field: Field, net: nn.Module) -> Target:
@@ -82,6 +109,12 @@ def check_target(name: str, config: AlignConfig, field: Field, net: nn.Module) -
         raise ReedError(
             f"{where}: {config.target} has {shape[0]} tokens, the net {tokens} at tap "
             f"{config.tap}; encode on the net's grid or change its patch size"
+        )
+    if field.kind == "pair" and not taps[config.tap - 1].edges:
+        having = [str(n) for n, tap in enumerate(taps, 1) if tap.edges]
+        raise ReedError(
+            f"{where}: {config.target} is of pairs of tokens, and the net has no edges at tap "
+            f"{config.tap}; it has them at {', '.join(having) or 'none'}"
         )
     return Target(config, field, TimeWeight.of(config.time_weight, f"{where}.time_weight"))
 
@@ -112,7 +145,8 @@ class AlignedNet(nn.Module):
         self._slots = {name: slot(name) for name in targets}
         self.heads = nn.ModuleDict()
         for name, target in targets.items():
-            width = taps[target.config.tap - 1].width
+            tap = taps[target.config.tap - 1]
+            width = tap.edges if target.field.kind == "pair" else tap.width
             head = projector(width, target.config.hidden, target.channels)
             self.heads[self._slots[name]] = head
 
@@ -128,12 +162,18 @@ class AlignedNet(nn.Module):
         for name, target in self.targets.items():
             hidden = states[target.config.tap]
             if target.config.probe:
-                hidden = hidden.detach()
-            projected = MATCH[target.field.kind](self.heads[self._slots[name]], hidden, batch.mask)
-            similarity = _cosine(projected, batch.targets[name], batch.mask)
+                hidden = _detached(hidden)
+            head = self.heads[self._slots[name]]
+            similarity = MATCH[target.field.kind](head, hidden, batch.targets[name], batch)
             losses[name] = -target.weight(noised.t) * similarity
             cosines[name] = similarity.detach()
         return prediction, Aligned(losses, cosines)
+
+
+def _detached(hidden: State) -> State:
+    if isinstance(hidden, GraphState):
+        return replace(hidden, nodes=hidden.nodes.detach(), edges=hidden.edges.detach())
+    return hidden.detach()
 
 
 def slot(name: str) -> str:
@@ -153,4 +193,6 @@ def _cosine(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
     """Mean cosine per sample: [B, ..., C] twice -> [B], in float32 whatever the autocast."""
     with torch.autocast(a.device.type, enabled=False):
         cos = (F.normalize(a.float(), dim=-1) * F.normalize(b.float(), dim=-1)).sum(-1)
-        return cos if cos.ndim == 1 else masked_mean(cos, mask)
+        if cos.ndim == 1:
+            return cos
+        return masked_mean(cos.flatten(1), None if mask is None else mask.flatten(1))

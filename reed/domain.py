@@ -21,12 +21,14 @@ class Batch:
     """What one step trains on, on the device.
 
     data: role -> [B, ...], as the domain's collate made it; targets: alignment target -> decoded
-    representation [B, ...]; mask: [B, T], True on real tokens, or None where all are.
+    representation [B, ...]; mask: [B, T], True on tokens that count, or None where all do;
+    neighbours: [B, T, N], the tokens at which targets of kind pair are stored, -1 for none.
     """
 
     data: dict[str, Tensor]
     targets: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    neighbours: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,8 @@ def _state(
     content: Mapping[str, Any], group: str, path: Path
 ) -> tuple[Mapping[str, Tensor], str]:  # fmt: skip
     """The tensors of a group (of a bare file: all of them), and its name (then empty)."""
+    if "model_state_dict" in content:  # as the protein code names it
+        content = {**content, "model": content["model_state_dict"]}
     there = [name for name in GROUPS if isinstance(content.get(name), Mapping)]
     if there:
         if group not in there and group == "model":
@@ -200,6 +202,9 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
     Raises ReedError that lists the net's keys which are missing, unexpected or of another shape.
     """
     weights = read(path)
+    adopt = getattr(model.net, "adopt", None)  # of a net that may start from a part of itself
+    if adopt and weights.origin != "reed run":
+        return adopt(weights.net, str(path))
     checkpoint.load_strict(model.net, weights.net, str(path))
     said = [f"{path}: starting from {weights.kind}"]
     if weights.origin in ("sit", "dit", _SIT_OR_DIT):

@@ -37,13 +37,14 @@ ALLOWED = {
     "nets": "errors",
     "paths": "errors",
     "samplers": "paths errors",
+    "masked": "errors",
     "curriculum": "errors config",
     "timeweight": "errors config",
     "ema": "errors",
     "align": "domain nets curriculum timeweight errors cache.schema cache.codecs",
     "domain": "registry errors cache.schema seeding",
-    "domains": "domain nets align paths samplers picture config errors cache.schema seeding "
-    "curriculum",
+    "domains": "domain nets align paths samplers masked protein picture config errors "
+    "cache.schema seeding curriculum",
     "checkpoint": "errors config",
     "feed": "cache.stream",
     "runlog": "cache.files picture errors",
@@ -65,9 +66,13 @@ ALLOWED = {
     "reference": "imageset metrics cache seeding errors",
     "provenance": "cache errors",
     "evaluate": "reference provenance imageset metrics cache errors",
+    "design": "domains.protein nets.mpnn protein masked metrics sample config cache seeding errors",
     "stage_one": "cache encoders sources weights pipelines config errors",
     "pipelines": "errors config",
+    "pipelines.command": "",
     "pipelines.demo": ANYTHING,
+    "pipelines.demo_protein": ANYTHING,
+    "pipelines.reproduce_protein": ANYTHING,
     "pipelines.reproduce": ANYTHING,
     "cli": "",
     "cli.common": "errors",
@@ -77,12 +82,17 @@ ALLOWED = {
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
-    "cli.sample": f"sample sample_set public precision {MODEL_CLI}",
-    "cli.evaluate": "cli.common evaluate precision errors",
+    "cli.sample": f"cli.sample_structure sample sample_set public precision {MODEL_CLI}",
+    "cli.sample_structure": "cli.common design domains.protein protein sources.proteins cache "
+    "errors",
+    "cli.evaluate": "design metrics.folding cache.files cli.common evaluate precision errors",
 }
 
 # An application: it may import anything, and nothing may import it.
-APPLICATIONS = ("pipelines.demo", "pipelines.reproduce")
+APPLICATIONS = (
+    "pipelines.demo", "pipelines.demo_protein", "pipelines.reproduce",
+    "pipelines.reproduce_protein",
+)  # fmt: skip
 
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (

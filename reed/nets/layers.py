@@ -128,3 +128,23 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+def placed_dropout(x: Tensor, rate: float, seed: Tensor, salt: int) -> Tensor:
+    """Dropout in which every row's mask is a function of its seed, the salt and the place in it.
+
+    x: [B, ...]; rate: chance to be dropped, in [0, 1); seed: [B] int32. What else is in the batch,
+    and what was drawn before, changes nothing, which nn.Dropout cannot offer.
+    """
+    place = torch.arange(x[0].numel(), device=x.device, dtype=torch.int32).view(x.shape[1:])
+    row = _hashed(_hashed(seed) + salt).view(-1, *[1] * (x.ndim - 1))
+    numbers = _hashed(_hashed(place) ^ row)  # uniform over all int32
+    kept = numbers >= int(rate * 2**32) - 2**31
+    return x * kept / (1 - rate)
+
+
+def _hashed(x: Tensor) -> Tensor:
+    """A bijection of int32 that mixes all bits. Source: C. Wellons, lowbias32 (public domain)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
+        x = (x ^ (x >> shift & 2 ** (32 - shift) - 1)) * factor
+    return x ^ (x >> 16 & 0xFFFF)
