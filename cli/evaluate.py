@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,21 @@ from reed.precision import PRECISIONS
               help="Of the networks.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Where the record goes. Default: NAME.eval.json beside them.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(1), default=500, show_default=True,
+              help="Of a run on proteins: of the sampler of its designs.")  # fmt: skip
+@click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
+              help="Of a run on proteins: refold its designs by the ESMFold there.")  # fmt: skip
 @click.version_option(reed.__version__)
 @one_line_errors
 def main(
     samples: Path, reference: Path, metrics: str, features: str | None, weights: tuple[str, ...],
     num: int | None, batch: int, device: str, precision: str, out: Path | None,
+    steps: int, esmfold: Path | None,
 ) -> None:  # fmt: skip
     """Measure SAMPLES (the .npz of reed-sample, or a folder of images).
+
+    Of a run on proteins, SAMPLES is the run and the reference a cache that it
+    was not trained on; see the last example.
 
     Prints a table and writes a record: the numbers, how the samples were
     drawn, what they were compared with and in which feature space.
@@ -51,7 +60,11 @@ def main(
       reed-eval s.npz --reference VIRTUAL_imagenet256_labeled.npz \\
           --metrics fid,sfid,is,pr --num 50000
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
+      reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
     """
+    if (samples / "config.json").is_file():
+        _proteins(samples, reference, esmfold, steps, pick_device(device), batch, out)
+        return
     from reed import evaluate
 
     files = dict(map(_pair, weights))
@@ -64,6 +77,26 @@ def main(
         click.echo(f"warning: {line}", err=True)
     click.echo(_table(found["metrics"]))
     click.echo(f"\n{found['samples']['num']} samples of {samples} against {reference}: {out}")
+
+
+def _proteins(
+    run: Path, reference: Path, esmfold: Path | None, steps: int, device: str, batch: int,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Recovery, perplexity and, with ESMFold, refolding of a run's designs; RUN/eval.json."""
+    from reed import design
+    from reed.cache import files
+    from reed.metrics.folding import EsmFold
+
+    fold = EsmFold(esmfold, device) if esmfold else None
+    found = design.measure(
+        run, reference, device=device, fold=fold, batch=batch, steps=steps, progress=True
+    )
+    out = out or run / f"step-{found['step']:07d}.eval.json"
+    files.write_atomic(out, (json.dumps(found, indent=1) + "\n").encode())
+    for name, value in found.items():
+        click.echo(f"{name:24}{value:10.4f}" if isinstance(value, float) else f"{name:24}{value}")
+    click.echo(f"\n{out}")
 
 
 def _pair(text: str) -> tuple[str, str]:

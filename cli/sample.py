@@ -9,11 +9,14 @@ import click
 
 import reed
 from reed.cache.engines import Share, launched_share
+from reed.cli import sample_structure
 from reed.cli.common import one_line_errors, pick_device
 from reed.errors import ReedError
 
 # what is given of these goes to the options of the domain, to its output and to public weights
-_OPTIONS = ("sampler", "steps", "guidance", "interval", "labels", "seed")
+_OPTIONS = (
+    "sampler", "steps", "guidance", "interval", "labels", "temperature", "order", "seed"
+)  # fmt: skip
 _OUTPUT = ("vae", "rounding", "png", "shards")
 _PUBLIC = ("convention", "heads", "scale", "shift")
 
@@ -37,7 +40,7 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--sampler", metavar="NAME",
               help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: "
               "euler.")  # fmt: skip
-@click.option("--steps", type=int, help="Integration steps. Default: 50.")
+@click.option("--steps", type=int, help="Steps. Default: 50; of designs 500.")
 @click.option("--guidance", type=float,
               help="Scale of classifier-free guidance. Default: 1, which is off.")  # fmt: skip
 @click.option("--interval", nargs=2, type=float, metavar="LOW HIGH",
@@ -46,6 +49,12 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--labels", metavar="NAME",
               help="balanced (sample i has label i mod classes) or random. Default: "
               "balanced.")  # fmt: skip
+@click.option("--structure", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Of a run on proteins: the .pdb or .cif to design sequences for.")  # fmt: skip
+@click.option("--temperature", type=float, help="Of its letters. Default: 0.1.")
+@click.option("--order", metavar="NAME",
+              help="Which residues come first: purity (the most certain) or random. Default: "
+              "purity.")  # fmt: skip
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
               default="auto", show_default=True, help="Of the net; fp32 is without TF32. auto: "
@@ -83,12 +92,19 @@ def main(num: int, batch: int | None, array: str | None, out: Path | None, **ask
           --guidance 1.8 --interval 0 0.7
       torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet
       reed-sample --checkpoint last.pt --vae /models/sd-vae-ft-mse
+      reed-sample --run runs/pdb --structure my.pdb --num 8
     """
     from reed.sample import BATCH
     from reed.sample_set import SampleSet, recipe_of
 
     share = _share(array)
     sampler, folder, device = _sampler(**asked)
+    if sampler.kind == "protein" or asked["structure"]:
+        sample_structure.design(
+            sampler, _options(sampler, asked), asked["structure"], num, batch or min(BATCH, num),
+            out or folder / "samples",
+        )  # fmt: skip
+        return
     options, output = _options(sampler, asked), _output(sampler, asked, device)
     for line in output.said:
         click.echo(line, err=True)

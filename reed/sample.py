@@ -38,7 +38,7 @@ class Sampler:
     ) -> None:  # fmt: skip
         if precision not in OF_SAMPLING:
             raise ReedError(f"precision is {precision!r}, it must be one of {OF_SAMPLING}")
-        self._net = in_double(net.eval()) if precision == "fp64" else net.eval()
+        self.net = in_double(net.eval()) if precision == "fp64" else net.eval()
         self.kind, self.domain = kind, domain
         self.fields, self.columns = fields, columns
         self.about, self.name, self.precision = about, name, precision
@@ -110,9 +110,9 @@ class Sampler:
         Raises ReedError when a number is not finite.
         """
         indices = range(number * size, (number + 1) * size)
-        device = str(next(self._net.parameters()).device)
+        device = str(next(self.net.parameters()).device)
         with computing(device, self.precision):
-            drawn = self.domain.generate(self._net, self.fields, indices, options)
+            drawn = self.domain.generate(self.net, self.fields, indices, options)
         for name, values in drawn.items():
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 bad = np.isfinite(values.reshape(size, -1)).all(1).argmin()

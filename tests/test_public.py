@@ -252,7 +252,7 @@ def test_an_original_sit_runs_on_our_time(original, saved):
     path = saved(under(original, "orig/"))
     drawn = Sampler.of_weights(public.read(path, convention="sit"), heads=4)
     x, t, y = (original[f"in/{name}"] for name in "xty")
-    ours = drawn._net(x, 1 - t, y)[0]
+    ours = drawn.net(x, 1 - t, y)[0]
     torch.testing.assert_close(ours, -original["out/v_original"], rtol=0, atol=5e-6)
     assert drawn.fields["x"].shape == (8, 8, 8) and drawn.domain.classes == 10
 
@@ -285,7 +285,7 @@ def test_the_shape_of_the_net_is_told_by_its_weights(weights, tmp_path):
         Sampler.of_weights(public.read(path))
     save_file(under(load("sit_tiny_qknorm"), "sd/"), path)
     drawn = Sampler.of_weights(public.read(path))  # the heads by the width of q_norm
-    assert drawn._net.config == replace(CONFIG, qk_norm=True)
+    assert drawn.net.config == replace(CONFIG, qk_norm=True)
     for name in ("SiT-S/4", "SiT-XL/8"):
         config = replace(sit_config(name), depth=1, in_channels=16, null_class=False)
         with torch.device("meta"):

@@ -364,7 +364,7 @@ def test_the_name_says_how_samples_were_drawn(run, words, name):
 
 
 def test_the_model_is_not_the_average(run, tmp_path):
-    ours, theirs = (Sampler.of_run(run, ema=ema)._net.state_dict() for ema in (True, False))
+    ours, theirs = (Sampler.of_run(run, ema=ema).net.state_dict() for ema in (True, False))
     saved = checkpoint.load(run)
     for name in ours:
         assert torch.equal(ours[name], saved.ema[name])
@@ -450,7 +450,7 @@ def test_numbers_that_are_not_finite_are_refused(run, tmp_path):
     broken = Sampler.of_run(run)
     broken.domain.net(broken.fields)
     with torch.no_grad():
-        next(broken._net.final_layer.parameters()).fill_(float("nan"))
+        next(broken.net.final_layer.parameters()).fill_(float("nan"))
     with pytest.raises(ReedError, match="'x' of sample 4 is not finite, drawn in fp32 .*try"):
         broken.draw(range(4, 6), SampleOptions(steps=1), batch=2, progress=False)
 

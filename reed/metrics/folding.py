@@ -1,0 +1,76 @@
+"""Designed sequences folded again by ESMFold, and compared with the backbone they are for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reed.errors import ReedError
+from reed.metrics.structure import lddt, rmsd, tm_score
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A predicted structure: coords [L, 3, 3] (N, CA, C) in A; plddt [L] in 0..100, of CA."""
+
+    coords: np.ndarray
+    plddt: np.ndarray
+
+
+class EsmFold:
+    """ESMFold from a local folder of transformers (config.json, vocabulary, weights).
+
+    Sequences are folded one by one, so that padding cannot matter. Source: Lin et al. (Science
+    2023); facebook/esmfold_v1. Its weights are several GB and are never downloaded here.
+    """
+
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        if not (folder / "config.json").is_file():
+            raise ReedError(
+                f"no ESMFold at {folder} (no config.json); put the files of facebook/esmfold_v1 "
+                "there"
+            )
+        try:
+            from transformers import EsmForProteinFolding
+        except ImportError as error:
+            raise ReedError(
+                f"folding needs transformers: {error}; pip install 'reed[images]'"
+            ) from error
+        try:
+            model, found = EsmForProteinFolding.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).partition("\n")[0]
+            raise ReedError(f"cannot read ESMFold from {folder}: {reason}") from error
+        # the released file has no contact head, which folding does not use
+        lacking = sorted(name for name in found["missing_keys"] if "contact_head" not in name)
+        if lacking:
+            raise ReedError(f"{folder} is no whole ESMFold: it lacks {', '.join(lacking[:3])}, …")
+        self._model = model.eval().to(device)
+
+    def __call__(self, sequence: str) -> Folded:
+        """The structure of one chain."""
+        found = self._model.infer([sequence])
+        coords = found["positions"][-1, 0, :, :3].float().cpu().numpy()  # of 14 atoms: N, CA, C
+        return Folded(coords, 100 * found["plddt"][0, :, 1].float().cpu().numpy())
+
+
+def agreement(folded: Folded, coords: np.ndarray) -> dict[str, float]:
+    """How well a fold agrees with the backbone that it is for, over its resolved residues.
+
+    coords: [L, 4, 3] (N, CA, C, O) in A, NaN where missing. sc_rmsd: of N, CA and C, in A; sc_tm,
+    sc_lddt: of CA; plddt: the mean over all residues.
+    """
+    if len(coords) != len(folded.coords):
+        raise ReedError(f"the fold has {len(folded.coords)} residues, the backbone {len(coords)}")
+    kept = np.isfinite(coords).all((1, 2))
+    ours, theirs = folded.coords[kept].astype(np.float64), coords[kept, :3].astype(np.float64)
+    return {
+        "sc_rmsd": rmsd(ours.reshape(-1, 3), theirs.reshape(-1, 3)),
+        "sc_tm": tm_score(ours[:, 1], theirs[:, 1]),
+        "sc_lddt": lddt(ours[:, 1], theirs[:, 1]),
+        "plddt": float(folded.plddt.mean()),
+    }
