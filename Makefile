@@ -8,11 +8,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Targets whose work is still open. To close one: delete it here, and give its line below a recipe.
 OPEN := bench-speedup \
-        reproduce-protein reproduce-molecule demo-protein demo-molecule
+        reproduce-molecule demo-molecule
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench bench-loader bench-stage1 bench-train bench-gpu reproduce-imagenet \
-        clean $(OPEN)
+.PHONY: help setup demo demo-protein test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-gpu reproduce-imagenet reproduce-protein clean $(OPEN)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +29,9 @@ $(BIN)/python:
 
 demo: $(STAMP) ## Build the digits cache, train with and without alignment, print the comparison
 	$(BIN)/python -m reed.pipelines.demo $(ARGS)
+
+demo-protein: $(STAMP) ## Train on generated proteins with and without alignment, against Bayes
+	$(BIN)/python -m reed.pipelines.demo_protein $(ARGS)
 
 # worksteal starts each worker on a run of neighbouring tests, so module fixtures are shared.
 test: $(STAMP) ## Run the tests, but for the slow ones and those that need a GPU
@@ -56,7 +58,8 @@ bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at ev
 bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
-# SCALE=smoke runs the same commands on a few pictures with small random weights.
+# SCALE=smoke runs the same commands on a few pictures with small random weights,
+# or on a few generated proteins.
 SCALE ?= full
 DATA ?=
 REFERENCE ?=
@@ -73,10 +76,15 @@ else
 	  --variant $(VARIANT) $(ARGS)
 endif
 
+reproduce-protein: $(STAMP) ## Reproduce protein inverse folding: DATA=DIR
+	$(BIN)/python -m reed.pipelines.reproduce_protein --scale $(SCALE) \
+	  $(if $(DATA),--data "$(DATA)") $(ARGS)
+
+bench-protein: $(STAMP) ## Time a design against recomputing features, and an epoch's memory
+	$(BIN)/python tests/bench/protein.py $(ARGS)
+
 bench-speedup: ## Count the steps to equal quality with and without alignment (open)
-reproduce-protein: ## Reproduce the paper's protein inverse folding result (open)
 reproduce-molecule: ## Reproduce the paper's molecule generation result (open)
-demo-protein: ## The demo on toy proteins (open)
 demo-molecule: ## The demo on toy molecules (open)
 
 $(OPEN):

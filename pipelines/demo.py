@@ -7,8 +7,6 @@ table and draws runs/demo/demo.png. A second run reuses what is there.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -19,6 +17,7 @@ from reed.cache import files
 from reed.domains.image import SampleOptions
 from reed.metrics.frechet import frechet_distance
 from reed.picture import grid, to_uint8
+from reed.pipelines.command import command
 from reed.reference import Reference
 from reed.sample import Sampler
 
@@ -39,9 +38,9 @@ HONEST = (
 @click.option("--points", default=4, show_default=True, help="Checkpoints to measure in each run.")
 def main(steps: int, points: int) -> None:
     """Build the digits cache, train three variants, compare them."""
-    _command("reed.cli.cache", "build", "digits", "--cache", str(CACHE))
+    command("reed.cli.cache", "build", "digits", "--cache", str(CACHE))
     for variant in VARIANTS:
-        _command(
+        command(
             "reed.cli.train", "--shards", str(CACHE), "--run", str(OUT / variant),
             *([] if variant == "reed" else ["--variant", variant]),
             "--set", f"steps={steps}", "--set", f"every.save={max(1, steps // points)}",
@@ -56,15 +55,6 @@ def main(steps: int, points: int) -> None:
     click.echo(_table(rows, floor))
     _draw(rows, floor)
     click.echo(f"\n{HONEST}\n\npicture: {OUT / 'demo.png'}")
-
-
-def _command(*words: str) -> None:
-    """Run one of our command lines in a process of its own, as a user would."""
-    shown = " ".join(words).replace("reed.cli.", "reed-")
-    click.echo(f"$ {shown}")
-    code = subprocess.run([sys.executable, "-m", *words], check=False).returncode
-    if code:  # it has said why
-        sys.exit(code)
 
 
 def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
