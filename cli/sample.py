@@ -9,7 +9,6 @@ import click
 
 import reed
 from reed.cache.engines import Share, launched_share
-from reed.cli import sample_structure
 from reed.cli.common import one_line_errors, pick_device
 from reed.errors import ReedError
 
@@ -100,10 +99,12 @@ def main(num: int, batch: int | None, array: str | None, out: Path | None, **ask
     share = _share(array)
     sampler, folder, device = _sampler(**asked)
     if sampler.kind == "protein" or asked["structure"]:
-        sample_structure.design(
-            sampler, _options(sampler, asked), asked["structure"], num, batch or min(BATCH, num),
-            out or folder / "samples",
-        )  # fmt: skip
+        from reed.design import design
+
+        out, structure = out or folder / "samples", asked["structure"]
+        size = batch or min(BATCH, num)
+        out = design(sampler, _options(sampler, asked), structure, num, size, out)
+        click.echo(f"{out}: {num} sequences for {structure}")
         return
     options, output = _options(sampler, asked), _output(sampler, asked, device)
     for line in output.said:

@@ -69,6 +69,16 @@ def test_loader(bench, monkeypatch):
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
 
 
+def test_protein(bench):
+    small = "--residues 20 --steps 4 --runs 2 --chains 24 --length 64 --tokens 600"
+    run(bench("protein").main, *small.split())
+    figures = published("protein")
+    check(list(figures.values()), 2)
+    assert figures["whole net at every step / ours"]["compared_with"] == "ours"
+    assert 1 <= figures["decoder passes of ours"]["value"] <= 4
+    assert figures["all in RAM"]["value"] > 24 * 64 * 64 * 128 * 4 / 2**20
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_the_rows_of_gpu(bench, tmp_path):
     gpu, stage1 = bench("gpu"), bench("stage1")

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from reed.cli.evaluate import main as evaluate
 from reed.cli.sample import main as sample
+from reed.design import structure_in
 from reed.domains.protein import Structure
 from reed.metrics.folding import Folded
 from reed.protein import ALPHABET
@@ -132,9 +133,7 @@ def test_a_run_is_measured_on_a_cache(run, cache, monkeypatch):
 
 
 def test_a_structure_holds_what_the_file_says(tmp_path):
-    from reed.cli.sample_structure import read
-
-    found = read(PDB.straight(tmp_path / "ab.pdb", 40, chains="AB"))
+    found = structure_in(PDB.straight(tmp_path / "ab.pdb", 40, chains="AB"))
     assert isinstance(found, Structure) and found.name == "ab"
     assert found.coords.shape == (80, 4, 3) and found.resolved.all()
     assert (

@@ -66,7 +66,8 @@ ALLOWED = {
     "reference": "imageset metrics cache seeding errors",
     "provenance": "cache errors",
     "evaluate": "reference provenance imageset metrics cache errors",
-    "design": "domains.protein nets.mpnn protein masked metrics sample config cache seeding errors",
+    "design": "domains.protein nets.mpnn sources.proteins protein masked metrics sample config "
+    "cache seeding errors",
     "stage_one": "cache encoders sources weights pipelines config errors",
     "pipelines": "errors config",
     "pipelines.command": "",
@@ -82,9 +83,7 @@ ALLOWED = {
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
-    "cli.sample": f"cli.sample_structure sample sample_set public precision {MODEL_CLI}",
-    "cli.sample_structure": "cli.common design domains.protein protein sources.proteins cache "
-    "errors",
+    "cli.sample": f"design sample sample_set public precision {MODEL_CLI}",
     "cli.evaluate": "design metrics.folding cache.files cli.common evaluate precision errors",
 }
 
