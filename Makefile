@@ -90,6 +90,6 @@ demo-molecule: ## The demo on toy molecules (open)
 $(OPEN):
 	@echo "make $@: not written yet, see Status in README.md" >&2; exit 1
 
-clean: ## Remove build outputs, tool caches, runs/ and cache/digits; other caches and .venv stay
-	rm -rf build dist reed.egg-info runs cache/digits .pytest_cache .ruff_cache .hypothesis
+clean: ## Remove build outputs, tool caches, runs/ and caches of demos; other caches and .venv stay
+	rm -rf build dist reed.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* .pytest_cache .ruff_cache .hypothesis
 	find reed pipelines cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import runpy
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +15,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
-from reed import checkpoint, design, runlog
+from reed import checkpoint, config, design, runlog
 from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
 from reed.metrics.folding import Folded
@@ -169,3 +175,50 @@ def test_fasta_has_a_name_and_sixty_letters_to_a_line():
 def test_structures_in_two_columns_are_refused(cache):
     with pytest.raises(ReedError, match="not in one column"):
         design.structures_of(cache, CHAINS.DATA | {"number": "teacher/single"})
+
+
+MAIN = """
+import sys
+from reed import config, recipe, train
+train.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(cache, tmp_path):
+    """Every trained parameter gets a gradient, and rows are noised alike on either process."""
+    over = {"steps": 6, "tokens": 500}
+    two, one = (CHAINS.settings(cache, tmp_path / name, **over) for name in ("two", "one"))
+    (tmp_path / "run.json").write_text(json.dumps(config.plain(two)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    place["OMP_NUM_THREADS"] = "1"
+    command = [sys.executable, "-c", MAIN, str(tmp_path / "run.json")]
+    processes = [
+        subprocess.Popen(
+            command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}, text=True,
+            stderr=subprocess.PIPE,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    for process in processes:
+        error = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, error
+    TINY.close(checkpoint.load(two.run), checkpoint.load(TINY.trained(one)), atol=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what compiling warns of differs between versions of torch
+@pytest.mark.parametrize("over", [{"compile": "on"}, {"precision": "bf16"}])
+def test_compiled_and_in_bf16_it_learns_the_same(cache, tmp_path, over):
+    logs = []
+    for name, each in {"plain": {}, "other": over}.items():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        settings = CHAINS.settings(cache, tmp_path / name, steps=4, **each)
+        logs.append(runlog.read(TINY.trained(settings)))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for ours, theirs in zip(*logs, strict=True):
+        for name in ("diffusion", "cos/pair", "cos/single"):
+            assert ours[name] == pytest.approx(theirs[name], abs=0.02)

@@ -63,20 +63,6 @@ class Encoded:
         return Encoded(*(part.index_select(0, rows) for part in parts), {})
 
 
-@dataclass(frozen=True)
-class _Drop:
-    """Dropout of one layer in one pass: a row's mask follows from its seed. None: no dropout."""
-
-    rate: float
-    seed: Tensor | None
-    layer: int
-
-    def __call__(self, x: Tensor, which: int) -> Tensor:
-        if self.seed is None:
-            return x
-        return placed_dropout(x, self.rate, self.seed, 4 * self.layer + which)
-
-
 class _FeedForward(nn.Module):
     """Linear, GELU, Linear over four times the width. Keys: W_in, W_out."""
 
@@ -101,41 +87,65 @@ def _over_edges(linear: nn.Linear, nodes: Tensor, edges: Tensor, index: Tensor) 
     return ours + F.linear(edges, edge) + gather_nodes(F.linear(nodes, other), index)
 
 
-class _EncoderLayer(nn.Module):
+class _Layer(nn.Module):
+    """What encoder and decoder layers share: how a residue receives its messages.
+
+    Layers take plain tensors, which torch.compile follows best; real masks edges, resolved
+    residues, and seed [B] is that of each row's dropout in this layer, None for no dropout.
+    """
+
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self._dropout = dropout
+        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+        self.dense = _FeedForward(hidden)
+
+    def drop(self, x: Tensor, seed: Tensor | None, which: int) -> Tensor:
+        """Dropout number `which` of this layer."""
+        return x if seed is None else placed_dropout(x, self._dropout, seed, which)
+
+    def receive(
+        self, nodes: Tensor, message: Tensor, real: Tensor, resolved: Tensor, seed: Tensor | None
+    ) -> Tensor:
+        """Nodes after the sum of their real messages and the feed-forward net."""
+        total = (message * real.unsqueeze(-1)).sum(2) / _SCALE
+        nodes = self.norm1(nodes + self.drop(total, seed, 0))
+        nodes = self.norm2(nodes + self.drop(self.dense(nodes), seed, 1))
+        return nodes * resolved.unsqueeze(-1)
+
+
+class _EncoderLayer(_Layer):
     """Messages from the neighbours to nodes, then to edges.
 
     Keys: norm1-3, W1-3 (node messages), W11-13 (edge messages), dense.
     """
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(hidden) for _ in range(3))
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__(hidden, dropout)
+        self.norm3 = nn.LayerNorm(hidden)
         self.W1, self.W11 = (nn.Linear(3 * hidden, hidden) for _ in range(2))
         self.W2, self.W3, self.W12, self.W13 = (nn.Linear(hidden, hidden) for _ in range(4))
-        self.dense = _FeedForward(hidden)
 
-    def forward(self, state: Encoded, drop: _Drop) -> Encoded:
-        nodes, edges, index, real = state.nodes, state.edges, state.index, state.real
-        message = F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index))))
-        nodes = _receive(self, nodes, self.W3(message), real, drop)
-        nodes = nodes * state.resolved.unsqueeze(-1)
-        message = F.gelu(self.W12(F.gelu(_over_edges(self.W11, nodes, edges, index))))
-        edges = self.norm3(edges + drop(self.W13(message), 2))
-        return Encoded(nodes, edges, index, real, state.resolved, {})
+    def forward(
+        self, nodes: Tensor, edges: Tensor, index: Tensor, real: Tensor, resolved: Tensor,
+        seed: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        message = self.W3(F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index)))))
+        nodes = self.receive(nodes, message, real, resolved, seed)
+        message = self.W13(F.gelu(self.W12(F.gelu(_over_edges(self.W11, nodes, edges, index)))))
+        return nodes, self.norm3(edges + self.drop(message, seed, 2))
 
 
-class _DecoderLayer(nn.Module):
+class _DecoderLayer(_Layer):
     """Messages from the neighbours and their letters to nodes, and an update of the edges.
 
     Keys: norm1, norm2, W1-3, dense as in ProteinMPNN, W_edge and norm_edge as in REED.
     """
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(hidden), nn.LayerNorm(hidden)
+    def __init__(self, hidden: int, dropout: float) -> None:
+        super().__init__(hidden, dropout)
         self.W1 = nn.Linear(4 * hidden, hidden)
         self.W2, self.W3 = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
-        self.dense = _FeedForward(hidden)
         wide = 3 * hidden
         self.W_edge = nn.Sequential(
             nn.LayerNorm(wide), nn.Linear(wide, wide), nn.GELU(), nn.Linear(wide, 2 * hidden)
@@ -143,22 +153,14 @@ class _DecoderLayer(nn.Module):
         self.norm_edge = nn.LayerNorm(2 * hidden)
 
     def forward(
-        self, nodes: Tensor, edges: Tensor, encoded: Encoded, drop: _Drop, update: bool
-    ) -> tuple[Tensor, Tensor]:
-        message = _over_edges(self.W1, nodes, edges, encoded.index)
-        message = self.W3(F.gelu(self.W2(F.gelu(message))))
+        self, nodes: Tensor, edges: Tensor, index: Tensor, real: Tensor, resolved: Tensor,
+        seed: Tensor | None, update: bool,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        message = self.W3(F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index)))))
         if update:
             change = self.W_edge(torch.cat([message, edges], -1))
-            edges = self.norm_edge(edges + drop(change, 2))
-        nodes = _receive(self, nodes, message, encoded.real, drop)
-        return nodes * encoded.resolved.unsqueeze(-1), edges
-
-
-def _receive(layer: nn.Module, nodes: Tensor, message: Tensor, real: Tensor, drop: _Drop) -> Tensor:
-    """Nodes after the sum of their real messages and the feed-forward net."""
-    total = (message * real.unsqueeze(-1)).sum(2) / _SCALE
-    nodes = layer.norm1(nodes + drop(total, 0))
-    return layer.norm2(nodes + drop(layer.dense(nodes), 1))
+            edges = self.norm_edge(edges + self.drop(change, seed, 2))
+        return self.receive(nodes, message, real, resolved, seed), edges
 
 
 class MPNN(nn.Module):
@@ -183,10 +185,10 @@ class MPNN(nn.Module):
         self.W_e = nn.Linear(hidden, hidden)
         self.W_s = nn.Embedding(VOCABULARY, hidden)
         self.encoder_layers = nn.ModuleList(
-            _EncoderLayer(hidden) for _ in range(config.encoder_layers)
+            _EncoderLayer(hidden, config.dropout) for _ in range(config.encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(hidden) for _ in range(config.decoder_layers)
+            _DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
         )
         self.W_out = nn.Linear(hidden, VOCABULARY)
         for parameter in self.parameters():
@@ -216,7 +218,7 @@ class MPNN(nn.Module):
         coords: [B, L, 4, 3] (N, CA, C, O) in A, finite everywhere; residues: [B, L] int64, places
         in reed.protein.ALPHABET, or MASK; resolved: [B, L] bool, False for padding and missing
         residues, which join no graph; number: [B, L] place along the chain; chain: [B, L];
-        seed: [B] int32, of each row's dropout, needed in training when dropout is on.
+        seed: [B] int32 below 2^24, of each row's dropout, needed in training when that is on.
         Raises ReedError for a tap that is not a layer.
         """
         layers = self.config.encoder_layers + self.config.decoder_layers
@@ -232,14 +234,14 @@ class MPNN(nn.Module):
     ) -> Encoded:  # fmt: skip
         """The half of the net that sees no letter: once per structure, however many are drawn."""
         edges, index, real = self.features(coords, resolved, number, chain)
-        nodes = self.node_embeds.expand(*resolved.shape, -1)
-        state = Encoded(nodes, self.W_e(edges), index, real, resolved, {})
+        nodes, edges = resolved.unsqueeze(-1) * self.node_embeds, self.W_e(edges)
         states = {}
-        for number_of, layer in enumerate(self.encoder_layers, start=1):
-            state = layer(state, self._drop(seed, number_of))
-            if number_of in taps:
-                states[number_of] = GraphState(state.nodes, state.edges, index, real)
-        return Encoded(state.nodes, state.edges, index, real, resolved, states)
+        for place, layer in enumerate(self.encoder_layers, start=1):
+            own = self._seed(seed, place)
+            nodes, edges = layer(nodes, edges, index, real, resolved, own)
+            if place in taps:
+                states[place] = GraphState(nodes, edges, index, real)
+        return Encoded(nodes, edges, index, real, resolved, states)
 
     def decode(
         self, encoded: Encoded, residues: Tensor, seed: Tensor | None = None,
@@ -249,19 +251,23 @@ class MPNN(nn.Module):
         index, real, states = encoded.index, encoded.real, dict(encoded.states)
         letters = gather_nodes(self.W_s(residues), index)  # [B, L, K, hidden]
         nodes, edges = encoded.nodes, torch.cat([encoded.edges, letters.to(encoded.edges)], -1)
-        last = self.config.encoder_layers + self.config.decoder_layers
         first = self.config.encoder_layers + 1
-        for number_of, layer in enumerate(self.decoder_layers, start=first):
-            drop = self._drop(seed, number_of)
-            nodes, edges = layer(nodes, edges, encoded, drop, update=number_of < last)
-            if number_of in taps:
-                states[number_of] = GraphState(nodes, edges, index, real)
+        last = self.config.encoder_layers + self.config.decoder_layers
+        for place, layer in enumerate(self.decoder_layers, start=first):
+            own = self._seed(seed, place)
+            nodes, edges = layer(
+                nodes, edges, index, real, encoded.resolved, own, update=place < last
+            )
+            if place in taps:
+                states[place] = GraphState(nodes, edges, index, real)
         return self.W_out(nodes), states
 
-    def _drop(self, seed: Tensor | None, layer: int) -> _Drop:
-        on = self.training and self.config.dropout > 0
-        assert seed is not None or not on, "training with dropout needs a seed per row"
-        return _Drop(self.config.dropout, seed if on else None, layer)
+    def _seed(self, seed: Tensor | None, place: int) -> Tensor | None:
+        """The seed of a layer's dropout; seeds of rows have 24 bits."""
+        if not self.training or self.config.dropout == 0:
+            return None
+        assert seed is not None, "training with dropout needs a seed per row"
+        return seed + (place << 24)
 
     def adopt(self, weights: Mapping[str, Tensor], what: str) -> list[str]:
         """Start from ProteinMPNN's or REED's public weights; returns what to tell the user.
