@@ -1,7 +1,7 @@
 """make reproduce-protein: REED's inverse folding result, from ProteinMPNN's data to the numbers.
 
     make reproduce-protein DATA=/data/pdb_2021aug02
-    make reproduce-protein DATA=/data/pdb_2021aug02 ARGS="--af3 /af3 --esmfold /models/esmfold_v1"
+    make reproduce-protein DATA=/data/pdb_2021aug02 ARGS="--af3 /af3 --accept-af3-terms"
     make reproduce-protein SCALE=smoke
 
 The paper (arXiv 2507.08980) trains 200 epochs on 23,079 chains and recovers 41.2, 41.6 and 41.6 %
@@ -37,11 +37,15 @@ SMOKE = {
 @click.option("--scale", type=click.Choice(["full", "smoke"]), default="full", show_default=True)
 @click.option("--af3", type=click.Path(path_type=Path), metavar="DIR",
               help="AlphaFold 3's outputs, for the paper's own targets; else ESM-2.")  # fmt: skip
+@click.option("--accept-af3-terms", "accepted", is_flag=True,
+              help="Its output may not be used commercially, see the README.")  # fmt: skip
 @click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
               help="ESMFold's weights, to refold the designs.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reproduce-protein"),
               show_default=True)  # fmt: skip
-def main(data: Path | None, scale: str, af3: Path | None, esmfold: Path | None, out: Path) -> None:
+def main(
+    data: Path | None, scale: str, af3: Path | None, accepted: bool, esmfold: Path | None, out: Path
+) -> None:
     """Cache, train without and with alignment, design for the test set, print a table."""
     smoke = scale == "smoke"
     if (data is None) != smoke:
@@ -52,7 +56,7 @@ def main(data: Path | None, scale: str, af3: Path | None, esmfold: Path | None, 
         command(
             "reed.cli.cache", "build", "pdb", "--cache", str(cache),
             "--set", f"source.split={split}", *where,
-            *(_encoders(smoke, af3) if split == "train" else ("--encoder", "chain")),
+            *(_encoders(smoke, af3, accepted) if split == "train" else ("--encoder", "chain")),
         )  # fmt: skip
     aligned = "af3" if af3 else ""
     runs = {"plain": out / scale / "plain", "reed": out / scale / (aligned or "esm2")}
@@ -71,11 +75,12 @@ def main(data: Path | None, scale: str, af3: Path | None, esmfold: Path | None, 
     click.echo(_table(runs))
 
 
-def _encoders(smoke: bool, af3: Path | None) -> tuple[str, ...]:
+def _encoders(smoke: bool, af3: Path | None, accepted: bool) -> tuple[str, ...]:
     if smoke:
         return ("--encoder", "toy-structure")
     if af3:
-        return ("--encoder", "af3", "--set", f"af3.folder={af3}")
+        terms = f"af3.accept_terms={str(accepted).lower()}"
+        return ("--encoder", "af3", "--set", f"af3.folder={af3}", "--set", terms)
     return ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 
 
