@@ -32,8 +32,10 @@ ALLOWED = {
     "cache": "errors seeding registry config",
     "weights": "errors",
     "protein": "",
-    "encoders": f"{SCHEMA_SIDE} weights precision protein",
-    "sources": f"{SCHEMA_SIDE} weights protein",
+    "molecule": "errors",
+    "chem": "molecule errors",
+    "encoders": f"{SCHEMA_SIDE} weights precision protein chem molecule",
+    "sources": f"{SCHEMA_SIDE} weights protein chem molecule",
     "nets": "errors",
     "paths": "errors",
     "samplers": "paths errors",
@@ -96,7 +98,7 @@ APPLICATIONS = (
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (
     "align cache checkpoint cli.train curriculum domain domains ema export feed nets paths "
-    "picture public recipe runlog samplers timeweight train watch"
+    "molecule picture public recipe runlog samplers timeweight train watch"
 ).split()
 STAGE_ONE = ("reed.encoders", "reed.sources")
 MODEL_LIBRARIES = ("timm", "diffusers", "transformers", "esm", "rdkit", "sklearn")

@@ -1,0 +1,19 @@
+"""Molecules with a conformer: REED's molecule experiment (arXiv 2507.08980), on GEOM and QM9.
+
+    reed-cache build geom --data /data/geom/rdkit_folder
+    reed-cache build geom --data /data/qm9 --cache cache/qm9       # gdb9.sdf
+    reed-cache build geom --data /data/molecules                   # SDF files, lists of SMILES
+
+Data: the rdkit_folder of GEOM, the gdb9.sdf of QM9, or any SDF files and lists of SMILES; the last
+get conformers, in the reading processes.
+"""
+
+from reed.pipelines import Pipeline
+
+PIPELINE = Pipeline(
+    domain="molecule",
+    source="molecules",
+    base=("molecule",),
+    encoders=("rdkit3d",),
+    shard_size=1024,
+)

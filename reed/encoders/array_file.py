@@ -1,0 +1,95 @@
+"""Representations that somebody else computed, of any kind of data, joined by the sample's key."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from reed.cache import schema
+from reed.cache.build import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.errors import ReedError, suggest
+
+KINDS = ("sample", "token")
+
+
+@ENCODERS.register("array-file")
+@dataclass
+class ArrayFile:
+    """One array per sample: the entry KEY of an .npz, or the file KEY.npy in a folder.
+
+    file: the .npz or the folder; kind: sample, [channels], or token, [N, channels]; licence: of the
+    arrays. array: float32 before its codec, float16 unless asked otherwise. A sample without an
+    array, or with one of another shape, fails.
+    """
+
+    file: Path = Path("arrays.npz")
+    kind: str = "sample"
+    channels: int = 512
+    licence: str = "as stated with the arrays"
+    batch_size: int = 256
+
+    reads = ("key",)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ReedError(f"array-file: unknown kind {self.kind!r}.{suggest(self.kind, KINDS)}")
+        if self.channels < 1:
+            raise ReedError(f"array-file: channels is {self.channels}, it must be at least 1")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """One, of the kind that was asked for."""
+        shape = (self.channels,) if self.kind == "sample" else (None, self.channels)
+        return (Field("array", self.kind, shape, "float16"),)
+
+    def revision(self) -> str:
+        """The sha256 of the .npz, or of the names and sizes of the files in the folder."""
+        if not self.file.is_dir():
+            return schema.file_sha256(self.file)[:16]
+        sizes = sorted(
+            f"{path.relative_to(self.file).as_posix()} {path.stat().st_size}"
+            for path in self.file.rglob("*.npy")
+        )
+        return f"names-sizes-{hashlib.sha256(chr(10).join(sizes).encode()).hexdigest()[:16]}"
+
+    def load(self, device: str) -> None:
+        """Open the .npz; ReedError when there is neither that nor a folder."""
+        self._opened: Any = None
+        if self.file.is_dir():
+            return
+        try:
+            self._opened = np.load(self.file, allow_pickle=False)
+            self._opened.files  # noqa: B018 - an .npy opens too, and has no entries
+        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
+            raise ReedError(f"cannot read {self.file} as .npz or folder: {error}") from error
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """array of each sample; BadSample where it is absent, no plain numbers, or does not fit."""
+        return {"array": [self._array(sample["key"]) for sample in samples]}
+
+    def _array(self, key: str) -> np.ndarray:
+        try:
+            found = self._stored(key)
+        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise BadSample(f"no sound array in {self.file}: {error}") from error
+        (field,) = self.fields
+        fits = found.dtype.kind in "fiu" and found.ndim == len(field.shape)
+        if not fits or found.shape[-1] != self.channels:
+            shape = [self.channels] if self.kind == "sample" else ["N", self.channels]
+            raise BadSample(f"is {found.dtype} {list(found.shape)}, not numbers {shape}")
+        return found.astype(np.float32)
+
+    def _stored(self, key: str) -> np.ndarray:
+        if self._opened is not None:
+            return np.asarray(self._opened[key])
+        if ".." in PurePosixPath(key).parts or key.startswith("/"):
+            raise ValueError(f"the key {key!r} leads out of the folder")
+        return np.load(self.file / f"{key}.npy", allow_pickle=False)
