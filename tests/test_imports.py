@@ -64,7 +64,7 @@ ALLOWED = {
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
     "imageset": "cache picture errors",
-    "metrics": "imageset weights precision registry seeding errors",
+    "metrics": "chem molecule imageset weights precision registry seeding errors",
     "reference": "imageset metrics cache seeding errors",
     "provenance": "cache errors",
     "evaluate": "reference provenance imageset metrics cache errors",

@@ -43,7 +43,7 @@ class Molecules:
 
     data: Path | None = None
     min_atoms: int = 2
-    max_atoms: int = 256
+    max_atoms: int = 255
     conformers: int = 5
     seed: int = 0
 

@@ -1,0 +1,198 @@
+"""Measures of generated molecules: valences, RDKit's judgement, energies.
+
+Stability comes in two kinds. `strict` counts valences on kekulised bonds, against a table that real
+molecules fulfil. `semlaflow` repeats what SemlaFlow's and REED's code computes, for comparison with
+published numbers: there an aromatic bond counts as one, and the table makes up for it (a radical
+CH3 is stable). GEOM-Drugs Revisited (arXiv 2505.00169) tells of that fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from reed import chem
+from reed.errors import ReedError, suggest
+from reed.molecule import AROMATIC, ATOMS, Molecule
+
+MODES = ("strict", "semlaflow")
+Table = dict[tuple[str, int], tuple[int, ...]]
+# (symbol, formal charge) -> sums of bond orders, of molecules that RDKit accepts
+STRICT: Table = {
+    ("H", 0): (1,), ("H", 1): (0,), ("C", 0): (4,), ("C", 1): (3,), ("C", -1): (3,),
+    ("N", 0): (3,), ("N", 1): (4,), ("N", -1): (2,), ("O", 0): (2,), ("O", 1): (3,),
+    ("O", -1): (1,), ("F", 0): (1,), ("F", -1): (0,), ("B", 0): (3,), ("B", -1): (4,),
+    ("Al", 0): (3,), ("Si", 0): (4,), ("P", 0): (3, 5), ("P", 1): (4,), ("S", 0): (2, 4, 6),
+    ("S", 1): (3, 5), ("S", -1): (1,), ("Cl", 0): (1,), ("Cl", -1): (0,), ("Cl", 1): (2, 4),
+    ("As", 0): (3, 5), ("Br", 0): (1,), ("Br", -1): (0,), ("I", 0): (1, 3, 5), ("I", 1): (2,),
+    ("Hg", 0): (1, 2), ("Bi", 0): (3, 5),
+}  # fmt: skip
+# SemlaFlow's, as released
+SEMLAFLOW: Table = {
+    ("H", 0): (1,), ("H", 1): (0,), ("H", -1): (0,), ("C", 0): (3, 4), ("C", 1): (3,),
+    ("C", -1): (3,), ("N", 0): (2, 3), ("N", 1): (2, 3, 4), ("N", -1): (2,), ("O", 0): (2,),
+    ("O", 1): (3,), ("O", -1): (1,), ("F", 0): (1,), ("F", -1): (0,), ("P", 0): (3, 5),
+    ("P", 1): (4,), ("S", 0): (2, 6), ("S", 1): (2, 3), ("S", 2): (4,), ("S", 3): (5,),
+    ("S", -1): (3,), ("Br", 0): (1,), ("Br", 1): (2,),
+}  # fmt: skip
+SEMLAFLOW_ANY = {  # whatever the charge
+    "B": (3,), "Al": (3,), "Si": (4,), "Cl": (1,), "As": (3,), "I": (1,), "Hg": (1, 2),
+    "Bi": (3, 5),
+}  # fmt: skip
+STEPS = 1000  # of a minimisation
+
+
+def stable_atoms(molecule: Molecule, mode: str = "strict") -> np.ndarray:
+    """Which atoms have a valence that the table of the mode allows, bool [N].
+
+    strict: none where the bonds cannot be kekulised.
+    """
+    if mode not in MODES:
+        raise ReedError(f"unknown kind of stability {mode!r}.{suggest(mode, MODES)}")
+    orders = molecule.bonds.astype(int)
+    if mode == "strict" and (orders == AROMATIC).any():
+        kekule = _kekule_orders(molecule)
+        if kekule is None:
+            return np.zeros(len(molecule), bool)
+        orders = kekule
+    else:
+        orders[orders == AROMATIC] = 1  # 1.5 in an array of integers, in the released code
+    valences = orders.sum(1).tolist()
+    found = []
+    for number, charge, valence in zip(
+        molecule.atoms.tolist(), molecule.charges.tolist(), valences, strict=True
+    ):
+        symbol = ATOMS[number]
+        if mode == "strict":
+            allowed = STRICT.get((symbol, charge), ())
+        else:
+            allowed = SEMLAFLOW_ANY.get(symbol) or SEMLAFLOW.get((symbol, charge), ())
+        found.append(valence in allowed)
+    return np.array(found, bool)
+
+
+def _kekule_orders(molecule: Molecule) -> np.ndarray | None:
+    """Bond orders without aromatic ones, [N, N]; None where there are none."""
+    mol = chem.to_mol(molecule)
+    try:
+        mol.UpdatePropertyCache(strict=False)
+        chem.library().Kekulize(mol, clearAromaticFlags=True)
+    except (ValueError, RuntimeError):
+        return None
+    orders = np.zeros((len(molecule),) * 2, int)
+    for bond in mol.GetBonds():
+        a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
+        orders[a, b] = orders[b, a] = int(bond.GetBondTypeAsDouble())
+    return orders
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """One MMFF94 minimisation: energies in kcal/mol before and after, RMSD in angstroms between.
+
+    converged: within 1,000 steps; rmsd: of all atoms, hydrogens too, after superposition.
+    """
+
+    before: float
+    after: float
+    rmsd: float
+    converged: bool
+
+
+def relax(mol: Any) -> Relaxed | None:
+    """Minimise a copy of a sanitised molecule; None where MMFF94 has no parameters or diverges."""
+    force = chem.library("Chem.rdForceFieldHelpers")
+    copy = chem.library().Mol(mol)
+    settings = force.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94")
+    field = force.MMFFGetMoleculeForceField(copy, settings) if settings is not None else None
+    if field is None:
+        return None
+    start, before = copy.GetConformer().GetPositions(), field.CalcEnergy()
+    left = field.Minimize(maxIts=STEPS)
+    after = field.CalcEnergy()
+    end = copy.GetConformer().GetPositions()
+    if not np.isfinite([before, after, *end.ravel()]).all():
+        return None
+    return Relaxed(before, after, superposed(start, end), left == 0)
+
+
+def superposed(a: np.ndarray, b: np.ndarray) -> float:
+    """The RMSD of paired points [N, 3] after the best rotation and shift. Source: Kabsch, 1976."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    u, values, v = np.linalg.svd(a.T @ b)
+    values[-1] *= np.sign(np.linalg.det(u @ v))
+    left = (a**2).sum() + (b**2).sum() - 2 * values.sum()
+    return float(np.sqrt(max(left, 0.0) / len(a)))
+
+
+def measure(
+    molecules: Sequence[Molecule], known: frozenset[str] | None = None, *, progress: bool = False
+) -> dict[str, float | None]:
+    """Every measure of some molecules, shares from 0 to 1; None where there is nothing to average.
+
+    known: `flat` SMILES that are not novel. validity: RDKit accepts it; connected_validity: and it
+    is in one piece; uniqueness: distinct ones of the valid; novelty: of the valid, not in known;
+    energy_validity: MMFF94 gives an energy; relaxed_validity: and its minimisation converges.
+    energy (kcal/mol), strain (energy less that of the relaxed pose) and rmsd (angstroms, to that
+    pose) have a mean and a median, per molecule; strain and rmsd over those that converged. All
+    of these come of one minimisation. Definitions as in SemlaFlow (arXiv 2406.07266).
+    """
+    if not molecules:
+        raise ReedError("there are no molecules to measure")
+    shares: dict[str, list[bool]] = {}
+    mols, texts, relaxed, sizes = 0, [], [], []
+    bar = tqdm(molecules, "measure", unit="molecule", disable=not progress, dynamic_ncols=True)
+    for molecule in bar:
+        for mode in MODES:
+            stable = stable_atoms(molecule, mode)
+            shares.setdefault(f"atom_stability_{mode}", []).extend(stable.tolist())
+            shares.setdefault(f"molecule_stability_{mode}", []).append(bool(stable.all()))
+        mol = chem.sanitised(molecule)
+        pieces = len(chem.library().GetMolFrags(mol)) if mol is not None else 0
+        pose = relax(mol) if mol is not None else None
+        shares.setdefault("validity", []).append(mol is not None)
+        shares.setdefault("connected_validity", []).append(pieces == 1)
+        shares.setdefault("energy_validity", []).append(pose is not None)
+        shares.setdefault("relaxed_validity", []).append(pose is not None and pose.converged)
+        if mol is not None:
+            mols += 1
+            texts.append(flat(mol))
+        if pose is not None:
+            relaxed.append(pose)
+            sizes.append(len(molecule))
+    found: dict[str, float | None] = {name: float(np.mean(v)) for name, v in shares.items()}
+    found["uniqueness"] = len(set(texts)) / mols if mols else None
+    if known is not None:
+        found["novelty"] = float(np.mean([t not in known for t in texts])) if mols else None
+    return found | _energies(relaxed, sizes) | {"molecules": len(molecules)}
+
+
+def _energies(relaxed: Sequence[Relaxed], sizes: Sequence[int]) -> dict[str, float | None]:
+    done = [(pose, size) for pose, size in zip(relaxed, sizes, strict=True) if pose.converged]
+    values = {
+        "energy": [pose.before for pose in relaxed],
+        "energy_per_atom": [p.before / n for p, n in zip(relaxed, sizes, strict=True)],
+        "strain": [pose.before - pose.after for pose, _ in done],
+        "strain_per_atom": [(pose.before - pose.after) / size for pose, size in done],
+        "rmsd": [pose.rmsd for pose, _ in done],
+    }
+    found: dict[str, float | None] = {}
+    for name, numbers in values.items():
+        found[f"{name}_mean"] = float(np.mean(numbers)) if numbers else None
+        found[f"{name}_median"] = float(np.median(numbers)) if numbers else None
+    return found
+
+
+def flat(mol: Any) -> str:
+    """Canonical SMILES without stereo and without hydrogens that need not be named."""
+    library = chem.library()
+    return library.MolToSmiles(library.RemoveHs(mol), isomericSmiles=False)
+
+
+def flattened(smiles: str) -> str:
+    """The same of a SMILES."""
+    return chem.library().MolToSmiles(chem.library().MolFromSmiles(smiles), isomericSmiles=False)

@@ -1,0 +1,147 @@
+"""Measures of molecules, on real ones, on broken ones, and against numbers known beforehand."""
+
+from __future__ import annotations
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from reed import chem
+from reed.errors import ReedError
+from reed.metrics import molecule as metrics
+from reed.metrics.molecule import flat, flattened, measure, relax, stable_atoms, superposed
+from reed.molecule import ATOMS
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
+
+
+@pytest.fixture(scope="module")
+def real():
+    return [chem.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
+
+
+def without(molecule, atom: int):
+    """The molecule less one atom."""
+    keep = np.delete(np.arange(len(molecule)), atom)
+    rows = {name: getattr(molecule, name)[keep] for name in ("coords", "atoms", "charges")}
+    return replace(molecule, **rows, bonds=molecule.bonds[np.ix_(keep, keep)])
+
+
+def test_real_molecules_score_one(real):
+    for molecule in real:
+        assert stable_atoms(molecule).all()
+    found = measure(real, frozenset())
+    for name in ("atom_stability_strict", "molecule_stability_strict", "validity", "novelty",
+                 "connected_validity"):  # fmt: skip
+        assert found[name] == 1.0, name
+    # the two enantiomers of alanine and the two isomers of fluorochloroethene are one each
+    assert found["uniqueness"] == 18 / 20 and found["molecules"] == 20
+
+
+def test_drug_like_molecules_score_one():
+    """SMILES of the toy: what the strict table says must hold for real chemistry."""
+    from reed.sources.molecules_toy import shipped
+
+    wrong = []
+    for text in shipped()[::100]:
+        mol = chem.library().AddHs(chem.library().MolFromSmiles(text))
+        mol.AddConformer(chem.library().Conformer(mol.GetNumAtoms()))
+        if not stable_atoms(chem.to_arrays(mol)).all():
+            wrong.append(text)
+    assert not wrong
+
+
+def test_the_released_count_and_its_fault():
+    """A carbon of benzene counts 3 there, which the table has to allow; so a CH3 is stable too."""
+    benzene = chem.to_arrays(TINY.mol("c1ccccc1"))
+    assert stable_atoms(benzene, "semlaflow").all() and stable_atoms(benzene, "strict").all()
+    methyl = without(chem.to_arrays(TINY.mol("C")), 1)
+    assert (methyl.atoms == [3, 2, 2, 2]).all()
+    assert stable_atoms(methyl, "semlaflow").tolist() == [True] * 4
+    assert stable_atoms(methyl, "strict").tolist() == [False, True, True, True]
+    # a fifth bond at a carbon of benzene: 1 + 1 + 1 + 1 in the released count
+    extra = np.pad(benzene.bonds, (0, 1))
+    extra[0, -1] = extra[-1, 0] = 1
+    crowded = replace(
+        benzene, bonds=extra, atoms=np.append(benzene.atoms, 2).astype(np.uint8),
+        charges=np.append(benzene.charges, 0), coords=np.pad(benzene.coords, ((0, 1), (0, 0))),
+    )  # fmt: skip
+    assert stable_atoms(crowded, "semlaflow").all()
+    assert not stable_atoms(crowded, "strict")[0]
+
+
+def test_aromatic_bonds_that_cannot_be_kekulised_are_unstable():
+    ring = chem.to_arrays(TINY.mol("c1ccccc1"))
+    broken = without(ring, 0)
+    assert not stable_atoms(broken, "strict").any() and chem.sanitised(broken) is None
+
+
+def test_modes_are_named():
+    with pytest.raises(ReedError, match="unknown kind of stability 'strikt'.*'strict'"):
+        stable_atoms(chem.to_arrays(TINY.mol("C")), "strikt")
+    known = {symbol for symbol, _ in metrics.STRICT}
+    assert known == set(ATOMS[2:])
+
+
+def test_one_minimisation_tells_all():
+    mol = TINY.mol("CC(=O)Nc1ccc(O)cc1")
+    pose = relax(mol)
+    assert pose is not None and pose.converged
+    assert pose.before - pose.after < 0.5 and pose.rmsd < 0.2  # it was minimised before
+    shaken = chem.library().Mol(mol)
+    places = shaken.GetConformer()
+    rng = np.random.default_rng(0)
+    places.SetPositions(places.GetPositions() + 0.1 * rng.standard_normal((20, 3)))
+    strained = relax(shaken)
+    assert strained is not None and strained.before - strained.after > 50
+    field = chem.library("Chem.rdForceFieldHelpers")
+    settings = field.MMFFGetMoleculeProperties(shaken, mmffVariant="MMFF94")
+    energy = field.MMFFGetMoleculeForceField(shaken, settings).CalcEnergy()
+    assert strained.before == pytest.approx(energy)
+    moved = shaken.GetConformer().GetPositions()
+    np.testing.assert_array_equal(moved, places.GetPositions())  # the molecule is not touched
+
+
+def test_no_parameters_and_no_number_are_none():
+    assert relax(TINY.mol("OB(O)c1ccccc1")) is None
+    mol = chem.library().Mol(TINY.mol("C"))
+    mol.GetConformer().SetPositions(np.full((5, 3), np.nan))
+    assert relax(mol) is None
+
+
+def test_rmsd_after_superposition():
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((9, 3))
+    turned = Rotation.random(rng=rng).apply(a) + 5
+    assert superposed(a, turned) == pytest.approx(0, abs=1e-6)
+    assert superposed(a, -a) > 0.5  # a mirror image is none
+    line = np.array([[0.0, 0, 0], [1, 0, 0]])
+    assert superposed(line, 3 * line) == pytest.approx(1.0)
+
+
+def test_shares_of_a_mixed_set(real):
+    broken = replace(real[1], bonds=real[1].bonds * 0 + 2 - 2 * np.eye(12, dtype=np.uint8))
+    apart = replace(real[1], bonds=real[1].bonds * 0, charges=real[1].charges)
+    known = frozenset([flattened("CC(=O)Nc1ccc(O)cc1")])
+    found = measure([real[0], real[0], broken, apart], known)
+    assert found["validity"] in (0.5, 0.75) and found["connected_validity"] == 0.5
+    assert found["molecule_stability_strict"] == 0.5
+    assert found["energy_validity"] >= 0.5 and found["relaxed_validity"] >= 0.5
+    only = measure([real[0], real[0], broken], known)
+    assert only["validity"] == pytest.approx(2 / 3)
+    assert only["uniqueness"] == 0.5 and only["novelty"] == 0.0
+    nothing = measure([broken])
+    assert nothing["uniqueness"] is None and nothing["energy_mean"] is None
+    assert "novelty" not in nothing
+    with pytest.raises(ReedError, match="no molecules to measure"):
+        measure([])
+
+
+def test_stereo_makes_no_other_molecule():
+    one, other = (TINY.mol(text) for text in ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"))
+    assert flat(one) == flat(other) == flattened("C[C@H](N)C(=O)O") == "CC(N)C(=O)O"
