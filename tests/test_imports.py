@@ -36,7 +36,7 @@ ALLOWED = {
     "chem": "molecule errors",
     "encoders": f"{SCHEMA_SIDE} weights precision protein chem molecule",
     "sources": f"{SCHEMA_SIDE} weights protein chem molecule",
-    "nets": "errors",
+    "nets": "errors molecule",
     "paths": "errors",
     "samplers": "paths errors",
     "masked": "errors",
