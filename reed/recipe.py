@@ -13,6 +13,7 @@ from reed import config
 from reed.align import AlignConfig, Target, check_target
 from reed.cache import schema
 from reed.cache.files import write_atomic
+from reed.cache.joined import lengths_of
 from reed.cache.stream import ShardStream
 from reed.curriculum import Schedule
 from reed.domain import DOMAINS, Domain
@@ -173,9 +174,16 @@ class Setup:
 
 
 def domain_of(settings: TrainConfig) -> Domain:
-    """The domain that the cache's manifest names, with the recipe's settings."""
+    """The domain that the cache's manifest names, with the recipe's settings.
+
+    One that has a method `sized` is told how many tokens the samples have.
+    """
     manifest = schema.load_manifest(settings.shards)
-    return config.build(DOMAINS.get(manifest.domain), settings.domain, "domain")
+    domain = config.build(DOMAINS.get(manifest.domain), settings.domain, "domain")
+    places = {role: place for role, place in settings.data.items() if role in domain.roles}
+    if hasattr(domain, "sized") and len(places) == len(domain.roles):
+        return domain.sized(lengths_of(settings.shards, places))
+    return domain
 
 
 def fields_of(settings: TrainConfig, domain: Domain) -> dict[str, schema.Field]:

@@ -37,6 +37,8 @@ ALLOWED = {
     "encoders": f"{SCHEMA_SIDE} weights precision protein chem molecule",
     "sources": f"{SCHEMA_SIDE} weights protein chem molecule",
     "nets": "errors molecule",
+    "transport": "",
+    "categorical": "",
     "paths": "errors",
     "samplers": "paths errors",
     "masked": "errors",
@@ -45,8 +47,8 @@ ALLOWED = {
     "ema": "errors",
     "align": "domain nets curriculum timeweight errors cache.schema cache.codecs",
     "domain": "registry errors cache.schema seeding",
-    "domains": "domain nets align paths samplers masked protein picture config errors "
-    "cache.schema seeding curriculum",
+    "domains": "domain nets align paths samplers masked protein categorical transport molecule "
+    "picture config errors cache.schema seeding curriculum",
     "checkpoint": "errors config",
     "feed": "cache.stream",
     "runlog": "cache.files picture errors",
@@ -98,7 +100,7 @@ APPLICATIONS = (
 # What runs on a training machine, and what must not be needed there.
 STAGE_TWO = (
     "align cache checkpoint cli.train curriculum domain domains ema export feed nets paths "
-    "molecule picture public recipe runlog samplers timeweight train watch"
+    "categorical molecule picture transport public recipe runlog samplers timeweight train watch"
 ).split()
 STAGE_ONE = ("reed.encoders", "reed.sources")
 MODEL_LIBRARIES = ("timm", "diffusers", "transformers", "esm", "rdkit", "sklearn")

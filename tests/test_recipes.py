@@ -2,6 +2,7 @@
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ class Anything:
     licence, batch_size, reads = "", 2, ("number",)
 
     def __init__(self, fields):
-        self.fields = fields
+        # principal components need more samples than there are here
+        self.fields = tuple(
+            replace(f, codec="float32") if f.codec.startswith("pca") else f for f in fields
+        )
 
     def revision(self):
         return "1"
@@ -83,8 +87,7 @@ def built(tmp_path_factory):
     return functools.cache(build)
 
 
-WRITTEN = [name for name in pipelines.names() if "data" in pipelines.recipe(name)]  # else open
-EVERY = [(name, v) for name in WRITTEN for v in ("", *pipelines.variants(name))]
+EVERY = [(name, v) for name in pipelines.names() for v in ("", *pipelines.variants(name))]
 
 
 @pytest.mark.parametrize(("name", "variant"), EVERY)

@@ -59,3 +59,87 @@ def geom(folder: Path, texts=SMILES[:4], protocol: int = 4) -> Path:
     table["not in the data set"] = {"charge": 0}
     (folder / "summary_drugs.json").write_text(json.dumps(table))
     return folder
+
+
+DATA = {name: f"molecule/{name}" for name in ("coords", "atoms", "charges", "partners", "orders")}
+NET = {"width": 16, "layers": 3, "heads": 2, "sets": 4, "message": 8, "hidden": 8, "edge": 8,
+       "size_emb": 4, "max_atoms": 64}  # fmt: skip
+TABLE = {
+    "tokens": 96, "ema_decay": 0.9, "precision": "fp32", "data": DATA,
+    "domain": {"net_settings": NET},
+    "align": {
+        "molecule": {"target": "teacher/sample", "tap": 1, "hidden": 16},
+        "atom": {"target": "teacher/token", "tap": 2, "hidden": 16},
+    },
+    "curriculum": {
+        "position": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": 4},
+        "molecule": 0.2, "atom": 0.2,
+    },
+    "optim": {"lr": 3e-3}, "every": {"log": 5, "save": 0},
+}  # fmt: skip
+
+
+def sample(text: str) -> dict:
+    """The entries of a molecule, and a teacher that knows the atoms and their degrees."""
+    import numpy as np
+
+    from reed.sources.molecules import with_conformer
+
+    found = with_conformer(mol(text))
+    kinds = np.eye(18, dtype=np.float32)[found["atoms"]]
+    degree = (found["partners"] >= 0).sum(1, keepdims=True).astype(np.float32)
+    token = np.concatenate([kinds, degree - 2], 1)
+    return found | {"token": token, "sample": token.mean(0)}
+
+
+class Source:
+    """The molecules by number."""
+
+    entries = (*DATA, "smiles", "token", "sample")
+    views = 1
+
+    def listing(self) -> dict[str, str]:
+        return {f"m{i:02d}": "1" for i in range(len(SMILES))}
+
+    def read(self, key: str, view: int = 0) -> dict:
+        return sample(SMILES[int(key[1:])])
+
+
+class Teacher:
+    """An encoder that stores what the source knows."""
+
+    reads, licence, batch_size = ("token", "sample"), "", 8
+
+    def __init__(self) -> None:
+        from reed.cache.schema import Field
+
+        self.fields = (Field("token", "token", (None, 19)), Field("sample", "sample", (19,)))
+
+    def revision(self) -> str:
+        return "1"
+
+    def encode(self, samples):
+        return {name: [sample[name] for sample in samples] for name in self.reads}
+
+
+def build(cache: Path) -> Path:
+    """The whole cache, in two shards."""
+    from reed.cache import column, engines, plan
+    from reed.encoders.molecule import Copied
+
+    source = Source()
+    frozen = plan.freeze(cache, source.listing(), pipeline="geom", domain="molecule",
+                         source="tiny", shard_size=12)  # fmt: skip
+    for name, encoder in {"molecule": Copied(), "teacher": Teacher()}.items():
+        job = column.open_job(cache, frozen, name, encoder, source)
+        engines.run(job, engines.Share(), progress=False)
+    return cache
+
+
+def settings(cache: Path, run: Path, **over):
+    """The recipe with tables laid over TABLE; twenty steps unless said otherwise."""
+    from reed import config
+    from reed.recipe import TrainConfig
+
+    places = {"shards": str(cache), "run": str(run), "steps": 20}
+    return config.build(TrainConfig, config.merge(TABLE | places, over))

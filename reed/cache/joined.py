@@ -11,6 +11,7 @@ import torch
 from reed.cache import codecs, reader, schema
 from reed.cache.offsets import Out
 from reed.cache.plan import Plan
+from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
@@ -68,6 +69,14 @@ class Joined:
                         f"{lengths[differ[0]]} in {column.name}/{part}; they cannot be paired"
                     )
         return found
+
+
+def lengths_of(cache: Path, places: Mapping[str, str]) -> list[int]:
+    """How many tokens each sample has that is in every column; ReedError where all have as many."""
+    lengths = Joined(cache, load_plan(cache), places).lengths
+    if lengths is None:
+        raise ReedError(f"the samples of {cache} are all of one length: {', '.join(places)}")
+    return lengths.tolist()
 
 
 class JoinedColumn:

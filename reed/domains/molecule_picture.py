@@ -1,0 +1,46 @@
+"""Molecules as small pictures, for previews: discs and lines, no chemistry library."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from reed.molecule import ATOMS, HYDROGEN
+from reed.picture import grid
+
+SIDE, MARGIN = 96, 8  # pixels
+GREY = (120, 120, 120)
+COLOURS = {
+    "H": (200, 200, 200), "C": (60, 60, 60), "N": (50, 80, 220), "O": (220, 40, 40),
+    "F": (80, 190, 80), "Cl": (40, 150, 40), "S": (210, 180, 30), "P": (240, 140, 20),
+    "Br": (150, 60, 30),
+}  # fmt: skip
+
+
+def drawn(coords: np.ndarray, atoms: np.ndarray, bonds: np.ndarray) -> np.ndarray:
+    """Padded molecules [B, N, 3], [B, N] (0: no atom), [B, N, N] in a grid, uint8 [H, W, 3]."""
+    images = []
+    for x, numbers, kinds in zip(coords, atoms, bonds, strict=True):
+        there = numbers > 0
+        images.append(_one(x[there], numbers[there], kinds[there][:, there]))
+    return grid(np.stack(images), columns=math.ceil(math.sqrt(len(images))))
+
+
+def _one(x: np.ndarray, numbers: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+    canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    x = x - x.mean(0)
+    axes = np.linalg.svd(x, full_matrices=False)[2]  # the last one is the flattest
+    seen = x @ np.pad(axes, ((0, 3 - len(axes)), (0, 0))).T
+    reach = np.abs(seen[:, :2]).max() or 1.0
+    places = SIDE / 2 + seen[:, :2] / reach * (SIDE / 2 - MARGIN)
+    for a, b in np.argwhere(np.triu(kinds, 1)):
+        for part in np.linspace(0, 1, SIDE):
+            column, row = (places[a] * (1 - part) + places[b] * part).astype(int)
+            canvas[row, column] = GREY
+    rows, columns = np.mgrid[:SIDE, :SIDE]
+    for i in np.argsort(seen[:, 2]):  # the nearest last
+        radius = 2 if numbers[i] == HYDROGEN else 4
+        disc = (columns - places[i, 0]) ** 2 + (rows - places[i, 1]) ** 2 <= radius**2
+        canvas[disc] = COLOURS.get(ATOMS[numbers[i]], (150, 60, 200))
+    return canvas
