@@ -50,6 +50,9 @@ def main(
     Of a run on proteins, SAMPLES is the run and the reference a cache that it
     was not trained on; see the last example.
 
+    Molecules have measures of their own; what is not in the reference, a
+    cache, is novel.
+
     Prints a table and writes a record: the numbers, how the samples were
     drawn, what they were compared with and in which feature space.
 
@@ -65,11 +68,15 @@ def main(
     if (samples / "config.json").is_file():
         _proteins(samples, reference, esmfold, steps, pick_device(device), batch, out)
         return
-    from reed import evaluate
+    from reed import evaluate, molecule_set
 
+    out = out or evaluate.beside(samples, ".eval.json")
+    if molecule_set.is_set(samples):
+        _molecules(samples, reference, num, out)
+        return
     files = dict(map(_pair, weights))
     how = evaluate.Computing(pick_device(device), precision, batch, progress=True)
-    names, out = evaluate.parse_metrics(metrics), out or evaluate.beside(samples, ".eval.json")
+    names = evaluate.parse_metrics(metrics)
     found = evaluate.evaluate(
         samples, reference, names, features, weights=files, num=num, how=how, out=out
     )
@@ -99,6 +106,17 @@ def _proteins(
     click.echo(f"\n{out}")
 
 
+def _molecules(samples: Path, reference: Path, num: int | None, out: Path) -> None:
+    """Measure generated molecules."""
+    from reed import evaluate_molecules
+
+    found = evaluate_molecules.evaluate(samples, reference, out, num=num)
+    for line in found["warnings"]:
+        click.echo(f"warning: {line}", err=True)
+    click.echo(_table(found["metrics"]))
+    click.echo(f"\n{found['samples']['num']} molecules of {samples} against {reference}: {out}")
+
+
 def _pair(text: str) -> tuple[str, str]:
     space, equals, file = text.rpartition("=")
     if not (space and equals and file):
@@ -109,7 +127,7 @@ def _pair(text: str) -> tuple[str, str]:
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
     width = max(map(len, metrics))
     return "\n".join(
-        f"{name:{width}}  {each['value']:10.4f}  {each['features']}"
+        f"{name:{width}}  {each['value']:10.4f}  {each.get('features', '')}".rstrip()
         for name, each in metrics.items()
     )
 

@@ -14,7 +14,8 @@ from reed.errors import ReedError
 
 # what is given of these goes to the options of the domain, to its output and to public weights
 _OPTIONS = (
-    "sampler", "steps", "guidance", "interval", "labels", "temperature", "order", "seed"
+    "sampler", "steps", "guidance", "interval", "labels", "temperature", "order", "seed", "grid",
+    "noise", "atoms",
 )  # fmt: skip
 _OUTPUT = ("vae", "rounding", "png", "shards")
 _PUBLIC = ("convention", "heads", "scale", "shift")
@@ -39,7 +40,8 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--sampler", metavar="NAME",
               help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: "
               "euler.")  # fmt: skip
-@click.option("--steps", type=int, help="Steps. Default: 50; of designs 500.")
+@click.option("--steps", type=int,
+              help="Steps. Default: 50; of designs 500, of molecules 100.")  # fmt: skip
 @click.option("--guidance", type=float,
               help="Scale of classifier-free guidance. Default: 1, which is off.")  # fmt: skip
 @click.option("--interval", nargs=2, type=float, metavar="LOW HIGH",
@@ -54,6 +56,15 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--order", metavar="NAME",
               help="Which residues come first: purity (the most certain) or random. Default: "
               "purity.")  # fmt: skip
+@click.option("--grid", metavar="NAME",
+              help="Of molecules: steps that get shorter (log) or are equal (linear). Default: "
+              "log.")  # fmt: skip
+@click.option("--noise", type=float,
+              help="Of molecules: how often atoms and bonds are drawn anew. Default: "
+              "1.")  # fmt: skip
+@click.option("--atoms", type=int,
+              help="Of molecules: how many each has. Default: numbers of the "
+              "cache.")  # fmt: skip
 @click.option("--seed", type=int, help="Default: 0.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
               default="auto", show_default=True, help="Of the net; fp32 is without TF32. auto: "
@@ -80,6 +91,7 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.
 
+    Molecules go to OUT.sdf, with bonds, and to OUT.npz, which reed-eval reads.
     Images go to OUT.npz (arr_0 uint8 [N, H, W, 3] and the labels, arr_1), which the evaluation
     suite of ADM reads, the first hundred to OUT.png, and all that they depend on to OUT.json.
     Sample i follows from the seed and i alone; more samples are added to those in OUT.parts.

@@ -62,7 +62,9 @@ ALLOWED = {
     "sample": "public export recipe domain checkpoint weights precision config cache.schema errors",
     "sample_set": "sample registry config cache errors",
     "decoder": "stage_one picture cache.schema errors",
-    "outputs": "decoder sample sample_set picture cache errors",
+    "molecule_set": "metrics.molecule molecule cache errors",
+    "evaluate_molecules": "molecule_set metrics.molecule provenance chem cache errors",
+    "outputs": "chem molecule molecule_set decoder sample sample_set picture cache errors",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
     "imageset": "cache picture errors",
@@ -88,7 +90,8 @@ ALLOWED = {
     "cli.cache_build": "cli.common stage_one cache pipelines errors config",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
     "cli.sample": f"design sample sample_set public precision {MODEL_CLI}",
-    "cli.evaluate": "design metrics.folding cache.files cli.common evaluate precision errors",
+    "cli.evaluate": "design evaluate_molecules molecule_set metrics.folding cache.files cli.common "
+    "evaluate precision errors",
 }
 
 # An application: it may import anything, and nothing may import it.

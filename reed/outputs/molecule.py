@@ -1,0 +1,98 @@
+"""Molecules: an SDF with bonds, the arrays that evaluation reads, and a picture of the first."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reed import chem
+from reed.cache import files
+from reed.molecule import Molecule
+from reed.molecule_set import write
+from reed.picture import save_png
+from reed.sample import Sampler
+from reed.sample_set import OUTPUTS, SampleSet
+
+SHOWN = 25  # molecules in the picture
+NAMES = ("coords", "atoms", "charges", "bonds")
+
+
+@OUTPUTS.register("molecule")
+@dataclass
+class MoleculeOutput:
+    """Molecules as OUT.npz (reed.molecule_set), OUT.sdf and OUT.png.
+
+    The SDF has every molecule, also those that RDKit does not accept: bonds are kekulised where
+    they can be, else aromatic ones stay.
+    """
+
+    recipe: dict[str, Any] = field(default_factory=dict, init=False)
+    said: list[str] = field(default_factory=list, init=False)
+    _picture: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Nothing: there are no settings."""
+        return ""
+
+    def open(self, sampler: Sampler, device: str) -> None:
+        """Find RDKit before the samples are drawn, not after."""
+        chem.library()
+        fields = sampler.fields
+        self._picture = lambda samples: sampler.domain.picture(samples, fields)
+
+    def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same: coords [B, N, 3], atoms and charges [B, N], bonds [B, N, N]."""
+        return drawn
+
+    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+        """The arrays first: they are all that was drawn."""
+        return {
+            _beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
+            _beside(out, ".sdf"): write_sdf,
+            _beside(out, ".png"): self._write_picture,
+        }
+
+    def _write_picture(self, path: Path, samples: SampleSet) -> None:
+        rows = (
+            {name: value[row] for name, value in part.items()}
+            for part in samples.parts()
+            for row in range(len(part["atoms"]))
+        )
+        first = list(itertools.islice(rows, SHOWN))
+        stacked = {name: np.stack([each[name] for each in first]) for name in NAMES}
+        with files.new_file(path) as temp:
+            save_png(self._picture(stacked), temp)
+
+
+def write_sdf(path: Path, samples: SampleSet) -> None:
+    """Every molecule in order, named by its number."""
+    with files.new_file(path) as temp, open(temp, "w", encoding="utf-8") as file:
+        for number, molecule in enumerate(molecules(samples)):
+            made = chem.sanitised(molecule)
+            mol = chem.to_mol(molecule) if made is None else made
+            file.write(chem.sdf([(f"{number:06d}", mol)]))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def molecules(samples: SampleSet) -> Iterator[Molecule]:
+    """The molecules of a set, without padding."""
+    return itertools.chain.from_iterable(map(unpadded, samples.parts()))
+
+
+def unpadded(part: Mapping[str, np.ndarray]) -> Iterator[Molecule]:
+    """The molecules of a padded batch: coords [B, N, 3], atoms [B, N], 0 behind the last."""
+    for row, count in enumerate((part["atoms"] > 0).sum(1)):
+        coords, atoms, charges = (part[name][row, :count] for name in NAMES[:3])
+        yield Molecule(coords, atoms, charges, part["bonds"][row, :count, :count])
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.name + ending)

@@ -1,0 +1,151 @@
+"""Molecules drawn, written, read back and measured: by function and by command."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from reed import chem, evaluate_molecules, molecule_set
+from reed.cli.evaluate import main as evaluate_main
+from reed.cli.sample import main as sample_main
+from reed.errors import ReedError
+from reed.outputs.molecule import unpadded
+from reed.train import train
+
+HERE = Path(__file__).parent
+TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_molecules.py")))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return TINY.build(tmp_path_factory.mktemp("molecules") / "cache")
+
+
+@pytest.fixture(scope="module")
+def run(cache):
+    settings = TINY.settings(cache, cache.parent / "run", steps=2)
+    train(settings, progress=False)
+    return settings.run
+
+
+@pytest.fixture(scope="module")
+def real():
+    return [chem.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
+
+
+def invoke(command, *words):
+    result = CliRunner().invoke(command, [str(word) for word in words])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_molecules_come_back_from_a_file(tmp_path, real):
+    path = tmp_path / "x.npz"
+    molecule_set.write(path, real)
+    assert molecule_set.is_set(path)
+    found = molecule_set.load(path)
+    for one, other in zip(real, found, strict=True):
+        for name in ("coords", "atoms", "charges", "bonds"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    molecule_set.write(path, [replace(real[0], bonds=0 * real[0].bonds)])
+    assert not molecule_set.load(path)[0].bonds.any()
+
+
+def test_a_file_that_is_none_is_told(tmp_path, real):
+    path = tmp_path / "x.npz"
+    path.write_bytes(b"rubbish")
+    assert not molecule_set.is_set(path) and not molecule_set.is_set(tmp_path / "gone")
+    with pytest.raises(ReedError, match="cannot read molecules from"):
+        molecule_set.load(path)
+    molecule_set.write(path, real)
+    with np.load(path) as arrays:
+        good = dict(arrays)
+    for name, value in (
+        ("atoms", good["atoms"][:-1]), ("coords", good["coords"][:, :2]),
+        ("bonds", good["bonds"] + [[0, 10_000, 0]]), ("atoms", good["atoms"] + 30),
+        ("bonds", good["bonds"] * [[0, 1, 1]]), ("bonds", good["bonds"] - 5),
+    ):  # fmt: skip
+        np.savez(path, **good | {name: value})
+        with pytest.raises(ReedError, match="do not fit together"):
+            molecule_set.load(path)
+
+
+def test_a_thousand_words_make_an_sdf(run, cache):
+    out = run / "drawn"
+    words = ["--run", run, "--num", 5, "--steps", 3, "--batch", 3, "--device", "cpu", "--out", out]
+    said = invoke(sample_main, *words)
+    assert "drawn.sdf" in said
+    mols = list(chem.library().SDMolSupplier(f"{out}.sdf", sanitize=False, removeHs=False))
+    found = molecule_set.load(Path(f"{out}.npz"))
+    assert len(mols) == len(found) == 5 and (run / "drawn.png").stat().st_size > 100
+    for number, (mol, molecule) in enumerate(zip(mols, found, strict=True)):
+        assert mol.GetProp("_Name") == f"{number:06d}" and mol.GetNumAtoms() == len(molecule)
+        assert mol.GetNumBonds() == np.triu(molecule.bonds, 1).astype(bool).sum()
+        places = mol.GetConformer().GetPositions()
+        np.testing.assert_allclose(places, molecule.coords, atol=1e-3)
+    more = [*words[:3], 7, *words[4:]]
+    invoke(sample_main, *more)  # the first five stay
+    again = molecule_set.load(Path(f"{out}.npz"))
+    assert len(again) == 7
+    np.testing.assert_array_equal(again[4].coords, found[4].coords)
+    text = invoke(evaluate_main, f"{out}.npz", "--reference", cache, "--num", 7)
+    assert "molecule_stability_strict" in text and "7 molecules of" in text
+    record = json.loads((run / "drawn.eval.json").read_text())
+    assert record["recipe"]["steps"] == 3 and "validity" in record["metrics"]
+
+
+def test_options_of_molecules_are_options_of_the_command(run):
+    out = run / "sized"
+    words = ["--run", run, "--num", 2, "--steps", 2, "--atoms", 6, "--grid", "linear"]
+    invoke(sample_main, *words, "--noise", 0, "--device", "cpu", "--out", out)
+    assert [len(each) for each in molecule_set.load(Path(f"{out}.npz"))] == [6, 6]
+
+
+def test_the_molecules_of_the_cache_are_sound_and_not_novel(tmp_path, cache):
+    path = tmp_path / "x.npz"
+    molecule_set.write(path, molecule_set.of_cache(cache, 15))
+    found = evaluate_molecules.evaluate(path, cache, tmp_path / "x.json", progress=False)
+    values = {name: each["value"] for name, each in found["metrics"].items()}
+    assert values["molecules"] == 15 and values["novelty"] == 0.0
+    assert values["validity"] == values["molecule_stability_strict"] == 1.0
+    assert values["strain_median"] < 1.0 and len(molecule_set.known(cache)) == 18
+    with pytest.raises(ReedError, match="holds 15 samples, --num says 16"):
+        evaluate_molecules.evaluate(path, cache, tmp_path / "x.json", num=16)
+
+
+def test_what_cannot_be_averaged_is_told(tmp_path, cache, real):
+    path, out = tmp_path / "x.npz", tmp_path / "x.eval.json"
+    bonds = 2 * (1 - np.eye(len(real[0]), dtype=np.uint8))
+    molecule_set.write(path, [replace(real[0], bonds=bonds)])
+    result = CliRunner().invoke(evaluate_main, [str(path), "--reference", str(cache)])
+    assert result.exit_code == 0 and "uniqueness: there is nothing to average" in result.output
+    assert "uniqueness" not in json.loads(out.read_text())["metrics"]
+
+
+def test_padding_is_taken_off(real):
+    size = max(map(len, real[:2]))
+    part = {
+        "coords": np.zeros((2, size, 3), np.float32), "atoms": np.zeros((2, size), np.int32),
+        "charges": np.zeros((2, size), np.int32), "bonds": np.zeros((2, size, size), np.uint8),
+    }  # fmt: skip
+    for row, molecule in enumerate(real[:2]):
+        count = len(molecule)
+        for name in ("coords", "atoms", "charges"):
+            part[name][row, :count] = getattr(molecule, name)
+        part["bonds"][row, :count, :count] = molecule.bonds
+    for one, other in zip(unpadded(part), real[:2], strict=True):
+        assert chem.smiles(chem.sanitised(one)) == chem.smiles(chem.sanitised(other))
+
+
+def test_kinds_that_cannot_be_kekulised_are_written_as_they_are(real):
+    ring = real[1]
+    broken = replace(ring, charges=ring.charges + (np.arange(12) == 0) * 1)
+    text = chem.sdf([("x", chem.to_mol(broken))])
+    assert text.endswith("$$$$\n") and text.startswith("x\n")
