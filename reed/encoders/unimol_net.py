@@ -1,0 +1,148 @@
+"""The encoder of Uni-Mol v1, as functions of a dictionary of weights with the released names.
+
+Functions rather than a torch.nn.Module, because the registry imports this module to list the
+encoders and that must not import torch. Source: Zhou et al., Uni-Mol (ICLR 2023), and the released
+mol_pre_*_220816.pt. The order of the special tokens is that of the released dictionary: the
+package unimol_tools 0.1.5 and 0.1.6 reads the weights with another one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+TOKENS = tuple(
+    "[PAD] [CLS] [SEP] [UNK] C N O S H Cl F Br I Si P B Na K Al Ca Sn As Hg Fe Zn Cr Se Gd Au Li "
+    "[MASK]".split()
+)
+PAD, CLS, SEP, UNKNOWN = range(4)
+PI = 3.14159  # as the released code has it
+
+
+@dataclass(frozen=True)
+class Size:
+    """The sizes of the net, by default those released; gaussians: of a distance."""
+
+    layers: int = 15
+    width: int = 512
+    inner: int = 2048
+    heads: int = 64
+    gaussians: int = 128
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any]) -> Size:
+        """What the shapes of some weights say."""
+        prefix = "encoder.layers."
+        layers = {key.split(".")[2] for key in state if key.startswith(prefix)}
+        inner, width = state[f"{prefix}0.fc1.weight"].shape
+        heads, gaussians = state["gbf_proj.linear2.weight"].shape
+        return cls(len(layers), width, inner, heads, gaussians)
+
+
+def shapes(size: Size) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor that is used; the released files hold more heads."""
+    width, count = size.width, len(TOKENS)
+    table: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (count, width)}
+
+    def linear(name: str, out: int, into: int) -> None:
+        table[f"{name}.weight"], table[f"{name}.bias"] = (out, into), (out,)
+
+    def norm(name: str) -> None:
+        table[f"{name}.weight"] = table[f"{name}.bias"] = (width,)
+
+    norm("encoder.emb_layer_norm")
+    norm("encoder.final_layer_norm")
+    for number in range(size.layers):
+        name = f"encoder.layers.{number}"
+        linear(f"{name}.self_attn.in_proj", 3 * width, width)
+        linear(f"{name}.self_attn.out_proj", width, width)
+        linear(f"{name}.fc1", size.inner, width)
+        linear(f"{name}.fc2", width, size.inner)
+        norm(f"{name}.self_attn_layer_norm")
+        norm(f"{name}.final_layer_norm")
+    linear("gbf_proj.linear1", size.gaussians, size.gaussians)
+    linear("gbf_proj.linear2", size.heads, size.gaussians)
+    for name in ("means", "stds"):
+        table[f"gbf.{name}.weight"] = (1, size.gaussians)
+    for name in ("mul", "bias"):
+        table[f"gbf.{name}.weight"] = (count**2, 1)
+    return table
+
+
+def collate(
+    molecules: Sequence[tuple[Sequence[str], np.ndarray]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [B, N + 2] and coordinates [B, N + 2, 3] of symbols and angstroms, padded.
+
+    Coordinates are centred; the tokens before and behind the atoms lie in the centre. An element
+    that Uni-Mol does not know is [UNK].
+    """
+    import torch
+
+    longest = 2 + max(len(symbols) for symbols, _ in molecules)
+    tokens = np.full((len(molecules), longest), PAD, np.int64)
+    places = np.zeros((len(molecules), longest, 3), np.float32)
+    known = {symbol: number for number, symbol in enumerate(TOKENS)}
+    for row, (symbols, coords) in enumerate(molecules):
+        size = len(symbols)
+        tokens[row, : size + 2] = [CLS, *(known.get(s, UNKNOWN) for s in symbols), SEP]
+        places[row, 1 : size + 1] = coords - coords.mean(0, dtype=np.float64)
+    return torch.from_numpy(tokens), torch.from_numpy(places)
+
+
+def forward(
+    weights: Mapping[str, torch.Tensor], tokens: torch.Tensor, coords: torch.Tensor
+) -> torch.Tensor:
+    """The states of all tokens after the final norm, [B, T, width].
+
+    The scores of a layer are the bias of the next one; those of padding are minus infinity.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    size = Size.of(weights)
+
+    def linear(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        parts = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return F.layer_norm(x, (size.width,), *parts)
+
+    padding = tokens == PAD
+    found = linear("gbf_proj.linear1", _distances(weights, tokens, coords))
+    bias = linear("gbf_proj.linear2", F.gelu(found)).permute(0, 3, 1, 2)  # [B, heads, T, T]
+    bias = bias.masked_fill(padding[:, None, None], -torch.inf)
+    x = norm("encoder.emb_layer_norm", weights["embed_tokens.weight"][tokens])
+    x = x * ~padding.unsqueeze(-1)
+    for number in range(size.layers):
+        name = f"encoder.layers.{number}"
+        y = linear(f"{name}.self_attn.in_proj", norm(f"{name}.self_attn_layer_norm", x))
+        q, k, v = y.unflatten(-1, (3, size.heads, -1)).permute(2, 0, 3, 1, 4)
+        bias = bias + (q * q.shape[-1] ** -0.5) @ k.mT
+        mixed = (bias.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + linear(f"{name}.self_attn.out_proj", mixed)
+        y = F.gelu(linear(f"{name}.fc1", norm(f"{name}.final_layer_norm", x)))
+        x = x + linear(f"{name}.fc2", y)
+    return norm("encoder.final_layer_norm", x)
+
+
+def _distances(
+    weights: Mapping[str, torch.Tensor], tokens: torch.Tensor, coords: torch.Tensor
+) -> torch.Tensor:
+    """Gaussians of the distance of every pair, scaled and shifted by its two tokens."""
+    import torch
+
+    apart = torch.cdist(coords, coords, compute_mode="donot_use_mm_for_euclid_dist")
+    pairs = tokens.unsqueeze(2) * len(TOKENS) + tokens.unsqueeze(1)
+    x = weights["gbf.mul.weight"][pairs] * apart.unsqueeze(-1) + weights["gbf.bias.weight"][pairs]
+    std = weights["gbf.stds.weight"][0].abs() + 1e-5
+    scaled = (x - weights["gbf.means.weight"][0]) / std
+    return torch.exp(-0.5 * scaled.square()) / (math.sqrt(2 * PI) * std)
