@@ -17,7 +17,7 @@ from reed.errors import ReedError
 from reed.nets.sit import SiTConfig, sit_config
 from reed.recipe import TrainConfig
 
-PICKLES, SAFETENSORS = (".pt", ".pth"), ".safetensors"
+PICKLES, SAFETENSORS = (".pt", ".pth", ".ckpt"), ".safetensors"
 SAID = ("args", "steps")  # what our .safetensors files say in their metadata, as JSON
 
 

@@ -1,4 +1,4 @@
-"""Public checkpoints of REPA, REED, SiT and DiT, read for our nets."""
+"""Public checkpoints of REPA, REED, SiT, DiT and SemlaFlow, read for our nets."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from reed.align import AlignedNet
 from reed.cache.schema import Field
 from reed.ema import clean_names
 from reed.errors import ReedError, suggest
+from reed.nets import semla
 from reed.nets.sit import SIZES
 
 CONVENTIONS = ("auto", "reed", "sit", "dit")
@@ -83,6 +84,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
         projectors.setdefault(int(match[1]), {})[match[2]] = state[name]
     fused = _is_fused(net)
     origin = "reed run" if path.is_dir() else _origin(fused, args, convention)
+    origin = "semlaflow" if "state_dict" in content else origin
     if fused:
         net |= _velocity_rows(net)
     steps = content.get("steps")
@@ -129,6 +131,8 @@ def _state(
     """The tensors of a group (of a bare file: all of them), and its name (then empty)."""
     if "model_state_dict" in content:  # as the protein code names it
         content = {**content, "model": content["model_state_dict"]}
+    if isinstance(content.get("state_dict"), Mapping):  # as Lightning writes it
+        content = semla.released(content["state_dict"]) or content["state_dict"]
     there = [name for name in GROUPS if isinstance(content.get(name), Mapping)]
     if there:
         if group not in there and group == "model":

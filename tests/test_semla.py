@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from reed import public
+from reed.align import AlignedNet
 from reed.errors import ReedError
 from reed.nets.semla import (
     CoordAttention,
@@ -191,3 +193,28 @@ def test_without_self_conditioning_nothing_is_remembered():
     assert net.dynamics.coord_proj.weight.shape == (6, 1)
     assert net(**batch())[0]["coords"].shape == (3, 9, 3) and len(net.taps()) == 3
     assert net.repeated() == list(net.dynamics.layers)
+
+
+@pytest.mark.parametrize("group", ["ema", "model"])
+def test_a_public_checkpoint_is_read(tmp_path, group):
+    """Lightning's layout, compiled or not, with what only REED's net has."""
+    torch.manual_seed(0)
+    ours = {name: Semla(SemlaConfig(**SMALL)).state_dict() for name in ("ema", "model")}
+    table = {f"gen._orig_mod.{k}": v for k, v in ours["model"].items()}
+    table |= {f"ema_gen.module.{k}": v for k, v in ours["ema"].items()}
+    table |= {"ema_gen.n_averaged": torch.tensor(3), "gen.dynamics.time_embedder.mlp.0.bias":
+              torch.zeros(2), "gen.dynamics.projectors.0.4.bias": torch.zeros(4)}  # fmt: skip
+    path = tmp_path / "geom-drugs.ckpt"
+    torch.save({"state_dict": table, "epoch": 3, "hyper_parameters": {"lr": 3e-4}}, path)
+    found = public.read(path, group)
+    assert found.origin == "semlaflow" and found.group == group
+    assert list(found.projectors) == ([0] if group == "model" else [])
+    net = Semla(SemlaConfig(**SMALL))
+    net.load_state_dict(found.net, strict=True)
+    for name, value in ours[group].items():
+        torch.testing.assert_close(net.state_dict()[name], value)
+    if group == "ema":
+        model = AlignedNet(Semla(SemlaConfig(**SMALL)), {})
+        public.start_from(model, path)
+        for name, value in ours["ema"].items():
+            torch.testing.assert_close(model.net.state_dict()[name], value)

@@ -9,7 +9,7 @@ CoordNorm begin at one.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -365,3 +365,19 @@ class Semla(nn.Module):
 def probable(prediction: dict[str, Tensor]) -> dict[str, Tensor]:
     """A prediction with probabilities in place of logits."""
     return {k: v if k == "coords" else v.softmax(-1) for k, v in prediction.items()}
+
+
+def released(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The state dict of a Lightning file of SemlaFlow or REED as groups: "model" and "ema".
+
+    REED's projectors, which lie inside its net, get the names of projectors; its time embedder,
+    which takes no part, is left out.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+    for group, prefix in (("model", "gen."), ("ema", "ema_gen.module.")):
+        for key, value in state.items():
+            name = key.removeprefix(prefix).removeprefix("_orig_mod.")
+            if key.startswith(prefix) and not name.startswith("dynamics.time_embedder."):
+                name = name.replace("dynamics.projectors.", "projectors.")
+                found.setdefault(group, {})[name] = value
+    return found
