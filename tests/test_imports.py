@@ -78,6 +78,7 @@ ALLOWED = {
     "pipelines": "errors config",
     "pipelines.command": "",
     "pipelines.demo": ANYTHING,
+    "pipelines.demo_molecule": ANYTHING,
     "pipelines.demo_protein": ANYTHING,
     "pipelines.reproduce_protein": ANYTHING,
     "pipelines.reproduce": ANYTHING,
@@ -96,7 +97,7 @@ ALLOWED = {
 
 # An application: it may import anything, and nothing may import it.
 APPLICATIONS = (
-    "pipelines.demo", "pipelines.demo_protein", "pipelines.reproduce",
+    "pipelines.demo", "pipelines.demo_protein", "pipelines.demo_molecule", "pipelines.reproduce",
     "pipelines.reproduce_protein",
 )  # fmt: skip
 
