@@ -80,7 +80,8 @@ def _encoders(smoke: bool, af3: Path | None, accepted: bool) -> tuple[str, ...]:
         return ("--encoder", "toy-structure")
     if af3:
         terms = f"af3.accept_terms={str(accepted).lower()}"
-        return ("--encoder", "af3", "--set", f"af3.folder={af3}", "--set", terms)
+        more = (f"af3.folder={af3}", "af3.structure=true", terms)
+        return ("--encoder", "af3", *(word for each in more for word in ("--set", each)))
     return ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 
 

@@ -57,9 +57,11 @@ class Numbers:
         return {"number": int(key[1:])}
 
 
-def named(recipe):
-    """The columns that a recipe needs."""
-    places = [*recipe["data"].values(), *(each["target"] for each in recipe["align"].values())]
+def named(pipeline):
+    """The columns that the recipe of a pipeline and its variants need."""
+    recipes = [pipelines.recipe(pipeline, v) for v in ("", *pipelines.variants(pipeline))]
+    places = [place for recipe in recipes for place in recipe["data"].values()]
+    places += [each["target"] for recipe in recipes for each in recipe["align"].values()]
     return {place.partition("/")[0] for place in places}
 
 
@@ -75,8 +77,10 @@ def built(tmp_path_factory):
             source=pipeline.source,
             shard_size=4,
         )  # fmt: skip
-        wanted = named(pipelines.recipe(name))
-        request = Request(name, cache, encoders=tuple(sorted(wanted - set(pipeline.base))))
+        wanted = named(name)
+        encoders = tuple(sorted(wanted - set(pipeline.base)))
+        options = ("af3.structure=true",) if "af3" in wanted else ()
+        request = Request(name, cache, encoders=encoders, options=options)
         for job in stage_one.chosen(request):
             about = job.describe()
             if about.name in wanted:
