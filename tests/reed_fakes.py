@@ -158,7 +158,8 @@ def build(
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder, hidden ones too, and its bytes."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    files = (path for path in found if path.name != "cost.jsonl")  # what building took
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
