@@ -1,4 +1,4 @@
-"""Encoders of the digits: the pixels themselves, a small frozen transformer, a description."""
+"""Encoders of the digits: a small frozen transformer and a description."""
 
 from __future__ import annotations
 
@@ -14,40 +14,13 @@ from reed.cache.build import BadSample
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import digits_vit as vit
+from reed.encoders.pixels import stack
 
 if TYPE_CHECKING:
     import torch
 
 SHAPE = (1, vit.SIDE, vit.SIDE)
 EDGE = 6  # ink, of 16: from here on a pixel counts as drawn; closes the loops of most 0, 6 and 8
-
-
-@ENCODERS.register("pixels")
-class Pixels:
-    """The image and its label as they are; a net sees (pixels - 8) / 8.
-
-    pixels: float32 [1, 8, 8], 0 to 16; label: int64, 0 to 9.
-    """
-
-    reads = ("pixels", "label")
-    fields = (
-        Field("pixels", "data", SHAPE, "float32", scale=(0.125,), shift=(8.0,)),
-        Field("label", "label", (), "int64"),
-    )
-    licence = "CC-BY-4.0"  # the data: UCI, Optical Recognition of Handwritten Digits
-    batch_size = 256
-
-    def revision(self) -> str:
-        """A constant: nothing is computed."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
-        """pixels [B, 1, 8, 8] and label [B]."""
-        labels = np.array([sample["label"] for sample in samples], np.int64)
-        return {"pixels": _stack(samples), "label": labels}
 
 
 @ENCODERS.register("digits-vit")
@@ -86,7 +59,7 @@ class DigitsVit:
         import torch
 
         assert self._weights, "load() comes before encode()"
-        pixels = torch.from_numpy(_stack(samples)).to(self._device)
+        pixels = torch.from_numpy(stack(samples, SHAPE, "float32")).to(self._device)
         with torch.inference_mode():
             states = vit.features(self._weights, pixels).cpu().numpy()  # [B, 17, 64]
         return {"tokens": states[:, 1:], "cls": states[:, 0]}
@@ -110,7 +83,9 @@ class Describe:
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """One caption per sample; BadSample when an image is not [1, 8, 8] or has no ink."""
-        return {"caption": [sentence(measure(image[0])) for image in _stack(samples)]}
+        return {
+            "caption": [sentence(measure(image[0])) for image in stack(samples, SHAPE, "float32")]
+        }
 
 
 @dataclass(frozen=True)
@@ -177,11 +152,3 @@ def sentence(found: Measures) -> str:
 
 def _word(value: float, cuts: tuple[float, ...], words: tuple[str, ...]) -> str:
     return words[bisect(cuts, value)]
-
-
-def _stack(samples: Sequence[dict[str, Any]]) -> np.ndarray:
-    images = [np.asarray(sample["pixels"], np.float32) for sample in samples]
-    for image in images:
-        if image.shape != SHAPE:
-            raise BadSample(f"pixels have the shape {image.shape}, a digit has {SHAPE}")
-    return np.stack(images)  # [B, 1, 8, 8]
