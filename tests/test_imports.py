@@ -82,6 +82,7 @@ ALLOWED = {
     "pipelines.demo_protein": ANYTHING,
     "pipelines.reproduce_protein": ANYTHING,
     "pipelines.reproduce": ANYTHING,
+    "pipelines.scenes_train": ANYTHING,
     "cli": "",
     "cli.common": "errors",
     "cli.cache": "cli.common cli.cache_build cli.cache_keep cli.cache_look encoders sources cache "
@@ -98,7 +99,7 @@ ALLOWED = {
 # An application: it may import anything, and nothing may import it.
 APPLICATIONS = (
     "pipelines.demo", "pipelines.demo_protein", "pipelines.demo_molecule", "pipelines.reproduce",
-    "pipelines.reproduce_protein",
+    "pipelines.reproduce_protein", "pipelines.scenes_train",
 )  # fmt: skip
 
 # What runs on a training machine, and what must not be needed there.

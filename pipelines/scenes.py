@@ -1,0 +1,16 @@
+"""Generated scenes of 32x32: one to three objects with shape, colour, texture, place and a rule.
+
+16,000 images, captions as the synthetic modality, and a weak label (dark or light ground) that
+says nothing of the objects. The encoders were trained on another split (reed.pipelines.
+scenes_train). `make bench-speedup` measures on it what alignment saves; see the README.
+"""
+
+from reed.pipelines import Pipeline
+
+PIPELINE = Pipeline(
+    domain="image",
+    source="scenes",
+    base=("rgb-32",),
+    encoders=("scenes-conv", "scenes-caption", "scenes-text"),
+    shard_size=1000,
+)
