@@ -29,7 +29,7 @@ OPTIONS = SampleOptions(sampler="heun", steps=10)
 FEATURE_SPACE = "digits-mlp"
 HONEST = (
     "One seed, and 8x8 digits are learned within a few hundred steps with or without a teacher:\n"
-    "this shows the machinery. The speed-up is to be measured by make bench-speedup (still open)."
+    "this shows the machinery. make bench-speedup measures what alignment saves."
 )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,54 @@ def test_every_training_row_of_gpu_fits_its_recipe(bench, tmp_path):
         cache = train.build(small, tmp_path / "cache")
         setup = train.recipe.check(train.settings_of(small, cache, tmp_path / "run"))
         assert set(setup.targets) == {"image", "caption"}
+
+
+class Inline:
+    """In place of a pool: submitted work is done at once."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __enter__(self) -> Inline:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, work, *arguments) -> Future:
+        done = Future()
+        done.set_result(work(*arguments))
+        return done
+
+
+def test_speedup_goes_all_the_way_and_reuses_what_is_there(bench, monkeypatch):
+    speedup = bench("speedup")
+    small = {"hidden_size": 16, "depth": 3, "num_heads": 1}
+    over = {"steps": 4, "batch": 4, "precision": "fp32", "domain": {"net_settings": small}}
+    tiny = speedup.Setting(
+        images=24, over=over, points=2, drawn=4, scenes=8, timed=1,
+        options=speedup.SampleOptions(steps=1),
+    )  # fmt: skip
+    monkeypatch.setitem(speedup.SETTINGS, "cpu", tiny)
+    monkeypatch.setattr(speedup, "ProcessPoolExecutor", Inline)
+    printed = run(speedup.main, "--seeds", "2")
+    figures = published("speedup")
+    for each in figures.values():
+        assert set(each) == STATED and each["minimum"] <= each["median"] <= each["maximum"]
+    for space in speedup.SPACES:
+        for variant in speedup.VARIANTS:
+            assert figures[f"{space}: FD at the end, {variant}"]["runs"] == 2
+    assert figures["online / cached"]["compared_with"] == "cached"
+    assert "steps to sit's" in printed and Path("runs/bench/speedup.png").is_file()
+    curves = json.loads(Path("runs/bench/speedup-cpu/curves.json").read_text())
+    steps = [[step for step, _ in run] for run in curves["scenes-judge"]["reed"]]
+    assert steps == [[2, 4], [2, 4]]
+
+    for variant in speedup.VARIANTS:  # the large setting fits its recipe, too
+        large = speedup.settings_of(
+            speedup.Run(Path("large"), Path("cache/scenes-24"), variant, 0), speedup.SETTINGS["gpu"]
+        )
+        targets = speedup.recipe.check(replace(large, batch=8)).targets
+        assert len(targets) == {"sit": 0, "repa": 1, "flat": 2, "reed": 2}[variant]
+
+    monkeypatch.setattr(speedup, "draw", None)  # a rerun finds everything measured
+    run(speedup.main, "--seeds", "2")
+    assert json.loads(Path("runs/bench/speedup-cpu/curves.json").read_text()) == curves
