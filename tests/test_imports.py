@@ -81,6 +81,7 @@ ALLOWED = {
     "pipelines.demo_molecule": ANYTHING,
     "pipelines.demo_protein": ANYTHING,
     "pipelines.reproduce_protein": ANYTHING,
+    "pipelines.reproduce_molecule": ANYTHING,
     "pipelines.reproduce": ANYTHING,
     "pipelines.scenes_train": ANYTHING,
     "cli": "",
@@ -99,7 +100,7 @@ ALLOWED = {
 # An application: it may import anything, and nothing may import it.
 APPLICATIONS = (
     "pipelines.demo", "pipelines.demo_protein", "pipelines.demo_molecule", "pipelines.reproduce",
-    "pipelines.reproduce_protein", "pipelines.scenes_train",
+    "pipelines.reproduce_protein", "pipelines.reproduce_molecule", "pipelines.scenes_train",
 )  # fmt: skip
 
 # What runs on a training machine, and what must not be needed there.

@@ -97,28 +97,12 @@ def test_console_script_resolves(script):
 
 def test_make_help_lists_every_target():
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.M).group(1)
-    targets = set(phony.replace("$(OPEN)", "").split()) | set(open_targets())
+    targets = set(phony.split())
     described = dict(re.findall(r"^([a-z0-9-]+):.*## (.+)$", MAKEFILE, re.M))
     assert set(described) == targets
     for arguments in ([], ["help"]):
         listed = make(*arguments).stdout.splitlines()
         assert [line.split(maxsplit=1) for line in listed] == [list(d) for d in described.items()]
-
-
-def open_targets() -> list[str]:
-    text = re.search(r"^OPEN :=((?:.*\\\n)*.*)$", MAKEFILE, re.M).group(1)
-    return text.replace("\\\n", " ").split()
-
-
-@pytest.mark.parametrize("target", open_targets())
-def test_open_target_says_so_and_fails(target, tmp_path):
-    venv = tmp_path / "venv"
-    done = make(target, f"VENV={venv}", "PYTHON=false")
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if not line.startswith("make: ***")]
-    assert done.stdout == "" and len(said) == 1
-    assert target in said[0] and "not written yet" in said[0]
-    assert not venv.exists(), "an open target started the set-up"
 
 
 def test_setup_installs_once(tmp_path):

@@ -1,0 +1,63 @@
+"""make reproduce-molecule: what it runs, and its table; .ci/run goes through the smoke scale."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reed.pipelines import reproduce_molecule
+
+
+@pytest.fixture
+def ran(monkeypatch, tmp_path):
+    """The commands it runs, of which reed-eval writes a record with the seed as validity."""
+    commands = []
+
+    def command(*words):
+        commands.append(words)
+        if words[0] == "reed.cli.evaluate":
+            record = Path(words[words.index("--out") + 1])
+            record.parent.mkdir(parents=True, exist_ok=True)
+            metrics = {"validity": {"value": float(words[1].removesuffix(".npz")[-1])}}
+            record.write_text(json.dumps({"metrics": metrics}))
+
+    monkeypatch.setattr(reproduce_molecule, "command", command)
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+def run(*words):
+    return CliRunner().invoke(reproduce_molecule.main, words)
+
+
+def test_two_runs_are_each_sampled_three_times(ran, tmp_path):
+    done = run("--data", "/geom", "--unimol", "w.pt")
+    assert done.exit_code == 0, done.output
+    assert [words[0].rpartition(".")[2] for words in ran] == [
+        "cache", *2 * ("train", *3 * ("sample", "evaluate"))
+    ]  # fmt: skip
+    assert ran[0][-4:] == ("--encoder", "unimol", "--set", "unimol.weights=w.pt")
+    trained = [words for words in ran if words[0] == "reed.cli.train"]
+    assert [words.count("plain") for words in trained] == [1, 0]
+    assert all('align.molecule.target="unimol/sample"' in words for words in trained)
+    drawn = [words for words in ran if words[0] == "reed.cli.sample"]
+    assert [words[words.index("--seed") + 1] for words in drawn] == 2 * ["0", "1", "2"]
+    assert all(words[-4:] == ("--num", "1000", "--steps", "100") for words in drawn)
+    row = "validity" + "1.0000 +- 1.0000".rjust(46) + "1.0000 +- 1.0000".rjust(24)
+    assert row in done.output
+    assert row in (tmp_path / "runs/reproduce-molecule/full/table.txt").read_text()
+
+
+def test_a_measure_that_a_set_lacks_is_a_dash():
+    records = {"plain": [{"a": 1.0, "b": 2.0}, {"a": 2.0}], "reed": [{"a": 0.0}, {"a": 0.0}]}
+    head, a, b, *_ = reproduce_molecule.table_of(records).splitlines()
+    assert head.split() == ["plain", "reed"] and b.split() == ["b", "-", "-"]
+    assert a.split() == ["a", "1.5000", "+-", "0.7071", "0.0000", "+-", "0.0000"]
+
+
+def test_data_and_the_smoke_scale_exclude_each_other(ran):
+    for words in ([], ["--scale", "smoke", "--data", "/geom"]):
+        done = run(*words)
+        assert done.exit_code == 2 and "or SCALE=smoke alone" in done.output
+    assert not ran
