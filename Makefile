@@ -7,7 +7,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-protein demo-molecule test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-speedup bench-gpu reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup demo demo-protein demo-molecule test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,9 @@ reproduce-molecule: $(STAMP) ## Reproduce molecule generation: DATA=DIR, GEOM's 
 
 bench-protein: $(STAMP) ## Time a design against recomputing features, and an epoch's memory
 	$(BIN)/python tests/bench/protein.py $(ARGS)
+
+bench-molecule: $(STAMP) ## Time Semla's attention against one that holds every direction
+	$(BIN)/python tests/bench/molecule.py $(ARGS)
 
 clean: ## Remove build outputs, tool caches, runs/ and caches of demos; other caches and .venv stay
 	rm -rf build dist reed.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* cache/*-smoke .pytest_cache .ruff_cache .hypothesis

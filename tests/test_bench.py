@@ -81,6 +81,29 @@ def test_protein(bench):
     assert figures["all in RAM"]["value"] > 24 * 64 * 64 * 128 * 4 / 2**20
 
 
+def test_molecule(bench, monkeypatch):
+    molecule = bench("molecule")
+    small = molecule.SemlaConfig(
+        width=16, heads=2, sets=8, message=8, hidden=8, edge=8, size_emb=4
+    )  # fmt: skip
+    monkeypatch.setattr(molecule, "SemlaConfig", lambda: small)
+    run(molecule.main, "--batch", "3", "--atoms", "10", "--runs", "2")
+    figures = published("molecule")
+    check(list(figures.values()), 2)
+    for part in ("attention", "layer"):
+        ratio = figures[f"{part}, directions / {part}, ours: memory"]
+        assert ratio["value"] > 1 and ratio["compared_with"] == f"{part}, ours"
+        assert f"{part}, directions / {part}, ours: time" in figures
+        assert figures[f"{part}: largest difference"]["value"] < molecule.TOLERANCE
+
+
+def test_molecule_refuses_ways_that_differ(bench, monkeypatch):
+    molecule = bench("molecule")
+    monkeypatch.setattr(molecule, "TOLERANCE", 0.0)
+    with pytest.raises(AssertionError, match="attention: ours and the baseline differ"):
+        molecule.main(["--batch", "2", "--atoms", "4", "--runs", "1"], standalone_mode=False)
+
+
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 def test_the_rows_of_gpu(bench, tmp_path):
     gpu, stage1 = bench("gpu"), bench("stage1")
