@@ -38,12 +38,13 @@ from reed.precision import PRECISIONS
               help="Of a run on proteins: of the sampler of its designs.")  # fmt: skip
 @click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
               help="Of a run on proteins: refold its designs by the ESMFold there.")  # fmt: skip
+@click.option("--posebusters", is_flag=True, help="Of molecules: the checks of PoseBusters, too.")
 @click.version_option(reed.__version__)
 @one_line_errors
 def main(
     samples: Path, reference: Path, metrics: str, features: str | None, weights: tuple[str, ...],
     num: int | None, batch: int, device: str, precision: str, out: Path | None,
-    steps: int, esmfold: Path | None,
+    steps: int, esmfold: Path | None, posebusters: bool,
 ) -> None:  # fmt: skip
     """Measure SAMPLES (the .npz of reed-sample, or a folder of images).
 
@@ -65,14 +66,16 @@ def main(
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
       reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
     """
+    from reed import evaluate, molecule_set
+
+    if posebusters and not molecule_set.is_set(samples):
+        raise click.UsageError(f"--posebusters is for molecules, {samples} has none")
     if (samples / "config.json").is_file():
         _proteins(samples, reference, esmfold, steps, pick_device(device), batch, out)
         return
-    from reed import evaluate, molecule_set
-
     out = out or evaluate.beside(samples, ".eval.json")
     if molecule_set.is_set(samples):
-        _molecules(samples, reference, num, out)
+        _molecules(samples, reference, num, posebusters, out)
         return
     files = dict(map(_pair, weights))
     how = evaluate.Computing(pick_device(device), precision, batch, progress=True)
@@ -106,11 +109,13 @@ def _proteins(
     click.echo(f"\n{out}")
 
 
-def _molecules(samples: Path, reference: Path, num: int | None, out: Path) -> None:
+def _molecules(
+    samples: Path, reference: Path, num: int | None, posebusters: bool, out: Path
+) -> None:
     """Measure generated molecules."""
     from reed import evaluate_molecules
 
-    found = evaluate_molecules.evaluate(samples, reference, out, num=num)
+    found = evaluate_molecules.evaluate(samples, reference, out, num=num, posebusters=posebusters)
     for line in found["warnings"]:
         click.echo(f"warning: {line}", err=True)
     click.echo(_table(found["metrics"]))

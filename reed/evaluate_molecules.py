@@ -10,17 +10,21 @@ from reed import __version__, chem, molecule_set
 from reed.cache import files, schema
 from reed.errors import ReedError
 from reed.metrics.molecule import measure
+from reed.metrics.posebusters import busted, library
 from reed.provenance import recipe_of, stage_one_of
 
 
 def evaluate(
-    samples: Path, reference: Path, out: Path, *, num: int | None = None, progress: bool = True
-) -> dict[str, Any]:
+    samples: Path, reference: Path, out: Path, *, num: int | None = None,
+    posebusters: bool = False, progress: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Measure molecules and write the record: numbers, and everything that they depend on.
 
     samples: an .npz of reed.molecule_set; reference: a cache of molecules, which are not novel;
-    num: how many samples there must be. ReedError for what cannot be measured.
+    num: how many samples there must be; posebusters: run these checks, too. ReedError for what
+    cannot be measured.
     """
+    checker = library() if posebusters else None  # it is missed at once, not after the rest
     molecules = molecule_set.load(samples)
     if num is not None and len(molecules) != num:
         raise ReedError(f"{samples} holds {len(molecules)} samples, --num says {num}")
@@ -28,6 +32,9 @@ def evaluate(
     known = molecule_set.known(reference, progress=progress)
     found = measure(molecules, known, progress=progress)
     about = {"evaluator": f"reed-{__version__} rdkit-{chem.version()}"}
+    if checker:
+        found |= busted(molecules, progress=progress)
+        about["evaluator"] += f" posebusters-{checker.__version__}"
     record = {
         "samples": {"place": str(samples), "kind": "molecules", "num": len(molecules),
                     "sha256": schema.file_sha256(samples)},

@@ -63,7 +63,8 @@ ALLOWED = {
     "sample_set": "sample registry config cache errors",
     "decoder": "stage_one picture cache.schema errors",
     "molecule_set": "metrics.molecule molecule cache errors",
-    "evaluate_molecules": "molecule_set metrics.molecule provenance chem cache errors",
+    "evaluate_molecules": "molecule_set metrics.molecule metrics.posebusters provenance "
+    "chem cache errors",
     "outputs": "chem molecule molecule_set decoder sample sample_set picture cache errors",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
