@@ -64,7 +64,7 @@ def _measure(variant: str, step: int, real: Reference) -> dict[str, float]:
         sampler = Sampler.of_run(OUT / variant, step)
         drawn = sampler.draw(SAMPLES, OPTIONS)
         images = to_uint8(drawn["x"], sampler.fields["x"])
-        with files.new_file(samples) as temp, open(temp, "wb") as file:
+        with files.open_new(samples) as file:
             np.savez(file, arr_0=images, arr_1=drawn["label"])
     distance = real.measure(samples)["frechet_distance"]
     line = [entry for entry in runlog.read(OUT / variant) if entry["step"] <= step][-1]

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from reed.cache.files import sync
 from reed.errors import ReedError
 
 _NAME = re.compile(r"step-(\d{7,})")
@@ -49,12 +50,12 @@ def save(run: Path, checkpoint: Checkpoint) -> Path:
     state = {"step": checkpoint.step, "extra": checkpoint.extra}
     (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     for file in temp.iterdir():
-        _sync(file)
-    _sync(temp)
+        sync(file)
+    sync(temp)
     if final.exists():
         shutil.rmtree(final)
     os.replace(temp, final)
-    _sync(run)
+    sync(run)
     return final
 
 
@@ -131,14 +132,6 @@ def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
 def _sweep(run: Path) -> None:
     for stale in run.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _some(known: list[int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from zipfile import BadZipFile
@@ -36,10 +35,8 @@ def write(path: Path, molecules: Iterable[Molecule]) -> None:
         "charges": [np.asarray(each.charges, np.int32) for each in kept],
         "bonds": bonds,
     }
-    with files.new_file(path) as temp, open(temp, "wb") as file:
+    with files.open_new(path) as file:
         np.savez(file, sizes=sizes, **{k: np.concatenate(v) for k, v in arrays.items()})
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def is_set(path: Path) -> bool:

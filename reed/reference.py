@@ -181,7 +181,7 @@ class Reference:
         for name, each in gaussians.items():
             arrays |= {f"{name}.mean": each.mean, f"{name}.covariance": each.covariance}
         try:
-            with files.new_file(self._file) as temp, open(temp, "wb") as file:
+            with files.open_new(self._file) as file:
                 np.savez(file, **arrays)
         except (OSError, ReedError) as error:  # data may lie where nobody may write
             self.problems.append(f"statistics of the reference were not kept: {error}")

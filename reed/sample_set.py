@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -145,10 +144,8 @@ class SampleSet:
             # of several processes that start at once, one writes it; the others compare
             files.write_atomic(self._json, _dump(self._table({})), overwrite=False)
         self._check()
-        with files.new_file(self._part(number)) as temp, open(temp, "wb") as file:
+        with files.open_new(self._part(number)) as file:
             np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
 
     def _table(self, held: dict[str, int]) -> dict[str, Any]:
         versions = {"reed": reed.__version__, "torch": str(torch.__version__)}

@@ -108,8 +108,8 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
 
 
 def test_every_file_is_synced_before_the_rename(tmp_path, monkeypatch):
-    events, sync, rename = [], checkpoint._sync, os.replace
-    monkeypatch.setattr(checkpoint, "_sync", lambda path: (events.append(path.name), sync(path)))
+    events, sync, rename = [], checkpoint.sync, os.replace
+    monkeypatch.setattr(checkpoint, "sync", lambda path: (events.append(path.name), sync(path)))
     monkeypatch.setattr(os, "replace", lambda *a: (events.append("rename"), rename(*a)))
     checkpoint.save(tmp_path, filled(3))
     before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]

@@ -49,7 +49,7 @@ ALLOWED = {
     "domain": "registry errors cache.schema seeding",
     "domains": "domain nets align paths samplers masked protein categorical transport molecule "
     "picture config errors cache.schema seeding curriculum",
-    "checkpoint": "errors config",
+    "checkpoint": "cache.files errors config",
     "feed": "cache.stream",
     "runlog": "cache.files picture errors",
     "recipe": "domain align curriculum ema cache config errors",

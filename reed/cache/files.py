@@ -8,6 +8,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from reed.errors import ReedError
 
@@ -32,7 +33,7 @@ def new_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
             if not path.exists():  # else a racing writer was first, and swept our temp file
                 raise
         sweep(path.parent, {path.name})
-        _sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -68,12 +69,19 @@ def _rename(temp: Path, path: Path, overwrite: bool) -> None:
                 os.replace(temp, path)
 
 
-def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write a file that appears whole or not at all: temp name, fsync, rename."""
+@contextmanager
+def open_new(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+    """As new_file, opened for writing and synced at the end."""
     with new_file(path, overwrite=overwrite) as temp, open(temp, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
+    """Write a file that appears whole or not at all: temp name, fsync, rename."""
+    with open_new(path, overwrite=overwrite) as file:
+        file.write(data)
 
 
 @contextmanager
@@ -99,9 +107,9 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make what a file holds durable, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,16 +14,14 @@ from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import digits_vit as vit
 from reed.encoders.pixels import stack
-
-if TYPE_CHECKING:
-    import torch
+from reed.encoders.shipped import Shipped
 
 SHAPE = (1, vit.SIDE, vit.SIDE)
 EDGE = 6  # ink, of 16: from here on a pixel counts as drawn; closes the loops of most 0, 6 and 8
 
 
 @ENCODERS.register("digits-vit")
-class DigitsVit:
+class DigitsVit(Shipped):
     """The transformer that reed.encoders.digits_train trained to tell the digits apart.
 
     tokens: float32 [16, 64], one per 2x2 patch, row by row; cls: float32 [64]; both after the
@@ -36,23 +33,9 @@ class DigitsVit:
         Field("tokens", "token", (vit.TOKENS, vit.WIDTH), "int8"),
         Field("cls", "sample", (vit.WIDTH,), "float32"),
     )
-    licence = "MIT"
-    batch_size = 256
 
     def __init__(self) -> None:
-        self._weights: dict[str, torch.Tensor] = {}
-        self._device = "cpu"
-
-    def revision(self) -> str:
-        """The sha256 of the weights file, and the version of what `features` does with them."""
-        return f"{hashlib.sha256(vit.shipped()).hexdigest()[:16]}-forward1"
-
-    def load(self, device: str) -> None:
-        """The shipped weights, in float32 on `device`."""
-        from safetensors.torch import load
-
-        self._device = device
-        self._weights = {k: v.float().to(device) for k, v in load(vit.shipped()).items()}
+        super().__init__(vit.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """tokens [B, 16, 64] and cls [B, 64]; BadSample when an image is not [1, 8, 8]."""

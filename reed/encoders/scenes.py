@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import scenes_net as nets
 from reed.encoders.pixels import stack
+from reed.encoders.shipped import Shipped
 
 if TYPE_CHECKING:
     import torch
@@ -20,30 +20,8 @@ if TYPE_CHECKING:
 NUMBERS = {1: "One", 2: "Two", 3: "Three"}
 
 
-class _Shipped:
-    """What the two learned encoders share: the weights that reed.pipelines.scenes_train made."""
-
-    licence = "MIT"
-    batch_size = 256
-
-    def __init__(self) -> None:
-        self._weights: dict[str, torch.Tensor] = {}
-        self._device = "cpu"
-
-    def revision(self) -> str:
-        """The sha256 of the weights file, and the version of what the nets do with them."""
-        return f"{hashlib.sha256(nets.shipped()).hexdigest()[:16]}-forward1"
-
-    def load(self, device: str) -> None:
-        """The shipped weights, in float32 on `device`."""
-        from safetensors.torch import load
-
-        self._device = device
-        self._weights = {k: v.float().to(device) for k, v in load(nets.shipped()).items()}
-
-
 @ENCODERS.register("scenes-conv")
-class ScenesConv(_Shipped):
+class ScenesConv(Shipped):
     """A convolutional net that was trained to tell what object covers each patch.
 
     tokens: float32 [64, 64], one per 4x4 patch, row by row. Stored as 32 whitened components: as
@@ -52,6 +30,9 @@ class ScenesConv(_Shipped):
 
     reads = ("pixels",)
     fields = (Field("tokens", "token", (nets.GRID**2, nets.WIDTH), "pca:32+int8"),)
+
+    def __init__(self) -> None:
+        super().__init__(nets.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """tokens [B, 64, 64]; BadSample when an image is not [3, 32, 32]."""
@@ -104,7 +85,7 @@ def describe(scene: Any) -> str:
 
 
 @ENCODERS.register("scenes-text")
-class ScenesText(_Shipped):
+class ScenesText(Shipped):
     """A small net on the caption's words, trained to find the image that a caption is of.
 
     embedding: float32 [64].
@@ -112,6 +93,9 @@ class ScenesText(_Shipped):
 
     reads = ("scenes-caption/caption",)
     fields = (Field("embedding", "sample", (nets.WIDTH,), "float32"),)
+
+    def __init__(self) -> None:
+        super().__init__(nets.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
         """embedding [B, 64]; BadSample when a caption has a word that no scene's caption has."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,7 +102,7 @@ class ImageOutput:
 def write_npz(path: Path, samples: SampleSet) -> None:
     """arr_0, the samples, and arr_1, their labels; no more than one part is in memory."""
     labels = np.empty(samples.num, np.int64)
-    with files.new_file(path) as temp, open(temp, "wb") as file:
+    with files.open_new(path) as file:
         with ZipFile(file, "w") as archive:
             done = 0
             # a ZipInfo has a fixed date, so the bytes follow from the samples
@@ -119,8 +118,6 @@ def write_npz(path: Path, samples: SampleSet) -> None:
             assert done == samples.num, (done, samples.num)
             with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, labels, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def write_picture(path: Path, samples: SampleSet) -> None:
@@ -143,12 +140,10 @@ def write_shards(folder: Path, samples: SampleSet) -> None:
 
     images = enumerate(_images(samples))
     for number in range(-(-samples.num // SHARD)):
-        with files.new_file(folder / f"{number:06d}.tar") as temp, open(temp, "wb") as file:
+        with files.open_new(folder / f"{number:06d}.tar") as file:
             with TarWriter(file, encoder=False, mtime=0) as tar:
                 for i, (image, label) in itertools.islice(images, SHARD):
                     tar.write({"__key__": f"{i:06d}", "png": _png(image), "cls": b"%d" % label})
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def _images(samples: SampleSet) -> Iterator[tuple[np.ndarray, int]]:

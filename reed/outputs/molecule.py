@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,13 +72,11 @@ class MoleculeOutput:
 
 def write_sdf(path: Path, samples: SampleSet) -> None:
     """Every molecule in order, named by its number."""
-    with files.new_file(path) as temp, open(temp, "w", encoding="utf-8") as file:
+    with files.open_new(path) as file:
         for number, molecule in enumerate(molecules(samples)):
             made = chem.sanitised(molecule)
             mol = chem.to_mol(molecule) if made is None else made
-            file.write(chem.sdf([(f"{number:06d}", mol)]))
-        file.flush()
-        os.fsync(file.fileno())
+            file.write(chem.sdf([(f"{number:06d}", mol)]).encode())
 
 
 def molecules(samples: SampleSet) -> Iterator[Molecule]:
