@@ -7,7 +7,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-protein demo-molecule test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,8 +32,15 @@ demo-protein: $(STAMP) ## Train on generated proteins with and without alignment
 demo-molecule: $(STAMP) ## Train on molecules that ship with RDKit, with and without alignment
 	$(BIN)/python -m reed.pipelines.demo_molecule $(ARGS)
 
+# On Debian as root only: elsewhere the tests of pages run with a chromium that is there, or are skipped.
+browser: ## Install Chromium, in which the tests look at HTML pages
+	@which chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && \
+	  { apt-get install -y -qq --no-install-recommends chromium chromium-driver || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }; } \
+	  >/dev/null 2>&1; } || echo "no chromium and chromedriver: tests of pages will be skipped"
+
 # worksteal starts each worker on a run of neighbouring tests, so module fixtures are shared.
-test: $(STAMP) ## Run the tests, but for the slow ones and those that need a GPU
+test: $(STAMP) browser ## Run the tests, but for the slow ones and those that need a GPU
 	$(PYTEST) -n 2 --dist worksteal $(ARGS)
 
 test-slow: $(STAMP) ## Run the slow tests

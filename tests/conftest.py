@@ -52,3 +52,52 @@ def edit_json():
         path.write_bytes(sealed.dump(json.loads(path.read_text()) | changes))
 
     return edit
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory):
+    """A headless Chromium that may not use the network."""
+    import shutil
+
+    webdriver = pytest.importorskip("selenium.webdriver")
+    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("chromium and chromedriver are not installed: `make browser`")
+    options = webdriver.ChromeOptions()
+    options.binary_location = program
+    profile = tmp_path_factory.mktemp("chromium")
+    for flag in (
+        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
+        "disable-background-networking", "disable-component-update", "disable-sync",
+        "disable-dev-shm-usage", f"user-data-dir={profile}",
+    ):  # fmt: skip
+        options.add_argument(f"--{flag}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(driver)
+    browser = webdriver.Chrome(options, service)
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """Open a page from disk: open_page(path, width=1200, dark=False) -> the browser.
+
+    When the test is over: nothing was asked of the network, the console has no error.
+    """
+
+    def opened(path: Path, width: int = 1200, dark: bool = False):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+        chromium.get(path.resolve().as_uri())
+        return chromium
+
+    chromium.get_log("performance"), chromium.get_log("browser")  # of earlier tests
+    yield opened
+    asked = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
+    urls = [each["params"]["request"]["url"] for each in asked
+            if each["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    assert urls and all(url.startswith(("file:", "data:", "blob:", "chrome:")) for url in urls), urls
+    assert not [e for e in chromium.get_log("browser") if e["level"] == "SEVERE"]

@@ -68,6 +68,7 @@ ALLOWED = {
     "outputs": "chem molecule molecule_set decoder sample sample_set picture cache errors",
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
+    "pages": "cache picture errors",
     "imageset": "cache picture errors",
     "metrics": "chem molecule imageset weights precision registry seeding errors",
     "reference": "imageset metrics cache seeding errors",

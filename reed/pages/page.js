@@ -1,0 +1,17 @@
+// Charts take their colours from the page, now and when the reader turns dark mode on or off.
+(() => {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const paint = () => {
+    const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
+    for (const chart of document.querySelectorAll(".plotly-graph-div")) {
+      const layout = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+        "font.color": colour("--ink"), "hoverlabel.bgcolor": colour("--raised") };
+      for (const name of Object.keys(chart._fullLayout).filter((key) => /^[xy]axis\d*$/.test(key)))
+        for (const [key, value] of Object.entries(axis)) layout[`${name}.${key}`] = value;
+      Plotly.relayout(chart, layout);
+    }
+  };
+  paint();
+  dark.addEventListener("change", paint);
+})();
