@@ -6,7 +6,9 @@
     const axis = { gridcolor: colour("--line"), zerolinecolor: colour("--line"), automargin: true };
     for (const chart of document.querySelectorAll(".plotly-graph-div")) {
       const layout = { paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-        "font.color": colour("--ink"), "hoverlabel.bgcolor": colour("--raised") };
+        "font.color": colour("--ink"), "hoverlabel.bgcolor": colour("--raised"),
+        "modebar.bgcolor": "rgba(0,0,0,0)", "modebar.color": colour("--soft"),
+        "modebar.activecolor": colour("--ink") };
       for (const name of Object.keys(chart._fullLayout).filter((key) => /^[xy]axis\d*$/.test(key)))
         for (const [key, value] of Object.entries(axis)) layout[`${name}.${key}`] = value;
       Plotly.relayout(chart, layout);

@@ -17,6 +17,8 @@ from reed.cache import files
 from reed.errors import ReedError
 
 HERE = Path(__file__).parent
+CLUTTER = ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "pan2d"]
+MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take what their labels need
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Chart:
         """The element that page.js turns into a chart; plotly itself is in the page once."""
         return self.figure.to_html(
             full_html=False, include_plotlyjs=False,
-            config={"displaylogo": False, "responsive": True},
+            config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": CLUTTER},
         )  # fmt: skip
 
 
@@ -52,7 +54,9 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
     A line that is longer is drawn from every n-th point and the last one.
     """
     graph = plotly()
-    figure = graph.Figure(layout={"xaxis_title": x, "yaxis_title": y, "hovermode": "x unified"})
+    figure = graph.Figure(
+        layout={"xaxis_title": x, "yaxis_title": y, "hovermode": "x unified", "margin": MARGIN}
+    )
     table: dict[Any, dict[str, Any]] = {}
     for name, (xs, ys) in lines.items():
         kept = _thinned(len(xs))
