@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reed import stage_one
+from reed import pipelines, stage_one
 from reed.cache import cost, engines, overlap, ray_engine, schema, space
 from reed.cli.common import one_line_errors, pick_device
 from reed.errors import ReedError
@@ -121,6 +121,7 @@ def build(
       reed-cache build digits
       reed-cache build digits --encoder digits-vit
       reed-cache build digits --encoder mine=my_module:MyEncoder
+      reed-cache build my_module:MY_PIPELINE --data DIR
       torchrun --nproc-per-node 2 -m reed.cli.cache build digits
       reed-cache build digits --shards-from 0 --shards-to 4
     """
@@ -158,7 +159,7 @@ def _request(
 ) -> Request:  # fmt: skip
     return Request(
         pipeline=pipeline,
-        cache=cache or Path("cache") / pipeline,
+        cache=cache or Path("cache") / pipelines.label(pipeline),
         container=container or "",
         **rest,
     )

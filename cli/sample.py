@@ -194,7 +194,8 @@ def _output(sampler: Any, asked: dict[str, Any], device: str) -> Any:
     from reed.sample_set import OUTPUTS
 
     given = {name: asked[name] for name in _OUTPUT if asked[name] is not None}
-    output = config.build(OUTPUTS.get(sampler.kind), given)
+    kind = sampler.kind if sampler.kind in OUTPUTS.names() else "arrays"
+    output = config.build(OUTPUTS.get(kind), given)
     output.open(sampler, device)
     return output
 

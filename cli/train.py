@@ -113,7 +113,7 @@ def _settings(
     if "shards" not in over:
         raise click.UsageError("name the cache to train from with --shards DIR")
     manifest = schema.load_manifest(Path(str(over["shards"])))
-    name = f"{manifest.pipeline}-{variant}" if variant else manifest.pipeline
+    name = pipelines.label(manifest.pipeline) + (f"-{variant}" if variant else "")
     base = {"run": f"runs/{name}"} | pipelines.recipe(manifest.pipeline, variant)
     return config.merge(base, over)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from reed.errors import ReedError, suggest
@@ -43,7 +45,7 @@ class Registry:
         prefix, colon, rest = name.partition(":")
         if colon:
             make = self.prefixes.get(prefix)
-            return make(rest) if make else self._by_path(name)
+            return make(rest) if make else by_path(self.kind, name)
         if name not in self._items:
             raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self._items)}")
         return self._items[name]
@@ -65,9 +67,24 @@ class Registry:
             importlib.import_module(f"{self._package}.{module.name}")
         self._scanned = True
 
-    def _by_path(self, name: str) -> Any:
-        module_name, _, attribute = name.partition(":")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
-            raise ReedError(f"cannot load {self.kind} {name!r}: {error}") from error
+
+def find_in(folder: Path) -> None:
+    """Let modules be imported from a folder, before all others."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def by_path(kind: str, name: str) -> Any:
+    """What "package.module:attribute" points to; a file in the current folder is found, too.
+
+    kind: of thing, for the message. Raises ReedError where there is none.
+    """
+    find_in(Path.cwd())
+    module_name, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise ReedError(
+            f"cannot load {kind} {name!r}: {error}; looked for in {Path.cwd()} and among the "
+            "installed packages"
+        ) from error

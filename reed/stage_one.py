@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +23,7 @@ from reed.cache.schema import Column
 from reed.cache.space import Size
 from reed.encoders import ENCODERS
 from reed.errors import ReedError, suggest
+from reed.registry import find_in
 from reed.sources import SOURCES
 from reed.weights import Found
 
@@ -69,6 +69,7 @@ class JobSpec:
 
     def open(self) -> Job:
         """The job: encoder loaded, column described. The plan must be frozen already."""
+        find_in(self.folder)  # in another process the source may be named by a module there, too
         encoder, frozen = self.make_encoder(), plan.load(self.cache)
         encoder.load(self.device)
         return columns.open_job(
@@ -177,8 +178,8 @@ def prepare(request: Request) -> Build:
 def chosen(request: Request) -> tuple[JobSpec, ...]:
     """The columns of a request, inputs first, each with its settings; reads no raw data."""
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
-    asked = dict(parse_encoder(text) for text in (request.encoders or pipeline.encoders))
-    asked = {name: name for name in pipeline.base} | asked
+    named = (*pipeline.base, *(request.encoders or pipeline.encoders))
+    asked = dict(map(parse_encoder, named))
     codecs, options = parse_codecs(request.codecs), parse_options(request.options)
     source = _settings(request, cache)["source"]
 
@@ -228,8 +229,8 @@ def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Sou
 
 def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
     """The encoder called `name`, not loaded; modules in `folder` can be named, too."""
-    if ":" in name and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if ":" in name:
+        find_in(folder)
     return _made(ENCODERS.get(name), {}, options, name)
 
 

@@ -76,8 +76,8 @@ ALLOWED = {
     "evaluate": "reference provenance imageset metrics cache errors",
     "design": "domains.protein nets.mpnn sources.proteins protein masked metrics sample config "
     "cache seeding errors",
-    "stage_one": "cache encoders sources weights pipelines config errors",
-    "pipelines": "errors config",
+    "stage_one": "cache encoders sources weights pipelines registry config errors",
+    "pipelines": "errors config registry",
     "pipelines.command": "",
     "pipelines.demo": ANYTHING,
     "pipelines.demo_molecule": ANYTHING,
