@@ -7,7 +7,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +49,10 @@ test-slow: $(STAMP) ## Run the slow tests
 lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: $(STAMP) ## Build the documentation into docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
 
 bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no GPU
 
@@ -100,5 +104,5 @@ bench-molecule: $(STAMP) ## Time Semla's attention against one that holds every 
 	$(BIN)/python tests/bench/molecule.py $(ARGS)
 
 clean: ## Remove build outputs, tool caches, runs/ and caches of demos; other caches and .venv stay
-	rm -rf build dist reed.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* cache/*-smoke .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build reed.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* cache/*-smoke .pytest_cache .ruff_cache .hypothesis
 	find reed pipelines cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

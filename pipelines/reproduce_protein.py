@@ -38,7 +38,7 @@ SMOKE = {
 @click.option("--af3", type=click.Path(path_type=Path), metavar="DIR",
               help="AlphaFold 3's outputs, for the paper's own targets; else ESM-2.")  # fmt: skip
 @click.option("--accept-af3-terms", "accepted", is_flag=True,
-              help="Its output may not be used commercially, see the README.")  # fmt: skip
+              help="Its output may not be used commercially, see docs/proteins.md.")  # fmt: skip
 @click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
               help="ESMFold's weights, to refold the designs.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reproduce-protein"),

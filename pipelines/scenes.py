@@ -2,7 +2,7 @@
 
 16,000 images, captions as the synthetic modality, and a weak label (dark or light ground) that
 says nothing of the objects. The encoders were trained on another split (reed.pipelines.
-scenes_train). `make bench-speedup` measures on it what alignment saves; see the README.
+scenes_train). `make bench-speedup` measures on it what alignment saves; see docs/measured.md.
 """
 
 from reed.pipelines import Pipeline

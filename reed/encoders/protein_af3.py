@@ -1,8 +1,8 @@
 """Embeddings that AlphaFold 3 saved, imported: of a sequence, so of a structure it predicts.
 
 They are a synthetic modality: nothing of the sample's own structure went into them. How to make
-them is in README.md. Source of the layouts: google-deepmind/alphafold3 (--save_embeddings), and
-REED's branch of it, which adds structure_embeddings (arXiv 2507.08980).
+them is in docs/proteins.md. Source of the layouts: google-deepmind/alphafold3 (--save_embeddings),
+and REED's branch of it, which adds structure_embeddings (arXiv 2507.08980).
 """
 
 from __future__ import annotations

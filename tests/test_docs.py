@@ -1,0 +1,111 @@
+"""The documentation builds, its links lead somewhere, and its tables say what the code does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reed import align, config, recipe
+from reed.domains.image import ImageDomain
+from reed.domains.molecule import MoleculeDomain
+from reed.domains.protein import ProteinDomain
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SETTINGS = {
+    "Of a run": recipe.TrainConfig,
+    "`[optim]`": recipe.OptimConfig,
+    "`[every]`": recipe.EveryConfig,
+    "`[preview]`": recipe.PreviewConfig,
+    "`[loader]`": recipe.LoaderConfig,
+    "`[align.NAME]`": align.AlignConfig,
+    "`[domain]` of images": ImageDomain,
+    "`[domain]` of proteins": ProteinDomain,
+    "`[domain]` of molecules": MoleculeDomain,
+}
+
+
+def section(page: str, title: str) -> str:
+    """What stands under a heading of a page."""
+    text = (DOCS / page).read_text()
+    found = re.search(rf"^#+ {re.escape(title)}\n(.*?)(?=^#|\Z)", text, re.M | re.S)
+    assert found, f"{page} has no heading {title!r}"
+    return found.group(1)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The rows of the tables in a text, without their heads."""
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    lines = [[cell.strip() for cell in line] for line in lines]
+    ends = [number for number, line in enumerate(lines) if set("".join(line)) == {"-"}]
+    return [line for number, line in enumerate(lines) if number not in ends + [e - 1 for e in ends]]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The site, built as `make docs` builds it: a link to nothing is a warning, and so an error."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", out / "tmp"]
+    done = subprocess.run([*command, DOCS, out], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def test_every_page_is_built(site):
+    for page in DOCS.glob("*.md"):
+        assert (site / f"{page.stem}.html").is_file(), page
+
+
+def test_a_page_fetches_nothing_from_elsewhere(site):
+    for page in site.glob("*.html"):
+        text = page.read_text()
+        assert not re.findall(r"<(?:script|link|img)[^>]*(?:src|href)=\"(?:https?:)?//", text), page
+
+
+def test_every_link_of_the_readme_leads_to_a_file():
+    text = (ROOT / "README.md").read_text()
+    found = [place for place in re.findall(r"\]\(([^)]+)\)", text) if "://" not in place]
+    assert len(found) > 5
+    for place in found:
+        path, _, anchor = place.partition("#")
+        file = ROOT / (path or "README.md")
+        assert file.exists(), place
+        if anchor:
+            heads = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in heads]
+
+
+def test_pictures_are_small_and_used():
+    pages = "".join(path.read_text() for path in (*DOCS.glob("*.md"), ROOT / "README.md"))
+    for path in (DOCS / "images").iterdir():
+        assert path.stat().st_size < 200_000 and f"images/{path.name}" in pages, path
+
+
+@pytest.mark.parametrize("title", SETTINGS)
+def test_the_table_of_settings_is_that_of_the_code(title):
+    """Names and defaults; what has none, or a table of its own, is left empty."""
+    told = {name.strip("`"): default for name, default, _ in rows(section("recipes.md", title))}
+    fields = [field for field in dataclasses.fields(SETTINGS[title]) if field.init]
+    assert set(told) == {field.name for field in fields}
+    for field in fields:
+        assert told[field.name] == shown(field), field.name
+
+
+def shown(field: dataclasses.Field) -> str:
+    """A default as the tables have it."""
+    if field.default is not dataclasses.MISSING:
+        value = field.default
+    elif field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    else:
+        return ""
+    if dataclasses.is_dataclass(value):
+        return ""
+    value = float(f"{value:.4g}") if type(value) is float else config.plain(value)
+    return json.dumps(value)
