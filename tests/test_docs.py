@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -109,3 +110,12 @@ def shown(field: dataclasses.Field) -> str:
         return ""
     value = float(f"{value:.4g}") if type(value) is float else config.plain(value)
     return json.dumps(value)
+
+
+def test_the_tables_of_encoders_are_those_of_the_registry():
+    """If this fails: python docs/encoder_tables.py."""
+    made = runpy.run_path(str(DOCS / "encoder_tables.py"))
+    page = (DOCS / "encoders.md").read_text()
+    assert page == made["written"](page)
+    with pytest.raises(AssertionError, match="has no table for the encoders of molecule_unimol"):
+        made["written"](page.replace(" molecule_unimol -->", " -->"))
