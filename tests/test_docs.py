@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import re
@@ -11,14 +12,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 
 from reed import align, config, recipe
+from reed.cli import cache, evaluate, sample, train
 from reed.domains.image import ImageDomain
 from reed.domains.molecule import MoleculeDomain
 from reed.domains.protein import ProteinDomain
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+PROGRAMS = {
+    "reed-cache": cache.main, "reed-train": train.main, "reed-sample": sample.main,
+    "reed-eval": evaluate.main,
+}  # fmt: skip
 SETTINGS = {
     "Of a run": recipe.TrainConfig,
     "`[optim]`": recipe.OptimConfig,
@@ -119,3 +126,94 @@ def test_the_tables_of_encoders_are_those_of_the_registry():
     assert page == made["written"](page)
     with pytest.raises(AssertionError, match="has no table for the encoders of molecule_unimol"):
         made["written"](page.replace(" molecule_unimol -->", " -->"))
+
+
+def template(node: ast.AST) -> str:
+    """The regular expression of a text in the code: what is filled in may be anything."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(template, node.values))
+    return ".*"
+
+
+def templates() -> list[re.Pattern[str]]:
+    """Every text in the code with at least fifteen letters of its own."""
+    found = set()
+    for path in (*(ROOT / "reed").rglob("*.py"), *(ROOT / "pipelines").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = template(node)
+            if len(re.sub(r"\.\*|\\", "", text)) >= 15:
+                found.add(text)
+    return [re.compile(text) for text in found]
+
+
+def told() -> list[str]:
+    """The messages that the page of troubles quotes, without what the command puts before."""
+    page = (DOCS / "troubleshooting.md").read_text()
+    blocks = re.findall(r"^```text\n(.*?)^```", page, re.M | re.S)
+    return [line.removeprefix("error: ") for block in blocks for line in block.splitlines()]
+
+
+def test_every_message_that_is_told_is_one_of_the_code():
+    known = templates()
+    assert len(told()) > 50
+    lost = [line for line in told() if not any(text.fullmatch(line) for text in known)]
+    assert not lost, "\n".join(lost)
+    assert not any(
+        text.fullmatch("cache/digits has one column too many; drop it") for text in known
+    )
+
+
+TRAIN = "reed-train --shards cache/digits"
+REFUSED = [
+    "reed-train --shards cache/digit",
+    "reed-train --shards cache/part",
+    f"{TRAIN} --set optim.lrr=1",
+    f"{TRAIN} --variant siit",
+    f"{TRAIN} --set align.digits-vit.tap=9",
+    f"{TRAIN} --set domain.net_settings.patch_size=4",
+    f"{TRAIN} --set align.mine.target=digits-vit/tokens --set align.mine.tap=1",
+    f"{TRAIN} --set align.digits-vit.target=dinov2-b/tokens",
+    f"{TRAIN} --run runs/a --set seed=1",
+    "reed-sample --run runs/digits",
+    "reed-sample --run runs/a --num 4 --steps 3 --out s",
+    "reed-eval s.npz --reference cache/digits --num 50000",
+    "reed-eval s.npz --reference nothing",
+    "reed-cache build digits --encoder mine:Encoder",
+    "reed-cache build digits --flip",
+    "reed-cache build digit",
+    "reed-cache build imagenet",
+    "reed-cache build imagenet --data /data/imagenet",
+]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder with a cache of the digits, a part of one, a run and samples."""
+    folder = tmp_path_factory.mktemp("digits")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for text in (
+            "reed-cache build digits",
+            "reed-cache build digits --cache cache/part --shards-to 4",
+            f"{TRAIN} --run runs/a --set steps=1",
+            "reed-sample --run runs/a --num 4 --steps 2 --out s",
+        ):
+            found = command(text)
+            assert found.exit_code == 0, found.output
+    return folder
+
+
+def command(text: str) -> Result:
+    """Run one of our commands in this process."""
+    program, *words = text.split()
+    return CliRunner().invoke(PROGRAMS[program], words)
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_a_command_says_what_the_page_of_troubles_quotes(digits, monkeypatch, text):
+    monkeypatch.chdir(digits)
+    found = command(text)
+    assert found.exit_code == 2, found.output
+    assert found.stderr.splitlines()[-1].removeprefix("error: ") in told()
