@@ -51,7 +51,7 @@ lint: $(STAMP) ## Check style and formatting
 	$(BIN)/ruff format --check .
 
 docs: $(STAMP) ## Build the documentation into docs/_build
-	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+	$(BIN)/python -m sphinx -E -a -W --keep-going -q docs docs/_build
 	@echo docs/_build/index.html
 
 bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no GPU
