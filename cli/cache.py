@@ -7,10 +7,10 @@ import click
 import reed
 from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_keep import convert, reindex, repair, verify
-from reed.cli.cache_look import info, list_, peek, study
+from reed.cli.cache_look import doctor, info, list_, peek, study
 
 
-@click.group(context_settings={"max_content_width": 80})
+@click.group()
 @click.version_option(reed.__version__)
 def main() -> None:
     """Build and inspect feature caches (stage one).
@@ -19,7 +19,7 @@ def main() -> None:
     """
 
 
-building, looking = (plan, prefetch, build), (list_, info, study, peek)
+building, looking = (plan, prefetch, build), (list_, info, study, peek, doctor)
 keeping = (verify, repair, reindex, convert)
 for command in (*building, *looking, *keeping):
     main.add_command(command)

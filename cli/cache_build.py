@@ -11,16 +11,19 @@ import click
 
 from reed import pipelines, stage_one
 from reed.cache import cost, engines, overlap, ray_engine, schema, space
-from reed.cli.common import one_line_errors, pick_device
+from reed.cli.common import CACHES, completed, one_line_errors, pick_device
+from reed.encoders import ENCODERS
 from reed.errors import ReedError
+from reed.sources import SOURCES
 from reed.stage_one import Build, Request
 
 _COLUMNS = (
-    click.argument("pipeline"),
+    click.argument("pipeline", shell_complete=completed(pipelines.names)),
     click.option("--encoder", "encoders", multiple=True, metavar="[COLUMN=]NAME",
+                 shell_complete=completed(ENCODERS.names),
                  help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
                  "of your own: COLUMN=package.module:Class, found from this folder, too."),
-    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR",
+    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", shell_complete=CACHES,
                  help="Where the cache goes. Default: cache/PIPELINE."),
     click.option("--set", "options", multiple=True, metavar="COLUMN.NAME=VALUE",
                  help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
@@ -30,7 +33,7 @@ _WHAT = (
     *_COLUMNS,
     click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
                  help="The raw data, where the source reads files."),
-    click.option("--source", default="", metavar="NAME",
+    click.option("--source", default="", metavar="NAME", shell_complete=completed(SOURCES.names),
                  help="What reads the raw data (reed-cache list sources). Default: as in the "
                  "cache, or the pipeline's own."),
     click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
@@ -61,7 +64,7 @@ def _takes(*options: Callable[..., Any]) -> Callable[..., Any]:
 @_takes(*_COLUMNS)
 @one_line_errors
 def prefetch(**asked: Any) -> None:
-    """Download the weights of all encoders that a build would use; builds nothing.
+    """Download the weights that a build would need; builds nothing.
 
     \b
     Examples:
@@ -82,12 +85,15 @@ def prefetch(**asked: Any) -> None:
 @_takes(*_WHAT)
 @one_line_errors
 def plan(force: bool, **asked: Any) -> None:
-    """Show what a build would write, and refuse what does not fit; writes nothing.
+    """Show what a build would write, and refuse what does not fit.
+
+    Writes nothing.
 
     \b
     Examples:
       reed-cache plan digits
-      reed-cache plan digits --encoder digits-vit --codec digits-vit/tokens=float16
+      reed-cache plan imagenet --data /data/imagenet/train
+      reed-cache plan digits --codec digits-vit/tokens=float16
     """
     found = stage_one.prepare(_request(**asked))
     _show(found)
@@ -114,7 +120,7 @@ def build(
     force: bool, device: str, workers: int | None, engine: str, begin: int, end: int | None,
     retry: bool, **asked: Any,
 ) -> None:  # fmt: skip
-    """Build what is missing of a cache; rerun the same command to resume.
+    """Build what is missing of a cache; rerun to resume.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ from reed.cache import engines, mend, plan, schema
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.verify import Problem
-from reed.cli.common import one_line_errors, pick_device
+from reed.cli.common import CACHES, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
 
@@ -23,12 +23,14 @@ JOBS = click.option("--jobs", type=click.IntRange(1), default=4, show_default=Tr
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.option("--deep", is_flag=True, help="Also read every shard: hash, headers, values.")
 @JOBS
 @one_line_errors
 def verify(cache: Path, deep: bool, jobs: int) -> None:
-    """Check every shard of every column; exit with code 1 if anything is wrong.
+    """Check every shard of every column.
+
+    Exit code 1 if anything is wrong.
 
     Example: reed-cache verify cache/digits --deep
     """
@@ -68,14 +70,14 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
               help="The raw data, where the source reads files.")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @JOBS
 @one_line_errors
 def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
-    """Verify deeply, drop the shards that are bad, and build these again.
+    """Verify deeply, and build the shards again that are bad.
 
     Example: reed-cache repair cache/digits
     """
@@ -110,7 +112,7 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.option("--column", "names", multiple=True, metavar="NAME",
               help="Only this column; repeat for several. Default: all.")  # fmt: skip
 @one_line_errors
@@ -129,7 +131,7 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.option("--to", required=True, type=click.Choice(schema.CONTAINERS),
               help="How the shards of the new cache are stored.")  # fmt: skip
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
@@ -138,7 +140,9 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
               help="Convert only this column, copy others; repeat. Default: all.")  # fmt: skip
 @one_line_errors
 def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
-    """Write the same cache with its shards in another container; rerun to resume.
+    """Write the same cache with its shards in another container.
+
+    Rerun the same command to resume.
 
     Example: reed-cache convert cache/digits --to h5 --out cache/digits-h5
     """

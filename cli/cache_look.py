@@ -1,4 +1,4 @@
-"""The commands of reed-cache that only look: list, info, study, peek."""
+"""The commands of reed-cache that only look: list, info, study, peek, doctor."""
 
 from __future__ import annotations
 
@@ -8,34 +8,36 @@ from pathlib import Path
 
 import click
 
-from reed import pipelines
-from reed.cli.common import one_line_errors
-from reed.encoders import ENCODERS
-from reed.sources import SOURCES
+from reed.cli.common import CACHES, one_line_errors
 
 
 @click.command("list")
 @click.argument("what", type=click.Choice(["caches", "pipelines", "encoders", "sources", "codecs"]),
-                default="caches")  # fmt: skip
+                default="caches", metavar="[WHAT]")  # fmt: skip
 @one_line_errors
 def list_(what: str) -> None:
-    """List the caches here, or what this installation knows.
+    """List caches here, or pipelines, encoders, sources or codecs.
+
+    A line is a name and what it is; WHAT is caches (the default), pipelines,
+    encoders (those in files of this folder come last), sources or codecs.
 
     Example: reed-cache list encoders
     """
-    from reed.cache import codecs
+    from reed import listing
 
     tables = {
-        "caches": lambda: sorted(str(p.parent) for p in Path("cache").glob("*/manifest.json")),
-        "pipelines": pipelines.names, "encoders": ENCODERS.forms, "sources": SOURCES.names,
-        "codecs": lambda: codecs.NAMES,
+        "caches": lambda: listing.caches(Path()), "pipelines": listing.pipeline_lines,
+        "encoders": lambda: listing.encoder_lines(Path()), "sources": listing.source_lines,
+        "codecs": listing.codec_lines,
     }  # fmt: skip
-    for name in tables[what]():
-        click.echo(name)
+    lines = list(tables[what]())
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, text in lines:
+        click.echo(f"{name:{width}}  {text}".rstrip())
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @one_line_errors
 def info(cache: Path) -> None:
     """Show the columns of a cache, their fields, sizes and failures.
@@ -49,7 +51,7 @@ def info(cache: Path) -> None:
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.argument("column", metavar="COLUMN[/FIELD]")
 @click.option("--samples", type=click.IntRange(2), default=512, show_default=True,
               help="Records to read: half calibrate, at most 256; the others measure.")  # fmt: skip
@@ -80,7 +82,7 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path))
+@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.argument("key")
 @click.option("--seed", default=0, show_default=True, help='Which sample "random" is.')
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png",
@@ -97,3 +99,34 @@ def peek(cache: Path, key: str, seed: int, out: Path | None) -> None:
     from reed import peek as peeking
 
     click.echo(peeking.save(cache, peeking.find(cache, key, seed), out))
+
+
+@click.command()
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path),
+                shell_complete=CACHES)  # fmt: skip
+@one_line_errors
+def doctor(folder: Path | None) -> None:
+    """Check versions, extras, devices and the speed of a disk.
+
+    Writes up to 256 MiB to DIR (default: cache/, or else this folder) and
+    removes them. Exit code 1 if a build would fail; paste it into an issue.
+
+    Example: reed-cache doctor /data/cache
+    """
+    from reed import doctor as examining
+
+    if folder is None:
+        folder = Path("cache") if Path("cache").is_dir() else Path()
+    if not folder.is_dir():
+        raise click.UsageError(f"there is no folder {folder}; name one that the cache can be in")
+    wrong = []
+    for title, findings in examining.examine(folder):
+        click.echo(f"{title}")
+        for each in findings:
+            click.echo(f"  {each.name:15} {each.found}")
+        wrong += [each for each in findings if each.advice]
+    for each in wrong:
+        click.echo(f"{'Error' if each.breaks else 'Warning'}: {each.advice}")
+    if any(each.breaks for each in wrong):
+        raise SystemExit(1)
+    click.echo("Nothing is wrong that would break a build.")

@@ -9,14 +9,15 @@ from typing import Any
 import click
 
 import reed
-from reed.cli.common import one_line_errors, pick_device
+from reed.cli.common import CACHES, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.precision import PRECISIONS
 
 
-@click.command(context_settings={"max_content_width": 80})
+@click.command()
 @click.argument("samples", type=click.Path(path_type=Path))
 @click.option("--reference", required=True, type=click.Path(path_type=Path), metavar="PLACE",
+              shell_complete=CACHES,
               help="The real images: a cache, a folder, or an ADM .npz.")  # fmt: skip
 @click.option("--metrics", default="fd", show_default=True, metavar="LIST",
               help="fd, fid, sfid, is, pr, fd-dinov2, kid, cmmd, with commas.")  # fmt: skip
@@ -84,7 +85,7 @@ def main(
         samples, reference, names, features, weights=files, num=num, how=how, out=out
     )
     for line in found["warnings"]:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"Warning: {line}", err=True)
     click.echo(_table(found["metrics"]))
     click.echo(f"\n{found['samples']['num']} samples of {samples} against {reference}: {out}")
 
@@ -117,7 +118,7 @@ def _molecules(
 
     found = evaluate_molecules.evaluate(samples, reference, out, num=num, posebusters=posebusters)
     for line in found["warnings"]:
-        click.echo(f"warning: {line}", err=True)
+        click.echo(f"Warning: {line}", err=True)
     click.echo(_table(found["metrics"]))
     click.echo(f"\n{found['samples']['num']} molecules of {samples} against {reference}: {out}")
 

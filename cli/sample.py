@@ -9,7 +9,7 @@ import click
 
 import reed
 from reed.cache.engines import Share, launched_share
-from reed.cli.common import one_line_errors, pick_device
+from reed.cli.common import RUNS, one_line_errors, pick_device
 from reed.errors import ReedError
 
 # what is given of these goes to the options of the domain, to its output and to public weights
@@ -21,8 +21,8 @@ _OUTPUT = ("vae", "rounding", "png", "shards")
 _PUBLIC = ("convention", "heads", "scale", "shift")
 
 
-@click.command(context_settings={"max_content_width": 80})
-@click.option("--run", type=click.Path(path_type=Path), metavar="DIR",
+@click.command()
+@click.option("--run", type=click.Path(path_type=Path), metavar="DIR", shell_complete=RUNS,
               help="The run to draw from.")  # fmt: skip
 @click.option("--step", type=int, help="Its checkpoint. Default: the latest.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
@@ -65,7 +65,7 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--atoms", type=int,
               help="Of molecules: how many each has. Default: numbers of the "
               "cache.")  # fmt: skip
-@click.option("--seed", type=int, help="Default: 0.")
+@click.option("--seed", type=int, help="Of all that is random. Default: 0.")
 @click.option("--precision", type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
               default="auto", show_default=True, help="Of the net; fp32 is without TF32. auto: "
               "bf16 on a GPU that has it, else fp32; fp64 on a CPU.")  # fmt: skip

@@ -12,13 +12,13 @@ import reed
 from reed import config, pipelines
 from reed.cache import schema
 from reed.cache.engines import launched_share
-from reed.cli.common import one_line_errors
+from reed.cli.common import CACHES, RUNS, one_line_errors
 
 
-@click.group(invoke_without_command=True, context_settings={"max_content_width": 80})
-@click.option("--shards", type=click.Path(path_type=Path), metavar="DIR",
+@click.group(invoke_without_command=True)
+@click.option("--shards", type=click.Path(path_type=Path), metavar="DIR", shell_complete=CACHES,
               help="The cache to train from.")  # fmt: skip
-@click.option("--run", type=click.Path(path_type=Path), metavar="DIR",
+@click.option("--run", type=click.Path(path_type=Path), metavar="DIR", shell_complete=RUNS,
               help="Where the run goes. Default: runs/PIPELINE[-VARIANT].")  # fmt: skip
 @click.option("--variant", default="", metavar="NAME",
               help="A named variant of the pipeline's recipe, such as sit or repa.")  # fmt: skip
@@ -74,7 +74,7 @@ def main(
 
 
 @main.command("export")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=click.Path(path_type=Path), shell_complete=RUNS)
 @click.option("--out", required=True, type=click.Path(path_type=Path), metavar="FILE",
               help="A .pt with model and average, or a .safetensors of the average.")  # fmt: skip
 @click.option("--step", type=int, help="The run's checkpoint. Default: the latest.")

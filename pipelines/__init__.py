@@ -12,6 +12,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from reed import config
@@ -48,8 +49,12 @@ def load(name: str) -> Pipeline:
         if not isinstance(found, Pipeline):
             raise ReedError(f"{name} is {found!r}, not a reed.pipelines.Pipeline")
         return found
-    _check(name)
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}").PIPELINE
+    return _module(name).PIPELINE
+
+
+def summary(name: str) -> str:
+    """The first line of what the module of a pipeline says of it."""
+    return (_module(name).__doc__ or "").partition("\n")[0]
 
 
 def label(name: str) -> str:
@@ -71,6 +76,11 @@ def recipe(name: str, variant: str = "") -> dict[str, Any]:
     if variant not in known:
         raise ReedError(f"recipe {name!r} has no variant {variant!r}.{suggest(variant, known)}")
     return config.merge(table, known[variant])
+
+
+def _module(name: str) -> ModuleType:
+    _check(name)
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 def _table(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from reed import checkpoint, runlog
 from reed.cache import files
+from reed.cli.common import one_line_errors
 from reed.domains.image import SampleOptions
 from reed.metrics.frechet import frechet_distance
 from reed.picture import grid, to_uint8
@@ -36,8 +37,12 @@ HONEST = (
 @click.command()
 @click.option("--steps", default=800, show_default=True, help="Optimizer steps of each run.")
 @click.option("--points", default=4, show_default=True, help="Checkpoints to measure in each run.")
+@one_line_errors
 def main(steps: int, points: int) -> None:
-    """Build the digits cache, train three variants, compare them."""
+    """Build the digits cache, train three variants, compare them.
+
+    Example: python -m reed.pipelines.demo --steps 40
+    """
     command("reed.cli.cache", "build", "digits", "--cache", str(CACHE))
     for variant in VARIANTS:
         command(

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from reed import checkpoint, runlog
+from reed.cli.common import one_line_errors
 from reed.domains.molecule import MoleculeOptions
 from reed.metrics.molecule import measure
 from reed.molecule_set import known, of_cache
@@ -37,8 +38,12 @@ HONEST = (
 @click.option("--points", default=3, show_default=True, help="Checkpoints to measure in each run.")
 @click.option("--molecules", default=512, show_default=True, help="Of the cache.")
 @click.option("--drawn", default=64, show_default=True, help="Molecules to draw and measure.")
+@one_line_errors
 def main(steps: int, points: int, molecules: int, drawn: int) -> None:
-    """Build the cache, train with and without alignment, compare what is drawn."""
+    """Build the cache, train with and without alignment, compare what is drawn.
+
+    Example: python -m reed.pipelines.demo_molecule --steps 40
+    """
     command(
         "reed.cli.cache", "build", "molecules-toy", "--cache", str(CACHE),
         "--set", f"source.samples={molecules}",

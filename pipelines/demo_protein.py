@@ -16,6 +16,7 @@ import numpy as np
 
 from reed import checkpoint, design, runlog
 from reed.cache import plan, reader, schema
+from reed.cli.common import one_line_errors
 from reed.domains.protein import DesignOptions, Structure
 from reed.pipelines.command import command
 from reed.sample import Sampler
@@ -33,8 +34,12 @@ HONEST = (
 @click.command()
 @click.option("--steps", default=160, show_default=True, help="Optimizer steps of each run.")
 @click.option("--points", default=4, show_default=True, help="Checkpoints to measure in each run.")
+@one_line_errors
 def main(steps: int, points: int) -> None:
-    """Build the caches of generated proteins, train with and without alignment, compare."""
+    """Build the caches of generated proteins, train with and without alignment, compare.
+
+    Example: python -m reed.pipelines.demo_protein --steps 40
+    """
     for cache, split in ((TRAIN, "train"), (TEST, "test")):
         command(
             "reed.cli.cache", "build", "proteins-toy", "--cache", str(cache),

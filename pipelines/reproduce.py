@@ -50,14 +50,14 @@ class Row:
         return json.loads(self.record.read_text(encoding="utf-8"))["metrics"][metric]["value"]
 
 
-@click.command(context_settings={"max_content_width": 80})
+@click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="The images of the training set.")  # fmt: skip
 @click.option("--reference", required=True, type=click.Path(path_type=Path), metavar="PLACE",
               help="VIRTUAL_imagenet256_labeled.npz of ADM's suite.")  # fmt: skip
 @click.option("--variant", default="reed", show_default=True, help="reed, repa or sit.")
 @click.option("--cache", default=Path("cache/imagenet"), show_default=True,
-              type=click.Path(path_type=Path))  # fmt: skip
+              type=click.Path(path_type=Path), help="The cache to build.")  # fmt: skip
 @click.option("--out", default=Path("runs/reproduce-imagenet"), show_default=True,
               type=click.Path(path_type=Path), help="The runs and the table.")  # fmt: skip
 @click.option("--settings", type=click.Path(path_type=Path), metavar="FILE",
@@ -66,7 +66,13 @@ class Row:
 def main(
     data: Path, reference: Path, variant: str, cache: Path, out: Path, settings: Path | None
 ) -> None:
-    """Reproduce SiT-XL/2 on ImageNet 256x256 with REED's recipe; rerun to resume."""
+    """Reproduce SiT-XL/2 on ImageNet 256x256 with REED's recipe; rerun to resume.
+
+    \b
+    Example:
+      python -m reed.pipelines.reproduce --data /data/imagenet/train \\
+          --reference VIRTUAL_imagenet256_labeled.npz
+    """
     words = config.build(Words, config.read(settings) if settings else {}, "settings")
     run = out / variant
     seconds = {

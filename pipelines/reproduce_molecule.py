@@ -25,6 +25,7 @@ from statistics import mean, stdev
 
 import click
 
+from reed.cli.common import one_line_errors
 from reed.pipelines.command import command
 
 SEEDS = (0, 1, 2)
@@ -44,13 +45,21 @@ SMOKE = {
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="GEOM's rdkit_folder.")
-@click.option("--scale", type=click.Choice(["full", "smoke"]), default="full", show_default=True)
+@click.option("--scale", type=click.Choice(["full", "smoke"]), default="full", show_default=True,
+              help="smoke: a few molecules of RDKit, in minutes.")  # fmt: skip
 @click.option("--unimol", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Uni-Mol's weights, to align to it; else RDKit's descriptors.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reproduce-molecule"),
-              show_default=True)  # fmt: skip
+              show_default=True, help="The runs, the samples and the table.")  # fmt: skip
+@one_line_errors
 def main(data: Path | None, scale: str, unimol: Path | None, out: Path) -> None:
-    """Cache, train without and with alignment, sample three times, print a table."""
+    """Cache, train without and with alignment, sample three times, print a table.
+
+    \b
+    Examples:
+      python -m reed.pipelines.reproduce_molecule --data /data/geom/rdkit_folder
+      python -m reed.pipelines.reproduce_molecule --scale smoke
+    """
     smoke = scale == "smoke"
     if (data is None) != smoke:
         raise click.UsageError("give the data (DATA=/data/geom/rdkit_folder), or SCALE=smoke alone")

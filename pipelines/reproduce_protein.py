@@ -17,6 +17,7 @@ from pathlib import Path
 
 import click
 
+from reed.cli.common import one_line_errors
 from reed.pipelines.command import command
 
 SPLITS = ("train", "test")
@@ -34,7 +35,8 @@ SMOKE = {
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="ProteinMPNN's pdb_2021aug02.")
-@click.option("--scale", type=click.Choice(["full", "smoke"]), default="full", show_default=True)
+@click.option("--scale", type=click.Choice(["full", "smoke"]), default="full", show_default=True,
+              help="smoke: a few generated proteins, in minutes.")  # fmt: skip
 @click.option("--af3", type=click.Path(path_type=Path), metavar="DIR",
               help="AlphaFold 3's outputs, for the paper's own targets; else ESM-2.")  # fmt: skip
 @click.option("--accept-af3-terms", "accepted", is_flag=True,
@@ -42,11 +44,18 @@ SMOKE = {
 @click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
               help="ESMFold's weights, to refold the designs.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/reproduce-protein"),
-              show_default=True)  # fmt: skip
+              show_default=True, help="The runs and their measures.")  # fmt: skip
+@one_line_errors
 def main(
     data: Path | None, scale: str, af3: Path | None, accepted: bool, esmfold: Path | None, out: Path
 ) -> None:
-    """Cache, train without and with alignment, design for the test set, print a table."""
+    """Cache, train without and with alignment, design for the test set, print a table.
+
+    \b
+    Examples:
+      python -m reed.pipelines.reproduce_protein --data /data/pdb_2021aug02
+      python -m reed.pipelines.reproduce_protein --scale smoke
+    """
     smoke = scale == "smoke"
     if (data is None) != smoke:
         raise click.UsageError("give the data (DATA=/data/pdb_2021aug02), or SCALE=smoke without")

@@ -24,6 +24,7 @@ from tqdm import trange
 
 from reed import encoders, metrics
 from reed.cache.files import write_atomic
+from reed.cli.common import one_line_errors
 from reed.encoders import scenes as captions
 from reed.encoders import scenes_net as nets
 from reed.metrics import scenes as judge
@@ -197,8 +198,12 @@ def accuracy(scores: tuple[Tensor, ...], labels: Tensor) -> float:
 @click.option("--out", type=click.Path(path_type=Path), help="A folder, in place of the package's.")
 @click.option("--scenes", default=SCENES, show_default=True, help="Of each split.")
 @click.option("--steps", type=click.IntRange(min=1), help="Of each net, in place of its own.")
+@one_line_errors
 def main(out: Path | None, scenes: int, steps: int | None) -> None:
-    """Train the three nets and write the two weights files."""
+    """Train the three nets and write the two weights files.
+
+    Example: python -m reed.pipelines.scenes_train --out weights
+    """
     torch.set_num_threads(1)  # sums in one order: a rerun on this machine gives the same bytes
     seen, held_out = data("encoders", scenes).cut()
     image = train_image(seen, steps or IMAGE_STEPS)

@@ -1,4 +1,4 @@
-"""Names to objects, found by importing the modules of one package on first use."""
+"""Names to objects: of the modules of one package, imported on first use, and of plugins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from reed.errors import ReedError, suggest
 class Registry:
     """A table of named things of one kind, filled by the modules of `package`.
 
-    `get` also accepts "package.module:attribute", so a user's own file needs no registration.
+    What an installed distribution offers as entry points of the group `package` is in it, too,
+    and imported when asked for by its name. `get` also accepts "package.module:attribute", so a
+    user's own file needs no registration.
     prefixes: what makes the object for "prefix:rest" from the rest, filled by the modules too.
     """
 
@@ -24,13 +27,15 @@ class Registry:
         self.prefixes: dict[str, Callable[[str], Any]] = {}
         self._package = package
         self._items: dict[str, Any] = {}
+        self._plugins = metadata.EntryPoints()
         self._scanned = False
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that files the decorated object under `name`; a second use is our own bug."""
+        """Decorator that files the decorated object under `name`; ReedError if that is taken."""
 
         def add(item: Any) -> Any:
-            assert name not in self._items, f"{self.kind} {name!r} is registered twice"
+            if name in self._items:
+                raise ReedError(f"{self.kind} {name!r} is registered twice; rename one of the two")
             self._items[name] = item
             return item
 
@@ -46,18 +51,15 @@ class Registry:
         if colon:
             make = self.prefixes.get(prefix)
             return make(rest) if make else by_path(self.kind, name)
-        if name not in self._items:
-            raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self._items)}")
-        return self._items[name]
+        found = self._plugged(name) if name in self._plugins.names else self._items.get(name)
+        if found is None:
+            raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self.names())}")
+        return found
 
     def names(self) -> list[str]:
-        """All registered names, sorted."""
+        """All names, sorted: those that are registered and those of plugins."""
         self._scan()
-        return sorted(self._items)
-
-    def forms(self) -> list[str]:
-        """All registered names, sorted, then PREFIX:NAME for every prefix."""
-        return [*self.names(), *(f"{prefix}:NAME" for prefix in sorted(self.prefixes))]
+        return sorted({*self._items, *self._plugins.names})
 
     def _scan(self) -> None:
         if self._scanned:
@@ -65,7 +67,20 @@ class Registry:
         package = importlib.import_module(self._package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self._package}.{module.name}")
+        self._plugins = metadata.entry_points(group=self._package)
         self._scanned = True
+
+    def _plugged(self, name: str) -> Any:
+        """What one installed distribution offers under a name that nothing else has."""
+        first, *others = self._plugins.select(name=name)
+        found = by_path(self.kind, first.value)
+        if others or self._items.get(name, found) is not found:
+            rest = ", ".join(_origin(point) for point in others) or self._package
+            raise ReedError(
+                f"{self.kind} {name!r} is offered by {_origin(first)} and by {rest}; "
+                f"uninstall one, or name it by its place, such as {first.value}"
+            )
+        return found
 
 
 def find_in(folder: Path) -> None:
@@ -88,3 +103,7 @@ def by_path(kind: str, name: str) -> Any:
             f"cannot load {kind} {name!r}: {error}; looked for in {Path.cwd()} and among the "
             "installed packages"
         ) from error
+
+
+def _origin(point: metadata.EntryPoint) -> str:
+    return f"the package {point.dist.name}" if point.dist else point.value

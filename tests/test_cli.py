@@ -53,7 +53,7 @@ def refused(parts, command, *words):
     assert found.exit_code == 2, (found.exit_code, found.output, found.exception)
     assert found.stdout == ""
     *_, line = found.stderr.splitlines()
-    assert line.lower().startswith("error: ") and "Traceback" not in found.stderr
+    assert line.startswith("Error: ") and "Traceback" not in found.stderr
     assert all(part in line for part in parts), line
     return found.stderr
 

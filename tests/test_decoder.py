@@ -134,7 +134,7 @@ def refused(parts, *words):
     found = call(*words)
     assert found.exit_code == 2 and found.stdout == "", found.output + repr(found.exception)
     (line,) = found.stderr.splitlines()
-    assert line.startswith("error: ") and all(part in line for part in parts), line
+    assert line.startswith("Error: ") and all(part in line for part in parts), line
 
 
 @pytest.fixture(scope="module")

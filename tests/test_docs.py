@@ -152,7 +152,7 @@ def told() -> list[str]:
     """The messages that the page of troubles quotes, without what the command puts before."""
     page = (DOCS / "troubleshooting.md").read_text()
     blocks = re.findall(r"^```text\n(.*?)^```", page, re.M | re.S)
-    return [line.removeprefix("error: ") for block in blocks for line in block.splitlines()]
+    return [line.removeprefix("Error: ") for block in blocks for line in block.splitlines()]
 
 
 def test_every_message_that_is_told_is_one_of_the_code():
@@ -216,4 +216,4 @@ def test_a_command_says_what_the_page_of_troubles_quotes(digits, monkeypatch, te
     monkeypatch.chdir(digits)
     found = command(text)
     assert found.exit_code == 2, found.output
-    assert found.stderr.splitlines()[-1].removeprefix("error: ") in told()
+    assert found.stderr.splitlines()[-1].removeprefix("Error: ") in told()

@@ -88,7 +88,7 @@ def refused(*words):
     found = call(*words)
     assert found.exit_code == 2 and found.stdout == "", found.output
     *_, line = found.stderr.splitlines()
-    assert line.startswith("error: ") and "Traceback" not in found.stderr
+    assert line.startswith("Error: ") and "Traceback" not in found.stderr
     return line
 
 
@@ -122,7 +122,7 @@ def test_a_record_says_what_its_numbers_are_of(cache, real, samples):
     assert found["stage_one"] == {"bytes": None, "seconds": None}
     (warning,) = found["warnings"]
     assert warning.startswith("50 samples are fewer than 2,048")
-    assert f"warning: {warning}" in said.stderr
+    assert f"Warning: {warning}" in said.stderr
     assert f"fd/half  {ours:10.4f}  half" in said.stdout
     assert str(evaluate.beside(samples, ".eval.json")) in said.stdout
 

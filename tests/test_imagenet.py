@@ -344,7 +344,7 @@ def test_prefetch_offline_says_which_file_to_put_where(weights, tmp_path, monkey
     found = call(cli_cache.main, "prefetch", "imagenet", *vae)
     assert found.exit_code == 2
     (line,) = found.stderr.splitlines()
-    assert line.startswith("error: dinov2-b: timm/vit_base_patch14_dinov2.lvd142m at main")
+    assert line.startswith("Error: dinov2-b: timm/vit_base_patch14_dinov2.lvd142m at main")
     assert "model.safetensors from https://huggingface.co/timm/" in line
     assert line.endswith("--set dinov2-b.weights=PATH")
     assert "reed-cache prefetch PIPELINE --encoder dinov2-b" in line
@@ -354,7 +354,7 @@ def test_prefetch_offline_says_which_file_to_put_where(weights, tmp_path, monkey
 
 
 def test_list_encoders_shows_them_all():
-    listed = done("list", "encoders").split()
+    listed = [line.split()[0] for line in done("list", "encoders").splitlines()]
     assert listed[-1] == "timm:NAME"
     assert {"sd-vae", "dinov2-b", "captions", "caption-file", "qwen2-vl-7b", "t5"} <= set(listed)
     assert {"images", "repa-folder"} <= set(done("list", "sources").split())

@@ -77,6 +77,8 @@ ALLOWED = {
     "design": "domains.protein nets.mpnn sources.proteins protein masked metrics sample config "
     "cache seeding errors",
     "stage_one": "cache encoders sources weights pipelines registry config errors",
+    "listing": "stage_one pipelines encoders sources cache",
+    "doctor": "cache errors",
     "pipelines": "errors config registry",
     "pipelines.command": "",
     "pipelines.demo": ANYTHING,
@@ -88,11 +90,10 @@ ALLOWED = {
     "pipelines.scenes_train": ANYTHING,
     "cli": "",
     "cli.common": "errors",
-    "cli.cache": "cli.common cli.cache_build cli.cache_keep cli.cache_look encoders sources cache "
-    "pipelines errors config",
-    "cli.cache_look": "cli.common encoders sources cache pipelines peek errors",
+    "cli.cache": "cli.common cli.cache_build cli.cache_keep cli.cache_look",
+    "cli.cache_look": "cli.common listing doctor cache peek",
     "cli.cache_keep": "cli.common stage_one cache errors",
-    "cli.cache_build": "cli.common stage_one cache pipelines errors config",
+    "cli.cache_build": "cli.common stage_one encoders sources cache pipelines errors",
     "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
     "cli.sample": f"design sample sample_set public precision {MODEL_CLI}",
     "cli.evaluate": "design evaluate_molecules molecule_set metrics.folding cache.files cli.common "

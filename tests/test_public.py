@@ -421,7 +421,7 @@ def test_what_to_draw_from_is_asked_for(run, tmp_path):
     assert found.exit_code == 2 and "--step belongs to --run" in found.stderr
     found = call(cli_sample, "--checkpoint", tmp_path / "x.pt")
     assert found.exit_code == 2 and found.stderr == (
-        f"error: there is no checkpoint at {tmp_path / 'x.pt'}\n"
+        f"Error: there is no checkpoint at {tmp_path / 'x.pt'}\n"
     )
 
 

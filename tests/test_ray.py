@@ -72,11 +72,11 @@ def test_a_shard_that_kills_every_worker_is_one_line(run):
     found = run("ray", "--encoder", "mine=own:Deadly", "--engine", "ray")
     assert found.returncode == 2
     error = found.stderr.splitlines()[-1]
-    assert error.startswith("error: column 'mine': a Ray worker died 4 times"), error
+    assert error.startswith("Error: column 'mine': a Ray worker died 4 times"), error
     assert "rerun to resume" in error
 
 
 def test_what_a_task_refuses_is_one_line(run):
     found = run("ray", "--encoder", "mine=own:Refusing", "--engine", "ray")
     assert found.returncode == 2
-    assert found.stderr.splitlines()[-1] == "error: the weights are of another model"
+    assert found.stderr.splitlines()[-1] == "Error: the weights are of another model"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import pytest
 
 from reed.errors import ReedError
@@ -22,7 +25,7 @@ def table(tmp_path, monkeypatch):
         )
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("shelf", "shelf.apple", "shelf.pear"):
-        monkeypatch.delitem(__import__("sys").modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, name, raising=False)
     import shelf
 
     return shelf.THINGS
@@ -34,8 +37,6 @@ def test_names_and_get_find_what_the_modules_register(table):
 
 
 def test_nothing_is_imported_before_it_is_asked_for(table):
-    import sys
-
     assert "shelf.apple" not in sys.modules
     table.names()
     assert "shelf.apple" in sys.modules
@@ -75,5 +76,53 @@ def test_register_returns_the_object_and_refuses_a_second():
         return 1
 
     assert first() == 1
-    with pytest.raises(AssertionError, match="'a' is registered twice"):
+    with pytest.raises(ReedError, match="thing 'a' is registered twice; rename"):
         registry.register("a")(first)
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Puts a distribution of one module on the path: install(name, text, thing=place)."""
+
+    def put(name, text, **points):
+        (tmp_path / f"{name}.py").write_text(text)
+        about = tmp_path / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{thing} = {place}" for thing, place in points.items()]
+        (about / "entry_points.txt").write_text("\n".join(["[shelf]", *lines]) + "\n")
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+
+    return put
+
+
+def test_an_installed_package_offers_more_by_name(table, install):
+    install("market", "PLUM = 'PLUM'", plum="market:PLUM")
+    assert table.names() == ["apple", "pear", "plum"]
+    assert "market" not in sys.modules  # its name is known without importing it
+    assert table.get("plum") == "PLUM"
+    with pytest.raises(ReedError, match=r"Did you mean 'plum'\? Available: apple, pear, plum"):
+        table.get("plumm")
+
+
+def test_a_plugin_may_register_what_it_offers(table, install):
+    install("market", "import shelf\nPLUM = shelf.THINGS.register('plum')('P')", plum="market:PLUM")
+    assert table.get("plum") == "P" == table.get("plum")
+    assert table.names() == ["apple", "pear", "plum"]
+
+
+def test_a_name_with_two_owners_is_refused(table, install):
+    install("market", "X = 'x'", pear="market:X", plum="market:X")
+    install("orchard", "Y = 'y'", plum="orchard:Y")
+    with pytest.raises(ReedError, match="'pear' is offered by the package market and by shelf"):
+        table.get("pear")
+    with pytest.raises(ReedError, match="'plum' .* package (market|orchard) and by the package"):
+        table.get("plum")
+    assert table.get("market:X") == "x"  # what the message advises
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(table, install):
+    install("market", "import no_such_module", plum="market:PLUM")
+    with pytest.raises(ReedError, match="thing 'market:PLUM': No module named 'no_such_module'"):
+        table.get("plum")

@@ -65,7 +65,7 @@ def refused(parts, *words):
     found = call(*words)
     assert found.exit_code == 2 and found.stdout == "", found.output + repr(found.exception)
     *_, line = found.stderr.splitlines()
-    assert line.lower().startswith("error: ") and all(part in line for part in parts), line
+    assert line.startswith("Error: ") and all(part in line for part in parts), line
 
 
 def beside(out, ending):

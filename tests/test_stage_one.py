@@ -52,7 +52,7 @@ def refused(parts, *words):
     """Exit code 2 and one line on stderr that has all the parts; returns what was on stdout."""
     found = call(*words)
     assert found.exit_code == 2, (found.exit_code, found.output, found.exception)
-    (line,) = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
+    (line,) = [line for line in found.stderr.splitlines() if line.startswith("Error: ")]
     assert all(part in line for part in parts), line
     assert "Traceback" not in found.output
     return found.stdout

@@ -1,0 +1,193 @@
+"""Every command line: its help, its version, how it fails and what a shell completes."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import reed
+from reed import listing
+from reed.errors import ReedError
+
+COMMANDS = {
+    "reed-cache": "reed.cli.cache", "reed-train": "reed.cli.train",
+    "reed-sample": "reed.cli.sample", "reed-eval": "reed.cli.evaluate",
+}  # fmt: skip
+APPLICATIONS = (
+    "demo", "demo_molecule", "demo_protein", "reproduce", "reproduce_molecule",
+    "reproduce_protein", "scenes_train",
+)  # fmt: skip
+MAINS = COMMANDS | {f"python -m {name}": name
+                    for name in (f"reed.pipelines.{each}" for each in APPLICATIONS)}  # fmt: skip
+
+
+def main_of(program):
+    return importlib.import_module(MAINS[program]).main
+
+
+def call(program, *words, **more):
+    found = CliRunner().invoke(main_of(program), [*map(str, words)], prog_name=program, **more)
+    return found
+
+
+def every_command():
+    """Each program, and each subcommand of one, as (program, words, command)."""
+    for program in MAINS:
+        main = main_of(program)
+        yield program, (), main
+        for name, command in getattr(main, "commands", {}).items():
+            yield program, (name,), command
+
+
+EVERY = [pytest.param(*each, id=" ".join((each[0], *each[1]))) for each in every_command()]
+
+
+@pytest.mark.parametrize(("program", "words", "command"), EVERY)
+def test_help_fits_80_columns_and_gives_an_example(program, words, command):
+    found = call(program, *words, "--help", terminal_width=80)
+    assert found.exit_code == 0
+    too_long = [line for line in found.stdout.splitlines() if len(line) > 80]
+    assert too_long == []
+    assert "Example" in found.stdout and " ".join((program, *words)) in found.stdout
+    assert "..." not in found.stdout.split("\nCommands:")[-1].replace("[ARGS]...", "")
+
+
+@pytest.mark.parametrize(("program", "words", "command"), EVERY)
+def test_every_option_is_explained(program, words, command):
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    assert [each.name for each in options if not each.help] == []
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_version_is_that_of_reed(program):
+    assert call(program, "--version").stdout == f"{program}, version {reed.__version__}\n"
+
+
+# ---- errors
+
+WRONG = [
+    (("reed-cache", "info", "nowhere"), "no cache at nowhere"),  # ReedError
+    (("reed-cache", "build", "digts"), "Did you mean 'digits'?"),
+    (("reed-cache", "inof"), "'inof'"),  # click's own
+    (("reed-cache", "list", "cashes"), "'cashes' is not one of 'caches'"),
+    (("reed-cache", "doctor", "nowhere"), "there is no folder nowhere"),
+    (("reed-cache", "build", "digits", "--cache", "file/x"), "file/x"),  # OSError
+    (("reed-train", "--shards", "nowhere"), "no cache at nowhere"),
+    (("reed-train", "--shard", "x"), "'--shard'"),
+    (("reed-train",), "--shards DIR"),
+    (("reed-train", "export", "nowhere", "--out", "x.pt"), "nowhere"),
+    (("reed-sample", "--run", "nowhere"), "no checkpoint"),
+    (("reed-sample",), "--run DIR or --checkpoint FILE"),
+    (("reed-eval", "x.npz"), "Missing option '--reference'"),
+    (("reed-eval", "x.npz", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
+    (("python -m reed.pipelines.reproduce_molecule",), "DATA=/data/geom"),
+    (("python -m reed.pipelines.reproduce", "--data", "x", "--reference", "y", "--settings", "z"),
+     "z"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "part"), WRONG, ids=[" ".join(each[0]) for each in WRONG])
+def test_errors_look_alike(words, part, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    found = call(*words)
+    assert found.exit_code == 2 and found.stdout == "", found.exception
+    *_, last = found.stderr.splitlines()
+    assert last.startswith("Error: ") and part in last
+    assert "Traceback" not in found.stderr and found.stderr.count("Error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "Interrupted; rerun the command to resume."),
+        (ReedError("it is blue"), 2, "Error: it is blue"),
+        (PermissionError(13, "Permission denied", "a/b"), 2, "Error: a/b: Permission denied"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(monkeypatch, error, code, line):
+    def fail(folder):
+        raise error
+
+    monkeypatch.setattr(listing, "caches", fail)
+    found = call("reed-cache", "list")
+    assert found.exit_code == code and found.stderr.strip() == line
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(listing, "caches", lambda folder: [][1])
+    assert isinstance(call("reed-cache", "list").exception, IndexError)
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    words = [sys.executable, "-m", "reed.cli.cache", "list", "sources"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.close()
+        assert program.stderr.read() == b""
+
+
+# ---- completion
+
+
+def completes(program, *words):
+    """What bash is told for the last word, as (kind, value) pairs."""
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    env = {variable: "bash_complete", "COMP_CWORD": str(len(words)),
+           "COMP_WORDS": " ".join((program, *words))}  # fmt: skip
+    found = call(program, env=env)
+    assert found.exit_code == 0, found.output
+    return [tuple(line.split(",", 1)) for line in found.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_gets_its_script(program, shell):
+    variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
+    found = call(program, env={variable: f"{shell}_source"})
+    assert found.exit_code == 0
+    assert variable in found.stdout and f"{shell}_complete" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("reed-cache", "re"), ["reindex", "repair"]),
+        (("reed-cache", "build", "prot"), ["proteins-toy"]),
+        (("reed-cache", "build", "digits", "--encoder", "digits"), ["digits-vit"]),
+        (("reed-cache", "build", "digits", "--source", "repa"), ["repa-folder"]),
+        (("reed-cache", "list", "enc"), ["encoders"]),
+        (("reed-cache", "info", "ca"), ["cache/one"]),
+        (("reed-train", "--shards", "ca"), ["cache/one"]),
+        (("reed-train", "--va"), ["--variant"]),
+        (("reed-train", "export", "r"), ["runs/a", "runs/demo/b"]),
+        (("reed-sample", "--run", "runs/d"), ["runs/demo/b"]),
+        (("reed-eval", "x.npz", "--reference", "cache/"), ["cache/one"]),
+    ],
+    ids=" ".join,
+)
+def test_names_are_completed(words, wanted, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("cache/one/manifest.json", "runs/a/config.json", "runs/demo/b/config.json"):
+        (tmp_path / place).parent.mkdir(parents=True)
+        (tmp_path / place).write_text(json.dumps({}))
+    assert completes(*words) == [("plain", name) for name in wanted]
+    assert completes("reed-train", "--shards", "/da") == [("dir", "/da")]
+
+
+def test_completing_imports_no_torch(tmp_path):
+    program = (
+        "import os, sys\n"
+        "os.environ |= {'_REED_CACHE_COMPLETE': 'bash_complete', 'COMP_CWORD': '4',\n"
+        "               'COMP_WORDS': 'reed-cache build digits --encoder dig'}\n"
+        "from reed.cli.cache import main\n"
+        "try: main(prog_name='reed-cache')\n"
+        "finally: print('torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["plain,digits-vit", "False"], done.stderr
