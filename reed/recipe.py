@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,7 +180,13 @@ def domain_of(settings: TrainConfig) -> Domain:
     One that has a method `sized` is told how many tokens the samples have.
     """
     manifest = schema.load_manifest(settings.shards)
-    domain = config.build(DOMAINS.get(manifest.domain), settings.domain, "domain")
+    made = DOMAINS.get(manifest.domain)
+    if not dataclasses.is_dataclass(made):
+        raise ReedError(
+            f"domain {manifest.domain!r} is {made!r}, not a dataclass; write "
+            "@dataclass(frozen=True) before it, its fields are its settings"
+        )
+    domain = config.build(made, settings.domain, "domain")
     places = {role: place for role, place in settings.data.items() if role in domain.roles}
     if hasattr(domain, "sized") and len(places) == len(domain.roles):
         return domain.sized(lengths_of(settings.shards, places))

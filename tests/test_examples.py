@@ -82,6 +82,14 @@ def test_a_domain_of_your_own(here):
     assert Path("twenty.png").stat().st_size > 100
 
 
+def test_a_domain_that_is_no_dataclass_is_refused(here):
+    path = here / "greys.py"
+    path.write_text(path.read_text().replace("@dataclass(frozen=True)\nclass Greys", "class Greys"))
+    run(cli_cache, "build", "greys:PIPELINE")
+    found = CliRunner().invoke(cli_train.main, ["--shards", "cache/greys"])
+    assert found.exit_code == 2 and "write @dataclass(frozen=True) before it" in found.stderr
+
+
 def test_a_recipe_lies_beside_its_pipeline(here):
     assert pipelines.recipe("tiles:PIPELINE")["domain"]["classes"] == 2
     assert pipelines.label("some.package.tiles:PIPELINE") == "tiles"
