@@ -86,7 +86,7 @@ def panels(cache: Path, frozen: Plan, row: int) -> tuple[list[str], list[Panel]]
     labels: list[str] = []
     found: list[Panel] = []
     for column in columns:
-        if reason := _missing(cache, frozen, column, row):
+        if reason := missing(cache, frozen, column, row):
             found.append(Panel(column.name, "", "text", reason))
             continue
         shown = _views(cache, frozen, column, row)
@@ -101,7 +101,7 @@ def panels(cache: Path, frozen: Plan, row: int) -> tuple[list[str], list[Panel]]
     return labels, found
 
 
-def _missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
+def missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
     """Why a column has nothing of a sample; empty where it has."""
     shard, _ = frozen.locate(row)
     if not schema.marker_path(cache, column, shard).is_file():
@@ -123,31 +123,39 @@ def _views(cache: Path, frozen: Plan, column: Column, row: int) -> list[dict[str
 
 def _panels(cache: Path, column: Column, field: Field, value: Any, which: str) -> Iterator[Panel]:
     title = f"{column.name}/{field.name}{which}"
-    if field.kind == "text":
-        yield Panel(title, f"{len(value)} characters", "text", value)
+    if field.kind != "token" or not np.size(value):
+        yield plain(title, field, value)
         return
+    state = reader.load_state(cache, column)[field.name]
+    tokens = codecs.codec_of(field).restore(value, state)
+    coloured = colours(tokens, palette(cache, column, field))
+    caption = f"{_stored(field, np.asarray(value))}\n3 principal components"
+    yield Panel(title, caption, "image", _square(coloured))
+    yield Panel(title, "norm of each token", "map", _square(np.linalg.norm(tokens, axis=-1)))
+
+
+def plain(title: str, field: Field, value: Any) -> Panel:
+    """A value as its own kind and shape let it be seen, tokens too: as their numbers."""
+    if field.kind == "text":
+        return Panel(title, f"{len(value)} characters", "text", value)
     value = np.asarray(value)
-    caption = f"{field.kind} {'x'.join(map(str, value.shape))}, {field.codec}"
-    if field.kind == "token" and value.size:
-        state = reader.load_state(cache, column)[field.name]
-        tokens = codecs.codec_of(field).restore(value, state)
-        colours = _colours(tokens, _fitted(cache, column, field, state))
-        yield Panel(title, f"{caption}\n3 principal components", "image", _square(colours))
-        norms = np.linalg.norm(tokens, axis=-1)
-        yield Panel(title, "norm of each token", "map", _square(norms))
-    elif field.kind == "data" and field.shape[:1] == (None,) and value.ndim == 3 and value.size:
+    caption = _stored(field, value)
+    if field.kind == "data" and field.shape[:1] == (None,) and value.ndim == 3 and value.size:
         first = value[:, 0]  # of the points of each token, such as the atoms of a residue
         apart = np.linalg.norm(first[:, None] - first[None], axis=-1)
-        yield Panel(title, f"{caption}\ndistances between the tokens", "map", apart)
-    elif field.kind in ("data", "moments") and value.ndim == 3:
-        yield Panel(title, *_image(field, value, caption))
-    elif value.ndim == 1:
-        yield Panel(title, caption, "bars", value)
-    elif value.ndim > 1 and value.size:
+        return Panel(title, f"{caption}\ndistances between the tokens", "map", apart)
+    if field.kind in ("data", "moments") and value.ndim == 3:
+        return Panel(title, *_image(field, value, caption))
+    if value.ndim == 1:
+        return Panel(title, caption, "bars", value)
+    if value.ndim > 1 and value.size:
         flat = value if value.ndim == 2 else np.linalg.norm(value, axis=-1)
-        yield Panel(title, caption, "map", flat.reshape(len(flat), -1))
-    else:
-        yield Panel(title, caption, "text", str(value))
+        return Panel(title, caption, "map", flat.reshape(len(flat), -1))
+    return Panel(title, caption, "text", str(value))
+
+
+def _stored(field: Field, value: np.ndarray) -> str:
+    return f"{field.kind} {'x'.join(map(str, value.shape))}, {field.codec}"
 
 
 def _image(field: Field, value: np.ndarray, caption: str) -> tuple[str, str, np.ndarray]:
@@ -162,22 +170,26 @@ def _image(field: Field, value: np.ndarray, caption: str) -> tuple[str, str, np.
     return note, "image", np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _fitted(cache: Path, column: Column, field: Field, state: State) -> list[np.ndarray]:
-    """The tokens of the first records that there are: the same ones for every sample."""
-    codec, every = codecs.codec_of(field), reader.load_state(cache, column)
+def palette(cache: Path, column: Column, field: Field) -> State:
+    """What gives tokens their colours: components of the first records, the same for all samples.
+
+    A state of reed.cache.pca, of three components or what the records allow; empty for none.
+    """
+    codec, state = codecs.codec_of(field), reader.load_state(cache, column)
     for shard in range(plan.load(cache).shards):
         if schema.marker_path(cache, column, shard).is_file():
-            found = islice(reader.records(cache, column, shard, [field], every), FITTED)
-            return [codec.restore(values[field.name], state) for _, values in found]
-    return []
+            found = islice(reader.records(cache, column, shard, [field], state), FITTED)
+            fitted = [codec.restore(values[field.name], state[field.name]) for _, values in found]
+            kept = min(3, field.shape[-1] or 0, sum(map(len, fitted)) - 1)
+            return pca.fit(fitted, kept) if kept > 0 else {}
+    return {}
 
 
-def _colours(tokens: np.ndarray, fitted: Sequence[np.ndarray]) -> np.ndarray:
+def colours(tokens: np.ndarray, palette: State) -> np.ndarray:
     """[T, D] -> [T, 3] uint8: components one to three, from -2.5 to 2.5 standard deviations."""
-    kept = min(3, tokens.shape[-1], sum(map(len, fitted)) - 1)
     level = np.full((len(tokens), 3), 0.5)
-    if kept > 0:
-        level[:, :kept] += pca.whiten(tokens, pca.fit(fitted, kept)) / 5
+    if palette:
+        level[:, : len(palette["std"])] += pca.whiten(tokens, palette) / 5
     return np.rint(255 * level.clip(0, 1)).astype(np.uint8)
 
 

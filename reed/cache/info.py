@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,44 @@ from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
 FAILURES = 5  # that are shown
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What there is of one column. shards: that it will have; markers: of those that are there."""
+
+    column: Column
+    shards: int
+    markers: tuple[Marker, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard is there."""
+        return len(self.markers) == self.shards
+
+    @property
+    def samples(self) -> int:
+        """The samples that are there."""
+        return sum(len(marker.keys) for marker in self.markers)
+
+    @property
+    def bytes(self) -> int:
+        """What the files of the shards hold."""
+        return sum(marker.bytes for marker in self.markers)
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """Key -> reason of the samples that were left out."""
+        return {key: reason for each in self.markers for key, reason in each.failed.items()}
+
+
+def summary(cache: Path, frozen: Plan, name: str) -> Summary:
+    """What there is of the column called `name`; ReedError where its description is damaged."""
+    column = schema.load_column(cache, name)
+    shards = range(frozen.shards)
+    there = [i for i in shards if schema.marker_path(cache, column, i).is_file()]
+    markers = tuple(schema.load_marker(cache, column, shard) for shard in there)
+    return Summary(column, frozen.shards, markers)
 
 
 def lines(cache: Path) -> Iterator[str]:
@@ -32,7 +71,7 @@ def lines(cache: Path) -> Iterator[str]:
     )
     for name in schema.columns(cache):
         yield ""
-        yield from _column(cache, frozen, schema.load_column(cache, name))
+        yield from _column(cache, summary(cache, frozen, name))
 
 
 def human(count: float) -> str:
@@ -44,16 +83,12 @@ def human(count: float) -> str:
     return f"{count:.{min(power, 1)}f} {units[power]}"
 
 
-def _column(cache: Path, frozen: Plan, column: Column) -> Iterator[str]:
-    shards = range(frozen.shards)
-    there = [i for i in shards if schema.marker_path(cache, column, i).is_file()]
-    markers = [schema.load_marker(cache, column, shard) for shard in there]
-    failed = {key: reason for marker in markers for key, reason in marker.failed.items()}
-    state = "complete" if len(markers) == frozen.shards else "INCOMPLETE"
+def _column(cache: Path, found: Summary) -> Iterator[str]:
+    column, markers, failed = found.column, found.markers, found.failed
+    state = "complete" if found.is_complete else "INCOMPLETE"
     yield (
-        f"{column.name}: {state}, {len(markers)}/{frozen.shards} shards, "
-        f"{sum(len(marker.keys) for marker in markers)} samples, "
-        f"{human(sum(marker.bytes for marker in markers))}, {len(failed)} failed"
+        f"{column.name}: {state}, {len(markers)}/{found.shards} shards, "
+        f"{found.samples} samples, {human(found.bytes)}, {len(failed)} failed"
     )
     licence = f", licence {column.licence}" if column.licence else ""
     yield f"  encoder {column.encoder}, reads {', '.join(column.reads)}{licence}"
@@ -75,11 +110,11 @@ def _column(cache: Path, frozen: Plan, column: Column) -> Iterator[str]:
 
 
 def _field(
-    column: Column, field: Field, cosine: np.ndarray | None, markers: list[Marker]
+    column: Column, field: Field, cosine: np.ndarray | None, markers: tuple[Marker, ...]
 ) -> Iterator[str]:
-    yield f"  {column.name}/{field.name}: {field.kind}, {_shape(field.shape)}, {field.codec}"
+    yield f"  {column.name}/{field.name}: {field.kind}, {shape(field.shape)}, {field.codec}"
     if (decoded := codecs.codec_of(field).decoded_shape(field)) != field.shape:
-        yield f"    decodes to {_shape(decoded)}"
+        yield f"    decodes to {shape(decoded)}"
     if cosine is not None:
         yield (
             f"    cosine to the original, on the calibration records: "
@@ -101,5 +136,6 @@ def _over(channels: np.ndarray) -> str:
     return f"{channels.mean():.4g} (channels {channels.min():.4g} to {channels.max():.4g})"
 
 
-def _shape(shape: tuple[int | None, ...]) -> str:
-    return "x".join("?" if n is None else str(n) for n in shape) or "one"
+def shape(lengths: tuple[int | None, ...]) -> str:
+    """The shape of one sample in short: 3x32x32, ?x64 where a length varies, one."""
+    return "x".join("?" if n is None else str(n) for n in lengths) or "one"
