@@ -51,6 +51,8 @@ def test_a_page_stands_in_a_browser(written, open_page, width, dark):
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     drawn = browser.execute_script("return document.querySelectorAll('.js-line').length")
     assert drawn == 1
+    high = "return document.querySelector('.plotly-graph-div').getBoundingClientRect().height"
+    assert browser.execute_script(high) == 20 * 16
     text = browser.execute_script(
         "return getComputedStyle(document.querySelector('.chart .xtitle')).fill"
     )

@@ -38,7 +38,7 @@ class Chart:
     def html(self) -> str:
         """The element that page.js turns into a chart; plotly itself is in the page once."""
         return self.figure.to_html(
-            full_html=False, include_plotlyjs=False,
+            full_html=False, include_plotlyjs=False, default_height="20rem",
             config={"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": CLUTTER},
         )  # fmt: skip
 
@@ -84,17 +84,19 @@ def data_url(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def write(path: Path, template: str, **values: Any) -> None:
+def write(path: Path, template: str, *, option: str = "--out", **values: Any) -> None:
     """Fill a template of this folder and write the page; ReedError where that cannot be.
 
-    values: what the template shows. Text is escaped; a value that a script reads is written by
-    the filter `tojson`, which escapes too.
+    option: of the command, that names the file; values: what the template shows. Text is escaped;
+    a value that a script reads is written by the filter `tojson`, which escapes too.
     """
     text = _environment().get_template(template).render(values)
     try:
         files.write_atomic(path, text.encode())
     except OSError as error:
-        raise ReedError(f"cannot write {path}: {error.strerror}; choose another --out") from error
+        raise ReedError(
+            f"cannot write {path}: {error.strerror}; choose another {option}"
+        ) from error
 
 
 @cache
