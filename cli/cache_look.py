@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from reed.cli.common import CACHES, one_line_errors
+from reed.errors import ReedError
 
 
 @click.command("list")
@@ -83,22 +84,48 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
 
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.argument("key")
-@click.option("--seed", default=0, show_default=True, help='Which sample "random" is.')
+@click.argument("key", required=False)
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE.html",
+              help="Where the page goes. Default: peek-CACHE.html, here.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(1),
+              help="How many samples the page shows. Default: 24.")  # fmt: skip
+@click.option("--seed", default=0, show_default=True,
+              help='Which sample "random" is, and which ones a page shows.')  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png",
               help="Where the picture goes. Default: peek-KEY.png, here.")  # fmt: skip
 @one_line_errors
-def peek(cache: Path, key: str, seed: int, out: Path | None) -> None:
-    """Draw one sample of every column. KEY: a sample's key, "#ROW" of the cache, or "random".
+def peek(
+    cache: Path, key: str | None, html: Path | None, samples: int | None, seed: int,
+    out: Path | None,
+) -> None:  # fmt: skip
+    """Write a page of a cache, or draw one sample of every column.
+
+    Without a KEY: one page of HTML that needs nothing else, with what the cache holds and some of
+    its samples. With a KEY (a sample's key, "#ROW" of the cache, or "random"): a picture of that
+    sample, or with --html too the page with that sample before the others.
 
     \b
     Examples:
+      reed-cache peek cache/digits
+      reed-cache peek cache/digits --html digits.html --samples 50
       reed-cache peek cache/digits random --seed 3
       reed-cache peek cache/digits '#0' --out first.png
     """
     from reed import peek as peeking
+    from reed.cache import info
 
-    click.echo(peeking.save(cache, peeking.find(cache, key, seed), out))
+    row = None if key is None else peeking.find(cache, key, seed)
+    if key is not None and html is None:
+        if samples is not None:
+            raise ReedError("--samples is of a page, a KEY alone asks for a picture; add --html")
+        click.echo(peeking.save(cache, row, out))
+        return
+    if out is not None:
+        raise ReedError("--out is of the picture of a sample; give its KEY, or --html for a page")
+    from reed.pages import cache as pages
+
+    page = pages.save(cache, html, count=samples or 24, seed=seed, first=row)
+    click.echo(f"{page} ({info.human(page.stat().st_size)})")
 
 
 @click.command()

@@ -147,6 +147,33 @@ def sdf(mols: Iterable[tuple[str, Any]]) -> str:
     return "".join(entries)
 
 
+def drawing(molecule: Molecule, side: int) -> tuple[str, list[list[Any]]]:
+    """A molecule in two dimensions, hydrogens left out, as SVG, and where its atoms are.
+
+    side: width and height. The atoms are [number, x, y, 0], those drawn, by their places in the
+    arrays. What is no molecule by RDKit's rules is drawn as it is; ReedError where RDKit cannot.
+    """
+    chem, draw = library(), library("Chem.Draw.rdMolDraw2D")
+    sound = sanitised(molecule)
+    mol = to_mol(molecule) if sound is None else sound
+    for atom in mol.GetAtoms():
+        atom.SetIntProp("place", atom.GetIdx())
+    drawer = draw.MolDraw2DSVG(side, side)
+    drawer.drawOptions().clearBackground = False
+    try:
+        mol = chem.RemoveHs(mol, sanitize=sound is not None)
+        library("Chem.rdDepictor").Compute2DCoords(mol)
+        flat = draw.PrepareMolForDrawing(mol, kekulize=sound is not None)
+        drawer.DrawMolecule(flat)
+    except (ValueError, RuntimeError) as error:
+        raise ReedError(f"RDKit cannot draw it: {' '.join(str(error).split())}") from error
+    drawer.FinishDrawing()
+    places = [(atom.GetIntProp("place"), drawer.GetDrawCoords(atom.GetIdx()))
+              for atom in flat.GetAtoms() if atom.HasProp("place")]  # fmt: skip
+    points = [[place, round(at.x, 1), round(at.y, 1), 0] for place, at in places]
+    return drawer.GetDrawingText(), points
+
+
 def _kinds() -> dict[int, Any]:
     kind = library().BondType
     return {1: kind.SINGLE, 2: kind.DOUBLE, 3: kind.TRIPLE, AROMATIC: kind.AROMATIC}
