@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from reed import picture
-from reed.cache import codecs, files, pca, plan, reader, schema
+from reed.cache import codecs, files, info, pca, plan, reader, schema
 from reed.cache.codecs import State
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
@@ -155,7 +155,7 @@ def plain(title: str, field: Field, value: Any) -> Panel:
 
 
 def _stored(field: Field, value: np.ndarray) -> str:
-    return f"{field.kind} {'x'.join(map(str, value.shape))}, {field.codec}"
+    return f"{field.kind} {info.shape(value.shape)}, {field.codec}"
 
 
 def _image(field: Field, value: np.ndarray, caption: str) -> tuple[str, str, np.ndarray]:

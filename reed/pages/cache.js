@@ -5,7 +5,7 @@
   const chosen = new Map();  // token numbers by count of tokens, from sample to sample
   let current = -1;
 
-  const ending = (key) => (key.length > 16 ? `…${key.slice(-15)}` : key);  // where keys differ
+  const ending = (key) => (key.length > 13 ? `…${key.slice(-12)}` : key);  // where keys differ
   const button = (place, title, under, action) => element("button", { type: "button", title, onclick: action },
     thumbnail(data.samples[place], place),
     element("span", { className: "key" }, ending(data.samples[place].key)),
@@ -27,11 +27,13 @@
     figure("", shape, shape.problem ? element("p", { className: "bad" }, shape.problem) : draw.plain(shape)),
     ...(shape.sequence ? [text({ title: "sequence", text: shape.sequence, caption: "" })] : []),
   ];
+  const about = (place, cosine) =>
+    [`cosine ${draw.number(cosine)}`, ...data.samples[place].labels.slice(0, 1)].join(", ");
   const neighbours = (place) => {
     const rows = data.near.filter((each) => each.of[place]).map((each) =>
       element("div", { className: "near" }, element("span", { className: "soft" }, each.title),
         element("ul", {}, ...each.of[place].map(([other, cosine]) => element("li", {},
-          button(other, data.samples[other].key, `cosine ${draw.number(cosine)}`, () => {
+          button(other, data.samples[other].key, about(other, cosine), () => {
             go(other);
             buttons[other].focus();
           }))))));
@@ -41,7 +43,7 @@
 
   const show = (place) => {
     const sample = data.samples[place], fields = [];
-    const changed = () => fields.forEach((each) => each.paint());
+    const changed = (by) => fields.forEach((each) => each.paint(each === by));
     for (const field of data.tokens)
       if (field.samples[place]) fields.push(new tokens.Field(field, place, chosen, changed));
     const order = { image: 0, text: 1 };

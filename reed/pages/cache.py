@@ -21,7 +21,7 @@ COLUMNS = (
     "column", "state", "shards", "samples", "failed", "size", "per sample", "encoder", "revision",
     "licence", "container", "reads", "identity",
 )  # fmt: skip
-FIELDS = ("field", "kind", "shape", "codec", "bytes per sample", "decodes to", "cosine kept")
+FIELDS = ("field", "kind", "shape", "codec", "per sample", "decodes to", "cosine kept")
 
 
 def save(
@@ -93,7 +93,7 @@ def _fields(cache: Path, found: Summary, views: int) -> Iterator[list[Any]]:
         kept = "" if cosine is None else f"{cosine[0]:.6f}, worst {cosine[1]:.6f}"
         yield [
             f"{column.name}/{field.name}", field.kind, info.shape(field.shape), field.codec,
-            round(stored, 1) if found.samples else "none",
+            info.human(stored) if found.samples else "none",
             "" if decoded == field.shape else info.shape(decoded), kept,
         ]  # fmt: skip
 

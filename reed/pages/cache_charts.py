@@ -36,7 +36,9 @@ def charts(
                 yield _labels(cache, found, field, progress)
     for grid in grids:
         norms = grid.norms
-        caption = f"Of the {len(norms):,} tokens of the samples shown, as the encoder gave them."
+        caption = (
+            f"Of the {len(norms):,} tokens of the samples shown, in the channels of the encoder."
+        )
         yield _histogram(f"Norms of the tokens: {grid.title}", caption, "norm", "tokens", norms)
 
 

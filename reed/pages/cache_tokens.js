@@ -28,7 +28,7 @@ const tokens = (() => {
       this.shape = sample.drawings.find((each) => each.total === own.count && !each.problem);
       this.names = sample.drawings.find((each) => each.total === own.count)?.names || [];
       this.picture = field.is_grid && sample.shows.find((panel) => panel.shows === "image");
-      this.said = element("p", { className: "soft said", role: "status" });
+      this.said = element("p", { className: "soft said" });
       this.box = this.build();
       this.paint();
     }
@@ -65,7 +65,7 @@ const tokens = (() => {
     choose(token) {
       if (!(token >= 0 && token < this.own.count)) return;
       this.chosen.set(this.own.count, token);
-      this.changed();
+      this.changed(this);
     }
     pick(canvas) {
       canvas.addEventListener("click", (event) => {
@@ -84,7 +84,9 @@ const tokens = (() => {
       this.choose(to);
     }
 
-    paint() {
+    // spoken: whether a screen reader is to hear of it; fields of as many tokens follow in silence.
+    paint(spoken = false) {
+      this.said.setAttribute("aria-live", spoken ? "polite" : "off");
       const { own, field, size } = this, at = this.token;
       const found = this.found = cosines(this.steps, own.count, field.directions, at);
       const low = Math.min(...found), high = Math.max(...found), span = high - low || 1;

@@ -49,8 +49,9 @@ class Grid:
     def note(self) -> str:
         """How exact the cosines are, as a sentence."""
         count, channels = self.basis.shape
+        share = math.floor(1000 * self.kept) / 10
         how = "8-bit numbers in all directions" if self.kept > 1 - 1e-9 else (
-            f"8-bit numbers in {count} of {channels} directions, which keep {self.kept:.1%} of the "
+            f"8-bit numbers in {count} of {channels} directions, which keep {share} % of the "
             "squared length of unit tokens"
         )  # fmt: skip
         return (
@@ -71,9 +72,10 @@ def grid(cache: Path, column: Column, field: Field, values: Mapping[int, np.ndar
     lengths, vectors = np.linalg.eigh(stacked.T @ stacked)
     basis = vectors[:, ::-1][:, :most].T
     kept = float(lengths[::-1][:most].sum() / max(lengths.sum(), 1e-30))
-    off = [np.abs(_cosines(unit(x)) - _cosines(steps(x, basis))) for x in arrays.values()]
-    pairs = sum(each.size for each in off)
-    error, worst = sum(each.sum() for each in off) / pairs, max(each.max(initial=0) for each in off)
+    off = [np.abs(_cosines(x) - _cosines(steps(x, basis))) for x in arrays.values()]
+    pairs = sum(len(each) * (len(each) - 1) for each in off)  # both ways, none with itself
+    error = sum(each.sum() for each in off) / max(pairs, 1)
+    worst = max(each.max(initial=0) for each in off)
     return Grid(column, field, arrays, basis, kept, float(error), float(worst))
 
 
@@ -97,8 +99,11 @@ def steps(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
 
 
 def _cosines(x: np.ndarray) -> np.ndarray:
+    """Of all pairs of different tokens, [T, T]; 0 of one with itself."""
     x = unit(x)
-    return x @ x.T
+    found = x @ x.T
+    np.fill_diagonal(found, 0.0)
+    return found
 
 
 def plain(cache: Path, found: Grid) -> dict[str, Any]:
