@@ -35,6 +35,39 @@ def whole(fakes, tmp_path_factory) -> Path:
     return fakes.build(tmp_path_factory.mktemp("whole") / "fake")
 
 
+@pytest.fixture(scope="session")
+def odd(fakes, tmp_path_factory):
+    """Fields of every kind and of unusual shapes, text that no font has, two views."""
+    import numpy as np
+
+    from reed.cache.schema import Field
+
+    path = tmp_path_factory.mktemp("odd") / "odd"
+    fields = {
+        "latent": Field("latent", "moments", (8, 4, 4)), "two": Field("two", "data", (2, 4, 4)),
+        "rgb": Field("rgb", "data", (3, 4, 4), scale=(2.0,), shift=(0.5,)),
+        "line": Field("line", "data", (30, 3)), "many": Field("many", "token", (9, 5), "pca:4"),
+        "ragged": Field("ragged", "token", (None, 5)), "none": Field("none", "token", (None, 5)),
+        "thin": Field("thin", "token", (4, 1)), "pair": Field("pair", "pair", (5, 4, 3)),
+        "text": Field("text", "text", (), "utf8"),
+    }  # fmt: skip
+
+    class Odd(fakes.Encoder):
+        reads = ("pixels",)
+
+        def one(self, sample):
+            noise = fakes.random(sample["pixels"].tobytes()).standard_normal
+            shapes = [f.shape for f in list(fields.values())[:-1]]
+            sizes = [tuple(n or 7 for n in shape) for shape in shapes]
+            sizes[6] = (0, 5)
+            arrays = [noise(size).astype(np.float32) for size in sizes]
+            return *arrays, "costs $5_000$ \n" + "語 and a long line of words " * 30
+
+    Odd.fields = tuple(fields.values())
+    fakes.engines.run(fakes.job(path, "odd", None, Odd()), fakes.Share(), progress=False)
+    return path
+
+
 @pytest.fixture
 def cache(whole, tmp_path) -> Path:
     """A complete cache that a test may damage."""

@@ -446,6 +446,32 @@ def test_a_cache_without_a_shard_or_a_column(fakes, tmp_path, open_page):
     assert "No column is built yet" in text and "There is nothing to chart yet" in text
 
 
+def test_every_kind_and_shape_can_be_shown(odd, tmp_path, open_page):
+    path = written(odd, tmp_path / "p.html", count=2)
+    browser, data = open_page(path), data_of(path)
+    shown = {panel["title"]: panel for name in ("shows", "others")
+             for panel in data["samples"][0][name]}  # fmt: skip
+    assert shown["odd/none"]["text"] == "[]" and shown["odd/latent"]["shows"] == "image"
+    assert shown["odd/pair"]["shows"] == "map" and "語" in shown["odd/text"]["text"]
+    fields = {each["title"]: each for each in data["tokens"]}
+    assert set(fields) == {"odd/many", "odd/ragged", "odd/thin"}
+    grids = {
+        name: (each["is_grid"], each["samples"]["0"]["across"]) for name, each in fields.items()
+    }
+    assert grids == {"odd/many": (True, 3), "odd/ragged": (False, 4), "odd/thin": (True, 2)}
+    headings = [each.text for each in browser.find_elements("css selector", ".tokens > h4")]
+    assert headings[:3] == [
+        "odd/many · 3 × 3 patches", "odd/ragged · 7 tokens, row by row", "odd/thin · 2 × 2 patches",
+    ]  # fmt: skip
+
+
+def test_a_missing_library_is_one_line(whole, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    done = run("peek", whole, "--html", tmp_path / "p.html", "--samples", 1)
+    assert done.exit_code == 2 and "a picture needs plotly" in done.stderr
+    assert "reed[plot]" in done.stderr and not (tmp_path / "p.html").exists()
+
+
 def test_large_images_and_maps_are_reduced_and_it_is_said():
     image = np.arange(600 * 300 * 3, dtype=np.uint32).reshape(600, 300, 3).astype(np.uint8)
     small = items._panel(peek.Panel("t", "c", "image", image))

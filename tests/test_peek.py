@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from reed import peek, picture
 from reed.cache import column, engines, info, plan
-from reed.cache.schema import Field
 from reed.cli import cache as cli
 from reed.errors import ReedError
 
@@ -112,35 +111,6 @@ def test_what_a_column_lacks_is_said(fakes, tmp_path):
     _, found = shown(tmp_path, 119)
     assert ("caption", "shard 1 is not built yet") in [(p.title, p.value) for p in found]
     assert peek.save(tmp_path, 119, tmp_path / "p.png").is_file()
-
-
-@pytest.fixture(scope="module")
-def odd(fakes, tmp_path_factory):
-    """Fields of every kind and of unusual shapes, text that no font has, two views."""
-    path = tmp_path_factory.mktemp("odd") / "odd"
-    fields = {
-        "latent": Field("latent", "moments", (8, 4, 4)), "two": Field("two", "data", (2, 4, 4)),
-        "rgb": Field("rgb", "data", (3, 4, 4), scale=(2.0,), shift=(0.5,)),
-        "line": Field("line", "data", (30, 3)), "many": Field("many", "token", (9, 5), "pca:4"),
-        "ragged": Field("ragged", "token", (None, 5)), "none": Field("none", "token", (None, 5)),
-        "thin": Field("thin", "token", (4, 1)), "pair": Field("pair", "pair", (5, 4, 3)),
-        "text": Field("text", "text", (), "utf8"),
-    }  # fmt: skip
-
-    class Odd(fakes.Encoder):
-        reads = ("pixels",)
-
-        def one(self, sample):
-            noise = fakes.random(sample["pixels"].tobytes()).standard_normal
-            shapes = [f.shape for f in list(fields.values())[:-1]]
-            sizes = [tuple(n or 7 for n in shape) for shape in shapes]
-            sizes[6] = (0, 5)
-            arrays = [noise(size).astype(np.float32) for size in sizes]
-            return *arrays, "costs $5_000$ \n" + "語 and a long line of words " * 30
-
-    Odd.fields = tuple(fields.values())
-    fakes.engines.run(fakes.job(path, "odd", None, Odd()), fakes.Share(), progress=False)
-    return path
 
 
 def test_every_kind_and_shape_can_be_drawn(odd, tmp_path):
