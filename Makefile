@@ -93,7 +93,7 @@ reproduce-protein: $(STAMP) ## Reproduce protein inverse folding: DATA=DIR
 	$(BIN)/python -m reed.pipelines.reproduce_protein --scale $(SCALE) \
 	  $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-reproduce-molecule: $(STAMP) ## Reproduce molecule generation: DATA=DIR, GEOM's rdkit_folder
+reproduce-molecule: $(STAMP) ## Reproduce molecule generation: DATA=DIR, GEOM-DRUGS
 	$(BIN)/python -m reed.pipelines.reproduce_molecule --scale $(SCALE) \
 	  $(if $(DATA),--data "$(DATA)") $(ARGS)
 

@@ -1,11 +1,12 @@
 """Molecules with a conformer: REED's molecule experiment (arXiv 2507.08980), on GEOM and QM9.
 
+    reed-cache build geom --data /data/geom --set source.split=train     # train_data.pickle, ...
     reed-cache build geom --data /data/geom/rdkit_folder
-    reed-cache build geom --data /data/qm9 --cache cache/qm9       # gdb9.sdf
-    reed-cache build geom --data /data/molecules                   # SDF files, lists of SMILES
+    reed-cache build geom --data /data/qm9 --cache cache/qm9             # gdb9.sdf
+    reed-cache build geom --data /data/molecules                         # SDF files, SMILES
 
-Data: the rdkit_folder of GEOM, the gdb9.sdf of QM9, or any SDF files and lists of SMILES; the last
-get conformers, in the reading processes.
+Data: GEOM-DRUGS as MiDi or SemlaFlow split it, the rdkit_folder of GEOM, the gdb9.sdf of QM9, or
+any SDF files and lists of SMILES; the last get conformers, in the reading processes.
 """
 
 from reed.pipelines import Pipeline

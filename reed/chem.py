@@ -45,7 +45,9 @@ def problem(mol: Any) -> str:
         return f"charge {odd[0]}"
     if any(atom.GetNumRadicalElectrons() for atom in atoms):
         return "radical"
-    if any(atom.GetDegree() > DEGREE for atom in atoms):
+    if any(atom.GetIsotope() for atom in atoms):
+        return "isotope"
+    if any(atom.GetTotalDegree() > DEGREE for atom in atoms):
         return f"over {DEGREE} neighbours"
     kinds = _kinds().values()
     if odd := sorted(
@@ -109,6 +111,18 @@ def smiles(mol: Any) -> str:
     """Canonical SMILES with stereo, without the hydrogens that need not be named."""
     chem = library()
     return chem.MolToSmiles(chem.RemoveHs(mol))
+
+
+def flat(mol: Any) -> str:
+    """Canonical SMILES without stereo and without hydrogens that need not be named."""
+    chem = library()
+    return chem.MolToSmiles(chem.RemoveHs(mol), isomericSmiles=False)
+
+
+def flattened(smiles: str) -> str:
+    """The same of a SMILES; itself where it is one that RDKit writes but does not read."""
+    mol = library().MolFromSmiles(smiles)
+    return smiles if mol is None else flat(mol)
 
 
 def conformer(mol: Any, seed: int) -> str:

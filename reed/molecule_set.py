@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.cache import files, plan, reader, schema
+from reed.chem import flattened
 from reed.errors import ReedError
-from reed.metrics.molecule import flattened
 from reed.molecule import ATOMS, Molecule, to_matrix
 
 ROWS = {"coords": (3,), "atoms": (), "charges": (), "bonds": (3,)}
@@ -82,8 +82,8 @@ def known(cache: Path, *, progress: bool = False) -> frozenset[str]:
     state, found = reader.load_state(cache, column), set()
     shards = range(plan.load(cache).shards)
     for shard in tqdm(shards, "known", unit="shard", disable=not progress, dynamic_ncols=True):
-        for _, values in reader.records(cache, column, shard, [smiles], state):
-            found.add(flattened(values["smiles"]))
+        records = reader.records(cache, column, shard, [smiles], state)
+        found |= {flattened(text) for text in {values["smiles"] for _, values in records}}
     return frozenset(found)
 
 

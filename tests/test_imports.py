@@ -62,7 +62,7 @@ ALLOWED = {
     "sample": "public export recipe domain checkpoint weights precision config cache.schema errors",
     "sample_set": "sample registry config cache errors",
     "decoder": "stage_one picture cache.schema errors",
-    "molecule_set": "metrics.molecule molecule cache errors",
+    "molecule_set": "chem molecule cache errors",
     "evaluate_molecules": "molecule_set metrics.molecule metrics.posebusters provenance "
     "chem cache errors",
     "outputs": "chem molecule molecule_set decoder sample sample_set picture cache errors",

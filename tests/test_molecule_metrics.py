@@ -12,9 +12,10 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from reed import chem
+from reed.chem import flat, flattened
 from reed.errors import ReedError
 from reed.metrics import molecule as metrics
-from reed.metrics.molecule import flat, flattened, measure, relax, stable_atoms, superposed
+from reed.metrics.molecule import measure, relax, stable_atoms, superposed
 from reed.molecule import ATOMS
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))

@@ -20,8 +20,7 @@ from reed.cache.stream import ShardStream
 from reed.cli.cache import main
 from reed.errors import ReedError
 from reed.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
-from reed.sources import entries, molecules_toy
-from reed.sources.geom import read_pickle
+from reed.sources import entries, molecules_toy, pickles
 from reed.sources.molecules import Molecules
 from reed.sources.molecules_toy import MoleculesToy
 
@@ -31,6 +30,11 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecu
 def unpacked(sample) -> Molecule:
     bonds = to_matrix(sample["partners"], sample["orders"])
     return Molecule(sample["coords"], sample["atoms"], sample["charges"], bonds)
+
+
+def read_pickle(path):
+    with open(path, "rb") as file:
+        return pickles.read(file, path.name)
 
 
 def canonical(text: str) -> str:

@@ -1,6 +1,7 @@
 """make reproduce-molecule: what it runs, and its table; .ci/run goes through the smoke scale."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,16 @@ def run(*words):
 
 
 def test_two_runs_are_each_sampled_three_times(ran, tmp_path):
-    done = run("--data", "/geom", "--unimol", "w.pt")
+    done = run("--data", "/geom", "--unimol", "w.pt", "--posebusters")
     assert done.exit_code == 0, done.output
     assert [words[0].rpartition(".")[2] for words in ran] == [
         "cache", *2 * ("train", *3 * ("sample", "evaluate"))
     ]  # fmt: skip
     assert ran[0][-4:] == ("--encoder", "unimol", "--set", "unimol.weights=w.pt")
+    assert {"source.split=train", "source.conformers=1", "/geom"} <= set(ran[0])
+    measured = [words for words in ran if words[0] == "reed.cli.evaluate"]
+    assert all(words[words.index("--reference") + 1] == ran[0][4] for words in measured)
+    assert all(words[-1] == "--posebusters" for words in measured)
     trained = [words for words in ran if words[0] == "reed.cli.train"]
     assert [words.count("plain") for words in trained] == [1, 0]
     assert all('align.molecule.target="unimol/sample"' in words for words in trained)
@@ -54,6 +59,13 @@ def test_a_measure_that_a_set_lacks_is_a_dash():
     head, a, b, *_ = reproduce_molecule.table_of(records).splitlines()
     assert head.split() == ["plain", "reed"] and b.split() == ["b", "-", "-"]
     assert a.split() == ["a", "1.5000", "+-", "0.7071", "0.0000", "+-", "0.0000"]
+
+
+def test_posebusters_are_missed_before_the_work(ran, monkeypatch):
+    monkeypatch.setitem(sys.modules, "posebusters", None)
+    done = run("--data", "/geom", "--posebusters")
+    assert done.exit_code == 2 and "pip install 'reed[posebusters]'" in done.output
+    assert not ran
 
 
 def test_data_and_the_smoke_scale_exclude_each_other(ran):

@@ -61,6 +61,44 @@ def geom(folder: Path, texts=SMILES[:4], protocol: int = 4) -> Path:
     return folder
 
 
+def midi(folder: Path, protocol: int = 4, **splits) -> Path:
+    """MiDi's pickles: by split, the texts of molecules, of which each has two conformers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, texts in splits.items():
+        rows = [(text, [mol(text, seed) for seed in range(2)]) for text in texts]
+        with open(folder / f"{split}_data.pickle", "wb") as file:
+            pickle.dump(rows, file, protocol)
+    return folder
+
+
+def smol_entry(smiles: str, **other) -> dict:
+    """What SemlaFlow keeps of a molecule; other: in place of what would be there."""
+    import torch
+
+    made = mol(smiles)
+    kinds = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 4}
+    bonds = torch.tensor([
+        [b.GetBeginAtomIdx(), b.GetEndAtomIdx(), kinds[str(b.GetBondType())]]
+        for b in made.GetBonds()
+    ])  # fmt: skip
+    return {
+        "coords": torch.tensor(made.GetConformer().GetPositions()).float(),
+        "atomics": torch.tensor([atom.GetAtomicNum() for atom in made.GetAtoms()]),
+        "bond_indices": bonds[:, :2], "bond_types": bonds[:, 2],
+        "charges": torch.tensor([atom.GetFormalCharge() for atom in made.GetAtoms()]),
+        "device": "cpu", "id": smiles,
+    } | other  # fmt: skip
+
+
+def smol(folder: Path, **splits) -> Path:
+    """SemlaFlow's files: by split, entries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, found in splits.items():
+        content = pickle.dumps([pickle.dumps(entry, 4) for entry in found])
+        (folder / f"{split}.smol").write_bytes(content)
+    return folder
+
+
 DATA = {name: f"molecule/{name}" for name in ("coords", "atoms", "charges", "partners", "orders")}
 NET = {"width": 16, "layers": 3, "heads": 2, "sets": 4, "message": 8, "hidden": 8, "edge": 8,
        "size_emb": 4, "max_atoms": 64}  # fmt: skip

@@ -134,12 +134,13 @@ def measure(
 ) -> dict[str, float | None]:
     """Every measure of some molecules, shares from 0 to 1; None where there is nothing to average.
 
-    known: `flat` SMILES that are not novel. validity: RDKit accepts it; connected_validity: and it
-    is in one piece; uniqueness: distinct ones of the valid; novelty: of the valid, not in known;
-    energy_validity: MMFF94 gives an energy; relaxed_validity: and its minimisation converges.
-    energy (kcal/mol), strain (energy less that of the relaxed pose) and rmsd (angstroms, to that
-    pose) have a mean and a median, per molecule; strain and rmsd over those that converged. All
-    of these come of one minimisation. Definitions as in SemlaFlow (arXiv 2406.07266).
+    known: what reed.chem.flat says of molecules that are not novel. validity: RDKit accepts it;
+    connected_validity: and it is in one piece; uniqueness: distinct ones of the valid; novelty: of
+    the valid, not in known; energy_validity: MMFF94 gives an energy; relaxed_validity: and its
+    minimisation converges. energy (kcal/mol), strain (energy less that of the relaxed pose) and
+    rmsd (angstroms, to that pose) have a mean and a median, per molecule; strain and rmsd over
+    those that converged. All of these come of one minimisation. Definitions as in SemlaFlow (arXiv
+    2406.07266).
     """
     if not molecules:
         raise ReedError("there are no molecules to measure")
@@ -160,7 +161,7 @@ def measure(
         shares.setdefault("relaxed_validity", []).append(pose is not None and pose.converged)
         if mol is not None:
             mols += 1
-            texts.append(flat(mol))
+            texts.append(chem.flat(mol))
         if pose is not None:
             relaxed.append(pose)
             sizes.append(len(molecule))
@@ -185,14 +186,3 @@ def _energies(relaxed: Sequence[Relaxed], sizes: Sequence[int]) -> dict[str, flo
         found[f"{name}_mean"] = float(np.mean(numbers)) if numbers else None
         found[f"{name}_median"] = float(np.median(numbers)) if numbers else None
     return found
-
-
-def flat(mol: Any) -> str:
-    """Canonical SMILES without stereo and without hydrogens that need not be named."""
-    library = chem.library()
-    return library.MolToSmiles(library.RemoveHs(mol), isomericSmiles=False)
-
-
-def flattened(smiles: str) -> str:
-    """The same of a SMILES."""
-    return chem.library().MolToSmiles(chem.library().MolFromSmiles(smiles), isomericSmiles=False)

@@ -1,14 +1,11 @@
 """GEOM as its authors publish it: a table of SMILES beside pickles of conformers.
 
-Axelrod and Gomez-Bombarelli, Scientific Data 9, 185 (2022), the folder rdkit_folder. A pickle is a
-program; these are read by a reader that knows tables, numbers, text and molecules of RDKit, and
-runs nothing else. A molecule itself is bytes that RDKit parses.
+Axelrod and Gomez-Bombarelli, Scientific Data 9, 185 (2022), the folder rdkit_folder.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +17,7 @@ from tqdm import tqdm
 from reed import chem
 from reed.cache.build import BadSample
 from reed.errors import ReedError
+from reed.sources import pickles
 
 SUMMARIES = ("summary_drugs.json", "summary_qm9.json")
 
@@ -39,8 +37,8 @@ class Geom:
     def listing(self, problem_of: Callable[[Any], str]) -> Iterator[tuple[str, str, str]]:
         """Key, stamp and what it is left out for of every conformer that is wanted.
 
-        problem_of: of a molecule, here made of its SMILES. A SMILES that is none passes, and so
-        does a table without the number of conformers: reading says what is wrong.
+        problem_of: of a molecule, here made of its SMILES, or of None where that is none. A table
+        without the number of conformers passes: reading says what is wrong.
         """
         for name in SUMMARIES:
             if not (self.folder / name).is_file():
@@ -49,8 +47,7 @@ class Geom:
                 if not isinstance(entry, dict) or "pickle_path" not in entry:
                     yield name, "", "without conformers"
                     continue
-                mol = chem.library().MolFromSmiles(text)
-                problem = problem_of(mol) if mol is not None else ""
+                problem = problem_of(chem.library().MolFromSmiles(text))
                 there = int(entry.get("uniqueconfs", 1))
                 for rank in range(min(there, self.conformers)):
                     yield f"{entry['pickle_path']}/{rank:02d}", f"{there}", problem
@@ -63,7 +60,7 @@ class Geom:
         found = _conformers(self.folder / place)
         if int(rank) >= len(found):
             raise BadSample(f"{place} has {len(found)} conformers, none has the rank {int(rank)}")
-        return found[int(rank)]
+        return found[int(rank)].mol()
 
 
 @lru_cache(maxsize=2)
@@ -78,55 +75,18 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4)  # the conformers of a pickle are samples of their own
-def _conformers(path: Path) -> list[Any]:
+def _conformers(path: Path) -> list[pickles.Packed]:
     """The molecules of a pickle, by rising energy."""
-    found = read_pickle(path)
+    try:
+        with open(path, "rb") as file:
+            found = pickles.read(file, path.name)
+    except OSError as error:
+        raise BadSample(f"cannot read {path.name}: {error.strerror}") from error
     try:
         rows = sorted(found["conformers"], key=lambda row: float(row["totalenergy"]))
         mols = [row["rd_mol"] for row in rows]
     except (TypeError, KeyError, ValueError) as error:
         raise BadSample(f"{path.name} is no pickle of GEOM: it lacks {error}") from error
-    if not all(isinstance(mol, chem.library().Mol) for mol in mols):
+    if not all(isinstance(mol, pickles.Packed) for mol in mols):
         raise BadSample(f"{path.name} is no pickle of GEOM: an rd_mol is no molecule")
     return mols
-
-
-def read_pickle(path: Path) -> Any:
-    """What a pickle holds, if that is tables, numbers, text and molecules of RDKit.
-
-    BadSample that names what it asks for besides, which is not run.
-    """
-    try:
-        with open(path, "rb") as file:
-            return _Reader(file).load()
-    except BadSample:
-        raise
-    except OSError as error:
-        raise BadSample(f"cannot read {path.name}: {error.strerror}") from error
-    except Exception as error:  # of a damaged pickle, it can be any
-        raise BadSample(f"{path.name} is no sound pickle: {type(error).__name__}") from error
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        known = {("rdkit.Chem.rdchem", "Mol"): _molecule, ("_codecs", "encode"): _encoded}
-        if (module, name) not in known:
-            raise BadSample(f"the pickle asks for {module}.{name}, which is not run")
-        return known[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise BadSample("the pickle refers to something outside it")
-
-
-def _molecule(*parts: Any) -> Any:
-    """A molecule from the bytes that RDKit writes."""
-    if len(parts) != 1 or not isinstance(parts[0], bytes):
-        raise BadSample("the pickle holds a molecule that is no bytes")
-    return chem.library().Mol(parts[0])
-
-
-def _encoded(text: Any, encoding: Any) -> bytes:
-    """How old pickles hold bytes."""
-    if not isinstance(text, str) or encoding != "latin1":
-        raise BadSample("the pickle encodes something that is no bytes")
-    return text.encode("latin1")
