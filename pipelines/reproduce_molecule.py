@@ -14,11 +14,11 @@ train.smol, or GEOM's rdkit_folder, of which the source takes eight tenths of th
 SemlaFlow, each has one conformer. What is drawn is novel if it is not among them; no other measure
 has a reference, so the other splits are not read.
 
-Hardware: one GPU of 40 GB, trained in float32. Hours, an estimate, unmeasured: stage one several on
-a CPU (243,000 molecules), each of the two runs 40 to 80 for its 400,000 steps, samples and measures
-under one each, with --posebusters two more in all. Rerun the command to resume. The smoke scale
-goes through every step with molecules that ship with RDKit and a net of a few channels, and checks
-no number.
+Hardware: one GPU of 40 GB, trained in float32. Hours, an estimate, unmeasured: stage one about one
+on a CPU (243,000 molecules), each of the two runs 40 to 80 for its 400,000 steps, samples and
+measures under one each, with --posebusters two more in all. Rerun the command to resume. The smoke
+scale goes through every step with molecules that ship with RDKit and a net of a few channels, and
+checks no number.
 """
 
 from __future__ import annotations
