@@ -112,18 +112,23 @@ def test_midis_files_are_its_splits(tmp_path, capsys):
 def test_bad_items_fail_alone(tmp_path, capsys):
     good, odd = [TINY.mol(text) for text in TRAIN], chem.library().MolFromSmiles("C[Se]C")
     rows = [(text, [mol]) for text, mol in zip(TRAIN, good, strict=True)]
-    content = pickle.dumps([*rows, ("x", []), ("x", None), 5, ("x", [b"y"]), ("y", [odd])])
+    lost = chem.library().Mol(TINY.mol("CSC"))
+    lost.GetConformer().SetPositions(np.full((lost.GetNumAtoms(), 3), np.nan))
+    rows = [*rows, ("x", []), ("x", None), 5, ("x", [b"y"]), ("y", [odd]), ("z", [lost])]
+    content = pickle.dumps(rows)
     broken = good[0].ToBinary()
     path = tmp_path / "train_data.pickle"
     path.write_bytes(content.replace(broken, b"\0" * len(broken)))
     source = Molecules(path)
     keys = list(source.listing())
-    assert [int(key.split("/")[1]) for key in keys] == [0, 1, 2, 4, 5, 6]
+    assert [int(key.split("/")[1]) for key in keys] == [0, 1, 2, 4, 5, 6, 8]
     assert "left out: 1 element Se, 1 without conformers" in capsys.readouterr().out
     assert [source.read(key)["smiles"] for key in keys[1:3]] == list(map(canonical, TRAIN[1:]))
     with pytest.raises(BadSample, match="no molecule that RDKit reads"):
         source.read(keys[0])
-    for key in keys[3:]:
+    with pytest.raises(BadSample, match="coordinates that are not finite"):
+        source.read(keys[6])
+    for key in keys[3:6]:
         with pytest.raises(BadSample, match="train_data.pickle is no SMILES with conformers"):
             source.read(key)
 

@@ -146,3 +146,8 @@ def test_shares_of_a_mixed_set(real):
 def test_stereo_makes_no_other_molecule():
     one, other = (TINY.mol(text) for text in ("C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O"))
     assert flat(one) == flat(other) == flattened("C[C@H](N)C(=O)O") == "CC(N)C(=O)O"
+
+
+def test_what_rdkit_writes_but_does_not_read_stays():
+    """It must not end an evaluation after days of training."""
+    assert flattened("c1ccc1(C)C") == "c1ccc1(C)C"

@@ -168,12 +168,13 @@ def test_the_last_entry_need_not_be_closed(tmp_path):
 
 def test_what_is_left_out_is_counted(tmp_path, capsys):
     listed = ["CCO", "[Na+].[Cl-]", "CC.O", "C[Se]C", "[H][H]", "C" * 100, "not a molecule"]
+    listed += ["C([2H])O", "[HgH9]"]
     (tmp_path / "x.smi").write_text("\n".join(listed))
     source = Molecules(tmp_path, min_atoms=3)
     assert list(source.listing()) == ["x.smi/000000", "x.smi/000006"]
     said = capsys.readouterr().out
-    assert "2 samples; left out: 1 element Se, 1 over max_atoms, 2 several fragments" in said
-    assert "1 under min_atoms" in said
+    assert "2 samples; left out: 1 element Se, 1 isotope, 1 over 8 neighbours, 1 over max" in said
+    assert "1 under min_atoms" in said and "2 several fragments" in said
     with pytest.raises(BadSample, match="'not' is no SMILES"):
         source.read("x.smi/000006")
     with pytest.raises(BadSample, match="left out: several fragments"):

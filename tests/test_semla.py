@@ -76,7 +76,8 @@ def test_turning_and_moving_carry_over(net, reflect):
     turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
     turn = turn * torch.linalg.det(turn) * reflect
     found, states = net(**given, taps=(1, 3))
-    again, moved = net(**given | {"coords": given["coords"] @ turn}, taps=(1, 3))
+    shifted = given["coords"] @ turn + torch.tensor([3.0, -1.0, 2.0])
+    again, moved = net(**given | {"coords": shifted}, taps=(1, 3))
     keep = given["mask"]
     torch.testing.assert_close((found["coords"] @ turn)[keep], again["coords"][keep])
     for name in ("atoms", "charges"):

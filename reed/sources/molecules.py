@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from reed import chem
@@ -224,6 +225,8 @@ def embedded(mol: Any, seed: int) -> dict[str, Any]:
 def sample(mol: Any) -> dict[str, Any]:
     """The entries of a molecule with hydrogens and a conformer."""
     molecule: Molecule = chem.to_arrays(mol)
+    if not np.isfinite(molecule.coords).all():
+        raise BadSample("has coordinates that are not finite")
     chem.library().AssignStereochemistryFrom3D(mol)
     partners, orders = to_lists(molecule.bonds)
     return {

@@ -149,7 +149,8 @@ def _index(path: Path, conformers: int, size: int, changed: int) -> _Index:
     try:
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with tqdm(total=size, desc=f"read {path.name}", unit="B", unit_scale=True) as bar:
+        with tqdm(total=size, desc=f"read {path.name}", unit="B", unit_scale=True,
+                  disable=None, leave=False) as bar:  # fmt: skip
             for item in pickles.items(content, path.name):
                 found = _spans_of(item, path.suffix)[:conformers]
                 places.extend(place for span in found for place in span[:2])
