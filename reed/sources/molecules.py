@@ -46,7 +46,7 @@ class Molecules:
     .smi, .smiles or .csv, which get a conformer (reed.chem.conformer) from the seed and their
     place; all also .gz, which every reading process holds in memory. Beside a gdb9.sdf, what
     QM9's uncharacterized.txt lists is left out. Or the rdkit_folder of GEOM (reed.sources.geom),
-    or the files of MiDi and SemlaFlow (reed.sources.split_files).
+    or the files of MiDi and SemlaFlow (reed.sources.split_files), which come first where both are.
 
     split: train, valid, test or all. That of the files where they are split, as are MiDi's and
     SemlaFlow's and QM9 with MiDi's train.csv, val.csv and test.csv beside gdb9.sdf. Else eight,
