@@ -1,13 +1,14 @@
-"""make reproduce-molecule: what it runs, and its table; .ci/run goes through the smoke scale."""
+"""make reproduce-molecule and demo-molecule: what they run; .ci/run goes through a smoke scale."""
 
 import json
 import sys
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from reed.pipelines import reproduce_molecule
+from reed.pipelines import demo_molecule, reproduce_molecule
 
 
 @pytest.fixture
@@ -73,3 +74,22 @@ def test_data_and_the_smoke_scale_exclude_each_other(ran):
         done = run(*words)
         assert done.exit_code == 2 and "or SCALE=smoke alone" in done.output
     assert not ran
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+def test_the_demo_takes_small_molecules_where_rdkit_ships_some(monkeypatch, shipped):
+    commands = []
+
+    def command(*words):
+        commands.append(words)
+        if words[0] == "reed.cli.train":
+            raise click.Abort
+
+    monkeypatch.setattr(demo_molecule, "command", command)
+    if not shipped:
+        monkeypatch.setattr(demo_molecule, "LIST", Path("not/there.smi"))
+    done = CliRunner().invoke(demo_molecule.main)
+    assert ("the molecules are larger ones" in done.output) != shipped
+    assert ("source.max_atoms=20" in commands[0]) == shipped and len(commands) == 2
+    if shipped:
+        assert Path(commands[0][commands[0].index("--data") + 1]).is_file()
