@@ -11,7 +11,7 @@ from reed.cli.cache_look import doctor, info, list_, peek, study
 
 
 @click.group()
-@click.version_option(reed.__version__)
+@click.version_option(reed.__version__, prog_name="reed-cache")
 def main() -> None:
     """Build and inspect feature caches (stage one).
 

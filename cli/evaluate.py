@@ -40,7 +40,7 @@ from reed.precision import PRECISIONS
 @click.option("--esmfold", type=click.Path(path_type=Path), metavar="DIR",
               help="Of a run on proteins: refold its designs by the ESMFold there.")  # fmt: skip
 @click.option("--posebusters", is_flag=True, help="Of molecules: the checks of PoseBusters, too.")
-@click.version_option(reed.__version__)
+@click.version_option(reed.__version__, prog_name="reed-eval")
 @one_line_errors
 def main(
     samples: Path, reference: Path, metrics: str, features: str | None, weights: tuple[str, ...],

@@ -86,7 +86,7 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--out", type=click.Path(path_type=Path), metavar="OUT",
               help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
               "samples/ in the run or by the file.")  # fmt: skip
-@click.version_option(reed.__version__)
+@click.version_option(reed.__version__, prog_name="reed-sample")
 @one_line_errors
 def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.

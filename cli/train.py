@@ -34,7 +34,7 @@ from reed.cli.common import CACHES, RUNS, one_line_errors
     is_flag=True,
     help="Check and print the configuration, sketch the curriculum, stop.",
 )
-@click.version_option(reed.__version__)
+@click.version_option(reed.__version__, prog_name="reed-train")
 @click.pass_context
 @one_line_errors
 def main(
