@@ -6,6 +6,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,18 @@ from reed.errors import ReedError
 HERE = Path(__file__).parent
 CLUTTER = ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "pan2d"]
 MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take what their labels need
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}  # a phone has no room beside
+# seen by those who tell few colours apart, at 3:1 or more on the light ground and on the dark one
+COLOURS = ("#0f77bd", "#cf5a00", "#008f68", "#b8579c", "#9a6b12", "#7a7a85", "#7c66d6", "#cc4055")
+POINTS, ROWS = 1000, 200  # the most that a line is drawn from, and that a table shows
 
 
 @dataclass(frozen=True)
 class Chart:
     """A figure of plotly, and what it shows in words and, for those who cannot see it, in numbers.
 
-    rows: the table below it, of text and numbers, one value per name of `columns`.
+    rows: the table below it, of text and numbers, one value per name of `columns`; note: what is
+    to be said of the table.
     """
 
     title: str
@@ -33,6 +39,7 @@ class Chart:
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    note: str = ""
 
     @property
     def html(self) -> str:
@@ -49,27 +56,37 @@ def plotly() -> Any:
 
 
 def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) -> Chart:
-    """Lines {name: (xs, ys)} over one axis, at most 1,000 points each; its table has them all.
+    """Lines {name: (xs, ys)} over one axis, and a row of its table for every x; names are text.
 
-    A line that is longer is drawn from every n-th point and the last one.
+    A line of more than 1,000 points is drawn from every n-th and its last one, a table of more
+    than 200 rows shows every n-th and its last one, and both are said below the chart.
     """
     graph = plotly()
     figure = graph.Figure(
-        layout={"xaxis_title": x, "yaxis_title": y, "hovermode": "x unified", "margin": MARGIN}
+        layout={
+            "xaxis_title": _literal(x), "yaxis_title": _literal(y), "hovermode": "x unified",
+            "margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none",
+        }  # fmt: skip
     )
     table: dict[Any, dict[str, Any]] = {}
     for name, (xs, ys) in lines.items():
-        kept = _thinned(len(xs))
-        figure.add_trace(graph.Scatter(x=[xs[i] for i in kept], y=[ys[i] for i in kept], name=name))
+        kept = thinned(range(len(xs)), POINTS)
+        drawn = {"x": [xs[i] for i in kept], "y": [ys[i] for i in kept]}
+        figure.add_trace(graph.Scatter(**drawn, name=_literal(name)))
         for at, value in zip(xs, ys, strict=True):
             table.setdefault(at, {})[name] = value
     rows = [[at, *(row.get(name, "") for name in lines)] for at, row in sorted(table.items())]
-    return Chart(title, figure, caption, [x, *lines], rows)
+    shown = thinned(rows, ROWS)
+    note = f"{len(shown)} of {len(rows):,} rows, evenly spaced." if len(shown) < len(rows) else ""
+    if any(len(xs) > POINTS for xs, _ in lines.values()):
+        caption += f" Drawn from at most {POINTS:,} points of each line, evenly spaced."
+    return Chart(title, figure, caption, [x, *lines], shown, note)
 
 
-def _thinned(length: int, most: int = 1000) -> list[int]:
-    step = -(-length // most)
-    return sorted({*range(0, length, max(step, 1)), *range(length)[-1:]})
+def thinned(items: Sequence[Any], most: int) -> list[Any]:
+    """Every n-th of some items and the last one: at most `most`, all where they are no more."""
+    step = -(-(len(items) - 1) // max(most - 1, 1))
+    return [*items[: -1 : max(step, 1)], *items[-1:]]
 
 
 def png(image: np.ndarray, enlarge: int = 1) -> str:
@@ -99,6 +116,11 @@ def write(path: Path, template: str, *, option: str = "--out", **values: Any) ->
         ) from error
 
 
+def _literal(text: str) -> str:
+    """Text as plotly shows it as it is: it reads some HTML."""
+    return escape(text, quote=False)
+
+
 @cache
 def _environment() -> Any:
     jinja2, offline = picture.library("jinja2"), picture.library("plotly.offline")
@@ -117,6 +139,8 @@ def _environment() -> Any:
 
 def _number(value: Any) -> str:
     """A number as people read it: whole ones with separators, others to four digits."""
+    if value is None:
+        return "not known"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
