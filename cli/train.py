@@ -94,6 +94,28 @@ def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
     click.echo(f"{out}: step {step} of {run}")
 
 
+@main.command("report")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+              help="Where the page goes. Default: report.html in the run.")  # fmt: skip
+@one_line_errors
+def report_runs(runs: tuple[Path, ...], out: Path | None) -> None:
+    """Show a run as one page of HTML, or compare several.
+
+    \b
+    Examples:
+      reed-train report runs/digits
+      reed-train report runs/digits-sit runs/digits --out compared.html
+    """
+    from reed.pages import run
+
+    if out is None and len(runs) > 1:
+        raise click.UsageError("several runs make one page: name it with --out FILE")
+    out = out or runs[0] / "report.html"
+    run.write(runs, out)
+    click.echo(out)
+
+
 def _settings(
     shards: Path | None, run: Path | None, variant: str, files: tuple[Path, ...],
     assignments: tuple[str, ...], init: str | None,

@@ -52,12 +52,31 @@ class RunLog:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Every whole line of a run's metrics.jsonl; a line that a crash cut short is left out."""
+    """Every whole line of a run's metrics.jsonl; a line that a crash cut short is left out.
+
+    Raises ReedError naming the line that is none of RunLog.
+    """
     path = run / "metrics.jsonl"
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1]]
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReedError(f"cannot read {path}: {error}; restore it") from error
+    return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError as error:
+        raise ReedError(f"cannot read {where}: {error}; restore it, or remove the line") from error
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        raise ReedError(f"cannot read {where}: it names no step; restore it, or remove the line")
+    for name, value in line.items():
+        if isinstance(value, bool) or not isinstance(value, int | float | None):
+            raise ReedError(f"cannot read {where}: {name} is {value!r}, no number; restore it")
+    return line
 
 
 def check_tracker(name: str) -> None:

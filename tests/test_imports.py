@@ -69,6 +69,10 @@ ALLOWED = {
     "picture": "cache.schema errors",
     "peek": "cache picture errors",
     "pages": "cache picture peek chem molecule protein errors",
+    "pages.curves": "pages curriculum",
+    "pages.run_folder": "cache.schema runlog config errors",
+    "pages.scores": "pages config errors",
+    "pages.run": "pages cache.info provenance pipelines config errors",
     "imageset": "cache picture errors",
     "metrics": "chem molecule imageset weights precision registry seeding errors",
     "reference": "imageset metrics cache seeding errors",
@@ -94,7 +98,8 @@ ALLOWED = {
     "cli.cache_look": "cli.common listing doctor cache peek pages errors",
     "cli.cache_keep": "cli.common stage_one cache errors",
     "cli.cache_build": "cli.common stage_one encoders sources cache pipelines errors",
-    "cli.train": "cli.common curriculum export recipe train pipelines config errors cache",
+    "cli.train": "cli.common curriculum export recipe train pages.run pipelines config cache "
+    "errors",
     "cli.sample": f"design sample sample_set public precision {MODEL_CLI}",
     "cli.evaluate": "design evaluate_molecules molecule_set metrics.folding cache.files cli.common "
     "evaluate precision errors",
