@@ -15,5 +15,12 @@
     }
   };
   paint();
+  // what is drawn while the page still loads may have been laid out wider or narrower since
+  const sizes = new ResizeObserver((seen) => seen.forEach((each) => Plotly.Plots.resize(each.target)));
+  for (const chart of document.querySelectorAll(".plotly-graph-div")) sizes.observe(chart);
+  // on a touch screen a finger that starts on a chart scrolls the page
+  if (window.matchMedia("(pointer: coarse)").matches)
+    for (const chart of document.querySelectorAll(".plotly-graph-div"))
+      Plotly.relayout(chart, { dragmode: false });
   dark.addEventListener("change", paint);
 })();

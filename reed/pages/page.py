@@ -20,7 +20,13 @@ from reed.errors import ReedError
 HERE = Path(__file__).parent
 CLUTTER = ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "pan2d"]
 MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take what their labels need
-LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}  # a phone has no room beside
+LEGEND = {
+    "orientation": "h",
+    "x": 0,
+    "y": 0,
+    "yref": "container",
+    "yanchor": "bottom",
+}  # a phone has no room beside
 # seen by those who tell few colours apart, at 3:1 or more on the light ground and on the dark one
 COLOURS = ("#0f77bd", "#cf5a00", "#008f68", "#b8579c", "#9a6b12", "#7a7a85", "#7c66d6", "#cc4055")
 POINTS, ROWS = 1000, 200  # the most that a line is drawn from, and that a table shows
@@ -64,8 +70,13 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
     graph = plotly()
     figure = graph.Figure(
         layout={
-            "xaxis_title": _literal(x), "yaxis_title": _literal(y), "hovermode": "x unified",
-            "margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none",
+            "xaxis_title": _literal(x),
+            "yaxis_title": _literal(y),
+            "hovermode": "x unified",
+            "margin": MARGIN,
+            "legend": LEGEND,
+            "colorway": COLOURS,
+            "template": "none",
         }  # fmt: skip
     )
     table: dict[Any, dict[str, Any]] = {}
