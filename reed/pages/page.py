@@ -20,13 +20,8 @@ from reed.errors import ReedError
 HERE = Path(__file__).parent
 CLUTTER = ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "pan2d"]
 MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take what their labels need
-LEGEND = {
-    "orientation": "h",
-    "x": 0,
-    "y": 0,
-    "yref": "container",
-    "yanchor": "bottom",
-}  # a phone has no room beside
+# below, where it hides no curve and a phone has room
+LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
 # seen by those who tell few colours apart, at 3:1 or more on the light ground and on the dark one
 COLOURS = ("#0f77bd", "#cf5a00", "#008f68", "#b8579c", "#9a6b12", "#7a7a85", "#7c66d6", "#cc4055")
 POINTS, ROWS = 1000, 200  # the most that a line is drawn from, and that a table shows
@@ -68,16 +63,9 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
     than 200 rows shows every n-th and its last one, and both are said below the chart.
     """
     graph = plotly()
+    axes = {"xaxis_title": _literal(x), "yaxis_title": _literal(y), "hovermode": "x unified"}
     figure = graph.Figure(
-        layout={
-            "xaxis_title": _literal(x),
-            "yaxis_title": _literal(y),
-            "hovermode": "x unified",
-            "margin": MARGIN,
-            "legend": LEGEND,
-            "colorway": COLOURS,
-            "template": "none",
-        }  # fmt: skip
+        layout=axes | {"margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none"}
     )
     table: dict[Any, dict[str, Any]] = {}
     for name, (xs, ys) in lines.items():

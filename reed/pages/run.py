@@ -87,7 +87,7 @@ def _sets(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
         those, unread = pictures([p for p in paths if p.with_suffix(".json").is_file()])
         problems += unread
         if len(those) > most:
-            problems.append(f"of {len(those)} sample sets of {run.name} the last {most} are shown")
+            problems.append(f"{run.name}: the latest {most} of {len(those)} sample sets")
         for each in those[-most:]:
             recipe = config.read(each.path.with_suffix(".json"))
             drawn = {key: recipe[key] for key in scores.DRAWN if key in recipe}

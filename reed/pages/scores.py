@@ -12,7 +12,8 @@ from reed import config
 from reed.errors import ReedError
 from reed.pages import page
 
-SHAPE = {"metrics": dict, "samples": dict, "reference": dict, "warnings": list}
+SHAPE = {"metrics": dict, "samples": dict, "reference": dict, "warnings": list, "recipe": dict,
+         "stage_one": dict}  # fmt: skip
 DRAWN = ("sampler", "steps", "guidance", "labels", "seed", "precision", "ema", "rounding")
 
 
@@ -131,23 +132,26 @@ def _label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str
 
 
 def _score(path: Path, run: str) -> Score:
-    record, name = config.read(path), path.name.removesuffix(".eval.json")
+    record = {"recipe": {}, "stage_one": {}} | config.read(path)
+    name = path.name.removesuffix(".eval.json")
     if {"step", "structures", "sampling"} <= record.keys():
         return _designs(record, run, name)
     wrong = [key for key, kind in SHAPE.items() if not isinstance(record.get(key), kind)]
     metrics = {} if wrong else record["metrics"]
+    if not wrong and not isinstance(record["recipe"].get("step"), int | None):
+        wrong = ["the step of the recipe"]
     wrong += [k for k, m in metrics.items() if not isinstance(m, dict) or "value" not in m]
     if wrong:
         what = f"{', '.join(wrong)} missing or of another form"
         raise ReedError(f"{path} is no record of an evaluation: {what}; move it away")
-    recipe, cost = record.get("recipe") or {}, record.get("stage_one") or {}
-    columns = dict.fromkeys(name for each in cost.values() for name in each or {})
+    recipe, cost = record["recipe"], record["stage_one"]
+    columns = dict.fromkeys(column for each in cost.values() for column in each or {})
     return Score(
         run, name, recipe.get("step"), record["samples"].get("num"),
         str(record["reference"].get("place")), metrics, [str(w) for w in record["warnings"]],
         said({key: recipe[key] for key in DRAWN if key in recipe}),
-        {name: {key: (cost.get(key) or {}).get(name) for key in ("bytes", "seconds")}
-         for name in columns},
+        {column: {key: (cost.get(key) or {}).get(column) for key in ("bytes", "seconds")}
+         for column in columns},
     )  # fmt: skip
 
 
