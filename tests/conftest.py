@@ -119,12 +119,17 @@ def open_page(chromium):
     When the test is over: nothing was asked of the network, the console has no error.
     """
 
+    wait = pytest.importorskip("selenium.webdriver.support.wait")
+
     def opened(path: Path, width: int = 1200, dark: bool = False):
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         chromium.get(path.resolve().as_uri())
+        # under load it may return before the page is parsed
+        whole = "return document.readyState === 'complete' && !!document.querySelector('footer')"
+        wait.WebDriverWait(chromium, 60).until(lambda browser: browser.execute_script(whole))
         return chromium
 
     chromium.get_log("performance"), chromium.get_log("browser")  # of earlier tests
