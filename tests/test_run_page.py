@@ -214,6 +214,8 @@ def test_the_keyboard_moves_through_the_pictures(compared, open_page):
     slider.send_keys(Keys.ARROW_LEFT)
     assert said.text == slider.get_attribute("aria-valuetext") == "step 20"
     assert browser.execute_script(shown) == ["step 20", "step 20"]
+    marked = "return [...document.querySelectorAll('.now')].map((img) => img.dataset.step)"
+    assert browser.execute_script(marked) == ["20", "20"]
     slider.send_keys(Keys.SHIFT, Keys.TAB)
     assert browser.switch_to.active_element.text == "Earlier"
     browser.switch_to.active_element.send_keys(Keys.ENTER)

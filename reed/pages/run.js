@@ -47,5 +47,6 @@
         });
     film.querySelector(".controls").hidden = false;
     show();
+    window.addEventListener("load", show); // by then the small pictures have their widths
   }
 })();
