@@ -113,11 +113,9 @@ def _bars(
     columns: list[str], rows: list, names: list[str] | None = None,
 ) -> Chart:  # fmt: skip
     """Bars at places on the axis: numbers, or texts that stay as they are."""
-    graph = page.plotly()
-    bars = graph.Bar(x=places, y=heights, customdata=names or [str(place) for place in places],
-                     hovertemplate="%{customdata}: %{y:,}<extra></extra>")  # fmt: skip
-    layout = {"xaxis_title": x, "yaxis_title": y, "margin": page.MARGIN,
-              "bargap": 0.08 if names else 0.3}  # fmt: skip
+    chart = page.figure(x, y, bargap=0.08 if names else 0.3)
     if names is None:
-        layout["xaxis_type"] = "category"
-    return Chart(title, graph.Figure(bars, layout), caption, columns, rows)
+        chart.update_xaxes(type="category")
+    chart.add_bar(x=places, y=heights, customdata=names or [str(place) for place in places],
+                  hovertemplate="%{customdata}: %{y:,}<extra></extra>")  # fmt: skip
+    return Chart(title, chart, caption, columns, rows)

@@ -56,22 +56,25 @@ def plotly() -> Any:
     return picture.library("plotly.graph_objects")
 
 
+def figure(x: str, y: str, **layout: Any) -> Any:
+    """An empty figure of plotly in the pages' look; x, y: names of the axes, as text."""
+    look = {"margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none"}
+    axes = {"xaxis_title": _literal(x), "yaxis_title": _literal(y)}
+    return plotly().Figure(layout=look | axes | layout)
+
+
 def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) -> Chart:
     """Lines {name: (xs, ys)} over one axis, and a row of its table for every x; names are text.
 
     A line of more than 1,000 points is drawn from every n-th and its last one, a table of more
     than 200 rows shows every n-th and its last one, and both are said below the chart.
     """
-    graph = plotly()
-    axes = {"xaxis_title": _literal(x), "yaxis_title": _literal(y), "hovermode": "x unified"}
-    figure = graph.Figure(
-        layout=axes | {"margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none"}
-    )
+    graph, chart = plotly(), figure(x, y, hovermode="x unified")
     table: dict[Any, dict[str, Any]] = {}
     for name, (xs, ys) in lines.items():
         kept = thinned(range(len(xs)), POINTS)
         drawn = {"x": [xs[i] for i in kept], "y": [ys[i] for i in kept]}
-        figure.add_trace(graph.Scatter(**drawn, name=_literal(name)))
+        chart.add_trace(graph.Scatter(**drawn, name=_literal(name)))
         for at, value in zip(xs, ys, strict=True):
             table.setdefault(at, {})[name] = value
     rows = [[at, *(row.get(name, "") for name in lines)] for at, row in sorted(table.items())]
@@ -79,7 +82,7 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
     note = f"{len(shown)} of {len(rows):,} rows, evenly spaced." if len(shown) < len(rows) else ""
     if any(len(xs) > POINTS for xs, _ in lines.values()):
         caption += f" Drawn from at most {POINTS:,} points of each line, evenly spaced."
-    return Chart(title, figure, caption, [x, *lines], shown, note)
+    return Chart(title, chart, caption, [x, *lines], shown, note)
 
 
 def thinned(items: Sequence[Any], most: int) -> list[Any]:
