@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,37 +14,14 @@ from click.testing import CliRunner
 from reed.cache import codecs, reader, schema
 from reed.cache.build import BadSample
 from reed.cli.cache import main
-from reed.encoders.af3_files import CHANNELS
 from reed.encoders.protein_af3 import TERMS, Af3, job_name
 from reed.encoders.protein_chain import neighbours
 from reed.errors import ReedError
 from reed.sources.proteins_toy import ProteinsToy
 
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
+arrays, write = TINY.af3_arrays, TINY.af3
 SEQUENCE = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ"
-
-
-def arrays(tokens: int, structure: bool = False, dtype=np.float16, seed: int = 0) -> dict:
-    rng = np.random.default_rng(seed)
-    shapes = {"single": (tokens,), "pair": (tokens, tokens), "structure": (tokens,)}
-    names = ("single", "pair", "structure") if structure else ("single", "pair")
-    return {
-        f"{n}_embeddings": rng.normal(size=(*shapes[n], CHANNELS[n])).astype(dtype) for n in names
-    }
-
-
-def write(
-    folder: Path, job: str, sequences, content: dict, *, layout: str = "new", seed: int = 1
-) -> Path:
-    """One job's output. sequences: the input's list of entities, or the one sequence."""
-    if isinstance(sequences, str):
-        sequences = [{"protein": {"id": "A", "sequence": sequences}}]
-    place = folder / job / f"seed-{seed}_embeddings"
-    place.mkdir(parents=True)
-    table = {"name": job, "sequences": sequences, "modelSeeds": [seed], "version": 2}
-    (folder / job / f"{job}_data.json").write_text(json.dumps(table))
-    name = {"new": f"{job}_seed-{seed}_embeddings.npz", "old": "embeddings.npz"}[layout]
-    np.savez_compressed(place / name, **content)
-    return folder / job
 
 
 def confidences(job: Path, chains, residues) -> None:

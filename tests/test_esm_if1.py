@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,16 +19,8 @@ from reed.errors import ReedError
 from reed.sources.proteins_toy import ProteinsToy
 
 pytest.importorskip("esm")
-DIM = 32
-ARGS = {
-    "arch": "vt_medium_with_invariant_gvp", "encoder_embed_dim": DIM, "decoder_embed_dim": DIM,
-    "encoder_ffn_embed_dim": 48, "decoder_ffn_embed_dim": 48, "encoder_layers": 2,
-    "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "dropout": 0.1, "attention_dropout": 0.1, "gvp_node_hidden_dim_scalar": 24,
-    "gvp_node_hidden_dim_vector": 8, "gvp_edge_hidden_dim_scalar": 8,
-    "gvp_edge_hidden_dim_vector": 1, "gvp_num_encoder_layers": 2, "gvp_dropout": 0.1,
-    "gvp_top_k_neighbors": 10,
-}  # fmt: skip
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
+ARGS, DIM = TINY.IF1, TINY.IF1_DIM
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +31,9 @@ def parts():
 
 
 @pytest.fixture(scope="module")
-def weights(parts, tmp_path_factory) -> Path:
+def weights(tmp_path_factory) -> Path:
     """The layout of the public file: settings of fairseq beside the tensors."""
-    path = tmp_path_factory.mktemp("if1") / "esm_if1.pt"
-    torch.save({"args": Namespace(**ARGS), "model": parts[0].state_dict()}, path)
-    return path
+    return TINY.esm_if1(tmp_path_factory.mktemp("if1") / "esm_if1.pt")
 
 
 @pytest.fixture(scope="module")

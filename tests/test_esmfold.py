@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from reed.cache.build import BadSample
 from reed.encoders.protein_chain import neighbours
 from reed.encoders.protein_esmfold import EsmFold
 from reed.errors import ReedError
 
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 SEQUENCE = "MKTAYIAKQRQX"
-SIZES = {"single_dim": 32, "pair_dim": 16, "structure_dim": 24}
-VOCABULARY = [
-    "<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>",
-]  # fmt: skip
+SIZES = TINY.FOLD_SIZES
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> str:
     """A folder as the hub has it."""
-    from transformers import EsmConfig, EsmForProteinFolding
-
-    module = {
-        "sequence_dim": 24, "pairwise_dim": 16, "ipa_dim": 4, "resnet_dim": 8, "num_heads_ipa": 2,
-        "num_qk_points": 2, "num_v_points": 2, "num_blocks": 2, "num_resnet_blocks": 1,
-        "num_angles": 7,
-    }  # fmt: skip
-    trunk = {
-        "num_blocks": 1, "sequence_state_dim": 32, "pairwise_state_dim": 16, "max_recycles": 2,
-        "sequence_head_width": 8, "pairwise_head_width": 8, "structure_module": module,
-    }  # fmt: skip
-    config = EsmConfig(
-        vocab_size=33, mask_token_id=32, pad_token_id=1, hidden_size=16, num_hidden_layers=2,
-        num_attention_heads=2, intermediate_size=32, max_position_embeddings=1026,
-        layer_norm_eps=1e-5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        position_embedding_type="rotary", token_dropout=True, emb_layer_norm_before=False,
-        is_folding_model=True, vocab_list=VOCABULARY,
-        esmfold_config={"fp16_esm": False, "lddt_head_hid_dim": 8, "trunk": trunk},
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = EsmForProteinFolding(config)
-    for parameter in model.parameters():  # none at its default, where whole layers are zero
-        torch.nn.init.normal_(parameter, std=0.2)
-    folder = tmp_path_factory.mktemp("fold")
-    model.save_pretrained(folder)
-    return str(folder)
+    return str(TINY.esmfold(tmp_path_factory.mktemp("fold")))
 
 
 def sample(sequence: str = SEQUENCE, **more) -> dict:

