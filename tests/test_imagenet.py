@@ -8,7 +8,6 @@ import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -305,7 +304,7 @@ def test_two_steps_of_training_on_the_moments(cache, tmp_path):
     assert images.std() > 0
 
 
-# ---- prefetch, and the commands of the documentation
+# ---- prefetch, lists, and the source of a cache
 
 
 def test_prefetch_reports_weights_that_are_given(weights):
@@ -376,55 +375,3 @@ def test_the_source_stays_what_it_was(data, tmp_path):
         assert found.exit_code == 2 and says in found.stderr, found.stderr
     found = call(cli_cache.main, *words, "--flip")
     assert "source 'repa-folder' cannot mirror its samples" in found.stderr
-
-
-def documented() -> list[list[str]]:
-    """The words of every command that docs/images.md has for stage one on ImageNet."""
-    text = (ROOT / "docs" / "images.md").read_text()
-    section = text[text.index("\n## ImageNet\n") : text.index("\n### Train,")]
-    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.M | re.S)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines]
-
-
-def shrunk(words, weights):
-    """--set of what makes a documented command small; the models are small already."""
-    chosen = [words[i + 1] for i, word in enumerate(words) if word == "--encoder"]
-    chosen = chosen or imagenet.PIPELINE.encoders
-    encoders = dict(name.split("=") if "=" in name else (name, name) for name in chosen)
-    more = [] if "--source" in words else ["--set", f"source.resolution={TINY.SIDE}"]
-    encoders = {"sd-vae": "sd-vae"} | encoders
-    for column, encoder in encoders.items():
-        if encoder == "sd-vae-import":
-            more += ["--set", f"{column}.resolution={TINY.SIDE}"]
-        elif encoder.startswith("timm:"):
-            tiny = {"grid": 2, "weights": weights["convnext"]}
-            more += [w for n, v in tiny.items() for w in ("--set", f"{column}.{n}={v}")]
-        elif encoder != "caption-file":
-            more += TINY.settings(weights, column)
-    return more
-
-
-def test_the_commands_of_the_documentation_work(data, weights, pixels, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(ENCODERS._items, "dinov2-b", ENCODERS.get("dinov2-s"))
-    places = {
-        "/data/imagenet/train": data, "/data/captions.jsonl": tmp_path / "captions.jsonl",
-        "/data/repa": TINY.repa(tmp_path / "repa"), "/models/sd-vae-ft-mse": weights["sd-vae"],
-        "/models/dinov2-b.safetensors": weights["dinov2-b"],
-        "/models/Qwen2-VL-2B-Instruct": weights["captions"],
-        "/models/Qwen2-VL-7B-Instruct": weights["qwen2-vl-7b"],
-        "timm:convnext_base.fb_in22k": f"timm:{TINY.VISION['convnext']}",
-    }  # fmt: skip
-    lines = [json.dumps({"key": key, "text": f"number {i}"}) for i, key in enumerate(pixels)]
-    (tmp_path / "captions.jsonl").write_text("\n".join(lines))
-    commands = documented()
-    assert len(commands) == 8
-    for program, *words in commands:
-        for shown, ours in places.items():
-            words = [word.replace(shown, str(ours)) for word in words]
-        assert not any(word.startswith(("/data", "/models")) for word in words)
-        assert program == "reed-cache"
-        done(*words, *shrunk(words, weights))
-    assert schema.load_column(Path("cache/own"), "captions").encoder == "caption-file"
-    assert schema.load_column(Path("cache/imagenet"), "mine").encoder.startswith("timm:")

@@ -70,6 +70,14 @@ def photos(root: Path, count: int = COUNT) -> Path:
     return root
 
 
+def sound_photos(root: Path, count: int) -> Path:
+    """The same without those that cannot be read, too large a share of a few."""
+    photos(root, count)
+    for name in BROKEN:
+        (root / name).unlink()
+    return root
+
+
 def repa(root: Path, count: int = 24) -> Path:
     """A folder of images, latents and labels as REPA's tools write it."""
     draws, labels = np.random.default_rng(5), []
