@@ -29,7 +29,7 @@ def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
     if components > channels or components >= rows:
         raise ReedError(
             f"cannot fit {components} components to {rows} vectors of {channels} channels: "
-            "that takes as many channels and more vectors; keep fewer"
+            "that takes as many channels and more vectors; keep fewer: --codec COLUMN/FIELD=pca:K"
         )
     if not all(np.isfinite(a).all() for a in flat):
         raise ReedError(f"cannot fit {components} components: some values are not finite")
