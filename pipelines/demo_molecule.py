@@ -2,8 +2,8 @@
 
 These are the small ones of a list of the NCI, since molecules of drugs' size take more than minutes
 to come out whole; where RDKit ships none, those of molecules-toy. Runs the same commands that a
-user would, then draws molecules from every checkpoint, measures them, prints a table and draws
-runs/demo-molecule/demo.png. A second run reuses what is there.
+user would, then draws molecules from every checkpoint, measures them, prints a table and makes two
+pictures in runs/demo-molecule: curves, and a grid of molecules. A second run reuses what is there.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 import click
 
 from reed import checkpoint, runlog
-from reed.chem import library
+from reed.chem import library, sanitised, to_mol
 from reed.cli.common import one_line_errors
 from reed.domains.molecule import MoleculeOptions
 from reed.metrics.molecule import measure
-from reed.molecule_set import known, of_cache
+from reed.molecule import Molecule
+from reed.molecule_set import known, load, of_cache, write
 from reed.outputs.molecule import unpadded
 from reed.pipelines.command import command
 from reed.sample import Sampler
@@ -68,17 +69,26 @@ def main(steps: int, points: int, atoms: int, drawn: int) -> None:
     (OUT / "demo.json").write_text(json.dumps({"real": real, "runs": rows}, indent=1) + "\n")
     click.echo(_table(rows, real, drawn))
     _draw(rows)
-    click.echo(f"\n{HONEST}\n\npicture: {OUT / 'demo.png'}")
+    last = {name: _drawn(name, checkpoint.steps(OUT / name)[-1], drawn) for name in VARIANTS}
+    _grid(last | {"real": of_cache(CACHE, drawn)})
+    click.echo(f"\n{HONEST}\n\npictures: {OUT / 'demo.png'}, {OUT / 'molecules.png'}")
+
+
+def _drawn(variant: str, step: int, count: int) -> list[Molecule]:
+    """What a checkpoint draws, kept beside it."""
+    kept = OUT / variant / f"drawn-{step:07d}-{count}.npz"
+    if not kept.is_file():
+        sampler, options = Sampler.of_run(OUT / variant, step), MoleculeOptions(steps=50)
+        samples = sampler.draw(count, options, batch=min(count, 16), progress=True)
+        write(kept, unpadded(samples))
+    return load(kept)
 
 
 def _measure(variant: str, step: int, drawn: int, seen: frozenset[str]) -> dict[str, float | None]:
     """One checkpoint: measures of what it draws, and what the run logged by then."""
     kept = OUT / variant / f"measured-{step:07d}-{drawn}.json"
     if not kept.is_file():
-        sampler = Sampler.of_run(OUT / variant, step)
-        options = MoleculeOptions(steps=50)
-        samples = sampler.draw(drawn, options, batch=min(drawn, 16), progress=True)
-        found = measure(list(unpadded(samples)), seen)
+        found = measure(_drawn(variant, step, drawn), seen)
         kept.write_text(json.dumps(found, indent=1) + "\n")
     line = [entry for entry in runlog.read(OUT / variant) if entry["step"] <= step][-1]
     return json.loads(kept.read_text()) | line
@@ -131,6 +141,28 @@ def _draw(rows: dict[str, list[dict[str, float | None]]]) -> None:
         if axes.has_data():
             axes.legend(fontsize=7)
     figure.savefig(OUT / "demo.png", dpi=110)
+
+
+def _grid(rows: dict[str, list[Molecule]], across: int = 6) -> None:
+    """The first molecules of each row in two dimensions, whatever they are; hydrogens left out."""
+    chem, draw, flat = library(), library("Chem.Draw"), library("Chem.Draw.rdMolDraw2D")
+    mols, legends = [], []
+    for name, molecules in rows.items():
+        for number, molecule in enumerate(molecules[:across]):
+            sound = sanitised(molecule)
+            mol = to_mol(molecule) if sound is None else sound
+            mol.UpdatePropertyCache(strict=False)
+            mol = chem.RemoveHs(mol, sanitize=sound is not None)
+            chem.FastFindRings(mol)
+            library("Chem.rdDepictor").Compute2DCoords(mol)
+            mols.append(flat.PrepareMolForDrawing(mol, kekulize=sound is not None))
+            legends.append(f"{name} {number}" + ("" if sound else ", not valid"))
+    options = flat.MolDrawOptions()
+    options.prepareMolsBeforeDrawing = False
+    picture = draw.MolsToGridImage(
+        mols, molsPerRow=across, subImgSize=(200, 180), legends=legends, drawOptions=options
+    )
+    picture.save(OUT / "molecules.png")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,13 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
+from reed.chem import sanitised
+from reed.molecule import Molecule
 from reed.pipelines import demo_molecule, reproduce_molecule
 
 
@@ -93,3 +97,18 @@ def test_the_demo_takes_small_molecules_where_rdkit_ships_some(monkeypatch, ship
     assert ("source.max_atoms=20" in commands[0]) == shipped and len(commands) == 2
     if shipped:
         assert Path(commands[0][commands[0].index("--data") + 1]).is_file()
+
+
+def test_the_demo_draws_whatever_a_net_does(monkeypatch, tmp_path):
+    monkeypatch.setattr(demo_molecule, "OUT", tmp_path)
+    rng, count = np.random.default_rng(0), 9
+    kinds = np.triu(rng.integers(0, 5, (count, count)), 1).astype(np.uint8)
+    wild = Molecule(
+        rng.normal(size=(count, 3)).astype(np.float32), rng.integers(2, 8, count),
+        rng.integers(-1, 2, count), kinds + kinds.T,
+    )  # fmt: skip
+    assert sanitised(wild) is None
+    demo_molecule._grid({"plain": [wild] * 7, "reed": [wild] * 7})
+    with Image.open(tmp_path / "molecules.png") as picture:
+        assert picture.size == (6 * 200, 2 * 180)
+        assert picture.convert("L").getextrema()[0] < 100
