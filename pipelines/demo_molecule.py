@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from reed import checkpoint, runlog
-from reed.chem import library, sanitised, to_mol
+from reed.chem import library, planar, sanitised
 from reed.cli.common import one_line_errors
 from reed.domains.molecule import MoleculeOptions
 from reed.metrics.molecule import measure
@@ -145,20 +145,11 @@ def _draw(rows: dict[str, list[dict[str, float | None]]]) -> None:
 
 def _grid(rows: dict[str, list[Molecule]], across: int = 6) -> None:
     """The first molecules of each row in two dimensions, whatever they are; hydrogens left out."""
-    chem, draw, flat = library(), library("Chem.Draw"), library("Chem.Draw.rdMolDraw2D")
-    mols, legends = [], []
-    for name, molecules in rows.items():
-        for number, molecule in enumerate(molecules[:across]):
-            sound = sanitised(molecule)
-            mol = to_mol(molecule) if sound is None else sound
-            mol.UpdatePropertyCache(strict=False)
-            mol = chem.RemoveHs(mol, sanitize=sound is not None)
-            chem.FastFindRings(mol)
-            library("Chem.rdDepictor").Compute2DCoords(mol)
-            mols.append(flat.PrepareMolForDrawing(mol, kekulize=sound is not None))
-            legends.append(f"{name} {number}" + ("" if sound else ", not valid"))
-    options = flat.MolDrawOptions()
+    first = [(name, i, m) for name, kept in rows.items() for i, m in enumerate(kept[:across])]
+    legends = [f"{name} {i}" + ("" if sanitised(m) else ", not valid") for name, i, m in first]
+    draw, options = library("Chem.Draw"), library("Chem.Draw.rdMolDraw2D").MolDrawOptions()
     options.prepareMolsBeforeDrawing = False
+    mols = [planar(molecule) for _, _, molecule in first]
     picture = draw.MolsToGridImage(
         mols, molsPerRow=across, subImgSize=(200, 180), legends=legends, drawOptions=options
     )

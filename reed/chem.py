@@ -161,29 +161,39 @@ def sdf(mols: Iterable[tuple[str, Any]]) -> str:
     return "".join(entries)
 
 
+def planar(molecule: Molecule) -> Any:
+    """A molecule laid out in two dimensions to be drawn, hydrogens left out where they can be.
+
+    The property `place` of an atom is its place in the arrays. What is no molecule by RDKit's
+    rules is drawn as it is; ValueError or RuntimeError where RDKit cannot.
+    """
+    chem, sound = library(), sanitised(molecule)
+    mol = to_mol(molecule) if sound is None else sound
+    for atom in mol.GetAtoms():
+        atom.SetIntProp("place", atom.GetIdx())
+    mol = chem.RemoveHs(mol, sanitize=sound is not None)
+    library("Chem.rdDepictor").Compute2DCoords(mol)
+    draw = library("Chem.Draw.rdMolDraw2D")
+    return draw.PrepareMolForDrawing(mol, kekulize=sound is not None)
+
+
 def drawing(molecule: Molecule, side: int) -> tuple[str, list[list[Any]]]:
     """A molecule in two dimensions, hydrogens left out, as SVG, and where its atoms are.
 
     side: width and height. The atoms are [number, x, y, 0], those drawn, by their places in the
     arrays. What is no molecule by RDKit's rules is drawn as it is; ReedError where RDKit cannot.
     """
-    chem, draw = library(), library("Chem.Draw.rdMolDraw2D")
-    sound = sanitised(molecule)
-    mol = to_mol(molecule) if sound is None else sound
-    for atom in mol.GetAtoms():
-        atom.SetIntProp("place", atom.GetIdx())
+    draw = library("Chem.Draw.rdMolDraw2D")
     drawer = draw.MolDraw2DSVG(side, side)
     drawer.drawOptions().clearBackground = False
     try:
-        mol = chem.RemoveHs(mol, sanitize=sound is not None)
-        library("Chem.rdDepictor").Compute2DCoords(mol)
-        flat = draw.PrepareMolForDrawing(mol, kekulize=sound is not None)
-        drawer.DrawMolecule(flat)
+        plane = planar(molecule)
+        drawer.DrawMolecule(plane)
     except (ValueError, RuntimeError) as error:
         raise ReedError(f"RDKit cannot draw it: {' '.join(str(error).split())}") from error
     drawer.FinishDrawing()
     places = [(atom.GetIntProp("place"), drawer.GetDrawCoords(atom.GetIdx()))
-              for atom in flat.GetAtoms() if atom.HasProp("place")]  # fmt: skip
+              for atom in plane.GetAtoms() if atom.HasProp("place")]  # fmt: skip
     points = [[place, round(at.x, 1), round(at.y, 1), 0] for place, at in places]
     return drawer.GetDrawingText(), points
 

@@ -76,7 +76,7 @@ class SampleSet:
     ) -> None:
         self.out, self.num, self.batch = out, num, recipe["batch"]
         self._recipe, self._output, self._quiet = recipe, output, not progress
-        self._json, self._parts = _beside(out, ".json"), _beside(out, ".parts")
+        self._json, self._parts = beside(out, ".json"), beside(out, ".parts")
         self._files = output.files(out)
         self._check()
 
@@ -195,7 +195,8 @@ def _alone(path: Path) -> Iterator[None]:
         yield
 
 
-def _beside(out: Path, ending: str) -> Path:
+def beside(out: Path, ending: str) -> Path:
+    """OUT.npz and the like, for an `out` whose name may hold dots."""
     return out.with_name(out.name + ending)  # with_suffix would cut "cfg1.8"
 
 

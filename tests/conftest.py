@@ -87,6 +87,16 @@ def edit_json():
     return edit
 
 
+@pytest.fixture
+def one_thread():
+    """Undo the thread count that the training command sets."""
+    import torch
+
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def chromium(tmp_path_factory):
     """A headless Chromium that may not use the network."""

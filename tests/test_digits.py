@@ -51,14 +51,6 @@ def encoder(request):
     return made
 
 
-@pytest.fixture
-def one_thread():
-    """Undo the thread count that the training command sets."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def header(path: Path) -> dict:
     with safe_open(path, "np") as file:
         return json.loads(file.metadata()[vit.HEADER])

@@ -45,14 +45,6 @@ def encoder(request):
     return made
 
 
-@pytest.fixture
-def one_thread():
-    """Undo the thread count that the training command sets."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_a_scene_is_a_function_of_its_place():
     source = SOURCES.get("scenes")(samples=5)
     listing = source.listing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from reed.cache import files
 from reed.picture import save_png
 from reed.sample import Sampler
-from reed.sample_set import OUTPUTS, SampleSet
+from reed.sample_set import OUTPUTS, SampleSet, beside
 
 SHOWN = 100  # samples in the picture
 
@@ -42,24 +43,30 @@ class ArrayOutput:
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """The arrays first: they are all that was drawn."""
         return {
-            out.with_name(f"{out.name}.npz"): write_npz,
-            out.with_name(f"{out.name}.png"): self._write_picture,
+            beside(out, ".npz"): write_npz,
+            beside(out, ".png"): self._write_picture,
         }
 
     def _write_picture(self, path: Path, samples: SampleSet) -> None:
-        first = {name: values[:SHOWN] for name, values in joined(samples).items()}
-        picture = self._sampler.domain.picture(first, self._sampler.fields)
+        picture = self._drawn(samples, SHOWN)
         with files.new_file(path) as temp:
             save_png(picture, temp, max(1, 400 // picture.shape[1]))
+
+    def _drawn(self, samples: SampleSet, count: int) -> np.ndarray:
+        """The domain's picture of the first samples, [H, W, C] uint8."""
+        rows = (
+            {name: values[row] for name, values in part.items()}
+            for part in samples.parts()
+            for row in range(len(next(iter(part.values()))))
+        )
+        first = list(itertools.islice(rows, count))
+        stacked = {name: np.stack([each[name] for each in first]) for name in first[0]}
+        return self._sampler.domain.picture(stacked, self._sampler.fields)
 
 
 def write_npz(path: Path, samples: SampleSet) -> None:
     """Name -> array [num, ...]; all of it is in memory for a moment."""
-    with files.open_new(path) as file:
-        np.savez(file, **joined(samples))
-
-
-def joined(samples: SampleSet) -> dict[str, np.ndarray]:
-    """The parts of a set in one piece."""
     parts = list(samples.parts())
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    with files.open_new(path) as file:
+        np.savez(file, **joined)

@@ -17,7 +17,7 @@ from reed.cache import files
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
 from reed.sample import Sampler
-from reed.sample_set import OUTPUTS, SampleSet
+from reed.sample_set import OUTPUTS, SampleSet, beside
 
 SHOWN, COLUMNS = 100, 10  # images in the picture, and in one row of it
 SHARD = 1000  # images in a tar
@@ -89,13 +89,13 @@ class ImageOutput:
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """The .npz first: it is what takes long to draw."""
-        wanted: dict[Path, Callable[[Path, SampleSet], None]] = {_beside(out, ".npz"): write_npz}
+        wanted: dict[Path, Callable[[Path, SampleSet], None]] = {beside(out, ".npz"): write_npz}
         if not self._latents:
-            wanted[_beside(out, ".png")] = write_picture
+            wanted[beside(out, ".png")] = write_picture
         if self.png:
             wanted[out] = write_pngs
         if self.shards:
-            wanted[_beside(out, ".shards")] = write_shards
+            wanted[beside(out, ".shards")] = write_shards
         return wanted
 
 
@@ -161,7 +161,3 @@ def _write_header(file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
     described = np.lib.format.dtype_to_descr(dtype)
     table = {"descr": described, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, table)
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(out.name + ending)

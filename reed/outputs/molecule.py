@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,60 +13,39 @@ from reed import chem
 from reed.cache import files
 from reed.molecule import Molecule
 from reed.molecule_set import write
+from reed.outputs.arrays import ArrayOutput
 from reed.picture import save_png
 from reed.sample import Sampler
-from reed.sample_set import OUTPUTS, SampleSet
+from reed.sample_set import OUTPUTS, SampleSet, beside
 
 SHOWN = 25  # molecules in the picture
-NAMES = ("coords", "atoms", "charges", "bonds")
 
 
 @OUTPUTS.register("molecule")
 @dataclass
-class MoleculeOutput:
+class MoleculeOutput(ArrayOutput):
     """Molecules as OUT.npz (reed.molecule_set), OUT.sdf and OUT.png.
 
     The SDF has every molecule, also those that RDKit does not accept: bonds are kekulised where
     they can be, else aromatic ones stay.
     """
 
-    recipe: dict[str, Any] = field(default_factory=dict, init=False)
-    said: list[str] = field(default_factory=list, init=False)
-    _picture: Any = field(default=None, init=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Nothing: there are no settings."""
-        return ""
-
     def open(self, sampler: Sampler, device: str) -> None:
         """Find RDKit before the samples are drawn, not after."""
         chem.library()
-        fields = sampler.fields
-        self._picture = lambda samples: sampler.domain.picture(samples, fields)
-
-    def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The same: coords [B, N, 3], atoms and charges [B, N], bonds [B, N, N]."""
-        return drawn
+        super().open(sampler, device)
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """The arrays first: they are all that was drawn."""
         return {
-            _beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
-            _beside(out, ".sdf"): write_sdf,
-            _beside(out, ".png"): self._write_picture,
+            beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
+            beside(out, ".sdf"): write_sdf,
+            beside(out, ".png"): self._write_picture,
         }
 
     def _write_picture(self, path: Path, samples: SampleSet) -> None:
-        rows = (
-            {name: value[row] for name, value in part.items()}
-            for part in samples.parts()
-            for row in range(len(part["atoms"]))
-        )
-        first = list(itertools.islice(rows, SHOWN))
-        stacked = {name: np.stack([each[name] for each in first]) for name in NAMES}
         with files.new_file(path) as temp:
-            save_png(self._picture(stacked), temp)
+            save_png(self._drawn(samples, SHOWN), temp)
 
 
 def write_sdf(path: Path, samples: SampleSet) -> None:
@@ -87,9 +65,7 @@ def molecules(samples: SampleSet) -> Iterator[Molecule]:
 def unpadded(part: Mapping[str, np.ndarray]) -> Iterator[Molecule]:
     """The molecules of a padded batch: coords [B, N, 3], atoms [B, N], 0 behind the last."""
     for row, count in enumerate((part["atoms"] > 0).sum(1)):
-        coords, atoms, charges = (part[name][row, :count] for name in NAMES[:3])
+        coords, atoms, charges = (
+            part[name][row, :count] for name in ("coords", "atoms", "charges")
+        )
         yield Molecule(coords, atoms, charges, part["bonds"][row, :count, :count])
-
-
-def _beside(out: Path, ending: str) -> Path:
-    return out.with_name(out.name + ending)
