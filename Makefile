@@ -24,13 +24,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(STAMP) ## Build the digits cache, train with and without alignment, print the comparison
-	$(BIN)/python -m reed.pipelines.demo $(ARGS)
+	$(BIN)/python -m reed.experiments.demo_image $(ARGS)
 
 demo-protein: $(STAMP) ## Train on generated proteins with and without alignment, against Bayes
-	$(BIN)/python -m reed.pipelines.demo_protein $(ARGS)
+	$(BIN)/python -m reed.experiments.demo_protein $(ARGS)
 
 demo-molecule: $(STAMP) ## Train on molecules that ship with RDKit, with and without alignment
-	$(BIN)/python -m reed.pipelines.demo_molecule $(ARGS)
+	$(BIN)/python -m reed.experiments.demo_molecule $(ARGS)
 
 # On Debian as root only: elsewhere the tests of pages run with a chromium that is there, or are skipped.
 browser: ## Install Chromium, in which the tests look at HTML pages
@@ -46,9 +46,12 @@ test: $(STAMP) browser ## Run the tests, but for the slow ones and those that ne
 test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)
 
-lint: $(STAMP) ## Check style and formatting
+# A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
+lint: $(STAMP) ## Check style, formatting, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@rm -rf build/tree && mkdir -p build/tree && cp -r reed build/tree && cp -r cli pipelines build/tree/reed
+	cd build/tree && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-cache
 
 docs: $(STAMP) ## Build the documentation into docs/_build
 	$(BIN)/python -m sphinx -E -a -W --keep-going -q docs docs/_build
@@ -81,20 +84,20 @@ SMOKE := runs/smoke-imagenet
 reproduce-imagenet: $(STAMP) ## Reproduce ImageNet 256x256: DATA=DIR REFERENCE=NPZ [VARIANT=repa]
 ifeq ($(SCALE),smoke)
 	$(BIN)/python tests/smoke_imagenet.py $(SMOKE)
-	$(BIN)/python -m reed.pipelines.reproduce --data $(SMOKE)/photos --variant $(VARIANT) \
+	$(BIN)/python -m reed.experiments.reproduce_image --data $(SMOKE)/photos --variant $(VARIANT) \
 	  --reference $(SMOKE)/reference.npz --settings $(SMOKE)/settings.json \
 	  --cache $(SMOKE)/cache --out $(SMOKE)
 else
-	$(BIN)/python -m reed.pipelines.reproduce --data "$(DATA)" --reference "$(REFERENCE)" \
+	$(BIN)/python -m reed.experiments.reproduce_image --data "$(DATA)" --reference "$(REFERENCE)" \
 	  --variant $(VARIANT) $(ARGS)
 endif
 
 reproduce-protein: $(STAMP) ## Reproduce protein inverse folding: DATA=DIR
-	$(BIN)/python -m reed.pipelines.reproduce_protein --scale $(SCALE) \
+	$(BIN)/python -m reed.experiments.reproduce_protein --scale $(SCALE) \
 	  $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 reproduce-molecule: $(STAMP) ## Reproduce molecule generation: DATA=DIR, GEOM-DRUGS
-	$(BIN)/python -m reed.pipelines.reproduce_molecule --scale $(SCALE) \
+	$(BIN)/python -m reed.experiments.reproduce_molecule --scale $(SCALE) \
 	  $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 bench-protein: $(STAMP) ## Time a design against recomputing features, and an epoch's memory

@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from reed import pipelines, stage_one
-from reed.cache import cost, engines, overlap, ray_engine, schema, space
+from reed.build import engines, overlap, ray_engine
+from reed.build import size as space
+from reed.cache import cost, schema
 from reed.cli.common import CACHES, completed, one_line_errors, pick_device
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
@@ -19,34 +21,73 @@ from reed.stage_one import Build, Request
 
 _COLUMNS = (
     click.argument("pipeline", shell_complete=completed(pipelines.names)),
-    click.option("--encoder", "encoders", multiple=True, metavar="[COLUMN=]NAME",
-                 shell_complete=completed(ENCODERS.names),
-                 help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
-                 "of your own: COLUMN=package.module:Class, found from this folder, too."),
-    click.option("--cache", type=click.Path(path_type=Path), metavar="DIR", shell_complete=CACHES,
-                 help="Where the cache goes. Default: cache/PIPELINE."),
-    click.option("--set", "options", multiple=True, metavar="COLUMN.NAME=VALUE",
-                 help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
-                 "reader, such as dinov2-b.weights=FILE or source.resolution=512."),
-)  # fmt: skip
+    click.option(
+        "--encoder",
+        "encoders",
+        multiple=True,
+        metavar="[COLUMN=]NAME",
+        shell_complete=completed(ENCODERS.names),
+        help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
+        "of your own: COLUMN=package.module:Class, found from this folder, too.",
+    ),
+    click.option(
+        "--cache",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        shell_complete=CACHES,
+        help="Where the cache goes. Default: cache/PIPELINE.",
+    ),
+    click.option(
+        "--set",
+        "options",
+        multiple=True,
+        metavar="COLUMN.NAME=VALUE",
+        help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
+        "reader, such as dinov2-b.weights=FILE or source.resolution=512.",
+    ),
+)
 _WHAT = (
     *_COLUMNS,
-    click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
-                 help="The raw data, where the source reads files."),
-    click.option("--source", default="", metavar="NAME", shell_complete=completed(SOURCES.names),
-                 help="What reads the raw data (reed-cache list sources). Default: as in the "
-                 "cache, or the pipeline's own."),
-    click.option("--codec", "codecs", multiple=True, metavar="COLUMN/FIELD=CODEC",
-                 help="Store a field in another way, such as digits-vit/tokens=float16."),
-    click.option("--container", type=click.Choice(schema.CONTAINERS), default=None,
-                 help="How shards of new columns are stored. Default: tar."),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="The raw data, where the source reads files.",
+    ),
+    click.option(
+        "--source",
+        default="",
+        metavar="NAME",
+        shell_complete=completed(SOURCES.names),
+        help="What reads the raw data (reed-cache list sources). Default: as in the "
+        "cache, or the pipeline's own.",
+    ),
+    click.option(
+        "--codec",
+        "codecs",
+        multiple=True,
+        metavar="COLUMN/FIELD=CODEC",
+        help="Store a field in another way, such as digits-vit/tokens=float16.",
+    ),
+    click.option(
+        "--container",
+        type=click.Choice(schema.CONTAINERS),
+        default=None,
+        help="How shards of new columns are stored. Default: tar.",
+    ),
     click.option("--flip", is_flag=True, help="Store the mirrored samples too, in every column."),
-    click.option("--extend", is_flag=True,
-                 help="Put samples that the source has now, and not before, into new shards."),
-    click.option("--rebuild", is_flag=True,
-                 help="Throw away the plan and ALL columns of the cache, and start anew."),
+    click.option(
+        "--extend",
+        is_flag=True,
+        help="Put samples that the source has now, and not before, into new shards.",
+    ),
+    click.option(
+        "--rebuild",
+        is_flag=True,
+        help="Throw away the plan and ALL columns of the cache, and start anew.",
+    ),
     click.option("--force", is_flag=True, help="Go on when the disk looks too small."),
-)  # fmt: skip
+)
 
 
 def _takes(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -104,22 +145,45 @@ def plan(force: bool, **asked: Any) -> None:
 @click.command()
 @_takes(*_WHAT)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--workers", type=click.IntRange(0), metavar="N",
-              help="Processes that read samples ahead; 0 reads between encoding. Default: the "
-              "cores of this rank, at most 8; 0 below 4,096 samples and under Ray.")  # fmt: skip
-@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-              help="This process (or the ranks of a launch), or a Ray cluster.")  # fmt: skip
-@click.option("--shards-from", "begin", default=0, show_default=True, metavar="N",
-              help="The first shard to build, for the jobs of an array.")  # fmt: skip
-@click.option("--shards-to", "end", type=int, metavar="N",
-              help="The shard to stop before. Default: all.")  # fmt: skip
-@click.option("--retry-failed", "retry", is_flag=True,
-              help="Build the shards again that have failed samples.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes that read samples ahead; 0 reads between encoding. Default: the "
+    "cores of this rank, at most 8; 0 below 4,096 samples and under Ray.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="This process (or the ranks of a launch), or a Ray cluster.",
+)
+@click.option(
+    "--shards-from",
+    "begin",
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="The first shard to build, for the jobs of an array.",
+)
+@click.option(
+    "--shards-to", "end", type=int, metavar="N", help="The shard to stop before. Default: all."
+)
+@click.option(
+    "--retry-failed", "retry", is_flag=True, help="Build the shards again that have failed samples."
+)
 @one_line_errors
 def build(
-    force: bool, device: str, workers: int | None, engine: str, begin: int, end: int | None,
-    retry: bool, **asked: Any,
-) -> None:  # fmt: skip
+    force: bool,
+    device: str,
+    workers: int | None,
+    engine: str,
+    begin: int,
+    end: int | None,
+    retry: bool,
+    **asked: Any,
+) -> None:
     """Build what is missing of a cache; rerun to resume.
 
     \b
@@ -146,9 +210,15 @@ def build(
         began = time.monotonic()
         if ray:
             timing = ray_engine.run(
-                ray, job.column, frozen, job.absolute(), share, gpu=device == "cuda",
-                workers=workers, retry=retry,
-            )  # fmt: skip
+                ray,
+                job.column,
+                frozen,
+                job.absolute(),
+                share,
+                gpu=device == "cuda",
+                workers=workers,
+                retry=retry,
+            )
         else:
             timing = engines.run(job.open(), share, workers=workers, retry=retry)
         if timing.encode:
@@ -162,7 +232,7 @@ def build(
 
 def _request(
     pipeline: str, cache: Path | None, container: str | None = None, **rest: Any
-) -> Request:  # fmt: skip
+) -> Request:
     return Request(
         pipeline=pipeline,
         cache=cache or Path("cache") / pipelines.label(pipeline),
@@ -181,15 +251,21 @@ def _show(found: Build) -> None:
     """The table of `reed-cache plan`."""
     manifest, cache = found.plan.manifest, found.request.cache
     views = f", {manifest.views} views of each" if manifest.views > 1 else ""
-    click.echo(f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
-               f"{manifest.shard_size}")  # fmt: skip
+    click.echo(
+        f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
+        f"{manifest.shard_size}"
+    )
     for size in found.sizes:
         known = f"{space.human(size.record)} per record, {size.basis}"
         took = "" if size.seconds is None else space.duration(size.seconds)
         pace = f"; about {took} at the pace of the shards that are there" if took else ""
-        click.echo(f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
-                   f"{size.bytes:,} bytes ({known}){pace}")  # fmt: skip
+        click.echo(
+            f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
+            f"{size.bytes:,} bytes ({known}){pace}"
+        )
     total = sum(size.bytes for size in found.sizes)
     files = sum(2 * size.shards for size in found.sizes)
-    click.echo(f"total: {total:,} bytes ({space.human(total)}) in {files} files; "
-               f"{space.human(space.free(cache))} free")  # fmt: skip
+    click.echo(
+        f"total: {total:,} bytes ({space.human(total)}) in {files} files; "
+        f"{space.human(space.free(cache))} free"
+    )

@@ -8,9 +8,10 @@ import click
 from tqdm import tqdm
 
 from reed import stage_one
-from reed.cache import column as columns
+from reed.build import column as columns
+from reed.build import engines
 from reed.cache import convert as converting
-from reed.cache import engines, mend, plan, schema
+from reed.cache import mend, plan, schema
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.verify import Problem
@@ -18,8 +19,9 @@ from reed.cli.common import CACHES, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
 
-JOBS = click.option("--jobs", type=click.IntRange(1), default=4, show_default=True,
-                    help="Threads that read.")  # fmt: skip
+JOBS = click.option(
+    "--jobs", type=click.IntRange(1), default=4, show_default=True, help="Threads that read."
+)
 
 
 @click.command()
@@ -71,8 +73,12 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
 
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
-              help="The raw data, where the source reads files.")  # fmt: skip
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The raw data, where the source reads files.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @JOBS
 @one_line_errors
@@ -102,10 +108,13 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
     """Build what is missing of some columns, as they were built before."""
     manifest = frozen.manifest
     plan.propose(  # which refuses a source that has changed
-        cache, stage_one.make_source(manifest.source, data, manifest.options).listing(),
+        cache,
+        stage_one.make_source(manifest.source, data, manifest.options).listing(),
         pipeline=manifest.pipeline,
-        domain=manifest.domain, source=manifest.source, shard_size=manifest.shard_size,
-    )  # fmt: skip
+        domain=manifest.domain,
+        source=manifest.source,
+        shard_size=manifest.shard_size,
+    )
     specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}
     for name in columns.with_inputs(cache, names, lambda name: specs[name].make_encoder()):
         engines.run(specs[name].open(), engines.Share())
@@ -113,8 +122,13 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
 
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.option("--column", "names", multiple=True, metavar="NAME",
-              help="Only this column; repeat for several. Default: all.")  # fmt: skip
+@click.option(
+    "--column",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Only this column; repeat for several. Default: all.",
+)
 @one_line_errors
 def reindex(cache: Path, names: tuple[str, ...]) -> None:
     """Write the markers that are lost, from the headers of the shards.
@@ -132,12 +146,26 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
 
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.option("--to", required=True, type=click.Choice(schema.CONTAINERS),
-              help="How the shards of the new cache are stored.")  # fmt: skip
-@click.option("--out", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="The folder of the new cache.")  # fmt: skip
-@click.option("--column", "names", multiple=True, metavar="NAME",
-              help="Convert only this column, copy others; repeat. Default: all.")  # fmt: skip
+@click.option(
+    "--to",
+    required=True,
+    type=click.Choice(schema.CONTAINERS),
+    help="How the shards of the new cache are stored.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The folder of the new cache.",
+)
+@click.option(
+    "--column",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="Convert only this column, copy others; repeat. Default: all.",
+)
 @one_line_errors
 def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
     """Write the same cache with its shards in another container.

@@ -13,8 +13,12 @@ from reed.errors import ReedError
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["caches", "pipelines", "encoders", "sources", "codecs"]),
-                default="caches", metavar="[WHAT]")  # fmt: skip
+@click.argument(
+    "what",
+    type=click.Choice(["caches", "pipelines", "encoders", "sources", "codecs"]),
+    default="caches",
+    metavar="[WHAT]",
+)
 @one_line_errors
 def list_(what: str) -> None:
     """List caches here, or pipelines, encoders, sources or codecs.
@@ -24,13 +28,15 @@ def list_(what: str) -> None:
 
     Example: reed-cache list encoders
     """
-    from reed import listing
+    from reed.view import listing
 
     tables = {
-        "caches": lambda: listing.caches(Path()), "pipelines": listing.pipeline_lines,
-        "encoders": lambda: listing.encoder_lines(Path()), "sources": listing.source_lines,
+        "caches": lambda: listing.caches(Path()),
+        "pipelines": listing.pipeline_lines,
+        "encoders": lambda: listing.encoder_lines(Path()),
+        "sources": listing.source_lines,
         "codecs": listing.codec_lines,
-    }  # fmt: skip
+    }
     lines = list(tables[what]())
     width = max((len(name) for name, _ in lines), default=0)
     for name, text in lines:
@@ -45,7 +51,7 @@ def info(cache: Path) -> None:
 
     Example: reed-cache info cache/digits
     """
-    from reed.cache.info import lines
+    from reed.view.info import lines
 
     for line in lines(cache):
         click.echo(line)
@@ -54,12 +60,27 @@ def info(cache: Path) -> None:
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.argument("column", metavar="COLUMN[/FIELD]")
-@click.option("--samples", type=click.IntRange(2), default=512, show_default=True,
-              help="Records to read: half calibrate, at most 256; the others measure.")  # fmt: skip
-@click.option("--codec", "names", multiple=True, metavar="CODEC",
-              help="A codec to try; repeat for several. Default: the usual ones.")  # fmt: skip
-@click.option("--json", "out", type=click.Path(path_type=Path), metavar="FILE",
-              help="Also write the numbers here.")  # fmt: skip
+@click.option(
+    "--samples",
+    type=click.IntRange(2),
+    default=512,
+    show_default=True,
+    help="Records to read: half calibrate, at most 256; the others measure.",
+)
+@click.option(
+    "--codec",
+    "names",
+    multiple=True,
+    metavar="CODEC",
+    help="A codec to try; repeat for several. Default: the usual ones.",
+)
+@click.option(
+    "--json",
+    "out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Also write the numbers here.",
+)
 @one_line_errors
 def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: Path | None) -> None:
     """Measure what each codec would cost and keep of a column.
@@ -70,7 +91,7 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
       reed-cache study cache/digits digits-vit --codec int8 --codec pca:16+int8
     """
     from reed.cache import files
-    from reed.cache import study as studies
+    from reed.view import study as studies
 
     found = []
     for owner, field in studies.targets(cache, column):
@@ -85,19 +106,36 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
 @click.argument("key", required=False)
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE.html",
-              help="Where the page goes. Default: peek-CACHE.html, here.")  # fmt: skip
-@click.option("--samples", type=click.IntRange(1),
-              help="How many samples the page shows. Default: 24.")  # fmt: skip
-@click.option("--seed", default=0, show_default=True,
-              help='Which sample "random" is, and which ones a page shows.')  # fmt: skip
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png",
-              help="Where the picture goes. Default: peek-KEY.png, here.")  # fmt: skip
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE.html",
+    help="Where the page goes. Default: peek-CACHE.html, here.",
+)
+@click.option(
+    "--samples", type=click.IntRange(1), help="How many samples the page shows. Default: 24."
+)
+@click.option(
+    "--seed",
+    default=0,
+    show_default=True,
+    help='Which sample "random" is, and which ones a page shows.',
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="Where the picture goes. Default: peek-KEY.png, here.",
+)
 @one_line_errors
 def peek(
-    cache: Path, key: str | None, html: Path | None, samples: int | None, seed: int,
+    cache: Path,
+    key: str | None,
+    html: Path | None,
+    samples: int | None,
+    seed: int,
     out: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """Write a page of a cache, or draw one sample of every column.
 
     Without a KEY: one page of HTML that needs nothing else, with what the cache holds and some of
@@ -111,8 +149,8 @@ def peek(
       reed-cache peek cache/digits random --seed 3
       reed-cache peek cache/digits '#0' --out first.png
     """
-    from reed import peek as peeking
-    from reed.cache import info
+    from reed.view import info
+    from reed.view import peek as peeking
 
     row = None if key is None else peeking.find(cache, key, seed)
     if key is not None and html is None:
@@ -122,15 +160,20 @@ def peek(
         return
     if out is not None:
         raise ReedError("--out is of the picture of a sample; give its KEY, or --html for a page")
-    from reed.pages import cache as pages
+    from reed.view.pages import cache as pages
 
     page = pages.save(cache, html, count=samples or 24, seed=seed, first=row)
     click.echo(f"{page} ({info.human(page.stat().st_size)})")
 
 
 @click.command()
-@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path),
-                shell_complete=CACHES)  # fmt: skip
+@click.argument(
+    "folder",
+    metavar="[DIR]",
+    required=False,
+    type=click.Path(path_type=Path),
+    shell_complete=CACHES,
+)
 @one_line_errors
 def doctor(folder: Path | None) -> None:
     """Check versions, extras, devices and the speed of a disk.
@@ -140,7 +183,7 @@ def doctor(folder: Path | None) -> None:
 
     Example: reed-cache doctor /data/cache
     """
-    from reed import doctor as examining
+    from reed.view import doctor as examining
 
     if folder is None:
         folder = Path("cache") if Path("cache").is_dir() else Path()

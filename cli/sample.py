@@ -8,84 +8,139 @@ from typing import Any
 import click
 
 import reed
-from reed.cache.engines import Share, launched_share
+from reed.build.engines import Share, launched_share
 from reed.cli.common import RUNS, one_line_errors, pick_device
 from reed.errors import ReedError
 
 # what is given of these goes to the options of the domain, to its output and to public weights
 _OPTIONS = (
-    "sampler", "steps", "guidance", "interval", "labels", "temperature", "order", "seed", "grid",
-    "noise", "atoms",
-)  # fmt: skip
+    "sampler",
+    "steps",
+    "guidance",
+    "interval",
+    "labels",
+    "temperature",
+    "order",
+    "seed",
+    "grid",
+    "noise",
+    "atoms",
+)
 _OUTPUT = ("vae", "rounding", "png", "shards")
 _PUBLIC = ("convention", "heads", "scale", "shift")
 
 
 @click.command()
-@click.option("--run", type=click.Path(path_type=Path), metavar="DIR", shell_complete=RUNS,
-              help="The run to draw from.")  # fmt: skip
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=RUNS,
+    help="The run to draw from.",
+)
 @click.option("--step", type=int, help="Its checkpoint. Default: the latest.")
-@click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="In place of a run: a public checkpoint of REPA, REED or SiT.")  # fmt: skip
-@click.option("--ema/--no-ema", default=True, show_default=True,
-              help="The averaged weights, or the model's.")  # fmt: skip
-@click.option("--convention", metavar="NAME",
-              help="Whose the file is, if it cannot tell: reed, sit or dit.")  # fmt: skip
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="In place of a run: a public checkpoint of REPA, REED or SiT.",
+)
+@click.option(
+    "--ema/--no-ema", default=True, show_default=True, help="The averaged weights, or the model's."
+)
+@click.option(
+    "--convention", metavar="NAME", help="Whose the file is, if it cannot tell: reed, sit or dit."
+)
 @click.option("--heads", type=click.IntRange(1), help="Its heads of attention, likewise.")
-@click.option("--scale", type=float,
-              help="Its net saw (latent - shift) * scale. Default: 0.18215.")  # fmt: skip
+@click.option("--scale", type=float, help="Its net saw (latent - shift) * scale. Default: 0.18215.")
 @click.option("--shift", type=float, help="See --scale. Default: 0.")
-@click.option("--num", type=click.IntRange(1), default=100, show_default=True,
-              help="How many samples.")  # fmt: skip
-@click.option("--sampler", metavar="NAME",
-              help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: "
-              "euler.")  # fmt: skip
-@click.option("--steps", type=int,
-              help="Steps. Default: 50; of designs 500, of molecules 100.")  # fmt: skip
-@click.option("--guidance", type=float,
-              help="Scale of classifier-free guidance. Default: 1, which is off.")  # fmt: skip
-@click.option("--interval", nargs=2, type=float, metavar="LOW HIGH",
-              help="Times at which guidance acts; 0 is data, 1 is noise. Default: "
-              "0 1.")  # fmt: skip
-@click.option("--labels", metavar="NAME",
-              help="balanced (sample i has label i mod classes) or random. Default: "
-              "balanced.")  # fmt: skip
-@click.option("--structure", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Of a run on proteins: the .pdb or .cif to design sequences for.")  # fmt: skip
+@click.option(
+    "--num", type=click.IntRange(1), default=100, show_default=True, help="How many samples."
+)
+@click.option(
+    "--sampler",
+    metavar="NAME",
+    help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: euler.",
+)
+@click.option("--steps", type=int, help="Steps. Default: 50; of designs 500, of molecules 100.")
+@click.option(
+    "--guidance", type=float, help="Scale of classifier-free guidance. Default: 1, which is off."
+)
+@click.option(
+    "--interval",
+    nargs=2,
+    type=float,
+    metavar="LOW HIGH",
+    help="Times at which guidance acts; 0 is data, 1 is noise. Default: 0 1.",
+)
+@click.option(
+    "--labels",
+    metavar="NAME",
+    help="balanced (sample i has label i mod classes) or random. Default: balanced.",
+)
+@click.option(
+    "--structure",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Of a run on proteins: the .pdb or .cif to design sequences for.",
+)
 @click.option("--temperature", type=float, help="Of its letters. Default: 0.1.")
-@click.option("--order", metavar="NAME",
-              help="Which residues come first: purity (the most certain) or random. Default: "
-              "purity.")  # fmt: skip
-@click.option("--grid", metavar="NAME",
-              help="Of molecules: steps that get shorter (log) or are equal (linear). Default: "
-              "log.")  # fmt: skip
-@click.option("--noise", type=float,
-              help="Of molecules: how often atoms and bonds are drawn anew. Default: "
-              "1.")  # fmt: skip
-@click.option("--atoms", type=int,
-              help="Of molecules: how many each has. Default: numbers of the "
-              "cache.")  # fmt: skip
+@click.option(
+    "--order",
+    metavar="NAME",
+    help="Which residues come first: purity (the most certain) or random. Default: purity.",
+)
+@click.option(
+    "--grid",
+    metavar="NAME",
+    help="Of molecules: steps that get shorter (log) or are equal (linear). Default: log.",
+)
+@click.option(
+    "--noise",
+    type=float,
+    help="Of molecules: how often atoms and bonds are drawn anew. Default: 1.",
+)
+@click.option(
+    "--atoms", type=int, help="Of molecules: how many each has. Default: numbers of the cache."
+)
 @click.option("--seed", type=int, help="Of all that is random. Default: 0.")
-@click.option("--precision", type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
-              default="auto", show_default=True, help="Of the net; fp32 is without TF32. auto: "
-              "bf16 on a GPU that has it, else fp32; fp64 on a CPU.")  # fmt: skip
-@click.option("--batch", type=click.IntRange(1),
-              help="Samples at a time, a part of the recipe. Default: 64, at most "
-              "--num.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
+    default="auto",
+    show_default=True,
+    help="Of the net; fp32 is without TF32. auto: "
+    "bf16 on a GPU that has it, else fp32; fp64 on a CPU.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    help="Samples at a time, a part of the recipe. Default: 64, at most --num.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
-@click.option("--array", metavar="K/N",
-              help="Draw the K-th of N shares, from 0: for the jobs of an array.")  # fmt: skip
-@click.option("--vae", metavar="PATH",
-              help="Weights to decode latents with, in place of those that the cache names; none "
-              "keeps the latents.")  # fmt: skip
-@click.option("--rounding", metavar="NAME",
-              help="Of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do. Default: "
-              "nearest.")  # fmt: skip
+@click.option(
+    "--array", metavar="K/N", help="Draw the K-th of N shares, from 0: for the jobs of an array."
+)
+@click.option(
+    "--vae",
+    metavar="PATH",
+    help="Weights to decode latents with, in place of those that the cache names; none "
+    "keeps the latents.",
+)
+@click.option(
+    "--rounding",
+    metavar="NAME",
+    help="Of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do. Default: nearest.",
+)
 @click.option("--png", is_flag=True, default=None, help="Write a folder of PNGs, too.")
 @click.option("--shards", is_flag=True, default=None, help="Write WebDataset tars, too.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="OUT",
-              help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
-              "samples/ in the run or by the file.")  # fmt: skip
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="OUT",
+    help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
+    "samples/ in the run or by the file.",
+)
 @click.version_option(reed.__version__, prog_name="reed-sample")
 @one_line_errors
 def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
@@ -105,13 +160,13 @@ def main(num: int, batch: int | None, array: str | None, out: Path | None, **ask
       reed-sample --checkpoint last.pt --vae /models/sd-vae-ft-mse
       reed-sample --run runs/pdb --structure my.pdb --num 8
     """
-    from reed.sample import BATCH
-    from reed.sample_set import SampleSet, recipe_of
+    from reed.sample.sample_set import SampleSet, recipe_of
+    from reed.sample.sampler import BATCH
 
     share = _share(array)
     sampler, folder, device = _sampler(**asked)
     if sampler.kind == "protein" or asked["structure"]:
-        from reed.design import design
+        from reed.evaluate.protein import design
 
         out, structure = out or folder / "samples", asked["structure"]
         size = batch or min(BATCH, num)
@@ -131,8 +186,10 @@ def main(num: int, batch: int | None, array: str | None, out: Path | None, **ask
         samples.fill(sampler, options, share)
         if not samples.finish():
             left = len(samples.missing())
-            click.echo(f"{out}: {left} of {samples.batches} parts are left to other processes; "
-                       "the last of them writes the files")  # fmt: skip
+            click.echo(
+                f"{out}: {left} of {samples.batches} parts are left to other processes; "
+                "the last of them writes the files"
+            )
             return
     click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
@@ -149,9 +206,14 @@ def _share(array: str | None) -> Share:
 
 
 def _sampler(
-    run: Path | None, checkpoint: Path | None, step: int | None, ema: bool, device: str,
-    precision: str, **asked: Any,
-) -> tuple[Any, Path, str]:  # fmt: skip
+    run: Path | None,
+    checkpoint: Path | None,
+    step: int | None,
+    ema: bool,
+    device: str,
+    precision: str,
+    **asked: Any,
+) -> tuple[Any, Path, str]:
     """What to draw from, the folder beside which samples go, and the device."""
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
@@ -160,8 +222,8 @@ def _sampler(
     for name in said if run else ["step"] * (step is not None):
         raise click.UsageError(f"--{name} belongs to {other}")
     from reed import precision as precisions
-    from reed import public
-    from reed.sample import Sampler
+    from reed.sample.sampler import Sampler
+    from reed.train import public
 
     device = pick_device(device)
     precision = precisions.pick(precision, device)
@@ -170,9 +232,13 @@ def _sampler(
     group, convention = "ema" if ema else "model", asked["convention"] or "auto"
     scale = 0.18215 if asked["scale"] is None else asked["scale"]
     sampler = Sampler.of_weights(
-        public.read(checkpoint, group, convention), device, heads=asked["heads"] or 0,
-        scale=scale, shift=asked["shift"] or 0.0, precision=precision,
-    )  # fmt: skip
+        public.read(checkpoint, group, convention),
+        device,
+        heads=asked["heads"] or 0,
+        scale=scale,
+        shift=asked["shift"] or 0.0,
+        precision=precision,
+    )
     return sampler, checkpoint.parent, device
 
 
@@ -191,7 +257,7 @@ def _options(sampler: Any, asked: dict[str, Any]) -> Any:
 def _output(sampler: Any, asked: dict[str, Any], device: str) -> Any:
     """What writes the samples of the domain."""
     from reed import config
-    from reed.sample_set import OUTPUTS
+    from reed.sample.sample_set import OUTPUTS
 
     given = {name: asked[name] for name in _OUTPUT if asked[name] is not None}
     kind = sampler.kind if sampler.kind in OUTPUTS.names() else "arrays"

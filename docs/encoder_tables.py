@@ -31,8 +31,10 @@ def written(page: str) -> str:
 
 
 def module_of(item: Any) -> str:
-    """The module in reed.encoders that an encoder is made in."""
-    return (item.func if isinstance(item, partial) else item).__module__.rpartition(".")[2]
+    """The module below reed.encoders that an encoder is made in."""
+    return (item.func if isinstance(item, partial) else item).__module__.removeprefix(
+        "reed.encoders."
+    )
 
 
 def row(name: str) -> str:

@@ -14,18 +14,19 @@ from reed.errors import ReedError, suggest
 
 
 class Registry:
-    """A table of named things of one kind, filled by the modules of `package`.
+    """A table of named things of one kind, filled by the modules at and below `package`.
 
-    What an installed distribution offers as entry points of the group `package` is in it, too,
-    and imported when asked for by its name. `get` also accepts "package.module:attribute", so a
-    user's own file needs no registration.
+    What an installed distribution offers as entry points of `group` (by default the name of the
+    package) is in it, too, and imported when asked for by its name. `get` also accepts
+    "package.module:attribute", so a user's own file needs no registration.
     prefixes: what makes the object for "prefix:rest" from the rest, filled by the modules too.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
+    def __init__(self, kind: str, package: str, group: str = "") -> None:
         self.kind = kind
         self.prefixes: dict[str, Callable[[str], Any]] = {}
         self._package = package
+        self._group = group or package
         self._items: dict[str, Any] = {}
         self._plugins = metadata.EntryPoints()
         self._scanned = False
@@ -65,9 +66,9 @@ class Registry:
         if self._scanned:
             return
         package = importlib.import_module(self._package)
-        for module in pkgutil.iter_modules(package.__path__):
-            importlib.import_module(f"{self._package}.{module.name}")
-        self._plugins = metadata.entry_points(group=self._package)
+        for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
+            importlib.import_module(module.name)
+        self._plugins = metadata.entry_points(group=self._group)
         self._scanned = True
 
     def _plugged(self, name: str) -> Any:

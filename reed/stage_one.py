@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from reed import config, pipelines
-from reed.cache import column as columns
-from reed.cache import plan, schema, space
-from reed.cache.build import Encoder, Job
+from reed.build import column as columns
+from reed.build import size
+from reed.build.choices import parse_codecs, parse_encoder, parse_options
+from reed.build.shard import Encoder, Job
+from reed.build.size import Size
+from reed.build.source import Source
+from reed.cache import plan, schema
 from reed.cache.plan import Plan
-from reed.cache.reading import Source
 from reed.cache.schema import Column
-from reed.cache.space import Size
 from reed.encoders import ENCODERS
 from reed.errors import ReedError, suggest
 from reed.registry import find_in
@@ -53,10 +55,17 @@ class JobSpec:
         """What rebuilds shards of a column that is there."""
         column, manifest = schema.load_column(cache, name), schema.load_manifest(cache)
         return cls(
-            cache, name, column.encoder, manifest.source, data,
-            tuple((field.name, field.codec) for field in column.fields), column.container, device,
-            Path.cwd(), json.dumps(column.options),
-        )  # fmt: skip
+            cache,
+            name,
+            column.encoder,
+            manifest.source,
+            data,
+            tuple((field.name, field.codec) for field in column.fields),
+            column.container,
+            device,
+            Path.cwd(),
+            json.dumps(column.options),
+        )
 
     def absolute(self) -> JobSpec:
         """The same for a process that runs in another folder."""
@@ -73,10 +82,16 @@ class JobSpec:
         encoder, frozen = self.make_encoder(), plan.load(self.cache)
         encoder.load(self.device)
         return columns.open_job(
-            self.cache, frozen, self.column, encoder,
-            make_source(self.source, self.data, frozen.manifest.options), self._codecs(encoder),
-            encoder_name=self.encoder, container=self.container, options=json.loads(self.options),
-        )  # fmt: skip
+            self.cache,
+            frozen,
+            self.column,
+            encoder,
+            make_source(self.source, self.data, frozen.manifest.options),
+            self._codecs(encoder),
+            encoder_name=self.encoder,
+            container=self.container,
+            options=json.loads(self.options),
+        )
 
     def _codecs(self, encoder: Encoder) -> dict[str, str]:
         """Those that were asked for, then those that the column has; the others are defaults."""
@@ -141,7 +156,7 @@ class Build:
     def check_space(self) -> None:
         """ReedError when what is missing does not fit on the file system of the cache."""
         cache = self.request.cache
-        space.check(cache, self.sizes, space.stored(cache) if self.request.rebuild else 0)
+        size.check(cache, self.sizes, size.stored(cache) if self.request.rebuild else 0)
 
     def freeze(self) -> Plan:
         """Freeze the plan, after throwing the old one away where that was asked for."""
@@ -170,7 +185,7 @@ def prepare(request: Request) -> Build:
     jobs = chosen(request)
     listing = source.listing()
     frozen = plan.propose(cache, listing, **settings)
-    sizes = tuple(space.size_of(cache, frozen, job.describe()) for job in jobs)
+    sizes = tuple(size.size_of(cache, frozen, job.describe()) for job in jobs)
     jobs = tuple(replace(job, cache=request.cache) for job in jobs)
     return Build(request, listing, settings, frozen, jobs, sizes)
 
@@ -202,11 +217,19 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
                 raise ReedError(f"{flag} names {name!r}, which is not built here.{hint}")
     return tuple(
         JobSpec(
-            cache, name, encoder_of(name), source, request.data, codecs.get(name, ()),
-            request.container, request.device, folder, json.dumps(options_of(name)),
+            cache,
+            name,
+            encoder_of(name),
+            source,
+            request.data,
+            codecs.get(name, ()),
+            request.container,
+            request.device,
+            folder,
+            json.dumps(options_of(name)),
         )
         for name in wanted
-    )  # fmt: skip
+    )
 
 
 def prefetch(request: Request) -> Iterator[Weights]:
@@ -244,42 +267,6 @@ def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where
     return made(**known, **given)
 
 
-def parse_options(choices: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """COLUMN.NAME=VALUE by column; the value is TOML, or a bare word."""
-    found: dict[str, Any] = {}
-    for choice in choices:
-        found = config.merge(found, config.assignment(choice))
-    for name, table in found.items():
-        if not isinstance(table, dict):
-            raise ReedError(f"--set {name}=… does not say of what; write COLUMN.{name}=…")
-    return found
-
-
-def parse_encoder(text: str) -> tuple[str, str]:
-    """The column and the encoder that NAME, COLUMN=NAME or COLUMN=module:attribute stand for."""
-    column, equals, encoder = text.partition("=")
-    if not equals and ":" in text:
-        raise ReedError(
-            f"--encoder {text!r} does not say what its column is called; write NAME={text}"
-        )
-    if not schema.is_column_name(column):
-        rule = "use letters, digits, '.', '_' and '-' only"
-        raise ReedError(f"--encoder {text!r}: its column cannot be called {column!r}; {rule}")
-    return column, encoder if equals else column
-
-
-def parse_codecs(choices: tuple[str, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """COLUMN/FIELD=CODEC by column, as (field, codec) pairs."""
-    chosen: dict[str, tuple[tuple[str, str], ...]] = {}
-    for choice in choices:
-        place, equals, codec = choice.partition("=")
-        column, slash, field = place.partition("/")
-        if not (equals and slash):
-            raise ReedError(f"--codec {choice!r} is not COLUMN/FIELD=CODEC")
-        chosen[column] = (*chosen.get(column, ()), (field, codec))
-    return chosen
-
-
 def _planned(request: Request) -> Path:
     """The cache; a rebuild starts from nothing, so it is planned in a folder that is not there."""
     return request.cache / ".rebuilt" if request.rebuild else request.cache
@@ -293,8 +280,11 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         source = source or kept.source
         options = kept.options if source == kept.source else {}
     return {
-        "pipeline": request.pipeline, "domain": pipeline.domain,
-        "source": source or pipeline.source, "shard_size": pipeline.shard_size,
-        "flip": request.flip, "extend": request.extend,
+        "pipeline": request.pipeline,
+        "domain": pipeline.domain,
+        "source": source or pipeline.source,
+        "shard_size": pipeline.shard_size,
+        "flip": request.flip,
+        "extend": request.extend,
         "options": parse_options(request.options).get("source", options),
-    }  # fmt: skip
+    }

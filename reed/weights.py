@@ -112,9 +112,12 @@ def _advice(name: str, origin: Origin) -> str:
 def _snapshot(origin: Origin, *, local: bool) -> str:
     hub = library("huggingface_hub")
     return hub.snapshot_download(
-        origin.repo, revision=origin.revision, allow_patterns=list(origin.files),
-        local_files_only=local, etag_timeout=HUB_SECONDS,
-    )  # fmt: skip
+        origin.repo,
+        revision=origin.revision,
+        allow_patterns=list(origin.files),
+        local_files_only=local,
+        etag_timeout=HUB_SECONDS,
+    )
 
 
 def _cached(origin: Origin) -> Found | None:

@@ -44,13 +44,17 @@ def odd(fakes, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("odd") / "odd"
     fields = {
-        "latent": Field("latent", "moments", (8, 4, 4)), "two": Field("two", "data", (2, 4, 4)),
+        "latent": Field("latent", "moments", (8, 4, 4)),
+        "two": Field("two", "data", (2, 4, 4)),
         "rgb": Field("rgb", "data", (3, 4, 4), scale=(2.0,), shift=(0.5,)),
-        "line": Field("line", "data", (30, 3)), "many": Field("many", "token", (9, 5), "pca:4"),
-        "ragged": Field("ragged", "token", (None, 5)), "none": Field("none", "token", (None, 5)),
-        "thin": Field("thin", "token", (4, 1)), "pair": Field("pair", "pair", (5, 4, 3)),
+        "line": Field("line", "data", (30, 3)),
+        "many": Field("many", "token", (9, 5), "pca:4"),
+        "ragged": Field("ragged", "token", (None, 5)),
+        "none": Field("none", "token", (None, 5)),
+        "thin": Field("thin", "token", (4, 1)),
+        "pair": Field("pair", "pair", (5, 4, 3)),
         "text": Field("text", "text", (), "utf8"),
-    }  # fmt: skip
+    }
 
     class Odd(fakes.Encoder):
         reads = ("pixels",)
@@ -110,10 +114,17 @@ def chromium(tmp_path_factory):
     options.binary_location = program
     profile = tmp_path_factory.mktemp("chromium")
     for flag in (
-        "headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run",
-        "disable-background-networking", "disable-component-update", "disable-sync",
-        "disable-dev-shm-usage", f"user-data-dir={profile}",
-    ):  # fmt: skip
+        "headless",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-quic",
+        "no-first-run",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "disable-dev-shm-usage",
+        f"user-data-dir={profile}",
+    ):
         options.add_argument(f"--{flag}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(driver)
@@ -145,8 +156,11 @@ def open_page(chromium):
     chromium.get_log("performance"), chromium.get_log("browser")  # of earlier tests
     yield opened
     asked = [json.loads(entry["message"])["message"] for entry in chromium.get_log("performance")]
-    urls = [each["params"]["request"]["url"] for each in asked
-            if each["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    urls = [
+        each["params"]["request"]["url"]
+        for each in asked
+        if each["method"] == "Network.requestWillBeSent"
+    ]
     assert any(url.startswith("file:") for url in urls)
     assert not [url for url in urls if url.startswith(("http", "ws"))]
     assert not [e for e in chromium.get_log("browser") if e["level"] == "SEVERE"]

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reed.cache import column, engines, plan
-from reed.cache.build import BadSample
-from reed.cache.engines import Share
+from reed.build import column, engines
+from reed.build.engines import Share
+from reed.build.shard import BadSample
+from reed.cache import plan
 from reed.cache.schema import Field
 
 NAMES = ("pixels", "words", "tokens")  # `words` reads `caption`, which is built with it
@@ -130,9 +131,14 @@ def make(name: str) -> Encoder:
 def freeze(cache: Path, source: Source, *, shard_size: int = 16, **settings):
     """The plan of a cache of fakes."""
     return plan.freeze(
-        cache, source.listing(), pipeline="fake", domain="image", source="fakes",
-        shard_size=shard_size, **settings,
-    )  # fmt: skip
+        cache,
+        source.listing(),
+        pipeline="fake",
+        domain="image",
+        source="fakes",
+        shard_size=shard_size,
+        **settings,
+    )
 
 
 def job(cache: Path, name: str, source: Source | None = None, encoder: Encoder | None = None):
@@ -142,9 +148,16 @@ def job(cache: Path, name: str, source: Source | None = None, encoder: Encoder |
 
 
 def build(
-    cache: Path, names=NAMES, source: Source | None = None, share: Share | None = None,
-    pause: float = 0.0, shard_size: int = 16, workers: int = 0, retry: bool = False, **settings,
-) -> Path:  # fmt: skip
+    cache: Path,
+    names=NAMES,
+    source: Source | None = None,
+    share: Share | None = None,
+    pause: float = 0.0,
+    shard_size: int = 16,
+    workers: int = 0,
+    retry: bool = False,
+    **settings,
+) -> Path:
     """Build columns of fakes, as `reed-cache build` does."""
     source = source or Source()
     encoders = column.with_inputs(cache, names, make)

@@ -16,12 +16,22 @@ import torch
 
 PHOTOS, SAMPLES, STEPS = 40, 12, 4
 NET = {
-    "steps": STEPS, "every.save": 2, "every.log": 1, "preview.every": 0, "batch": 8,
-    "precision": "fp32", "domain.size": '""', "domain.classes": 3,
-    "domain.net_settings.hidden_size": 32, "domain.net_settings.depth": 3,
-    "domain.net_settings.num_heads": 2, "align.dinov2-b.tap": 1, "align.dinov2-b.hidden": 16,
-    "align.qwen2-vl-7b.tap": 2, "align.qwen2-vl-7b.hidden": 16,
-}  # fmt: skip
+    "steps": STEPS,
+    "every.save": 2,
+    "every.log": 1,
+    "preview.every": 0,
+    "batch": 8,
+    "precision": "fp32",
+    "domain.size": '""',
+    "domain.classes": 3,
+    "domain.net_settings.hidden_size": 32,
+    "domain.net_settings.depth": 3,
+    "domain.net_settings.num_heads": 2,
+    "align.dinov2-b.tap": 1,
+    "align.dinov2-b.hidden": 16,
+    "align.qwen2-vl-7b.tap": 2,
+    "align.qwen2-vl-7b.hidden": 16,
+}
 
 
 def inception(path: Path) -> Path:
@@ -55,10 +65,16 @@ def write(folder: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, shape, dtype=np.uint8)
     np.savez(folder / "reference.npz", arr_0=images)
     build = [
-        "--set", f"source.resolution={tiny['SIDE']}", "--encoder", "dinov2-b=dinov2-s",
-        "--encoder", "captions", "--encoder", "qwen2-vl-7b",
+        "--set",
+        f"source.resolution={tiny['SIDE']}",
+        "--encoder",
+        "dinov2-b=dinov2-s",
+        "--encoder",
+        "captions",
+        "--encoder",
+        "qwen2-vl-7b",
         *tiny["settings"](weights, "sd-vae", "dinov2-b", "captions", "qwen2-vl-7b"),
-    ]  # fmt: skip
+    ]
     words = {
         "build": build,
         "train": [word for name, value in NET.items() for word in ("--set", f"{name}={value}")],

@@ -19,7 +19,7 @@ import click
 from reed import config, stage_one
 from reed.cache import schema
 from reed.cli import cache_build
-from reed.encoders.cards import CARDS
+from reed.encoders.image.cards import CARDS
 from reed.stage_one import Request
 
 WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_world.py"))))
@@ -27,9 +27,11 @@ STEPS, NUM = 2, WORLD.COUNT  # of training; samples to draw
 
 # What a source makes or reads: the whole would take minutes.
 SOURCES = {
-    "images": {"resolution": WORLD.SIDE}, "scenes": {"samples": 300},
-    "proteins-toy": {"samples": 24}, "molecules-toy": {"samples": 80},
-}  # fmt: skip
+    "images": {"resolution": WORLD.SIDE},
+    "scenes": {"samples": 300},
+    "proteins-toy": {"samples": 24},
+    "molecules-toy": {"samples": 80},
+}
 
 # Encoders with public weights, which are not at hand: (pattern, stand-in where even the card is
 # that of a large model, settings that fit the small weights, the small weights).
@@ -39,23 +41,32 @@ ENCODERS = (
     ("sd-vae", "", {"resolution": WORLD.SIDE}, "/models/sd-vae-ft-mse"),
     ("sd-vae-import", "", {"resolution": WORLD.SIDE}, ""),
     (VISION, "dinov2-s", {"grid": 2}, "/models/dinov2-b.safetensors"),
-    ("timm:.*", f"timm:{WORLD.IMAGES.VISION['convnext']}", {"grid": 2},
-     "/models/convnext.safetensors"),
+    (
+        "timm:.*",
+        f"timm:{WORLD.IMAGES.VISION['convnext']}",
+        {"grid": 2},
+        "/models/convnext.safetensors",
+    ),
     ("captions", "", SHORT | {"max_new_tokens": 4}, "/models/Qwen2-VL-2B-Instruct"),
     ("qwen2-vl-7b", "", SHORT | {"dim": 32, "layer": 2}, "/models/Qwen2-VL-7B-Instruct"),
     ("esm2-.*", "esm2-8m", {}, "/models/esm2"),
     ("esm-if1", "", {"dim": WORLD.WEIGHTS.IF1_DIM}, "/models/esm_if1.pt"),
     ("esmfold", "", WORLD.WEIGHTS.FOLD_SIZES, "/models/esmfold_v1"),
     ("unimol", "", {"dim": WORLD.WEIGHTS.UNIMOL.width}, "mol_pre_all_h_220816.pt"),
-)  # fmt: skip
+)
 
 # Recipes: two steps; large nets and batches are small ones.
 SMALL_SEMLA = "{width=16, layers=5, heads=2, sets=4, message=8, hidden=8, edge=8, size_emb=4}"
 SEMLA = {"tokens": 256, "domain.net_settings": SMALL_SEMLA}
 TRAIN: dict[str, dict[str, Any]] = {
-    "digits": {}, "scenes": {}, "proteins-toy": {}, "molecules-toy": SEMLA, "geom": SEMLA,
-    "imagenet": WORLD.SMOKE.NET, "pdb": {"tokens": 400},
-}  # fmt: skip
+    "digits": {},
+    "scenes": {},
+    "proteins-toy": {},
+    "molecules-toy": SEMLA,
+    "geom": SEMLA,
+    "imagenet": WORLD.SMOKE.NET,
+    "pdb": {"tokens": 400},
+}
 
 # Options whose value is cut down, or added where a command leaves a large default; the only
 # checkpoint of a reduced run is the second step.
@@ -66,33 +77,40 @@ DESIGN = ["--steps", "4"]  # a net of the true size takes minutes for the 500 of
 # The demos of the Makefile, which a slow test runs; its other targets are run by test_bench,
 # test_reproduce* and .ci/run, and here it is only looked at whether they exist and parse.
 DEMOS = {
-    "reed.pipelines.demo": ["--steps", 2, "--points", 1],
-    "reed.pipelines.demo_protein": ["--steps", 2, "--points", 1],
-    "reed.pipelines.demo_molecule": ["--steps", 2, "--points", 1, "--drawn", 4],
-}  # fmt: skip
+    "reed.experiments.demo_image": ["--steps", 2, "--points", 1],
+    "reed.experiments.demo_protein": ["--steps", 2, "--points", 1],
+    "reed.experiments.demo_molecule": ["--steps", 2, "--points", 1, "--drawn", 4],
+}
 
 # Feature spaces of reed-eval: (pattern, the small weights); their nets are stood in for as well.
 SPACES = {
     "inception": "weights-inception-2015-12-05-6726825d.pth",
-    "dinov2-l": "/models/convnext.safetensors", "clip-l-336": "/models/convnext.safetensors",
+    "dinov2-l": "/models/convnext.safetensors",
+    "clip-l-336": "/models/convnext.safetensors",
     f"timm:{WORLD.IMAGES.VISION['convnext']}": "/models/convnext.safetensors",
-}  # fmt: skip
+}
 
 # Two processes on one machine in place of many: the value of an option.
 LAUNCHERS = {"torchrun": "torch.distributed.run", "accelerate launch": "accelerate.commands.launch"}
 LAUNCH = {
-    "--nproc-per-node": 2, "--nnodes": 1, "--node-rank": 0, "--num_processes": 2,
-    "--num_machines": 1, "--machine_rank": 0, "--main_process_ip": "127.0.0.1",
+    "--nproc-per-node": 2,
+    "--nnodes": 1,
+    "--node-rank": 0,
+    "--num_processes": 2,
+    "--num_machines": 1,
+    "--machine_rank": 0,
+    "--main_process_ip": "127.0.0.1",
     "--main_process_port": 0,
-}  # fmt: skip
+}
 RAY, NO_RAY = {"--engine", "ray"}, ["--engine", "local"]  # Ray needs a process of its own
 OUTPUT = {"reed-cache": "--cache", "reed-train": "--run", "reed-sample": "--out"}
 
 # What a page takes for granted: file or folder -> the command that makes it.
 DATA = {
-    "imagenet": " --data /data/imagenet/train", "geom": " --data /data/geom",
+    "imagenet": " --data /data/imagenet/train",
+    "geom": " --data /data/geom",
     "pdb": " --data /data/pdb_2021aug02",
-}  # fmt: skip
+}
 NEEDS = {
     "last.pt": "reed-train export runs/imagenet --out last.pt",
     "cache/pdb-test": "reed-cache build pdb --cache cache/pdb-test --data /data/pdb_2021aug02 "
@@ -160,7 +178,7 @@ def train(wanted: dict[str, Any]) -> list[str]:
 
 def evaluate(wanted: dict[str, Any], place) -> list[str]:
     """The small weights of every feature space that is needed and has none yet."""
-    from reed import evaluate
+    from reed.evaluate import image as evaluate
 
     features, more = wanted["features"], []
     if (features or "").startswith("timm:"):

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed.cache import codecs, reader, schema
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
+from reed.cache import reader, schema
+from reed.cache.codecs import codecs
 from reed.cli.cache import main
-from reed.encoders.protein_af3 import TERMS, Af3, job_name
-from reed.encoders.protein_chain import neighbours
+from reed.encoders.protein.af3 import TERMS, Af3, job_name
+from reed.encoders.protein.chain import neighbours
 from reed.errors import ReedError
-from reed.sources.proteins_toy import ProteinsToy
+from reed.sources.protein.toy import ProteinsToy
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 arrays, write = TINY.af3_arrays, TINY.af3
@@ -206,7 +207,7 @@ def changed(name, change):
         (changed("single", lambda a: a[:20]), "single has 20 tokens, the sequence needs 33"),
         (lambda c: {"pair_embeddings": c["pair_embeddings"]}, "no single_embeddings, only pair"),
     ],
-)  # fmt: skip
+)
 def test_arrays_that_do_not_fit(tmp_path, change, message):
     write(tmp_path, "x.pdb_A", SEQUENCE, change(arrays(len(SEQUENCE))))
     with pytest.raises(BadSample, match=message):
@@ -245,10 +246,24 @@ def test_the_terms_must_be_accepted_and_are_kept(tmp_path):
     for key in source.listing():
         sequence = source.read(key)["sequence"]
         write(tmp_path / "af3", key, sequence, arrays(len(sequence)))
-    command = ["build", "proteins-toy", "--cache", str(tmp_path / "toy"), "--device", "cpu",
-               "--set", "source.samples=6", "--set", "source.min_length=20",
-               "--set", "source.max_length=24", "--encoder", "af3",
-               "--set", f"af3.folder={tmp_path / 'af3'}"]  # fmt: skip
+    command = [
+        "build",
+        "proteins-toy",
+        "--cache",
+        str(tmp_path / "toy"),
+        "--device",
+        "cpu",
+        "--set",
+        "source.samples=6",
+        "--set",
+        "source.min_length=20",
+        "--set",
+        "source.max_length=24",
+        "--encoder",
+        "af3",
+        "--set",
+        f"af3.folder={tmp_path / 'af3'}",
+    ]
     refused = CliRunner().invoke(main, command)
     assert refused.exit_code == 2 and "OUTPUT_TERMS_OF_USE" in refused.output
     result = CliRunner().invoke(main, [*command, "--set", "af3.accept_terms=true"])

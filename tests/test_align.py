@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from reed.align import AlignConfig, AlignedNet, check_target, masked_mean
 from reed.cache.schema import Field
-from reed.domain import Batch, Noised
+from reed.domains.base import Batch, Noised
 from reed.errors import ReedError
 from reed.nets import Tap
+from reed.nets.layers import masked_mean
 from reed.nets.sit import SiT, SiTConfig
+from reed.train.align import AlignConfig, AlignedNet, check_target
 
 GOLDEN = Path(__file__).parent / "golden"
 TOKENS, WIDTH = 6, 8
@@ -176,8 +177,9 @@ def test_the_weighted_loss_is_what_the_public_code_means(kind):
     weight = {"kind": kind, "low": 0.2, "high": 0.7} if kind == "cutoff" else kind
     z = {"z0": golden["in/z0"], "z1": golden["in/z1"]}
     kinds = {"z0": "token", "z1": "sample"}
-    targets = {n: (Field(n, kinds[n], tuple(v.shape[1:])), on(1, time_weight=weight))
-               for n, v in z.items()}  # fmt: skip
+    targets = {
+        n: (Field(n, kinds[n], tuple(v.shape[1:])), on(1, time_weight=weight)) for n, v in z.items()
+    }
     net = Net()
     net.taps = lambda: [Tap(WIDTH, 16)]
     model = aligned(net, **targets)
@@ -220,9 +222,11 @@ def test_a_probe_leaves_other_targets_alone():
 def test_targets_at_different_taps_and_the_same_tap():
     """More than two targets, one field twice, and a name with dots."""
     targets = {
-        "dino": (TOKEN, on(1)), "dino-late": (TOKEN, on(3)),
-        "qwen2.5-vl": (SAMPLE, on(3)), "esm": (SAMPLE, on(2)),
-    }  # fmt: skip
+        "dino": (TOKEN, on(1)),
+        "dino-late": (TOKEN, on(3)),
+        "qwen2.5-vl": (SAMPLE, on(3)),
+        "esm": (SAMPLE, on(2)),
+    }
     model = aligned(**targets)
     noised, batch = inputs({name: field for name, (field, _) in targets.items()})
     batch.targets["dino-late"] = batch.targets["dino"]

@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from reed.align import AlignConfig, AlignedNet, check_target
 from reed.cache.schema import Field
-from reed.domain import Batch, Noised
+from reed.domains.base import Batch, Noised
 from reed.errors import ReedError
 from reed.nets import GraphState
 from reed.nets.mpnn import MPNN, MPNNConfig
 from reed.nets.sit import SiT, SiTConfig
+from reed.train.align import AlignConfig, AlignedNet, check_target
 
 PAIR = Field("pair", "pair", (None, 5, 3))
 TOKEN = Field("single", "token", (None, 6))
@@ -47,9 +47,11 @@ def case():
         return torch.rand(B, T, T, generator=generator).argsort(-1)[..., :k]
 
     state = GraphState(
-        torch.randn(B, T, 8, generator=generator), torch.randn(B, T, K, 8, generator=generator),
-        distinct(K), torch.rand(B, T, K, generator=generator) < 0.9,
-    )  # fmt: skip
+        torch.randn(B, T, 8, generator=generator),
+        torch.randn(B, T, K, 8, generator=generator),
+        distinct(K),
+        torch.rand(B, T, K, generator=generator) < 0.9,
+    )
     neighbours = distinct(N)
     neighbours[:, :, -1][torch.rand(B, T, generator=generator) < 0.4] = -1
     target = torch.randn(B, T, N, C, generator=generator)
@@ -97,8 +99,9 @@ def test_the_order_of_either_graph_does_not_matter(case):
     aligned = model(state)
     before = aligned(noised(), batch)[1].losses["pair"]
     order = torch.tensor([3, 0, 4, 1, 2])
-    stored = Batch({}, {"pair": batch.targets["pair"][:, :, order]}, batch.mask,
-                   batch.neighbours[:, :, order])  # fmt: skip
+    stored = Batch(
+        {}, {"pair": batch.targets["pair"][:, :, order]}, batch.mask, batch.neighbours[:, :, order]
+    )
     torch.testing.assert_close(aligned(noised(), stored)[1].losses["pair"], before)
     turn = torch.tensor([2, 3, 1, 0])
     other = GraphState(

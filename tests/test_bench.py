@@ -83,9 +83,7 @@ def test_protein(bench):
 
 def test_molecule(bench, monkeypatch):
     molecule = bench("molecule")
-    small = molecule.SemlaConfig(
-        width=16, heads=2, sets=8, message=8, hidden=8, edge=8, size_emb=4
-    )  # fmt: skip
+    small = molecule.SemlaConfig(width=16, heads=2, sets=8, message=8, hidden=8, edge=8, size_emb=4)
     monkeypatch.setattr(molecule, "SemlaConfig", lambda: small)
     run(molecule.main, "--batch", "3", "--atoms", "10", "--runs", "2")
     figures = published("molecule")
@@ -113,7 +111,7 @@ def test_the_rows_of_gpu(bench, tmp_path):
         "vision": stage1.random_vision(
             tmp_path, "dinov2-s", grid=2, precision="bf16", batch_size=2
         ),
-    }  # fmt: skip
+    }
     for name, encoder in encoders.items():
         figures = gpu.measure(name, encoder, tmp_path, 3, device="cpu", workers=0, runs=1)
         check([vars(figure) for figure in figures], 1)
@@ -202,9 +200,14 @@ def test_speedup_goes_all_the_way_and_reuses_what_is_there(bench, monkeypatch):
     small = {"hidden_size": 16, "depth": 3, "num_heads": 1}
     over = {"steps": 4, "batch": 4, "precision": "fp32", "domain": {"net_settings": small}}
     tiny = speedup.Setting(
-        images=24, over=over, points=2, drawn=4, scenes=8, timed=1,
+        images=24,
+        over=over,
+        points=2,
+        drawn=4,
+        scenes=8,
+        timed=1,
         options=speedup.SampleOptions(steps=1),
-    )  # fmt: skip
+    )
     monkeypatch.setitem(speedup.SETTINGS, "cpu", tiny)
     monkeypatch.setattr(speedup, "ProcessPoolExecutor", Inline)
     printed = run(speedup.main, "--seeds", "2")

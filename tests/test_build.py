@@ -14,9 +14,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from reed.cache import build, column, engines, reader, schema
-from reed.cache.build import BadSample
-from reed.cache.engines import Share
+from reed.build import column, engines
+from reed.build import shard as build
+from reed.build.engines import Share
+from reed.build.shard import BadSample
+from reed.cache import reader, schema
 from reed.cache.schema import Field
 from reed.errors import ReedError
 
@@ -195,9 +197,11 @@ def start(fakes_path, cache, pause="0", rank=0, world=1):
     """A build in a process of its own, begun."""
     process = subprocess.Popen(
         [sys.executable, fakes_path, pause, cache],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world)},
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "started\n"
     return process
 
@@ -314,10 +318,13 @@ def test_a_sample_that_the_encoder_refuses_is_left_out_alone(fakes, tmp_path):
 def test_more_than_one_percent_of_bad_samples_stops_the_build(fakes, tmp_path):
     source = fakes.Source(150, bad=(3, 4))
     refused(
-        "column 'pixels': 2 of the", "samples so far failed", "more than 1 % of the 150",
-        "the file is empty", "--retry-failed",
+        "column 'pixels': 2 of the",
+        "samples so far failed",
+        "more than 1 % of the 150",
+        "the file is empty",
+        "--retry-failed",
         call=lambda: fakes.build(tmp_path, ["pixels"], source, shard_size=150),
-    )  # fmt: skip
+    )
     assert [path.name for path in (tmp_path / "pixels").iterdir()] == ["column.json"]
 
 
@@ -382,9 +389,10 @@ def test_too_few_or_too_many_values_are_refused(fakes, tmp_path, values):
 
     job = fakes.job(tmp_path, "caption", None, Wrong())
     refused(
-        "column 'caption': the encoder gave", "of field 'text' for 5 samples",
+        "column 'caption': the encoder gave",
+        "of field 'text' for 5 samples",
         call=lambda: build.build_shard(job, 0),
-    )  # fmt: skip
+    )
 
 
 def test_text_that_is_none_is_refused_with_its_key(fakes, tmp_path):
@@ -416,9 +424,11 @@ def changed(fakes, base, **attributes):
 def test_a_changed_encoder_is_refused_with_the_difference(fakes, cache, want, attributes, parts):
     encoder = changed(fakes, "pixels", **attributes)
     refused(
-        f"{cache / 'pixels'} was built with", *parts, "remove that folder",
+        f"{cache / 'pixels'} was built with",
+        *parts,
+        "remove that folder",
         call=lambda: fakes.job(cache, "pixels", None, encoder),
-    )  # fmt: skip
+    )
     assert fakes.tree(cache) == want
 
 
@@ -437,11 +447,12 @@ def test_a_changed_input_is_refused(fakes, cache, edit_json):
 def test_an_unknown_codec_is_refused_before_anything_is_written(fakes, tmp_path):
     frozen, source = fakes.freeze(tmp_path, fakes.Source()), fakes.Source()
     refused(
-        "unknown codec 'floa16'", "'float16'",
+        "unknown codec 'floa16'",
+        "'float16'",
         call=lambda: column.open_job(
             tmp_path, frozen, "pixels", fakes.Pixels(), source, {"x": "floa16"}
         ),
-    )  # fmt: skip
+    )
     assert not (tmp_path / "pixels").exists()
 
 
@@ -481,14 +492,31 @@ def test_two_fields_stored_under_one_name_are_refused(fakes, tmp_path):
 def test_the_files_of_a_column_are_what_the_readme_says(whole):
     described = json.loads((whole / "tokens" / "column.json").read_text())
     assert set(described) == {
-        "name", "encoder", "revision", "reads", "inputs", "licence", "container", "calibration",
-        "fields", "options", "self",
-    }  # fmt: skip
+        "name",
+        "encoder",
+        "revision",
+        "reads",
+        "inputs",
+        "licence",
+        "container",
+        "calibration",
+        "fields",
+        "options",
+        "self",
+    }
     assert set(described["fields"][0]) == {"name", "kind", "shape", "codec", "scale", "shift"}
     marker = json.loads((whole / "tokens" / "000000.json").read_text())
     assert set(marker) == {
-        "column", "shard", "keys", "failed", "bytes", "sha256", "parts", "stats", "self",
-    }  # fmt: skip
+        "column",
+        "shard",
+        "keys",
+        "failed",
+        "bytes",
+        "sha256",
+        "parts",
+        "stats",
+        "self",
+    }
 
 
 def test_the_reader_of_the_readme_reads_a_cache(fakes, whole):

@@ -14,13 +14,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import chem, peek
-from reed.cache import codecs, engines, info, plan, reader, schema
+from reed.build import engines
+from reed.cache import plan, reader, schema
+from reed.cache.codecs import codecs
 from reed.cache.schema import Field
+from reed.chem import rdkit
 from reed.cli import cache as cli
 from reed.errors import ReedError
-from reed.pages import cache as pages
-from reed.pages import cache_charts, drawings, items, samples, tokens
+from reed.view import info, peek
+from reed.view.pages import cache as pages
+from reed.view.pages import cache_charts, drawings, items, samples, tokens
 
 TESTS = Path(__file__).parent
 HOSTILE = "</script><img src=x onerror=\"document.title='taken'\"><!-- é 語 & 'q' {{ 1 }}"
@@ -64,10 +67,12 @@ class Patches:
 
     licence, batch_size, reads = "MIT", 8, ("pixels",)
     fields = (
-        Field("tokens", "token", (16, 24), "int8"), Field("rgb", "data", (3, 8, 8)),
-        Field("caption", "text", (), "utf8"), Field("vector", "sample", (5,)),
+        Field("tokens", "token", (16, 24), "int8"),
+        Field("rgb", "data", (3, 8, 8)),
+        Field("caption", "text", (), "utf8"),
+        Field("vector", "sample", (5,)),
         Field("number", "data", ()),
-    )  # fmt: skip
+    )
 
     def revision(self):
         return "1"
@@ -207,9 +212,10 @@ def test_many_classes_and_a_bound_on_labels(whole, monkeypatch):
     monkeypatch.setattr(cache_charts, "LABELS", 30)
     frozen, found = summaries_of(whole)
     (chart,) = (
-        each for each in cache_charts.charts(whole, frozen, found, [], False)
+        each
+        for each in cache_charts.charts(whole, frozen, found, [], False)
         if each.title.startswith("Sizes of classes")
-    )  # fmt: skip
+    )
     assert (
         sum(row[1] for row in chart.rows) == 10 and "the first 30, in cache order" in chart.caption
     )
@@ -237,8 +243,12 @@ def test_cosines_are_as_near_as_the_page_says(hostile, monkeypatch):
     assert np.sum(off) / (5 * 16 * 15) == pytest.approx(grid.error, rel=1e-6)
     assert "8 of 24 directions" in grid.note
     assert [tokens._up(x) for x in (0.0, 0.0111, 0.02, 0.96, 1e-9)] == [
-        "0", "0.02", "0.02", "1", "1e-09",
-    ]  # fmt: skip
+        "0",
+        "0.02",
+        "0.02",
+        "1",
+        "1e-09",
+    ]
 
 
 def test_nearest_are_those_of_numpy():
@@ -315,17 +325,23 @@ def test_a_link_leads_to_a_sample(hostile_page, open_page):
     browser.get(address)
     assert title(browser) == found[3]["key"]
     browser.execute_script("location.hash = arguments[0]", f"#sample={found[1]['key']}")
-    assert browser.execute_async_script(
-        "setTimeout(() => arguments[0](document.querySelector('#sample h3').textContent), 50)"
-    ) == found[1]["key"]  # fmt: skip
+    assert (
+        browser.execute_async_script(
+            "setTimeout(() => arguments[0](document.querySelector('#sample h3').textContent), 50)"
+        )
+        == found[1]["key"]
+    )
     browser.execute_script("location.hash = '#sample=%'")
     assert title(browser) == found[1]["key"]
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_a_phone_has_room_for_it(molecules, proteins, hostile_page, tmp_path, open_page, dark):
-    paths = [hostile_page, written(molecules, tmp_path / "m.html", count=3),
-             written(proteins, tmp_path / "p.html", count=3)]  # fmt: skip
+    paths = [
+        hostile_page,
+        written(molecules, tmp_path / "m.html", count=3),
+        written(proteins, tmp_path / "p.html", count=3),
+    ]
     for path in paths:
         browser = open_page(path, 390, dark)
         browser.execute_script("document.querySelectorAll('details').forEach((d) => d.open = true)")
@@ -349,8 +365,9 @@ def test_molecules_are_drawn_with_their_atoms(molecules, tmp_path, open_page):
     token = first["drawings"][0]["points"][1][0]
     browser.execute_script(
         "document.querySelector(`.tile circle[data-token='${arguments[0]}']`)"
-        ".dispatchEvent(new MouseEvent('click'))", token,
-    )  # fmt: skip
+        ".dispatchEvent(new MouseEvent('click'))",
+        token,
+    )
     name = first["drawings"][0]["names"][token]
     total = first["drawings"][0]["total"]
     assert said(browser).startswith(f"Token {token + 1} of {total} ({name}): ")
@@ -369,15 +386,15 @@ def test_what_is_no_molecule_is_drawn_or_the_reason_said(monkeypatch):
     pytest.importorskip("rdkit")
     atoms = np.array([3] * 6)
     bonds = np.full((6, 6), 3) * (1 - np.eye(6, dtype=int))
-    broken = chem.Molecule(np.eye(6, 3, dtype=np.float32), atoms, 0 * atoms, bonds)
-    assert len(chem.drawing(broken, 320)[1]) == 6 and chem.sanitised(broken) is None
+    broken = rdkit.Molecule(np.eye(6, 3, dtype=np.float32), atoms, 0 * atoms, bonds)
+    assert len(rdkit.drawing(broken, 320)[1]) == 6 and rdkit.sanitised(broken) is None
 
     def fail(*_):
         raise ValueError("no\nplace")
 
-    monkeypatch.setattr(chem.library("Chem.rdDepictor"), "Compute2DCoords", fail)
+    monkeypatch.setattr(rdkit.library("Chem.rdDepictor"), "Compute2DCoords", fail)
     with pytest.raises(ReedError, match="RDKit cannot draw it: no place"):
-        chem.drawing(broken, 320)
+        rdkit.drawing(broken, 320)
 
 
 def test_proteins_are_drawn_as_traces(proteins, tmp_path, open_page):
@@ -449,8 +466,9 @@ def test_a_cache_without_a_shard_or_a_column(fakes, tmp_path, open_page):
 def test_every_kind_and_shape_can_be_shown(odd, tmp_path, open_page):
     path = written(odd, tmp_path / "p.html", count=2)
     browser, data = open_page(path), data_of(path)
-    shown = {panel["title"]: panel for name in ("shows", "others")
-             for panel in data["samples"][0][name]}  # fmt: skip
+    shown = {
+        panel["title"]: panel for name in ("shows", "others") for panel in data["samples"][0][name]
+    }
     assert shown["odd/none"]["text"] == "[]" and shown["odd/latent"]["shows"] == "image"
     assert shown["odd/pair"]["shows"] == "map" and "語" in shown["odd/text"]["text"]
     fields = {each["title"]: each for each in data["tokens"]}
@@ -461,8 +479,10 @@ def test_every_kind_and_shape_can_be_shown(odd, tmp_path, open_page):
     assert grids == {"odd/many": (True, 3), "odd/ragged": (False, 4), "odd/thin": (True, 2)}
     headings = [each.text for each in browser.find_elements("css selector", ".tokens > h4")]
     assert headings[:3] == [
-        "odd/many · 3 × 3 patches", "odd/ragged · 7 tokens, row by row", "odd/thin · 2 × 2 patches",
-    ]  # fmt: skip
+        "odd/many · 3 × 3 patches",
+        "odd/ragged · 7 tokens, row by row",
+        "odd/thin · 2 × 2 patches",
+    ]
 
 
 def test_a_missing_library_is_one_line(whole, tmp_path, monkeypatch):
@@ -493,7 +513,7 @@ def test_the_first_of_two_views_is_shown_and_it_is_said(fakes, tmp_path):
 
 
 def test_importing_pages_needs_none_of_the_libraries():
-    code = "import reed.pages.cache, sys; print(*sys.modules)"
+    code = "import reed.view.pages.cache, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     names = {name.partition(".")[0] for name in loaded.split()}
     assert "reed" in names and not names & {"rdkit", "plotly", "jinja2", "PIL", "matplotlib"}

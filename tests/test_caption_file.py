@@ -10,9 +10,10 @@ import pytest
 from pyarrow import parquet
 
 from reed import config
-from reed.cache import build, reader
-from reed.cache.build import BadSample
-from reed.encoders.caption_file import CaptionFile
+from reed.build import shard
+from reed.build.shard import BadSample
+from reed.cache import reader
+from reed.encoders.text.caption_file import CaptionFile
 from reed.errors import ReedError
 
 RECORDS = [{"key": "a/1.png", "text": " A dog. "}, {"key": "a/2.png", "text": "Ein Bär."}]
@@ -93,7 +94,7 @@ def test_a_column_is_built_from_a_file_by_the_keys_of_the_cache(fakes, tmp_path)
     records = [{"key": key, "text": f"picture {key[-7:-4]}"} for key in source.keys[:7]]
     encoder = from_file(write(tmp_path / "c.jsonl", records))
     job = fakes.job(tmp_path / "cache", "words", source, encoder)
-    marker, _ = build.build_shard(job, 0)
+    marker, _ = shard.build_shard(job, 0)
     assert marker.failed == {source.keys[7]: f"no caption in {tmp_path / 'c.jsonl'}"}
     stored = dict(reader.records(job.cache, job.column, 0, list(job.column.fields), job.state))
     assert {key: values["text"] for key, values in stored.items()} == {

@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reed import config
-from reed.cache.build import BadSample
-from reed.encoders.captions import Captions
+from reed.build.shard import BadSample
+from reed.encoders.text.captions import Captions
 from reed.errors import ReedError
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_language.py"))))
@@ -118,10 +118,13 @@ def test_drawn_captions_follow_from_seed_and_images(folder, samples):
 @pytest.mark.parametrize(
     "change",
     [
-        {"prompt": "What is this?"}, {"max_new_tokens": 13}, {"temperature": 0.5},
-        {"repetition_penalty": 1.1}, {"precision": "bf16"},
+        {"prompt": "What is this?"},
+        {"max_new_tokens": 13},
+        {"temperature": 0.5},
+        {"repetition_penalty": 1.1},
+        {"precision": "bf16"},
     ],
-)  # fmt: skip
+)
 def test_revision_holds_each_decoding_setting(folder, change):
     options = {"weights": str(folder), **SHORT}
     revision = Captions(**options).revision()
@@ -217,8 +220,9 @@ def test_vllm_gets_prompt_images_and_settings(folder, samples, monkeypatch):
 
 def test_importing_the_modules_imports_no_model_library():
     code = (
-        "import sys, reed.encoders.captions, reed.encoders.caption_file, reed.encoders.vlm\n"
-        "import reed.encoders.text_models\n"
+        "import sys, reed.encoders.text.captions, reed.encoders.text.caption_file\n"
+        "import reed.encoders.text.vlm\n"
+        "import reed.encoders.text.text_models\n"
         "names = ('torch', 'transformers', 'PIL', 'pyarrow', 'vllm', 'huggingface_hub')\n"
         "print([name for name in names if name in sys.modules])"
     )

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from reed import checkpoint
-from reed.checkpoint import Checkpoint
 from reed.errors import ReedError
+from reed.train import checkpoint
+from reed.train.checkpoint import Checkpoint
 
 
 def tensors(seed):

@@ -11,11 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from reed import checkpoint, config, pipelines
+from reed import config, pipelines
 from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
-from reed.recipe import TrainConfig
+from reed.train import checkpoint
+from reed.train.recipe import TrainConfig
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 
@@ -118,8 +119,11 @@ def test_an_absent_column_is_named(cache, recipe):
     words = ("--shards", cache, "--config", recipe)
     refused(
         ["no column 'dino'", "caption-ngrams, digits-vit, pixels"],
-        cli_train, *words, "--set", "align.digits-vit.target=dino/tokens",
-    )  # fmt: skip
+        cli_train,
+        *words,
+        "--set",
+        "align.digits-vit.target=dino/tokens",
+    )
 
 
 def test_a_cache_of_an_unknown_pipeline_is_named(tmp_path, recipe, edit_json):
@@ -153,8 +157,11 @@ def test_later_words_win(dry, tmp_path):
     assert (one["optim"]["clip"], one["optim"]["lr"]) == (2.0, 0.5)
     two = dry("--config", over, "--run", "flag", "--set", "optim.lr=1", "--set", "steps=8")
     assert (two["run"], two["optim"]["lr"], two["optim"]["clip"], two["steps"]) == (
-        "flag", 1.0, 2.0, 8,
-    )  # fmt: skip
+        "flag",
+        1.0,
+        2.0,
+        8,
+    )
     three = dry("--run", "flag", "--set", "run=set", "--set", "steps=8", "--set", "steps=9")
     assert (three["run"], three["steps"]) == ("set", 9)
 
@@ -231,8 +238,16 @@ HEAVY = "timm transformers diffusers sklearn rdkit esm PIL matplotlib scipy"
 
 
 def test_training_needs_no_model_library(cache, recipe, tmp_path):
-    words = ["--shards", str(cache), "--run", str(tmp_path / "run"), "--config", str(recipe),
-             "--set", "steps=1"]  # fmt: skip
+    words = [
+        "--shards",
+        str(cache),
+        "--run",
+        str(tmp_path / "run"),
+        "--config",
+        str(recipe),
+        "--set",
+        "steps=1",
+    ]
     program = (
         f"import sys; from reed.cli.train import main; main({words}, standalone_mode=False);"
         f"print([name for name in {HEAVY.split()} if name in sys.modules])"

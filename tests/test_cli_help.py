@@ -12,19 +12,28 @@ import pytest
 from click.testing import CliRunner
 
 import reed
-from reed import listing
 from reed.errors import ReedError
+from reed.view import listing
 
 COMMANDS = {
-    "reed-cache": "reed.cli.cache", "reed-train": "reed.cli.train",
-    "reed-sample": "reed.cli.sample", "reed-eval": "reed.cli.evaluate",
-}  # fmt: skip
+    "reed-cache": "reed.cli.cache",
+    "reed-train": "reed.cli.train",
+    "reed-sample": "reed.cli.sample",
+    "reed-eval": "reed.cli.evaluate",
+}
 APPLICATIONS = (
-    "demo", "demo_molecule", "demo_protein", "reproduce", "reproduce_molecule",
-    "reproduce_protein", "scenes_train",
-)  # fmt: skip
-MAINS = COMMANDS | {f"python -m {name}": name
-                    for name in (f"reed.pipelines.{each}" for each in APPLICATIONS)}  # fmt: skip
+    "demo_image",
+    "demo_molecule",
+    "demo_protein",
+    "reproduce_image",
+    "reproduce_molecule",
+    "reproduce_protein",
+    "train_digits",
+    "train_scenes",
+)
+MAINS = COMMANDS | {
+    f"python -m {name}": name for name in (f"reed.experiments.{each}" for each in APPLICATIONS)
+}
 
 
 def main_of(program):
@@ -86,10 +95,20 @@ WRONG = [
     (("reed-sample",), "--run DIR or --checkpoint FILE"),
     (("reed-eval", "x.npz"), "Missing option '--reference'"),
     (("reed-eval", "x.npz", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
-    (("python -m reed.pipelines.reproduce_molecule",), "DATA=/data/geom"),
-    (("python -m reed.pipelines.reproduce", "--data", "x", "--reference", "y", "--settings", "z"),
-     "z"),
-]  # fmt: skip
+    (("python -m reed.experiments.reproduce_molecule",), "DATA=/data/geom"),
+    (
+        (
+            "python -m reed.experiments.reproduce_image",
+            "--data",
+            "x",
+            "--reference",
+            "y",
+            "--settings",
+            "z",
+        ),
+        "z",
+    ),
+]
 
 
 @pytest.mark.parametrize(("words", "part"), WRONG, ids=[" ".join(each[0]) for each in WRONG])
@@ -138,8 +157,11 @@ def test_a_reader_that_leaves_early_is_no_error():
 def completes(program, *words):
     """What bash is told for the last word, as (kind, value) pairs."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
-    env = {variable: "bash_complete", "COMP_CWORD": str(len(words)),
-           "COMP_WORDS": " ".join((program, *words))}  # fmt: skip
+    env = {
+        variable: "bash_complete",
+        "COMP_CWORD": str(len(words)),
+        "COMP_WORDS": " ".join((program, *words)),
+    }
     found = call(program, env=env)
     assert found.exit_code == 0, found.output
     return [tuple(line.split(",", 1)) for line in found.stdout.splitlines()]

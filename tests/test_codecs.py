@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reed.cache.codecs import CODECS, codec_of
+from reed.cache.codecs.codecs import CODECS, codec_of
 from reed.cache.schema import Field
 from reed.errors import ReedError
 
@@ -101,11 +101,15 @@ def test_what_is_not_finite_is_refused(codec, bad):
 @pytest.mark.parametrize(
     ("codec", "value"),
     [
-        ("float16", np.float32(65520)), ("float16", np.float64(-1e300)),
-        ("float32", np.float64(1e39)), ("bfloat16", np.float64(1e39)),
-        ("bfloat16", np.float32(3.4e38)), ("int8", np.float64(1e39)), ("int8", np.float32(3e38)),
+        ("float16", np.float32(65520)),
+        ("float16", np.float64(-1e300)),
+        ("float32", np.float64(1e39)),
+        ("bfloat16", np.float64(1e39)),
+        ("bfloat16", np.float32(3.4e38)),
+        ("int8", np.float64(1e39)),
+        ("int8", np.float32(3e38)),
     ],
-)  # fmt: skip
+)
 def test_an_overflow_is_refused(codec, value):
     refuses(codec, np.array([value]), f"does not fit {codec}", state={"rms": np.float32([1e-3])})
 

@@ -75,11 +75,11 @@ def test_merge_changes_neither_argument():
         ("name=7.5.1", {"name": "7.5.1"}),
         ("name=", {"name": ""}),
         ("name=a=b", {"name": "a=b"}),
-        ("name=größe 😀 \\ \"x\"", {"name": 'größe 😀 \\ "x"'}),
+        ('name=größe 😀 \\ "x"', {"name": 'größe 😀 \\ "x"'}),
         ('align."v1.5".tap=4', {"align": {"v1.5": {"tap": 4}}}),
         ("align.dinov2-b.tap=4", {"align": {"dinov2-b": {"tap": 4}}}),
     ],
-)  # fmt: skip
+)
 def test_assignment_reads_toml_or_a_bare_word(text, table):
     assert config.assignment(text) == table
 
@@ -103,15 +103,29 @@ def test_build_converts_and_fills_in_defaults():
     run = config.build(
         Run,
         {
-            "name": "a", "where": "x/y", "optim": {"lr": 1, "clip": None, "betas": [0, 1]},
-            "align": {"d": {"tap": 3}}, "layers": [1, 2], "names": ["a"], "extra": {"tap": 1},
-            "schedule": "cosine", "free": {"k": [1, {"z": None}]},
+            "name": "a",
+            "where": "x/y",
+            "optim": {"lr": 1, "clip": None, "betas": [0, 1]},
+            "align": {"d": {"tap": 3}},
+            "layers": [1, 2],
+            "names": ["a"],
+            "extra": {"tap": 1},
+            "schedule": "cosine",
+            "free": {"k": [1, {"z": None}]},
         },
-    )  # fmt: skip
+    )
     assert run == Run(
-        "a", 10, Path("x/y"), Optim(1.0, (0.0, 1.0)), Tap(1), {"d": Tap(3)}, (1, 2), ["a"],
-        {"k": [1, {"z": None}]}, "cosine",
-    )  # fmt: skip
+        "a",
+        10,
+        Path("x/y"),
+        Optim(1.0, (0.0, 1.0)),
+        Tap(1),
+        {"d": Tap(3)},
+        (1, 2),
+        ["a"],
+        {"k": [1, {"z": None}]},
+        "cosine",
+    )
     assert type(run.optim.lr) is float and type(run.layers) is tuple
 
 

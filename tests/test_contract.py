@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from reed import pipelines, stage_one
-from reed.cache import codecs, schema
-from reed.domain import DOMAINS
+from reed.cache import schema
+from reed.cache.codecs import codecs
+from reed.domains.base import DOMAINS
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
 from reed.sources import SOURCES

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
 from reed.errors import ReedError
-from reed.sources.crop import MAX_PIXELS, center_crop, decode, square
-from reed.sources.images import Images
+from reed.sources.image.crop import MAX_PIXELS, center_crop, decode, square
+from reed.sources.image.images import Images
 
 GOLDEN = Path(__file__).parent / "golden" / "preprocess.npz"
 
@@ -121,10 +121,11 @@ NASTY = {
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not one of the formats"),
     "zeros": (bytes(5000), "not one of the formats"),
     "png bomb": (
-        encoded(Pillow.new("1", (20000, 20000)), "PNG"), "more than the 178,956,970 pixels"
+        encoded(Pillow.new("1", (20000, 20000)), "PNG"),
+        "more than the 178,956,970 pixels",
     ),
     "damaged chunk": (PNG.replace(b"IDAT", b"IDAX", 1), "cannot be decoded|not one of"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", NASTY)

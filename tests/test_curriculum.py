@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from reed.curriculum import Ramp, Schedule
 from reed.errors import ReedError
-from reed.timeweight import KINDS, TimeWeight, time_weight
+from reed.train.curriculum import Ramp, Schedule
+from reed.train.time_weight import KINDS, TimeWeight, time_weight
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = json.loads((GOLDEN / "curriculum.json").read_text())

@@ -10,12 +10,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from reed import decoder, export, stage_one
-from reed.cache import column, engines, plan, schema
+from reed import stage_one
+from reed.build import column, engines
+from reed.cache import plan, schema
 from reed.cache.schema import Field
 from reed.cli import sample as cli_sample
 from reed.errors import ReedError
-from reed.sample import Sampler
+from reed.sample import decoder
+from reed.sample.sampler import Sampler
+from reed.train import export
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -40,8 +43,9 @@ class Source:
         rng = np.random.default_rng(int(key[1:]))
         return {
             "image": rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8),
-            "label": int(key[1:]) % 2, "moments": rng.random((8, 4, 4), np.float32),
-        }  # fmt: skip
+            "label": int(key[1:]) % 2,
+            "moments": rng.random((8, 4, 4), np.float32),
+        }
 
 
 def build(cache, encoder, options):
@@ -59,14 +63,21 @@ def build(cache, encoder, options):
 
 def trained(cache, run):
     table = {
-        "steps": 2, "batch": 8, "data": FIELDS, "align": {}, "curriculum": {},
-        "domain": {"classes": 2, "net_settings": {
-            "patch_size": 2, "hidden_size": 32, "depth": 2, "num_heads": 2}},
-    }  # fmt: skip
+        "steps": 2,
+        "batch": 8,
+        "data": FIELDS,
+        "align": {},
+        "curriculum": {},
+        "domain": {
+            "classes": 2,
+            "net_settings": {"patch_size": 2, "hidden_size": 32, "depth": 2, "num_heads": 2},
+        },
+    }
     return TINY.trained(
-        TINY.config.build(TINY.TrainConfig, TINY.TABLE | table | {"shards": str(cache),
-                                                                   "run": str(run)})
-    )  # fmt: skip
+        TINY.config.build(
+            TINY.TrainConfig, TINY.TABLE | table | {"shards": str(cache), "run": str(run)}
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +202,22 @@ def test_public_latents_are_decoded(run, vae, tmp_path):
     assert (said["run"], said["step"], said["images_seen"]) == (None, 2, None)
     assert said["checkpoint"] == str(tmp_path / "x.safetensors") and said["convention"] == "repa"
     again = ("--out", tmp_path / "s", "--num", 5, "--batch", 4, "--steps", 2, "--vae", vae[0])
-    refused(["fields.x.scale = [0.18215], now it is [0.5]", "another --out"], *words, *again[:-2],
-            "--vae", "none", "--scale", 0.5)  # fmt: skip
+    refused(
+        ["fields.x.scale = [0.18215], now it is [0.5]", "another --out"],
+        *words,
+        *again[:-2],
+        "--vae",
+        "none",
+        "--scale",
+        0.5,
+    )
     refused(["sd-vae.scale is 0.5", "has 0.18215"], *words, "--vae", vae[0], "--scale", 0.5)
 
 
 def test_what_cannot_decode_is_named(run):
-    found = schema.load_column(Path(json.loads((run / "config.json").read_text())["shards"]),
-                               "labels")  # fmt: skip
+    found = schema.load_column(
+        Path(json.loads((run / "config.json").read_text())["shards"]), "labels"
+    )
     with pytest.raises(ReedError, match="encoder 'labels' of the latents cannot decode"):
         decoder.find(found, Field("x", "moments", (8, 4, 4)), "")
     assert Sampler.of_run(run).columns["x"].encoder == "sd-vae"

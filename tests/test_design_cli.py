@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from reed.chem.protein import ALPHABET
 from reed.cli.evaluate import main as evaluate
 from reed.cli.sample import main as sample
-from reed.design import structure_in
 from reed.domains.protein import Structure
+from reed.evaluate.protein import structure_in
 from reed.metrics.folding import Folded
-from reed.protein import ALPHABET
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -46,8 +46,20 @@ def entries(path):
 
 
 def design(run, structure, out, *words):
-    return invoke(sample, "--run", run, "--structure", structure, "--num", 3, "--steps", 20,
-                  "--out", out, *words)  # fmt: skip
+    return invoke(
+        sample,
+        "--run",
+        run,
+        "--structure",
+        structure,
+        "--num",
+        3,
+        "--steps",
+        20,
+        "--out",
+        out,
+        *words,
+    )
 
 
 def test_a_structure_file_becomes_fasta(run, tmp_path):
@@ -72,9 +84,11 @@ def test_a_design_is_the_same_in_every_file_format_and_batch(run, tmp_path):
 
     gemmi.read_structure(str(path)).make_mmcif_document().write_file(str(tmp_path / "mine.cif"))
     runs = {
-        "a.fasta": (path, "--batch", 3), "b.fasta": (path, "--batch", 1),
-        "c.fasta": (tmp_path / "mine.cif",), "d.fasta": (path, "--seed", 1),
-    }  # fmt: skip
+        "a.fasta": (path, "--batch", 3),
+        "b.fasta": (path, "--batch", 1),
+        "c.fasta": (tmp_path / "mine.cif",),
+        "d.fasta": (path, "--seed", 1),
+    }
     texts = {}
     for name, (structure, *words) in runs.items():
         code, said = design(run, structure, tmp_path / name, *words)

@@ -15,13 +15,14 @@ from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load
 
-from reed.cache.build import BadSample
-from reed.encoders import ENCODERS, digits_train
-from reed.encoders import digits_vit as vit
-from reed.encoders.digits import DigitsVit, measure, sentence
+from reed.build.shard import BadSample
+from reed.encoders import ENCODERS
+from reed.encoders.toy import digits_vit as vit
+from reed.encoders.toy.digits import DigitsVit, measure, sentence
 from reed.errors import ReedError
+from reed.experiments import train_digits
 from reed.sources import SOURCES
-from reed.sources.digits import Digits
+from reed.sources.toy.digits import Digits
 
 NAMES = ("pixels", "digits-vit", "describe", "caption-ngrams")
 DTYPES = {"float32": np.float32, "int8": np.float32, "int64": np.int64}  # as encoded, by codec
@@ -123,11 +124,11 @@ def test_pixels_fields_map_to_minus_one_to_one():
 
 
 def test_shipped_weights_reach_the_accuracy_in_their_header():
-    facts, (_, held_out) = header(WEIGHTS), digits_train.split()
-    found = digits_train.accuracy(load(vit.shipped()), held_out)
+    facts, (_, held_out) = header(WEIGHTS), train_digits.split()
+    found = train_digits.accuracy(load(vit.shipped()), held_out)
     assert len(held_out.labels) == facts["held_out_rows"] == 297
-    assert facts["train_rows"] == digits_train.TRAIN_ROWS == 1500
-    assert facts["seed"] == digits_train.SEED and facts["steps"] == digits_train.STEPS
+    assert facts["train_rows"] == train_digits.TRAIN_ROWS == 1500
+    assert facts["seed"] == train_digits.SEED and facts["steps"] == train_digits.STEPS
     # Another processor may round one image across the boundary; no more than that one.
     assert found == pytest.approx(facts["held_out_accuracy"], abs=1.02 / 297)
     assert min(found, facts["held_out_accuracy"]) >= 0.93
@@ -139,8 +140,8 @@ def test_shipped_weights_are_small_and_complete():
 
 
 def test_patch_tokens_differ_within_an_image():
-    _, held_out = digits_train.split()
-    assert digits_train.token_cosine(load(vit.shipped()), held_out) < 0.6
+    _, held_out = train_digits.split()
+    assert train_digits.token_cosine(load(vit.shipped()), held_out) < 0.6
 
 
 def test_tokens_run_row_by_row():
@@ -221,7 +222,7 @@ def test_caption_embedding_is_the_same_everywhere():
 
 def test_neighbourhood_holds_its_patch_in_the_middle():
     pixels = torch.arange(64.0).reshape(1, 1, 8, 8) / 4
-    around = digits_train.neighbourhoods(pixels)
+    around = train_digits.neighbourhoods(pixels)
     assert around.shape == (1, 16, 36)
     middle = around.reshape(4, 4, 6, 6)[1, 2, 2:4, 2:4]
     assert torch.equal(middle, (pixels[0, 0, 2:4, 4:6] - 8) / 8)
@@ -231,7 +232,7 @@ def test_neighbourhood_holds_its_patch_in_the_middle():
 def test_training_again_gives_the_same_bytes(tmp_path, one_thread):
     outputs = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
     for out in outputs:
-        result = CliRunner().invoke(digits_train.main, ["--steps", "3", "--out", str(out)])
+        result = CliRunner().invoke(train_digits.main, ["--steps", "3", "--out", str(out)])
         assert result.exit_code == 0 and "held-out accuracy" in result.output
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
     tensors = load(outputs[0].read_bytes())
@@ -242,8 +243,8 @@ def test_training_again_gives_the_same_bytes(tmp_path, one_thread):
 
 def test_importing_the_modules_imports_no_model_library():
     code = (
-        "import sys, reed.sources.digits, reed.encoders.digits, reed.encoders.text\n"
-        "import reed.encoders.digits_train, reed.encoders.digits as digits\n"
+        "import sys, reed.sources.toy.digits, reed.encoders.toy.digits, reed.encoders.text.ngrams\n"
+        "import reed.experiments.train_digits, reed.encoders.toy.digits as digits\n"
         "digits.DigitsVit().revision()\n"
         "print([n for n in ('torch', 'sklearn', 'scipy', 'timm', 'safetensors')"
         " if n in sys.modules])"

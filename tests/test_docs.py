@@ -14,18 +14,21 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from reed import align, config, recipe
+from reed import config
 from reed.cli import cache, evaluate, sample, train
 from reed.domains.image import ImageDomain
 from reed.domains.molecule import MoleculeDomain
 from reed.domains.protein import ProteinDomain
+from reed.train import align, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PROGRAMS = {
-    "reed-cache": cache.main, "reed-train": train.main, "reed-sample": sample.main,
+    "reed-cache": cache.main,
+    "reed-train": train.main,
+    "reed-sample": sample.main,
     "reed-eval": evaluate.main,
-}  # fmt: skip
+}
 SETTINGS = {
     "Of a run": recipe.TrainConfig,
     "`[optim]`": recipe.OptimConfig,
@@ -124,8 +127,8 @@ def test_the_tables_of_encoders_are_those_of_the_registry():
     made = runpy.run_path(str(DOCS / "encoder_tables.py"))
     page = (DOCS / "encoders.md").read_text()
     assert page == made["written"](page)
-    with pytest.raises(AssertionError, match="has no table for the encoders of molecule_unimol"):
-        made["written"](page.replace(" molecule_unimol -->", " -->"))
+    with pytest.raises(AssertionError, match="has no table for the encoders of molecule.unimol"):
+        made["written"](page.replace(" molecule.unimol -->", " -->"))
 
 
 def template(node: ast.AST) -> str:

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from packaging.requirements import Requirement
 
 import reed
-from reed import doctor
 from reed.cli.cache import main
 from reed.errors import ReedError
+from reed.view import doctor
 
 
 @pytest.fixture(autouse=True)
@@ -120,8 +120,10 @@ def test_a_gpu_is_described(monkeypatch, tmp_path):
     card = SimpleNamespace(name="Card", total_memory=80 * 2**30, major=9, minor=0)
     monkeypatch.setattr(doctor, "NVIDIA", tmp_path / "none")
     for name, value in {
-        "is_available": True, "device_count": 1, "is_bf16_supported": True,
-    }.items():  # fmt: skip
+        "is_available": True,
+        "device_count": 1,
+        "is_bf16_supported": True,
+    }.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: card)
     monkeypatch.setattr(torch.cuda, "device", nullcontext)

@@ -83,20 +83,23 @@ def test_the_commands_of_a_page_run(page, page_in):
     assert not failed, "\n\n".join(failed)
 
 
+DRAWN = "runs/digits/samples"
 WRONG = {
     "red-cache build digits": "document command not executable: red-cache",
     "torchrun --nproc-per-node 8 -m reed.cli.caches build digits": "not executable",
     "reed-cache build digits --fast": "No such option '--fast'",
     "reed-cache list encoders  # cache/digits": "there is no cache/digits after it",
     "reed-cache plan imagenet --data /data/imagenet/val": "has no file /data/imagenet/val",
-    "reed-eval runs/digits/samples/step-0000801-euler50-fp64.npz --reference cache/digits":
-        "the recipe has no such checkpoint: 800 steps, every 200",
-    "reed-eval runs/digits/samples/step-0000800-euler9-fp64.npz --reference cache/digits":
-        "step-0000002-euler9-fp64.npz",
+    f"reed-eval {DRAWN}/step-0000801-euler50-fp64.npz --reference cache/digits": (
+        "the recipe has no such checkpoint: 800 steps, every 200"
+    ),
+    f"reed-eval {DRAWN}/step-0000800-euler9-fp64.npz --reference cache/digits": (
+        "step-0000002-euler9-fp64.npz"
+    ),
     "make demos": "No rule to make target",
     "make bench-speedup ARGS='--settings gpu'": "No such option",
     "pip install 'reed[image]'": "pyproject.toml has no extra {'image'}",
-}  # fmt: skip
+}
 
 
 def test_a_command_that_cannot_be_is_named_with_its_line(page_in, tmp_path):
@@ -112,8 +115,11 @@ def test_a_command_that_cannot_be_is_named_with_its_line(page_in, tmp_path):
 
 def test_fences_say_what_they_hold(tmp_path):
     def wrong(page: str) -> list[str]:
-        return [f"{block.page}:{block.line}: {why}" for block in DOCS.blocks(page)
-                if (why := DOCS.unreadable(block))]  # fmt: skip
+        return [
+            f"{block.page}:{block.line}: {why}"
+            for block in DOCS.blocks(page)
+            if (why := DOCS.unreadable(block))
+        ]
 
     found = [line for page in PAGES for line in wrong(page)]
     assert not found, "\n".join(found)
@@ -126,8 +132,12 @@ def test_fences_say_what_they_hold(tmp_path):
 
 
 def test_the_commands_in_the_text_exist():
-    found = [f"{page}: `{text}`: {why}" for page in PAGES for text in sorted(DOCS.mentioned(page))
-             if (why := unknown(text))]  # fmt: skip
+    found = [
+        f"{page}: `{text}`: {why}"
+        for page in PAGES
+        for text in sorted(DOCS.mentioned(page))
+        if (why := unknown(text))
+    ]
     assert not found, "\n".join(found)
     assert unknown("make demos") and unknown("pip install 'reed[image]'")
     assert unknown("reed-cache bild NAME") == "has no command bild"

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from reed.ema import Ema, clean_names, constant_decay, gamma_of, power_decay
 from reed.errors import ReedError
+from reed.train.ema import Ema, clean_names, constant_decay, gamma_of, power_decay
 
 GOLDEN = Path(__file__).parent / "golden"
 NAMES = ["pos_embed", "lin.weight", "lin.bias", "emb.weight"]

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reed.cache import build, column, engines, files, overlap, reader, schema
-from reed.cache.build import Tally, Timing
-from reed.cache.engines import Share
+from reed.build import column, engines, overlap
+from reed.build import shard as build
+from reed.build.engines import Share
+from reed.build.shard import Tally, Timing
+from reed.cache import files, reader, schema
 from reed.cache.schema import Field
 from reed.errors import ReedError
 
@@ -250,9 +252,12 @@ def importable(monkeypatch):
 def test_a_reading_process_that_dies_is_one_line(fakes, tmp_path, importable):
     job = fakes.job(tmp_path, "zeros", Deadly(), Zeros())
     refused(
-        "column 'zeros'", "reading process died", "rerun to resume", "--workers",
+        "column 'zeros'",
+        "reading process died",
+        "rerun to resume",
+        "--workers",
         call=lambda: engines.run(job, Share(), workers=1, progress=False),
-    )  # fmt: skip
+    )
     assert not list(tmp_path.glob("zeros/.*")) and not list(tmp_path.glob("zeros/0*.tar"))
 
 
@@ -263,9 +268,11 @@ def test_a_process_that_is_dead_when_more_is_asked_of_it_is_one_line(fakes, tmp_
     monkeypatch.setattr(overlap.ProcessPoolExecutor, "submit", submit)
     job = fakes.job(tmp_path, "zeros", fakes.Source(), Zeros())
     refused(
-        "column 'zeros'", "reading process died", "rerun to resume",
+        "column 'zeros'",
+        "reading process died",
+        "rerun to resume",
         call=lambda: engines.run(job, Share(), workers=1, progress=False),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -324,9 +331,11 @@ def test_few_failures_in_small_shards_do_not_stop_a_large_column():
     for _ in range(10):
         tally.add(16, {"key": "bad"})
     refused(
-        "11 of the 176 samples so far failed", "'key': worse", "100000 planned",
+        "11 of the 176 samples so far failed",
+        "'key': worse",
+        "100000 planned",
         call=lambda: tally.add(16, {"key": "worse"}),
-    )  # fmt: skip
+    )
 
 
 def test_one_percent_of_a_column_may_fail_and_no_more():
@@ -359,8 +368,12 @@ def test_retrying_builds_exactly_the_shards_with_failures(fakes, tmp_path, want)
     source = fakes.Source(bad=(5,))
     fakes.build(tmp_path, source=source)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
-    bad = {(m.column, m.shard) for n in schema.columns(tmp_path) for m in markers(tmp_path, n)
-           if m.failed}  # fmt: skip
+    bad = {
+        (m.column, m.shard)
+        for n in schema.columns(tmp_path)
+        for m in markers(tmp_path, n)
+        if m.failed
+    }
     assert len(bad) == 4  # one shard of every column
     fakes.build(tmp_path)  # without retrying, they stay
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -453,9 +466,11 @@ def start(fakes_path, cache, pause="0", rank=0, world=1, workers=0):
     """A build in a process of its own, begun."""
     process = subprocess.Popen(
         [sys.executable, fakes_path, pause, cache, str(workers)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=os.environ | {"RANK": str(rank), "WORLD_SIZE": str(world)},
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "started\n"
     return process
 
@@ -535,9 +550,11 @@ def test_a_full_disk_is_one_line_and_the_rerun_completes(fakes, tmp_path, want):
         pytest.skip("mounting a small file system is not permitted here")
     try:
         refused(
-            f"cannot write {mount}", "No space left", "rerun to resume",
+            f"cannot write {mount}",
+            "No space left",
+            "rerun to resume",
             call=lambda: fakes.build(mount / "fake"),
-        )  # fmt: skip
+        )
         for path in (mount / "fake").rglob("[0-9]*.tar"):
             assert json.loads(path.with_suffix(".json").read_text())["bytes"] == path.stat().st_size
         assert not list((mount / "fake").rglob(".*"))

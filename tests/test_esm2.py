@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from reed import config
-from reed.encoders import ENCODERS, esm2_weights
-from reed.encoders.protein_chain import neighbours
-from reed.encoders.protein_esm2 import LETTERS, Card, Esm2, token
+from reed.chem.protein import ALPHABET
+from reed.encoders import ENCODERS
+from reed.encoders.protein import esm2_weights
+from reed.encoders.protein.chain import neighbours
+from reed.encoders.protein.esm2 import LETTERS, Card, Esm2, token
 from reed.errors import ReedError
-from reed.protein import ALPHABET
 
 CARD = Card("esm2-tiny", "nobody/esm2-tiny", 3, 40, 4)
 SEQUENCES = ("MKTAYIAKQRQISFVKSHFSRQ", "GSHMXPEEKAARLFIEALEKGDPELMRKVISPDTRMEDNGREFTG", "ACD")
@@ -91,8 +92,11 @@ def direct(fair, sequence: str) -> dict[str, np.ndarray]:
     with torch.no_grad():
         found = fair(tokens, repr_layers=range(CARD.layers + 1), return_contacts=True)
     states = {k: v[0, 1:-1].numpy() for k, v in found["representations"].items()}
-    return {"states": states, "contacts": found["contacts"][0].numpy(),
-            "maps": found["attentions"][0].flatten(0, 1)[:, 1:-1, 1:-1]}  # fmt: skip
+    return {
+        "states": states,
+        "contacts": found["contacts"][0].numpy(),
+        "maps": found["attentions"][0].flatten(0, 1)[:, 1:-1, 1:-1],
+    }
 
 
 def test_letters_are_those_of_the_alphabet(fair):
@@ -135,8 +139,10 @@ def test_maps_and_contacts_are_kept_at_the_neighbours(fair, weights, kind):
         np.testing.assert_allclose(contacts[real].sum(-1), 1, atol=1e-6)
         assert chance[real].std() > 0.001 and not contacts[~real].any() and not maps[~real].any()
         both = want["maps"] + want["maps"].transpose(1, 2)
-        both = (both - both.sum(1, keepdim=True) * both.sum(2, keepdim=True)
-                / both.sum((1, 2), keepdim=True)).numpy()  # fmt: skip
+        both = (
+            both
+            - both.sum(1, keepdim=True) * both.sum(2, keepdim=True) / both.sum((1, 2), keepdim=True)
+        ).numpy()
         kept = both[:, np.arange(len(graph))[:, None], graph].transpose(1, 2, 0)
         np.testing.assert_allclose(maps[real], kept[real], atol=2e-6)
         assert maps.shape == (len(graph), 48, CARD.layers * CARD.heads)
@@ -207,11 +213,18 @@ def test_settings_that_cannot_be():
 
 
 def test_every_size_says_what_it_writes():
-    shapes = {name: ENCODERS.get(name)().fields[0].shape[1] for name in ENCODERS.names()
-              if name.startswith("esm2-")}  # fmt: skip
+    shapes = {
+        name: ENCODERS.get(name)().fields[0].shape[1]
+        for name in ENCODERS.names()
+        if name.startswith("esm2-")
+    }
     assert shapes == {
-        "esm2-8m": 320, "esm2-35m": 480, "esm2-150m": 640, "esm2-650m": 1280, "esm2-3b": 2560,
+        "esm2-8m": 320,
+        "esm2-35m": 480,
+        "esm2-150m": 640,
+        "esm2-650m": 1280,
+        "esm2-3b": 2560,
         "esm2-15b": 5120,
-    }  # fmt: skip
+    }
     (pairs,) = [f for f in ENCODERS.get("esm2-650m")(attention=True).fields if f.kind == "pair"]
     assert pairs.shape == (None, 48, 660)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from reed.cache.build import BadSample
-from reed.encoders.message_passing import message_passing, scatter
-from reed.encoders.protein_esm_if1 import EsmIf1, library, quiet, rename
+from reed.build.shard import BadSample
+from reed.encoders.protein.esm_if1 import EsmIf1, library, quiet, rename
+from reed.encoders.protein.message_passing import message_passing, scatter
 from reed.errors import ReedError
-from reed.sources.proteins_toy import ProteinsToy
+from reed.sources.protein.toy import ProteinsToy
 
 pytest.importorskip("esm")
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
@@ -105,9 +105,10 @@ def test_chains_have_empty_residues_between(encoder, parts, samples):
     one, other = (s["coords"] for s in samples[:2])
     both = np.concatenate([one, other + np.float32(40)])
     sample = {
-        "coords": both, "sequence": "A" * len(both),
+        "coords": both,
+        "sequence": "A" * len(both),
         "chain": np.repeat([0, 1], [len(one), len(other)]),
-    }  # fmt: skip
+    }
     (found,) = encoder.encode([sample])["tokens"]
     centred = both[:, :3] - both[:, 1].mean(0, dtype=np.float64)
     empty = np.full((10, 3, 3), np.nan)

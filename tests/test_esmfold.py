@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from reed.cache.build import BadSample
-from reed.encoders.protein_chain import neighbours
-from reed.encoders.protein_esmfold import EsmFold
+from reed.build.shard import BadSample
+from reed.encoders.protein.chain import neighbours
+from reed.encoders.protein.esmfold import EsmFold
 from reed.errors import ReedError
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
@@ -47,9 +47,12 @@ def test_values_equal_a_direct_call(weights):
     pairs = want.s_z[0].numpy()[np.arange(12)[:, None], each["chain/neighbours"]]
     pairs[each["chain/neighbours"] < 0] = 0
     expected = {
-        "coords": want.positions[-1, 0, :, :4], "plddt": want.plddt[0, :, 1] * 100,
-        "single": want.s_s[0], "structure": want.states[-1, 0], "pair": pairs,
-    }  # fmt: skip
+        "coords": want.positions[-1, 0, :, :4],
+        "plddt": want.plddt[0, :, 1] * 100,
+        "single": want.s_s[0],
+        "structure": want.states[-1, 0],
+        "pair": pairs,
+    }
     assert set(found) == set(expected) == {field.name for field in loaded(weights).fields}
     for field in loaded(weights).fields:
         value, (array,) = np.asarray(expected[field.name]), found[field.name]

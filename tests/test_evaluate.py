@@ -13,14 +13,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from reed import config, evaluate
+from reed import config
 from reed.cli.evaluate import main
 from reed.errors import ReedError
-from reed.imageset import open_images
+from reed.evaluate import image as evaluate
+from reed.evaluate.reference import Computing, Reference
 from reed.metrics import FEATURES
 from reed.metrics.frechet import Gaussian, frechet_distance
+from reed.metrics.image_set import open_images
 from reed.metrics.mmd import cmmd
-from reed.reference import Computing, Reference
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 
@@ -114,8 +115,12 @@ def test_a_record_says_what_its_numbers_are_of(cache, real, samples):
     assert f"torch-{torch.__version__}" in one["evaluator"]
     about = open_images(cache)
     assert found["reference"] == {
-        "place": str(cache), "kind": "cache", "num": 64, "shape": [8, 8, 4], "sha256": about.sha256,
-    }  # fmt: skip
+        "place": str(cache),
+        "kind": "cache",
+        "num": 64,
+        "shape": [8, 8, 4],
+        "sha256": about.sha256,
+    }
     assert found["samples"]["sha256"] == open_images(samples).sha256
     assert (found["samples"]["num"], found["samples"]["kind"]) == (50, "npz")
     assert set(found["recipe"].values()) == {None} and "guidance" in found["recipe"]
@@ -134,11 +139,22 @@ def recipe(cache, samples):
     settings["align"]["mine"] = {"target": "dinov2-b/tokens", "tap": 1}
     settings["curriculum"]["mine"] = 0.5
     table = {
-        "run": "runs/x", "checkpoint": "runs/x/step-3", "step": 3, "ema": True, "sampler": "sde",
-        "steps": 250, "guidance": {"scale": 1.8, "low": 0.0, "high": 0.7}, "labels": "balanced",
-        "seed": 0, "num": 50, "precision": "fp32", "vae": None, "images_seen": 48,
-        "rounding": "nearest", "config": settings,
-    }  # fmt: skip
+        "run": "runs/x",
+        "checkpoint": "runs/x/step-3",
+        "step": 3,
+        "ema": True,
+        "sampler": "sde",
+        "steps": 250,
+        "guidance": {"scale": 1.8, "low": 0.0, "high": 0.7},
+        "labels": "balanced",
+        "seed": 0,
+        "num": 50,
+        "precision": "fp32",
+        "vae": None,
+        "images_seen": 48,
+        "rounding": "nearest",
+        "config": settings,
+    }
 
     def write(**changes):
         path = samples.with_name("s.json")
@@ -190,8 +206,11 @@ def adm(path, real, **more):
     """A reference file of the ADM suite: images, and statistics of more images than these."""
     space = Half()(real)
     both = [Gaussian.of(space[name] + 3) for name in space]
-    about = {f"{name}{end}": value for each, end in zip(both, ("", "_s"), strict=True)
-             for name, value in (("mu", each.mean), ("sigma", each.covariance))}  # fmt: skip
+    about = {
+        f"{name}{end}": value
+        for each, end in zip(both, ("", "_s"), strict=True)
+        for name, value in (("mu", each.mean), ("sigma", each.covariance))
+    }
     np.savez(path, **about, **more)
     return both
 
@@ -224,10 +243,24 @@ def test_an_adm_reference_gives_its_statistics_to_fid_and_its_images_to_the_rest
     assert Half.seen == 50 + 64  # each image went through the space once
     assert found["metrics"]["precision"]["reference_images"] == 64
     assert found["metrics"]["is"]["value"] > 1
-    record(samples, "--reference", tmp_path / "bare.npz", "--metrics", "is,fid", "--out",
-           tmp_path / "other.json")  # fmt: skip
-    line = refused(samples, "--reference", tmp_path / "bare.npz", "--metrics", "pr", "--out",
-                   tmp_path / "other.json")  # fmt: skip
+    record(
+        samples,
+        "--reference",
+        tmp_path / "bare.npz",
+        "--metrics",
+        "is,fid",
+        "--out",
+        tmp_path / "other.json",
+    )
+    line = refused(
+        samples,
+        "--reference",
+        tmp_path / "bare.npz",
+        "--metrics",
+        "pr",
+        "--out",
+        tmp_path / "other.json",
+    )
     assert "bare.npz holds statistics of Inception and no images" in line
 
 
@@ -257,7 +290,7 @@ def test_statistics_that_cannot_be_kept_are_a_warning(tmp_path, real, samples):
 
 
 def test_real_images_whose_features_are_kept_are_drawn_by_chance(tmp_path, real, monkeypatch):
-    monkeypatch.setattr("reed.reference.ROWS", 10)
+    monkeypatch.setattr("reed.evaluate.reference.ROWS", 10)
     np.savez(tmp_path / "real.npz", arr_0=real)
     rows = Reference(tmp_path / "real.npz", "half").rows()
     whole = Half()(real)["half"]

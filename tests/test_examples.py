@@ -55,8 +55,17 @@ def test_an_encoder_of_your_own(here):
     run(cli_cache, "build", "digits", "--encoder", "digits-vit", "--encoder", "caption-ngrams")
     run(cli_cache, "build", "digits", "--encoder", "patches=patches:Patches")
     assert schema.load_column(Path("cache/digits"), "patches").encoder == "patches:Patches"
-    run(cli_train, "--shards", "cache/digits", "--config", "patches.toml", "--run", "runs/patches",
-        "--set", "steps=3")  # fmt: skip
+    run(
+        cli_train,
+        "--shards",
+        "cache/digits",
+        "--config",
+        "patches.toml",
+        "--run",
+        "runs/patches",
+        "--set",
+        "steps=3",
+    )
     assert -1 < logged(here / "runs" / "patches")["cos/patches"] < 1
 
 

@@ -63,8 +63,10 @@ def test_inception_is_that_of_torch_fidelity(inception, inception_file):
     images = pictures()
     found = inception(images)
     assert {n: v.shape for n, v in found.items()} == {
-        "pool": (3, 2048), "spatial": (3, 2023), "logits": (3, 1008),
-    }  # fmt: skip
+        "pool": (3, 2048),
+        "spatial": (3, 2023),
+        "logits": (3, 1008),
+    }
     theirs = torch_fidelity.FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], str(inception_file)
     )
@@ -171,8 +173,9 @@ def test_images_are_resized_with_antialiasing(small):
     space = TimmSpace("x", SMALL, str(small[1]))
     images = pictures(side=400)
     found = space._preprocess(torch.from_numpy(rgb(images))).permute(0, 2, 3, 1).numpy()
-    pillow = [Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC)
-              for image in images]  # fmt: skip
+    pillow = [
+        Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC) for image in images
+    ]
     mean, std = (np.array(space._mean), np.array(space._std))
     levels = (found * std + mean) * 255
     assert np.abs(levels.clip(0, 255) - np.stack(pillow)).max() <= 1.01
@@ -215,7 +218,7 @@ def test_what_is_no_timm_model_or_weights_is_refused(small, tmp_path, monkeypatc
 def test_fid_kid_and_is_of_folders_are_those_of_torch_fidelity(inception_file, tmp_path):
     from PIL import Image
 
-    from reed import evaluate
+    from reed.evaluate import image as evaluate
 
     for name, images in (("real", pictures(12)), ("drawn", pictures(12) // 2 + 40)):
         (tmp_path / name).mkdir()
@@ -223,11 +226,21 @@ def test_fid_kid_and_is_of_folders_are_those_of_torch_fidelity(inception_file, t
             Image.fromarray(image).save(tmp_path / name / f"{i:02}.png")
     drawn, real = tmp_path / "drawn", tmp_path / "real"
     theirs = torch_fidelity.calculate_metrics(
-        input1=str(drawn), input2=str(real), cuda=False, fid=True, kid=True, isc=True,
-        verbose=False, kid_subsets=1, kid_subset_size=12, isc_splits=1, save_cpu_ram=True,
-        cache=False, feature_extractor="inception-v3-compat",
+        input1=str(drawn),
+        input2=str(real),
+        cuda=False,
+        fid=True,
+        kid=True,
+        isc=True,
+        verbose=False,
+        kid_subsets=1,
+        kid_subset_size=12,
+        isc_splits=1,
+        save_cpu_ram=True,
+        cache=False,
+        feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(inception_file),
-    )  # fmt: skip
+    )
     weights = {"inception": str(inception_file)}
     names = ["fid", "sfid", "is", "kid"]
     found = evaluate.evaluate(drawn, real, names, weights=weights)["metrics"]

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from reed.cache import offsets, plan, reader, schema, sealed, shards, verify
-from reed.cache.codecs import Part
+from reed.cache import plan, reader, schema, sealed, verify
+from reed.cache.codecs.codecs import Part
+from reed.cache.containers import offsets
+from reed.cache.containers import tar as shards
 from reed.cache.reader import CONTAINERS
 from reed.errors import ReedError
 
@@ -306,8 +308,9 @@ def test_a_hostile_zarr_is_refused(folder, name):
 def test_other_members_and_compression_of_a_zip_are_refused(folder):
     path = folder / "a.zarr"
     for changes, compress in [
-        ({"../up": b"x"}, zipfile.ZIP_STORED), ({}, zipfile.ZIP_DEFLATED),
-    ]:  # fmt: skip
+        ({"../up": b"x"}, zipfile.ZIP_STORED),
+        ({}, zipfile.ZIP_DEFLATED),
+    ]:
         CONTAINERS["zarr"].write(path, PARTS, records())
         rezipped(path, changes, compress)
         refused(CONTAINERS["zarr"], path)
@@ -345,9 +348,22 @@ PLACE = st.one_of(
 )
 BYTES = st.one_of(
     st.binary(min_size=1, max_size=16),
-    st.sampled_from([b"77777777777\0", b"\x80" + b"\xff" * 11, b"L", b"x", b"2", b"(9999999999,",
-                     b"|O'", b"\x93NUMPY\x03\x00", b"../", b"\0" * 16, b"00000001000\0"]),
-)  # fmt: skip
+    st.sampled_from(
+        [
+            b"77777777777\0",
+            b"\x80" + b"\xff" * 11,
+            b"L",
+            b"x",
+            b"2",
+            b"(9999999999,",
+            b"|O'",
+            b"\x93NUMPY\x03\x00",
+            b"../",
+            b"\0" * 16,
+            b"00000001000\0",
+        ]
+    ),
+)
 
 
 def edit(data: bytes, changes, cut: int | None) -> bytes:
@@ -410,16 +426,21 @@ def test_made_up_headers_are_refused_or_read(folder, size, dtype, shape, name):
 
 
 LEAF = st.one_of(
-    st.none(), st.booleans(), st.integers(-3, 2**70), st.integers(0, 9),
-    st.floats(), st.text(max_size=5),
+    st.none(),
+    st.booleans(),
+    st.integers(-3, 2**70),
+    st.integers(0, 9),
+    st.floats(),
+    st.text(max_size=5),
     st.sampled_from(["../..", "/etc", "tar", "utf8", "int8", "token", 2**53, 10**400, -1, 1e300]),
-)  # fmt: skip
+)
 JSON = st.recursive(
     LEAF,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner,
-                                                                max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 def paths_in(value, path=()):
@@ -475,9 +496,11 @@ def fuzz_json(small, name, data):
 def small(fakes, tmp_path_factory):
     """A cache of two columns and two shards."""
     return fakes.build(
-        tmp_path_factory.mktemp("small") / "cache", ["tokens", "caption"], fakes.Source(6),
+        tmp_path_factory.mktemp("small") / "cache",
+        ["tokens", "caption"],
+        fakes.Source(6),
         shard_size=4,
-    )  # fmt: skip
+    )
 
 
 FILES = ["tokens/000000.json", "caption/000001.json", "tokens/column.json", "manifest.json"]
@@ -500,9 +523,19 @@ def test_a_made_up_json_file_is_refused_or_read_many_times(small, fakes, name, d
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"[" * 100_000, b"9" * 5000, b'{"a": ' * 9000, b"\xff\xfe\0", b'{"self": 1}', b"NaN",
-     b'{\n "self": "' + b"0" * 64 + b'"\n}', b'{"a": "\\ud800"}', b"null"],
-)  # fmt: skip
+    [
+        b"",
+        b"[" * 100_000,
+        b"9" * 5000,
+        b'{"a": ' * 9000,
+        b"\xff\xfe\0",
+        b'{"self": 1}',
+        b"NaN",
+        b'{\n "self": "' + b"0" * 64 + b'"\n}',
+        b'{"a": "\\ud800"}',
+        b"null",
+    ],
+)
 def test_what_is_no_json_of_ours_is_refused(tmp_path, text):
     (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(ReedError, match="a.json"):
@@ -534,13 +567,24 @@ def test_a_made_up_calibration_takes_no_memory(small, edit_json):
 @pytest.mark.parametrize(
     "entry",
     [
-        {}, [], 3, None, {"offsets": 3}, {"offsets": [0, 0]}, {"offsets": [0, 0, True]},
-        {"offsets": [0, 0, 1.0]}, {"offsets": [0, 0, -1]}, {"offsets": [0, 0, 977]},
-        {"offsets": {"first": 0}}, {"offsets": {"first": 900, "stride": 50}},
-        {"offsets": {"first": 0, "stride": 2**70}}, {"offsets": {"first": 0, "stride": -1}},
-        {"offsets": [0, 0, 0], "lengths": [1, 1, 1]}, {"offsets": {"first": "0", "stride": 0}},
+        {},
+        [],
+        3,
+        None,
+        {"offsets": 3},
+        {"offsets": [0, 0]},
+        {"offsets": [0, 0, True]},
+        {"offsets": [0, 0, 1.0]},
+        {"offsets": [0, 0, -1]},
+        {"offsets": [0, 0, 977]},
+        {"offsets": {"first": 0}},
+        {"offsets": {"first": 900, "stride": 50}},
+        {"offsets": {"first": 0, "stride": 2**70}},
+        {"offsets": {"first": 0, "stride": -1}},
+        {"offsets": [0, 0, 0], "lengths": [1, 1, 1]},
+        {"offsets": {"first": "0", "stride": 0}},
     ],
-)  # fmt: skip
+)
 def test_an_index_that_leaves_the_file_is_refused(entry):
     marker = schema.Marker("c", 7, ("a", "b", "c"), {}, 1000, "", {"x": entry}, {})
     with pytest.raises(ReedError, match="the marker of column 'c' shard 7: the index of part 'x'"):

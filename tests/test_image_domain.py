@@ -9,10 +9,10 @@ import torch
 
 from reed import config
 from reed.cache.schema import Field
-from reed.domain import DOMAINS, Batch, Noised
+from reed.domains.base import DOMAINS, Batch, Noised
 from reed.domains.image import ImageDomain, SampleOptions
 from reed.errors import ReedError
-from reed.samplers import Guidance
+from reed.flows.samplers import Guidance
 from reed.seeding import Draws
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,8 +65,10 @@ def draws(rows=8, step=3, mine=None, seed=5):
 def test_corruption_and_loss_are_those_of_the_public_code(path, times):
     golden, name = load("loss"), f"{times}.{path}"
     domain = replace(DOMAIN, label_dropout=0.0, path=path, times=times)
-    numbers = {"uniform": ("uniform", golden["in/u_uniform"].flatten()),
-               "lognormal": ("normal", golden["in/n_lognormal"].flatten())}[times]  # fmt: skip
+    numbers = {
+        "uniform": ("uniform", golden["in/u_uniform"].flatten()),
+        "lognormal": ("normal", golden["in/n_lognormal"].flatten()),
+    }[times]
     batch = batch_of(x=golden["in/x"])
     noised = domain.corrupt(batch, Recorded(numbers, ("normal", golden["in/noise"])))
     torch.testing.assert_close(noised.t, golden[f"{name}.t"], rtol=0, atol=1e-6)
@@ -184,8 +186,11 @@ def test_a_sample_depends_on_seed_and_number_alone(net, sampler, scale):
 def test_samplers_and_guidance_change_the_samples(net):
     base = drawn(net, range(3))["x"]
     changes = [
-        {"sampler": "heun"}, {"sampler": "sde"}, {"steps": 5}, {"guidance": Guidance(2.0)},
-    ]  # fmt: skip
+        {"sampler": "heun"},
+        {"sampler": "sde"},
+        {"steps": 5},
+        {"guidance": Guidance(2.0)},
+    ]
     for change in changes:
         other = drawn(net, range(3), replace(SampleOptions(steps=4), **change))["x"]
         assert np.abs(other - base).max() > 1e-3, change

@@ -25,9 +25,9 @@ from reed.cli import cache as cli_cache
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.encoders import ENCODERS
-from reed.encoders.preprocess import IMAGENET, Preprocess
+from reed.encoders.image.preprocess import IMAGENET, Preprocess
 from reed.pipelines import imagenet
-from reed.sources.crop import square
+from reed.sources.image.crop import square
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
 
@@ -36,11 +36,19 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_image
 COLUMNS = ["captions", "convnext", "dinov2-b", "labels", "qwen2-vl-7b", "sd-vae"]
 ENCODED = [word for name in TINY.ENCODERS for word in ("--encoder", name)]
 SMALL_NET = {
-    "steps": 2, "batch": 8, "domain.size": '""', "domain.classes": 3, "precision": "fp32",
-    "domain.net_settings.hidden_size": 32, "domain.net_settings.depth": 3,
-    "domain.net_settings.num_heads": 2, "align.dinov2-b.tap": 1, "align.dinov2-b.hidden": 16,
-    "align.qwen2-vl-7b.tap": 2, "align.qwen2-vl-7b.hidden": 16,
-}  # fmt: skip
+    "steps": 2,
+    "batch": 8,
+    "domain.size": '""',
+    "domain.classes": 3,
+    "precision": "fp32",
+    "domain.net_settings.hidden_size": 32,
+    "domain.net_settings.depth": 3,
+    "domain.net_settings.num_heads": 2,
+    "align.dinov2-b.tap": 1,
+    "align.dinov2-b.hidden": 16,
+    "align.qwen2-vl-7b.tap": 2,
+    "align.qwen2-vl-7b.hidden": 16,
+}
 
 
 def call(command, *words):
@@ -81,9 +89,17 @@ def build(data, weights):
     def built(cache, *more):
         words = ("--set", f"source.resolution={TINY.SIDE}", "--codec", "convnext/tokens=float32")
         return done(
-            "build", "imagenet", "--cache", cache, "--data", data, *ENCODED, *words,
-            *TINY.settings(weights), *more,
-        )  # fmt: skip
+            "build",
+            "imagenet",
+            "--cache",
+            cache,
+            "--data",
+            data,
+            *ENCODED,
+            *words,
+            *TINY.settings(weights),
+            *more,
+        )
 
     return built
 
@@ -263,16 +279,28 @@ def test_two_processes_at_once_write_the_same_bytes(cache, data, weights, tmp_pa
         "imagenet.PIPELINE = replace(imagenet.PIPELINE, shard_size=64)\n"
         "from reed.cli.cache import main\nmain()"
     )
-    words = ["build", "imagenet", "--cache", tmp_path / "c", "--data", data, *ENCODED, "--set",
-             f"source.resolution={TINY.SIDE}", "--codec", "convnext/tokens=float32",
-             *TINY.settings(weights)]  # fmt: skip
+    words = [
+        "build",
+        "imagenet",
+        "--cache",
+        tmp_path / "c",
+        "--data",
+        data,
+        *ENCODED,
+        "--set",
+        f"source.resolution={TINY.SIDE}",
+        "--codec",
+        "convnext/tokens=float32",
+        *TINY.settings(weights),
+    ]
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, words)], stderr=subprocess.PIPE,
+            [sys.executable, "-c", code, *map(str, words)],
+            stderr=subprocess.PIPE,
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "HF_HUB_OFFLINE": "1"},
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     for rank in ranks:
         _, stderr = rank.communicate(timeout=200)
         assert rank.returncode == 0, stderr.decode()[-2000:]

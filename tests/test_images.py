@@ -17,16 +17,17 @@ import pytest
 from PIL import Image as Pillow
 
 from reed import config, pipelines
-from reed.cache import column, engines, plan, reader, schema
-from reed.cache.build import BadSample
-from reed.cache.engines import Share
-from reed.encoders.arrays import Image as ImageEncoder
-from reed.encoders.arrays import Labels
+from reed.build import column, engines
+from reed.build.engines import Share
+from reed.build.shard import BadSample
+from reed.cache import plan, reader, schema
+from reed.encoders.image.arrays import Image as ImageEncoder
+from reed.encoders.image.arrays import Labels
 from reed.errors import ReedError
-from reed.sources import images as images_module
-from reed.sources.crop import square
-from reed.sources.images import Images
-from reed.sources.labels import read_labels
+from reed.sources.image import images as images_module
+from reed.sources.image.crop import square
+from reed.sources.image.images import Images
+from reed.sources.image.labels import read_labels
 
 PHOTOS = ("cat/1.JPEG", "cat/2.png", "dog/1.JPEG", "dog/deep/er/3.webp", "emu/1.jpg", "emu/1.png")
 CLASSES = {"cat": 0, "dog": 1, "emu": 2}
@@ -289,8 +290,10 @@ def test_labels_that_are_not_there(photos, tmp_path):
     tars = source(tarred(tmp_path / "a.tar", members))
     assert len(tars.listing()) == 6
     for row, suffix, reason in (
-        (2, "JPEG", "no class beside it"), (3, "webp", "no caption"), (4, "jpg", "'emu', not an"),
-    ):  # fmt: skip
+        (2, "JPEG", "no class beside it"),
+        (3, "webp", "no caption"),
+        (4, "jpg", "'emu', not an"),
+    ):
         with pytest.raises(BadSample, match=reason):
             dict(tars.read(f"a/{row:06d}.{suffix}"))
     rows = source(table(tmp_path / "a.parquet", {"gnu/1.png": photos["cat/2.png"]}))
@@ -363,7 +366,7 @@ def test_links_to_nothing_and_loops(photos, tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed(photos, tmp_path, monkeypatch):
-    from reed.sources import layouts
+    from reed.sources.image import layouts
 
     root, real = tree(tmp_path, photos), layouts.os.scandir
 
@@ -480,9 +483,14 @@ def test_a_cache_of_images_both_views_and_a_failure(workers, photos, tmp_path):
     files = photos | {"dog/none.png": b""}
     ours = source(tree(tmp_path / "t", files))
     frozen = plan.freeze(
-        tmp_path / "c", ours.listing(), pipeline="p", domain="image", source="images",
-        shard_size=8, flip=True,
-    )  # fmt: skip
+        tmp_path / "c",
+        ours.listing(),
+        pipeline="p",
+        domain="image",
+        source="images",
+        shard_size=8,
+        flip=True,
+    )
     for name, encoder in {"labels": Labels(), "image": ImageEncoder(32)}.items():
         encoder.load("cpu")
         job = column.open_job(tmp_path / "c", frozen, name, encoder, ours)
@@ -508,8 +516,9 @@ def test_the_imagenet_recipe():
     assert (spec.source, spec.base) == ("images", ("sd-vae", "labels"))
     assert recipe["curriculum"]["diffusion"]["ends"] == 50_000
     assert {name: each["tap"] for name, each in recipe["align"].items()} == {
-        "dinov2-b": 8, "qwen2-vl-7b": 16
-    }  # fmt: skip
+        "dinov2-b": 8,
+        "qwen2-vl-7b": 16,
+    }
     for variant, weights in {"repa": (1.0, 0.5, 0.0), "sit": (1.0, 0.0, 0.0)}.items():
         found = pipelines.recipe("imagenet", variant)["curriculum"]
         assert (found["diffusion"], found["dinov2-b"], found["qwen2-vl-7b"]) == weights
@@ -517,8 +526,9 @@ def test_the_imagenet_recipe():
 
 def test_importing_the_modules_imports_no_library():
     code = (
-        "import sys, reed.encoders.arrays, reed.sources.images, reed.sources.latents\n"
-        "reed.sources.images.Images(); reed.encoders.arrays.Image().revision()\n"
+        "import sys, reed.encoders.image.arrays, reed.sources.image.images\n"
+        "import reed.sources.image.latents\n"
+        "reed.sources.image.images.Images(); reed.encoders.image.arrays.Image().revision()\n"
         "print([n for n in ('torch', 'PIL', 'pyarrow', 'webdataset') if n in sys.modules])"
     )
     path = str(Path(images_module.__file__).parents[2])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from reed.errors import ReedError
-from reed.imageset import open_images
+from reed.metrics.image_set import open_images
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 

@@ -319,15 +319,17 @@ def test_lost_markers_come_back(fakes, tmp_path, to):
     class Exact(fakes.Encoder):
         reads = ("pixels", "label", "sentence")
         fields = (
-            schema.Field("x", "data", (2, 2, 4)), schema.Field("label", "label", (), "int64"),
-            schema.Field("code", "token", (None, 1)), schema.Field("text", "text", (), "utf8"),
-        )  # fmt: skip
+            schema.Field("x", "data", (2, 2, 4)),
+            schema.Field("label", "label", (), "int64"),
+            schema.Field("code", "token", (None, 1)),
+            schema.Field("text", "text", (), "utf8"),
+        )
 
         def one(self, sample):
             code = np.frombuffer(sample["sentence"].encode(), np.uint8).astype(np.float32)
             return sample["pixels"], sample["label"], code[:, None], sample["sentence"]
 
-    from reed.cache import engines
+    from reed.build import engines
 
     source = fakes.Source(20)
     engines.run(

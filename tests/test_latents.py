@@ -12,7 +12,7 @@ import torch
 from PIL import Image as Pillow
 
 from reed import config
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
 from reed.cache.schema import Field
 from reed.domains.image import ImageDomain
 from reed.encoders import ENCODERS
@@ -122,9 +122,10 @@ def test_repa_folders_of_other_forms(tmp_path):
 def test_encoders_of_what_is_there(tmp_path):
     samples = [repa_source(repa(tmp_path)).read(f"00000/img0000000{row}") for row in (0, 1)]
     for name, reads, shape in (
-        ("labels", "label", ()), ("image", "image", (3, 32, 32)),
+        ("labels", "label", ()),
+        ("image", "image", (3, 32, 32)),
         ("sd-vae-import", "moments", (8, 4, 4)),
-    ):  # fmt: skip
+    ):
         options = {} if name == "labels" else {"resolution": 32}
         encoder = config.build(ENCODERS.get(name), options)
         encoder.load("cpu")

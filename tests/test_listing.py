@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from reed import listing, pipelines
-from reed.cache import codecs
+from reed import pipelines
+from reed.cache.codecs import codecs
 from reed.cli.cache import main
 from reed.encoders import ENCODERS
 from reed.sources import SOURCES
+from reed.view import listing
 
 EXAMPLE = Path(__file__).resolve().parent.parent / "docs" / "examples" / "patches.py"
 
@@ -37,10 +38,12 @@ def patches(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("encoders", [*ENCODERS.names(), "timm:NAME"]), ("sources", SOURCES.names()),
-        ("pipelines", pipelines.names()), ("codecs", codecs.NAMES),
+        ("encoders", [*ENCODERS.names(), "timm:NAME"]),
+        ("sources", SOURCES.names()),
+        ("pipelines", pipelines.names()),
+        ("codecs", codecs.NAMES),
     ],
-)  # fmt: skip
+)
 def test_every_name_comes_first_and_is_explained(what, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = listed(what)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reed.errors import ReedError
-from reed.masked import mask_tokens, unmask
+from reed.flows.masked import mask_tokens, unmask
 
 MASK = 9
 
@@ -113,9 +113,11 @@ def test_purity_reveals_the_most_certain_first():
         seen = []
         fill(denoiser, 1, 4, 2, steps=1000, order="purity", seed=seed)
         assert seen == [
-            [False] * 4, [False, True, False, False], [False, True, False, True],
+            [False] * 4,
+            [False, True, False, False],
+            [False, True, False, True],
             [False, True, True, True],
-        ]  # fmt: skip
+        ]
 
 
 def test_only_masked_tokens_are_filled_in_and_temperature_0_is_the_likeliest():

@@ -13,20 +13,27 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from reed import categorical
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
+from reed.chem.molecule import CHARGES, to_matrix
 from reed.domains.molecule import MoleculeDomain, MoleculeOptions, bond_matrix
 from reed.errors import ReedError
-from reed.molecule import CHARGES, to_matrix
+from reed.flows import categorical
+from reed.flows.transport import renumbered, rotated, transported
 from reed.nets.semla import centred
 from reed.seeding import Draws
-from reed.transport import renumbered, rotated, transported
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
-FIELDS = {name: Field(name, "data", shape) for name, shape in
-          {"coords": (None, 3), "atoms": (None,), "charges": (None,), "partners": (None, 8),
-           "orders": (None, 8)}.items()}  # fmt: skip
+FIELDS = {
+    name: Field(name, "data", shape)
+    for name, shape in {
+        "coords": (None, 3),
+        "atoms": (None,),
+        "charges": (None,),
+        "partners": (None, 8),
+        "orders": (None, 8),
+    }.items()
+}
 
 
 @pytest.fixture(scope="module")
@@ -284,10 +291,11 @@ def test_a_net_that_knows_the_molecule_draws_it(domain):
             charges = torch.tensor([CHARGES.index(c) for c in sample["charges"].tolist()])
             rows = len(coords)
             return {
-                "coords": x.expand(rows, -1, -1), "atoms": eye[numbers].expand(rows, -1, -1),
+                "coords": x.expand(rows, -1, -1),
+                "atoms": eye[numbers].expand(rows, -1, -1),
                 "bonds": eye[bonds][..., :5].expand(rows, -1, -1, -1),
                 "charges": eye[charges][:, :7].expand(rows, -1, -1),
-            }, {}  # fmt: skip
+            }, {}
 
     net = Knows()
     found = domain.generate(net, FIELDS, range(2), MoleculeOptions(steps=20, atoms=size))
@@ -330,9 +338,13 @@ def test_a_picture_shows_every_molecule(domain, net):
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"steps": 0}, "steps is 0"), ({"grid": "cubic"}, "grid is 'cubic'"),
-     ({"noise": -1.0}, "noise is -1.0"), ({"atoms": -1}, "atoms -1")],
-)  # fmt: skip
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"grid": "cubic"}, "grid is 'cubic'"),
+        ({"noise": -1.0}, "noise is -1.0"),
+        ({"atoms": -1}, "atoms -1"),
+    ],
+)
 def test_options_that_cannot_be(settings, reason):
     with pytest.raises(ReedError, match=reason):
         MoleculeOptions(**settings)

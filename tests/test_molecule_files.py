@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 import torch
 
-from reed import chem
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
+from reed.chem import rdkit
 from reed.errors import ReedError
-from reed.sources import pickles
-from reed.sources.molecules import SPLITS, Molecules
+from reed.sources.molecule import pickles
+from reed.sources.molecule.molecules import SPLITS, Molecules
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 TRAIN, VALID, TEST = TINY.SMILES[:3], TINY.SMILES[3:5], TINY.SMILES[5:6]
 
 
 def canonical(text: str) -> str:
-    return chem.library().CanonSmiles(text)
+    return rdkit.library().CanonSmiles(text)
 
 
 def outline(content, path: Path) -> list:
-    """What reed.sources.pickles.items says of a pickle of something, or of bytes."""
+    """What reed.sources.molecule.pickles.items says of a pickle of something, or of bytes."""
     path.write_bytes(content if isinstance(content, bytes) else pickle.dumps(content))
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -55,7 +55,7 @@ def test_an_outline_says_where_everything_lies(tmp_path, protocol):
     same = "CCO"
     content = [(same, mols[:2]), [same, []], ("x", [mols[2]], None, 7), b"abc", big]
     # more than one batch of items
-    content += [("many", [chem.library().Mol(mols[0])]) for _ in range(1500)]
+    content += [("many", [rdkit.library().Mol(mols[0])]) for _ in range(1500)]
     path = tmp_path / "x.pickle"
     found = outline(pickle.dumps(content, protocol), path)
     raw = path.read_bytes()
@@ -64,22 +64,27 @@ def test_an_outline_says_where_everything_lies(tmp_path, protocol):
     for span, text in zip([*found[0][1], *found[2][1]], TINY.SMILES, strict=False):
         assert span.molecule
         mol = pickles.Packed(raw[span.first : span.last]).mol()
-        assert chem.smiles(mol) == canonical(text)
+        assert rdkit.smiles(mol) == canonical(text)
     assert [raw[span.first : span.last] for span in found[3:5]] == [b"abc", big]
     assert not found[3].molecule and found[-1][1][0].molecule
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [([Hostile()], r"asks for (posix|nt).mkdir, which is not run"),
-     ([("CCO", [Hostile(eval, "1")])], "asks for builtins.eval, which is not run"),
-     ([np.float64(1)], "asks for numpy"), ({"a": 1}, "no list of molecules needs: "),
-     ("text", "no pickle of a list"), (pickle.dumps([1])[:-3], "no sound pickle"),
-     (pickle.dumps([b"a"], 2), "asks for _codecs.encode"),
-     (b"crdkit.Chem.rdchem\nMol\nK\x01\x85R.", "a molecule that is no bytes"),
-     (b"crdkit.Chem.rdchem\nMol\nC\x01a\x85RK\x01b.", "with more than its bytes"),
-     (b"a.", "no sound pickle"), (pickle.PERSID + b"x\n.", "needs: PERSID")],
-)  # fmt: skip
+    [
+        ([Hostile()], r"asks for (posix|nt).mkdir, which is not run"),
+        ([("CCO", [Hostile(eval, "1")])], "asks for builtins.eval, which is not run"),
+        ([np.float64(1)], "asks for numpy"),
+        ({"a": 1}, "no list of molecules needs: "),
+        ("text", "no pickle of a list"),
+        (pickle.dumps([1])[:-3], "no sound pickle"),
+        (pickle.dumps([b"a"], 2), "asks for _codecs.encode"),
+        (b"crdkit.Chem.rdchem\nMol\nK\x01\x85R.", "a molecule that is no bytes"),
+        (b"crdkit.Chem.rdchem\nMol\nC\x01a\x85RK\x01b.", "with more than its bytes"),
+        (b"a.", "no sound pickle"),
+        (pickle.PERSID + b"x\n.", "needs: PERSID"),
+    ],
+)
 def test_an_outline_runs_nothing(tmp_path, monkeypatch, content, reason):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadSample, match=reason):
@@ -110,9 +115,9 @@ def test_midis_files_are_its_splits(tmp_path, capsys):
 
 
 def test_bad_items_fail_alone(tmp_path, capsys):
-    good, odd = [TINY.mol(text) for text in TRAIN], chem.library().MolFromSmiles("C[Se]C")
+    good, odd = [TINY.mol(text) for text in TRAIN], rdkit.library().MolFromSmiles("C[Se]C")
     rows = [(text, [mol]) for text, mol in zip(TRAIN, good, strict=True)]
-    lost = chem.library().Mol(TINY.mol("CSC"))
+    lost = rdkit.library().Mol(TINY.mol("CSC"))
     lost.GetConformer().SetPositions(np.full((lost.GetNumAtoms(), 3), np.nan))
     rows = [*rows, ("x", []), ("x", None), 5, ("x", [b"y"]), ("y", [odd]), ("z", [lost])]
     content = pickle.dumps(rows)
@@ -149,10 +154,13 @@ def test_what_split_files_lack_is_told(tmp_path):
     with pytest.raises(ReedError, match="no split 'valid', which would be val_data.pickle or val"):
         Molecules(tmp_path, split="valid").listing()
     source = Molecules(tmp_path)
-    for key, reason in (("train_data.pickle/3/00", "no molecule 3 with 1 conformers"),
-                        ("train_data.pickle/0/02", "no molecule 0 with 3 conformers"),
-                        ("val_data.pickle/0/00", "keys are a file, a molecule and a conformer"),
-                        ("train_data.pickle/x/00", "keys are"), ("x", "keys are")):  # fmt: skip
+    for key, reason in (
+        ("train_data.pickle/3/00", "no molecule 3 with 1 conformers"),
+        ("train_data.pickle/0/02", "no molecule 0 with 3 conformers"),
+        ("val_data.pickle/0/00", "keys are a file, a molecule and a conformer"),
+        ("train_data.pickle/x/00", "keys are"),
+        ("x", "keys are"),
+    ):
         with pytest.raises(BadSample, match=reason):
             source.read(key)
     TINY.smol(tmp_path, test=[TINY.smol_entry("CCO")])
@@ -180,15 +188,19 @@ def test_semlaflows_files_are_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("other", "reason"),
-    [({"coords": Hostile()}, "mkdir, which is not run"), ({"coords": [1.0]}, "of a .smol file"),
-     ({"coords": torch.zeros(3, 3)}, "do not fit"), ({"charges": torch.zeros(2)}, "do not fit"),
-     ({"atomics": torch.tensor([[0.5, 0.5]] * 9)}, "do not fit"),
-     ({"bond_indices": torch.full((8, 2), 9)}, "do not fit"),
-     ({"bond_types": torch.full((8,), 5)}, "do not fit"),
-     ({"bond_types": torch.zeros(8).long()}, "left out: several fragments"),
-     ({"bond_types": torch.full((8,), 2)}, "no molecule that RDKit accepts"),
-     ({"atomics": torch.full((9,), 34)}, "an atom of the number 34, which is none of")],
-)  # fmt: skip
+    [
+        ({"coords": Hostile()}, "mkdir, which is not run"),
+        ({"coords": [1.0]}, "of a .smol file"),
+        ({"coords": torch.zeros(3, 3)}, "do not fit"),
+        ({"charges": torch.zeros(2)}, "do not fit"),
+        ({"atomics": torch.tensor([[0.5, 0.5]] * 9)}, "do not fit"),
+        ({"bond_indices": torch.full((8, 2), 9)}, "do not fit"),
+        ({"bond_types": torch.full((8,), 5)}, "do not fit"),
+        ({"bond_types": torch.zeros(8).long()}, "left out: several fragments"),
+        ({"bond_types": torch.full((8,), 2)}, "no molecule that RDKit accepts"),
+        ({"atomics": torch.full((9,), 34)}, "an atom of the number 34, which is none of"),
+    ],
+)
 def test_bad_entries_of_semlaflow_are_told(tmp_path, monkeypatch, other, reason):
     monkeypatch.chdir(tmp_path)
     source = Molecules(TINY.smol(tmp_path, train=[TINY.smol_entry("CCO", **other)]))
@@ -214,7 +226,7 @@ def test_bytes_of_a_tensor_run_nothing(tmp_path, monkeypatch):
 
 
 def test_splits_share_no_molecule(tmp_path, capsys):
-    from reed.sources.molecules_toy import shipped
+    from reed.sources.molecule.toy import shipped
 
     texts = [*shipped()[:400:2], *TINY.SMILES, "not a molecule"]
     (tmp_path / "x.smi").write_text("\n".join(texts))
@@ -249,8 +261,10 @@ def test_qm9_is_split_by_midis_tables(tmp_path, capsys):
         (tmp_path / f"{name}.csv").write_text("\n".join([",mol_id,A", *lines]) + "\n")
     head = "Index  InChI\n==\n"
     (tmp_path / "uncharacterized.txt").write_text(head + "    5  InChI=1/a  InChI=1/b\n")
-    numbers = {split: [int(key[-6:]) for key in Molecules(tmp_path, split=split).listing()]
-               for split in ("all", *SPLITS)}  # fmt: skip
+    numbers = {
+        split: [int(key[-6:]) for key in Molecules(tmp_path, split=split).listing()]
+        for split in ("all", *SPLITS)
+    }
     assert numbers == {"all": [0, 1, 2, 3, 5], "train": [0, 3], "valid": [1], "test": [5]}
     said = capsys.readouterr().out
     assert "1 of the split 'none'" in said and "1 uncharacterized" in said
@@ -269,12 +283,16 @@ def test_a_split_that_is_none(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "advice"),
-    [("drugs_crude.msgpack", "have no bonds; unpack its rdkit_folder.tar.gz"),
-     ("drugs_featurized.msgpack", "have no bonds"), ("dsgdb9nsd_000001.xyz", "take the gdb9.sdf"),
-     ("dsgdb9nsd.xyz.tar.bz2", "take the gdb9.sdf in MoleculeNet's qm9.zip"),
-     ("rdkit_folder.tar.gz", "unpack it"), ("qm9.zip", "unpack it and name the folder"),
-     ("drugs/x.pickle", "beside summary_drugs.json")],
-)  # fmt: skip
+    [
+        ("drugs_crude.msgpack", "have no bonds; unpack its rdkit_folder.tar.gz"),
+        ("drugs_featurized.msgpack", "have no bonds"),
+        ("dsgdb9nsd_000001.xyz", "take the gdb9.sdf"),
+        ("dsgdb9nsd.xyz.tar.bz2", "take the gdb9.sdf in MoleculeNet's qm9.zip"),
+        ("rdkit_folder.tar.gz", "unpack it"),
+        ("qm9.zip", "unpack it and name the folder"),
+        ("drugs/x.pickle", "beside summary_drugs.json"),
+    ],
+)
 def test_files_of_no_use_are_answered_with_those_of_use(tmp_path, name, advice):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)

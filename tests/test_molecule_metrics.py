@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from reed import chem
-from reed.chem import flat, flattened
+from reed.chem import rdkit
+from reed.chem.molecule import ATOMS
+from reed.chem.rdkit import flat, flattened
 from reed.errors import ReedError
 from reed.metrics import molecule as metrics
 from reed.metrics.molecule import measure, relax, stable_atoms, superposed
-from reed.molecule import ATOMS
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 
 
 @pytest.fixture(scope="module")
 def real():
-    return [chem.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
+    return [rdkit.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
 
 
 def without(molecule, atom: int):
@@ -37,8 +37,13 @@ def test_real_molecules_score_one(real):
     for molecule in real:
         assert stable_atoms(molecule).all()
     found = measure(real, frozenset())
-    for name in ("atom_stability_strict", "molecule_stability_strict", "validity", "novelty",
-                 "connected_validity"):  # fmt: skip
+    for name in (
+        "atom_stability_strict",
+        "molecule_stability_strict",
+        "validity",
+        "novelty",
+        "connected_validity",
+    ):
         assert found[name] == 1.0, name
     # the two enantiomers of alanine and the two isomers of fluorochloroethene are one each
     assert found["uniqueness"] == 18 / 20 and found["molecules"] == 20
@@ -46,22 +51,22 @@ def test_real_molecules_score_one(real):
 
 def test_drug_like_molecules_score_one():
     """SMILES of the toy: what the strict table says must hold for real chemistry."""
-    from reed.sources.molecules_toy import shipped
+    from reed.sources.molecule.toy import shipped
 
     wrong = []
     for text in shipped()[::100]:
-        mol = chem.library().AddHs(chem.library().MolFromSmiles(text))
-        mol.AddConformer(chem.library().Conformer(mol.GetNumAtoms()))
-        if not stable_atoms(chem.to_arrays(mol)).all():
+        mol = rdkit.library().AddHs(rdkit.library().MolFromSmiles(text))
+        mol.AddConformer(rdkit.library().Conformer(mol.GetNumAtoms()))
+        if not stable_atoms(rdkit.to_arrays(mol)).all():
             wrong.append(text)
     assert not wrong
 
 
 def test_the_released_count_and_its_fault():
     """A carbon of benzene counts 3 there, which the table has to allow; so a CH3 is stable too."""
-    benzene = chem.to_arrays(TINY.mol("c1ccccc1"))
+    benzene = rdkit.to_arrays(TINY.mol("c1ccccc1"))
     assert stable_atoms(benzene, "semlaflow").all() and stable_atoms(benzene, "strict").all()
-    methyl = without(chem.to_arrays(TINY.mol("C")), 1)
+    methyl = without(rdkit.to_arrays(TINY.mol("C")), 1)
     assert (methyl.atoms == [3, 2, 2, 2]).all()
     assert stable_atoms(methyl, "semlaflow").tolist() == [True] * 4
     assert stable_atoms(methyl, "strict").tolist() == [False, True, True, True]
@@ -69,22 +74,25 @@ def test_the_released_count_and_its_fault():
     extra = np.pad(benzene.bonds, (0, 1))
     extra[0, -1] = extra[-1, 0] = 1
     crowded = replace(
-        benzene, bonds=extra, atoms=np.append(benzene.atoms, 2).astype(np.uint8),
-        charges=np.append(benzene.charges, 0), coords=np.pad(benzene.coords, ((0, 1), (0, 0))),
-    )  # fmt: skip
+        benzene,
+        bonds=extra,
+        atoms=np.append(benzene.atoms, 2).astype(np.uint8),
+        charges=np.append(benzene.charges, 0),
+        coords=np.pad(benzene.coords, ((0, 1), (0, 0))),
+    )
     assert stable_atoms(crowded, "semlaflow").all()
     assert not stable_atoms(crowded, "strict")[0]
 
 
 def test_aromatic_bonds_that_cannot_be_kekulised_are_unstable():
-    ring = chem.to_arrays(TINY.mol("c1ccccc1"))
+    ring = rdkit.to_arrays(TINY.mol("c1ccccc1"))
     broken = without(ring, 0)
-    assert not stable_atoms(broken, "strict").any() and chem.sanitised(broken) is None
+    assert not stable_atoms(broken, "strict").any() and rdkit.sanitised(broken) is None
 
 
 def test_modes_are_named():
     with pytest.raises(ReedError, match="unknown kind of stability 'strikt'.*'strict'"):
-        stable_atoms(chem.to_arrays(TINY.mol("C")), "strikt")
+        stable_atoms(rdkit.to_arrays(TINY.mol("C")), "strikt")
     known = {symbol for symbol, _ in metrics.STRICT}
     assert known == set(ATOMS[2:])
 
@@ -94,13 +102,13 @@ def test_one_minimisation_tells_all():
     pose = relax(mol)
     assert pose is not None and pose.converged
     assert pose.before - pose.after < 0.5 and pose.rmsd < 0.2  # it was minimised before
-    shaken = chem.library().Mol(mol)
+    shaken = rdkit.library().Mol(mol)
     places = shaken.GetConformer()
     rng = np.random.default_rng(0)
     places.SetPositions(places.GetPositions() + 0.1 * rng.standard_normal((20, 3)))
     strained = relax(shaken)
     assert strained is not None and strained.before - strained.after > 50
-    field = chem.library("Chem.rdForceFieldHelpers")
+    field = rdkit.library("Chem.rdForceFieldHelpers")
     settings = field.MMFFGetMoleculeProperties(shaken, mmffVariant="MMFF94")
     energy = field.MMFFGetMoleculeForceField(shaken, settings).CalcEnergy()
     assert strained.before == pytest.approx(energy)
@@ -110,7 +118,7 @@ def test_one_minimisation_tells_all():
 
 def test_no_parameters_and_no_number_are_none():
     assert relax(TINY.mol("OB(O)c1ccccc1")) is None
-    mol = chem.library().Mol(TINY.mol("C"))
+    mol = rdkit.library().Mol(TINY.mol("C"))
     mol.GetConformer().SetPositions(np.full((5, 3), np.nan))
     assert relax(mol) is None
 

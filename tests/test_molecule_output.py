@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import chem, evaluate_molecules, molecule_set
+from reed.chem import molecule_set, rdkit
 from reed.cli.evaluate import main as evaluate_main
 from reed.cli.sample import main as sample_main
 from reed.errors import ReedError
-from reed.outputs.molecule import unpadded
-from reed.train import train
+from reed.evaluate import molecule as evaluate_molecules
+from reed.sample.outputs.molecule import unpadded
+from reed.train.loop import train
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_molecules.py")))
@@ -37,7 +38,7 @@ def run(cache):
 
 @pytest.fixture(scope="module")
 def real():
-    return [chem.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
+    return [rdkit.to_arrays(TINY.mol(text)) for text in TINY.SMILES]
 
 
 def invoke(command, *words):
@@ -68,10 +69,13 @@ def test_a_file_that_is_none_is_told(tmp_path, real):
     with np.load(path) as arrays:
         good = dict(arrays)
     for name, value in (
-        ("atoms", good["atoms"][:-1]), ("coords", good["coords"][:, :2]),
-        ("bonds", good["bonds"] + [[0, 10_000, 0]]), ("atoms", good["atoms"] + 30),
-        ("bonds", good["bonds"] * [[0, 1, 1]]), ("bonds", good["bonds"] - 5),
-    ):  # fmt: skip
+        ("atoms", good["atoms"][:-1]),
+        ("coords", good["coords"][:, :2]),
+        ("bonds", good["bonds"] + [[0, 10_000, 0]]),
+        ("atoms", good["atoms"] + 30),
+        ("bonds", good["bonds"] * [[0, 1, 1]]),
+        ("bonds", good["bonds"] - 5),
+    ):
         np.savez(path, **good | {name: value})
         with pytest.raises(ReedError, match="do not fit together"):
             molecule_set.load(path)
@@ -82,7 +86,7 @@ def test_a_thousand_words_make_an_sdf(run, cache):
     words = ["--run", run, "--num", 5, "--steps", 3, "--batch", 3, "--device", "cpu", "--out", out]
     said = invoke(sample_main, *words)
     assert "drawn.sdf" in said
-    mols = list(chem.library().SDMolSupplier(f"{out}.sdf", sanitize=False, removeHs=False))
+    mols = list(rdkit.library().SDMolSupplier(f"{out}.sdf", sanitize=False, removeHs=False))
     found = molecule_set.load(Path(f"{out}.npz"))
     assert len(mols) == len(found) == 5 and (run / "drawn.png").stat().st_size > 100
     for number, (mol, molecule) in enumerate(zip(mols, found, strict=True)):
@@ -132,20 +136,22 @@ def test_what_cannot_be_averaged_is_told(tmp_path, cache, real):
 def test_padding_is_taken_off(real):
     size = max(map(len, real[:2]))
     part = {
-        "coords": np.zeros((2, size, 3), np.float32), "atoms": np.zeros((2, size), np.int32),
-        "charges": np.zeros((2, size), np.int32), "bonds": np.zeros((2, size, size), np.uint8),
-    }  # fmt: skip
+        "coords": np.zeros((2, size, 3), np.float32),
+        "atoms": np.zeros((2, size), np.int32),
+        "charges": np.zeros((2, size), np.int32),
+        "bonds": np.zeros((2, size, size), np.uint8),
+    }
     for row, molecule in enumerate(real[:2]):
         count = len(molecule)
         for name in ("coords", "atoms", "charges"):
             part[name][row, :count] = getattr(molecule, name)
         part["bonds"][row, :count, :count] = molecule.bonds
     for one, other in zip(unpadded(part), real[:2], strict=True):
-        assert chem.smiles(chem.sanitised(one)) == chem.smiles(chem.sanitised(other))
+        assert rdkit.smiles(rdkit.sanitised(one)) == rdkit.smiles(rdkit.sanitised(other))
 
 
 def test_kinds_that_cannot_be_kekulised_are_written_as_they_are(real):
     ring = real[1]
     broken = replace(ring, charges=ring.charges + (np.arange(12) == 0) * 1)
-    text = chem.sdf([("x", chem.to_mol(broken))])
+    text = rdkit.sdf([("x", rdkit.to_mol(broken))])
     assert text.endswith("$$$$\n") and text.startswith("x\n")

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reed import checkpoint
+from reed.train import checkpoint
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -23,12 +23,24 @@ pytestmark = pytest.mark.slow
 
 def torchrun(processes: int, *words) -> str:
     """Run a command of reed in processes that torchrun starts; what it printed."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-              processes, "-m", "--", *words]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        processes,
+        "-m",
+        "--",
+        *words,
+    ]
     done = subprocess.run(
-        [str(word) for word in launch], capture_output=True, text=True, timeout=250,
+        [str(word) for word in launch],
+        capture_output=True,
+        text=True,
+        timeout=250,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -39,10 +51,23 @@ def test_two_ranks_write_the_bytes_of_one(tmp_path, fakes):
     for processes in (1, 2):
         cache = tmp_path / f"cache-{processes}"
         torchrun(
-            processes, "reed.cli.cache", "build", "geom", "--data", tmp_path / "x.smi",
-            "--cache", cache, "--workers", 0, "--set", "source.split=train",
-            "--codec", "rdkit3d/sample=pca:16", "--codec", "rdkit3d/token=pca:16+int8",
-        )  # fmt: skip
+            processes,
+            "reed.cli.cache",
+            "build",
+            "geom",
+            "--data",
+            tmp_path / "x.smi",
+            "--cache",
+            cache,
+            "--workers",
+            0,
+            "--set",
+            "source.split=train",
+            "--codec",
+            "rdkit3d/sample=pca:16",
+            "--codec",
+            "rdkit3d/token=pca:16+int8",
+        )
         found.append(fakes.tree(cache))
     one, two = found
     assert len([name for name in one if name.endswith(".tar")]) == 4
@@ -57,10 +82,21 @@ def test_two_processes_train_as_one_does(tmp_path):
     for processes in (1, 2):
         run = tmp_path / f"run-{processes}"
         said = torchrun(
-            processes, "reed.cli.train", "--shards", cache, "--run", run,
-            "--config", tmp_path / "tiny.json", "--set", "steps=12", "--set", "accumulate=2",
-            "--set", "tokens=400",
-        )  # fmt: skip
+            processes,
+            "reed.cli.train",
+            "--shards",
+            cache,
+            "--run",
+            run,
+            "--config",
+            tmp_path / "tiny.json",
+            "--set",
+            "steps=12",
+            "--set",
+            "accumulate=2",
+            "--set",
+            "tokens=400",
+        )
         runs[processes] = run
         assert "trained" in said
     one, two = (checkpoint.load(runs[processes]) for processes in (1, 2))

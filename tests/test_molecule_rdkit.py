@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from reed import chem
-from reed.cache.build import BadSample
-from reed.encoders import molecule_rdkit
+from reed.build.shard import BadSample
+from reed.chem import rdkit
+from reed.chem.molecule import to_lists
 from reed.encoders.array_file import ArrayFile
-from reed.encoders.molecule import NewConformer
-from reed.encoders.molecule_rdkit import SAMPLE, TOKEN, RDKit3D, surroundings
+from reed.encoders.molecule import rdkit as molecule_rdkit
+from reed.encoders.molecule.molecule import NewConformer
+from reed.encoders.molecule.rdkit import SAMPLE, TOKEN, RDKit3D, surroundings
 from reed.errors import ReedError
-from reed.molecule import to_lists
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 TEXTS = ("CC(=O)Nc1ccc(O)cc1", "C[C@H](N)C(=O)O", "C[Si](C)(C)I")
@@ -25,14 +25,19 @@ TEXTS = ("CC(=O)Nc1ccc(O)cc1", "C[C@H](N)C(=O)O", "C[Si](C)(C)I")
 
 def record(molecule) -> dict:
     partners, orders = to_lists(molecule.bonds)
-    return {"molecule/coords": molecule.coords, "molecule/atoms": molecule.atoms,
-            "molecule/charges": molecule.charges, "molecule/partners": partners,
-            "molecule/orders": orders, "key": "x"}  # fmt: skip
+    return {
+        "molecule/coords": molecule.coords,
+        "molecule/atoms": molecule.atoms,
+        "molecule/charges": molecule.charges,
+        "molecule/partners": partners,
+        "molecule/orders": orders,
+        "key": "x",
+    }
 
 
 @pytest.fixture(scope="module")
 def records():
-    return [record(chem.to_arrays(TINY.mol(text))) for text in TEXTS]
+    return [record(rdkit.to_arrays(TINY.mol(text))) for text in TEXTS]
 
 
 def test_descriptors_have_their_shapes(records):
@@ -49,10 +54,10 @@ def test_turning_moving_and_renumbering_change_nothing(records):
     for row, text in enumerate(TEXTS):
         mol = TINY.mol(text)
         order = np.random.default_rng(row).permutation(mol.GetNumAtoms())
-        moved = chem.library().RenumberAtoms(mol, order.tolist())
+        moved = rdkit.library().RenumberAtoms(mol, order.tolist())
         places = moved.GetConformer()
         places.SetPositions(turn.apply(places.GetPositions()) + [1.0, -2.0, 3.0])
-        again = RDKit3D().encode([record(chem.to_arrays(moved))])
+        again = RDKit3D().encode([record(rdkit.to_arrays(moved))])
         np.testing.assert_allclose(again["sample"][0], found["sample"][row], atol=2e-2)
         np.testing.assert_allclose(again["token"][0], found["token"][row][order], atol=1e-4)
 
@@ -91,9 +96,9 @@ def test_a_new_conformer_has_the_same_stereo(records):
     (coords,) = NewConformer().encode(records[1:2])["coords"]
     assert (NewConformer().encode(records[1:2])["coords"][0] == coords).all()
     assert (NewConformer(seed=2).encode(records[1:2])["coords"][0] != coords).any()
-    molecule = chem.to_arrays(TINY.mol(TEXTS[1]))
-    again = chem.sanitised(type(molecule)(coords, *list(vars(molecule).values())[1:]))
-    assert chem.smiles(again) == chem.smiles(TINY.mol(TEXTS[1])) == "C[C@H](N)C(=O)O"
+    molecule = rdkit.to_arrays(TINY.mol(TEXTS[1]))
+    again = rdkit.sanitised(type(molecule)(coords, *list(vars(molecule).values())[1:]))
+    assert rdkit.smiles(again) == rdkit.smiles(TINY.mol(TEXTS[1])) == "C[C@H](N)C(=O)O"
 
 
 # ---- arrays by key
@@ -131,8 +136,12 @@ def test_arrays_that_do_not_fit(tmp_path):
     np.savez(tmp_path / "x.npz", short=np.zeros(3), text=np.array(["a"] * 4), hostile=hostile)
     encoder = ArrayFile(file=tmp_path / "x.npz", channels=4)
     encoder.load("cpu")
-    for key, reason in (("short", r"is float64 \[3\], not numbers \[4\]"), ("text", "is <U1"),
-                        ("hostile", "no sound array"), ("gone", "no sound array")):  # fmt: skip
+    for key, reason in (
+        ("short", r"is float64 \[3\], not numbers \[4\]"),
+        ("text", "is <U1"),
+        ("hostile", "no sound array"),
+        ("gone", "no sound array"),
+    ):
         with pytest.raises(BadSample, match=reason):
             encoder.encode([{"key": key}])
     with pytest.raises(ReedError, match="unknown kind 'tokens'.*'token'"):

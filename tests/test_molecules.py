@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import chem, molecule
+from reed.build.shard import BadSample
 from reed.cache import plan, reader, schema
-from reed.cache.build import BadSample
 from reed.cache.stream import ShardStream
+from reed.chem import molecule, rdkit
+from reed.chem.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
 from reed.cli.cache import main
 from reed.errors import ReedError
-from reed.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
-from reed.sources import entries, molecules_toy, pickles
-from reed.sources.molecules import Molecules
-from reed.sources.molecules_toy import MoleculesToy
+from reed.sources.molecule import entries, pickles, toy
+from reed.sources.molecule.molecules import Molecules
+from reed.sources.molecule.toy import MoleculesToy
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 
@@ -38,7 +38,7 @@ def read_pickle(path):
 
 
 def canonical(text: str) -> str:
-    return chem.library().CanonSmiles(text)
+    return rdkit.library().CanonSmiles(text)
 
 
 # ---- arrays
@@ -47,11 +47,11 @@ def canonical(text: str) -> str:
 @pytest.mark.parametrize("text", TINY.SMILES)
 def test_a_molecule_comes_back_from_its_arrays(text):
     mol = TINY.mol(text)
-    found = chem.to_arrays(mol)
-    again = chem.sanitised(found)
-    assert chem.smiles(again) == canonical(text) == chem.smiles(mol)
+    found = rdkit.to_arrays(mol)
+    again = rdkit.sanitised(found)
+    assert rdkit.smiles(again) == canonical(text) == rdkit.smiles(mol)
     assert (found.bonds == found.bonds.T).all() and not found.bonds.diagonal().any()
-    np.testing.assert_array_equal(chem.to_arrays(again).bonds, found.bonds)
+    np.testing.assert_array_equal(rdkit.to_arrays(again).bonds, found.bonds)
     np.testing.assert_allclose(found.coords, mol.GetConformer().GetPositions(), atol=1e-6)
     assert [ATOMS[i] for i in found.atoms] == [atom.GetSymbol() for atom in mol.GetAtoms()]
 
@@ -75,44 +75,53 @@ def test_the_vocabulary_is_that_of_the_public_checkpoints():
 
 
 def test_what_cannot_be_a_molecule_is_none():
-    methane = chem.to_arrays(TINY.mol("C#N"))
+    methane = rdkit.to_arrays(TINY.mol("C#N"))
     five = np.zeros((6, 6), np.uint8)
     five[0, 1:] = five[1:, 0] = 1
     atoms = np.array([3, 2, 2, 2, 2, 2], np.uint8)
     carbon = Molecule(np.zeros((6, 3), np.float32), atoms, np.zeros(6, np.int32), five)
-    assert chem.sanitised(carbon) is None and chem.sanitised(methane) is not None
+    assert rdkit.sanitised(carbon) is None and rdkit.sanitised(methane) is not None
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("CC", ""), ("[Na+].[Cl-]", "several fragments"), ("C[Se]C", "element Se"),
-     ("C[CH2]", "radical"), ("", "no atoms"), ("[Fe+4]", "element Fe"), ("[C-4]", "charge -4"),
-     ("C$C", "quadruple bond")],
-)  # fmt: skip
+    [
+        ("CC", ""),
+        ("[Na+].[Cl-]", "several fragments"),
+        ("C[Se]C", "element Se"),
+        ("C[CH2]", "radical"),
+        ("", "no atoms"),
+        ("[Fe+4]", "element Fe"),
+        ("[C-4]", "charge -4"),
+        ("C$C", "quadruple bond"),
+    ],
+)
 def test_what_has_no_place_in_the_arrays(text, problem):
-    assert chem.problem(chem.library().MolFromSmiles(text)) == problem
+    assert rdkit.problem(rdkit.library().MolFromSmiles(text)) == problem
 
 
 def test_a_conformer_is_a_function_of_its_seed():
-    first, same, other = (chem.library().AddHs(chem.library().MolFromSmiles("CCO")) for _ in "abc")
+    first, same, other = (
+        rdkit.library().AddHs(rdkit.library().MolFromSmiles("CCO")) for _ in "abc"
+    )
     for mol, seed in ((first, 5), (same, 5), (other, 6)):
-        assert chem.conformer(mol, seed) == ""
+        assert rdkit.conformer(mol, seed) == ""
     places = [mol.GetConformer().GetPositions() for mol in (first, same, other)]
     assert (places[0] == places[1]).all() and (places[0] != places[2]).any()
 
 
 def test_what_has_no_conformer_is_told(monkeypatch):
-    monkeypatch.setattr(chem, "EMBED_SECONDS", 1)
-    mol = chem.library().AddHs(chem.library().MolFromSmiles("C1C[C@@]2(F)[C@@]1(F)CC2"))
-    assert chem.conformer(mol, 0) in ("", "no conformer was found in 1 s")
-    monkeypatch.setattr(chem.library("Chem.rdDistGeom"), "EmbedMolecule", lambda *a: -1)
-    assert "no conformer was found in 1 s" == chem.conformer(mol, 0)
+    monkeypatch.setattr(rdkit, "EMBED_SECONDS", 1)
+    mol = rdkit.library().AddHs(rdkit.library().MolFromSmiles("C1C[C@@]2(F)[C@@]1(F)CC2"))
+    assert rdkit.conformer(mol, 0) in ("", "no conformer was found in 1 s")
+    monkeypatch.setattr(rdkit.library("Chem.rdDistGeom"), "EmbedMolecule", lambda *a: -1)
+    assert "no conformer was found in 1 s" == rdkit.conformer(mol, 0)
 
 
 def test_rdkit_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rdkit.Chem.nothing", None)
     with pytest.raises(ReedError, match=r"pip install 'reed\[molecules\]'"):
-        chem.library("Chem.nothing")
+        rdkit.library("Chem.nothing")
 
 
 # ---- SDF
@@ -129,7 +138,7 @@ def test_an_sdf_keeps_coordinates_bonds_and_stereo(tmp_path):
         sample, text = source.read(key), TINY.SMILES[int(number)]
         mol = TINY.mol(text)
         assert sample["smiles"] == canonical(text)
-        assert chem.smiles(chem.sanitised(unpacked(sample))) == sample["smiles"]
+        assert rdkit.smiles(rdkit.sanitised(unpacked(sample))) == sample["smiles"]
         np.testing.assert_allclose(sample["coords"], mol.GetConformer().GetPositions(), atol=1e-3)
     one = Molecules(tmp_path / "some.sdf")
     assert list(one.listing()) == [k for k in keys if k.startswith("some.sdf/")]
@@ -137,8 +146,8 @@ def test_an_sdf_keeps_coordinates_bonds_and_stereo(tmp_path):
 
 
 def test_hydrogens_that_a_file_lacks_are_added(tmp_path):
-    bare = chem.library().RemoveHs(TINY.mol("CC(=O)Nc1ccc(O)cc1"))
-    (tmp_path / "x.sdf").write_text(chem.sdf([("x", bare)]))
+    bare = rdkit.library().RemoveHs(TINY.mol("CC(=O)Nc1ccc(O)cc1"))
+    (tmp_path / "x.sdf").write_text(rdkit.sdf([("x", bare)]))
     sample = Molecules(tmp_path / "x.sdf").read("x.sdf/000000")
     assert (sample["atoms"] == 2).sum() == 9 and len(sample["coords"]) == 20
     apart = np.linalg.norm(sample["coords"][:, None] - sample["coords"][None], axis=-1)
@@ -146,9 +155,9 @@ def test_hydrogens_that_a_file_lacks_are_added(tmp_path):
 
 
 def test_bad_entries_are_recorded_and_others_kept(tmp_path):
-    flat = chem.library().MolFromSmiles("CCO")
-    chem.library("Chem.rdDepictor").Compute2DCoords(flat)
-    bad = "rubbish\n$$$$\n" + chem.sdf([("flat", flat)])
+    flat = rdkit.library().MolFromSmiles("CCO")
+    rdkit.library("Chem.rdDepictor").Compute2DCoords(flat)
+    bad = "rubbish\n$$$$\n" + rdkit.sdf([("flat", flat)])
     source = Molecules(TINY.sdf(tmp_path / "x.sdf", TINY.SMILES[:3], extra=bad))
     assert len(source.listing()) == 5
     with pytest.raises(BadSample, match="no molecule that RDKit accepts"):
@@ -183,9 +192,13 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("key", "reason"),
-    [("x.smi/9", "has 1 entries"), ("gone.sdf/000000", "cannot read gone.sdf"),
-     ("x.smi", "no molecule 'x.smi'"), ("x.smi/y", "no molecule")],
-)  # fmt: skip
+    [
+        ("x.smi/9", "has 1 entries"),
+        ("gone.sdf/000000", "cannot read gone.sdf"),
+        ("x.smi", "no molecule 'x.smi'"),
+        ("x.smi/y", "no molecule"),
+    ],
+)
 def test_there_is_no_other_molecule(tmp_path, key, reason):
     (tmp_path / "x.smi").write_text("CCO\n")
     with pytest.raises(BadSample, match=reason):
@@ -222,10 +235,12 @@ def test_qm9_without_what_it_calls_uncharacterized(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "text", "want"),
-    [("x.smi", "CCO ethanol\r\nc1ccccc1\tbenzene\n\n", ["CCO", "c1ccccc1"]),
-     ("x.csv", "id,canonical_smiles\n1,CCO\n2,\"c1ccccc1\"\n", ["CCO", "c1ccccc1"]),
-     ("x.csv", '"CCO","a"\n"c1ccccc1","b"\n', ["CCO", "c1ccccc1"])],
-)  # fmt: skip
+    [
+        ("x.smi", "CCO ethanol\r\nc1ccccc1\tbenzene\n\n", ["CCO", "c1ccccc1"]),
+        ("x.csv", 'id,canonical_smiles\n1,CCO\n2,"c1ccccc1"\n', ["CCO", "c1ccccc1"]),
+        ("x.csv", '"CCO","a"\n"c1ccccc1","b"\n', ["CCO", "c1ccccc1"]),
+    ],
+)
 def test_lists_of_smiles(tmp_path, name, text, want):
     (tmp_path / name).write_text(text)
     source = Molecules(tmp_path)
@@ -275,9 +290,14 @@ class Hostile:
 
 @pytest.mark.parametrize(
     "content",
-    [Hostile(os.mkdir, "owned"), {"conformers": [Hostile(eval, "1")]}, Hostile(getattr, "", "x"),
-     {"conformers": [{"totalenergy": np.float64(1), "rd_mol": None}]}, random.Random(0)],
-)  # fmt: skip
+    [
+        Hostile(os.mkdir, "owned"),
+        {"conformers": [Hostile(eval, "1")]},
+        Hostile(getattr, "", "x"),
+        {"conformers": [{"totalenergy": np.float64(1), "rd_mol": None}]},
+        random.Random(0),
+    ],
+)
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, content, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "x.pickle"
@@ -289,9 +309,12 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, content, monkeypatch)
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [([1], "is no pickle of GEOM"), ({"conformers": [{}]}, "lacks 'totalenergy'"),
-     ({"conformers": [{"totalenergy": 0, "rd_mol": "x"}]}, "an rd_mol is no molecule")],
-)  # fmt: skip
+    [
+        ([1], "is no pickle of GEOM"),
+        ({"conformers": [{}]}, "lacks 'totalenergy'"),
+        ({"conformers": [{"totalenergy": 0, "rd_mol": "x"}]}, "an rd_mol is no molecule"),
+    ],
+)
 def test_another_pickle_is_told(tmp_path, content, reason):
     TINY.geom(tmp_path)
     (tmp_path / "drugs/0000.pickle").write_bytes(pickle.dumps(content))
@@ -322,7 +345,7 @@ def test_damaged_geom_is_told(tmp_path):
         (tmp_path / "again").mkdir(exist_ok=True)
         os.utime(tmp_path / "summary_drugs.json")
         with pytest.raises(ReedError, match=reason):
-            from reed.sources import geom
+            from reed.sources.molecule import geom
 
             geom._table.cache_clear()
             source.listing()
@@ -333,26 +356,24 @@ def test_damaged_geom_is_told(tmp_path):
 
 def test_the_toy_molecules_are_drug_like_and_shipped():
     source = MoleculesToy(samples=6)
-    assert len(molecules_toy.shipped()) > 9000
+    assert len(toy.shipped()) > 9000
     found = [source.read(key) for key in source.listing()]
     for sample in found:
-        mol = chem.sanitised(unpacked(sample))
-        assert chem.smiles(mol) == sample["smiles"] and 10 < mol.GetNumHeavyAtoms() < 45
+        mol = rdkit.sanitised(unpacked(sample))
+        assert rdkit.smiles(mol) == sample["smiles"] and 10 < mol.GetNumHeavyAtoms() < 45
     again = MoleculesToy(samples=60).read("train-000003")
     np.testing.assert_array_equal(again["coords"], found[3]["coords"])
 
 
 def test_splits_of_the_toy_share_nothing():
-    sets = [
-        set(MoleculesToy(samples=900, split=s).listing().values()) for s in molecules_toy.SPLITS
-    ]
+    sets = [set(MoleculesToy(samples=900, split=s).listing().values()) for s in toy.SPLITS]
     assert all(len(each) == 900 for each in sets) and len(set.union(*sets)) == 2700
 
 
 @pytest.fixture
 def unremembered():
     """What the toy source keeps in memory is forgotten, before and after."""
-    kept = (molecules_toy._chosen, molecules_toy.shipped, molecules_toy.brics)
+    kept = (toy._chosen, toy.shipped, toy.brics)
     for function in kept:
         function.cache_clear()
     yield
@@ -361,16 +382,16 @@ def unremembered():
 
 
 def test_the_toy_is_generated_where_rdkit_ships_none(unremembered, monkeypatch):
-    monkeypatch.setattr(molecules_toy, "SHIPPED", Path("not/there.csv"))
-    monkeypatch.setattr(molecules_toy, "GENERATED", 40)
+    monkeypatch.setattr(toy, "SHIPPED", Path("not/there.csv"))
+    monkeypatch.setattr(toy, "GENERATED", 40)
     state = random.getstate()
     source = MoleculesToy(samples=30)
     texts = list(source.listing().values())
-    assert random.getstate() == state and molecules_toy.shipped() == () and len(set(texts)) == 30
-    found = chem.library().MolFromSmiles(source.read("train-000000")["smiles"])
-    assert chem.library().MolToSmiles(found, isomericSmiles=False) == texts[0]
-    molecules_toy.brics.cache_clear()
-    assert set(texts) <= set(molecules_toy.brics())  # the same ones again
+    assert random.getstate() == state and toy.shipped() == () and len(set(texts)) == 30
+    found = rdkit.library().MolFromSmiles(source.read("train-000000")["smiles"])
+    assert rdkit.library().MolToSmiles(found, isomericSmiles=False) == texts[0]
+    toy.brics.cache_clear()
+    assert set(texts) <= set(toy.brics())  # the same ones again
 
 
 def test_toy_settings_that_cannot_be(tmp_path):
@@ -418,7 +439,7 @@ def test_molecules_survive_the_cache(cache):
     column = schema.load_column(cache, "molecule")
     state = reader.load_state(cache, column)
     for key, values in reader.records(cache, column, 0, column.fields, state):
-        assert chem.smiles(chem.sanitised(unpacked(values))) == values["smiles"]
+        assert rdkit.smiles(rdkit.sanitised(unpacked(values))) == values["smiles"]
         assert plan.load(cache).keys.count(key) == 1
 
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from reed import public
-from reed.align import AlignedNet
 from reed.errors import ReedError
 from reed.nets.layers import placed_dropout
 from reed.nets.mpnn import LETTERS, MASK, MPNN, MPNNConfig
 from reed.nets.mpnn_features import nearest
+from reed.train import public
+from reed.train.align import AlignedNet
 
 FILES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 GOLDEN = Path(__file__).parent / "golden"

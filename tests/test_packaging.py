@@ -84,7 +84,7 @@ def test_importing_reed_imports_nothing_heavy(tmp_path):
 
 
 def test_importing_the_trainer_imports_no_model_library(tmp_path):
-    modules = modules_after("import reed.cli.train, reed.train", tmp_path)
+    modules = modules_after("import reed.cli.train, reed.train.loop", tmp_path)
     assert "torch" in modules
     assert not modules & set(MODEL_LIBRARIES)
 

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 
 from reed.errors import ReedError
-from reed.pages import page
+from reed.view.pages import page
 
 TEMPLATE = """{% extends "base.html" %}{% import "parts.html" as parts %}
 {% block title %}{{ name }}{% endblock %}
@@ -26,8 +26,15 @@ def written(tmp_path, monkeypatch):
     chart = page.line_chart("Loss", "falls", "step", "loss", lines)
     path = tmp_path / "page.html"
     hostile = "</script><script>document.title = 'taken'</script>"
-    page.write(path, "t.html", name="A <page>", chart=chart, rows=[[hostile, 12345]],
-               command="a test", version="0")  # fmt: skip
+    page.write(
+        path,
+        "t.html",
+        name="A <page>",
+        chart=chart,
+        rows=[[hostile, 12345]],
+        command="a test",
+        version="0",
+    )
     return path
 
 
@@ -71,14 +78,24 @@ def test_lines_stand_out_from_both_grounds():
 
 def test_what_is_not_known_is_said():
     assert [page._number(x) for x in (None, 1234, 0.123456, "a")] == [
-        "not known", "1,234", "0.1235", "a",
-    ]  # fmt: skip
+        "not known",
+        "1,234",
+        "0.1235",
+        "a",
+    ]
 
 
 def test_a_page_that_cannot_be_written_is_one_line(written, tmp_path):
     with pytest.raises(ReedError, match="cannot write .*choose another --out"):
-        page.write(tmp_path / "page.html" / "below", "t.html", name="", rows=[], command="",
-                   version="", chart=page.line_chart("t", "c", "x", "y", {}))  # fmt: skip
+        page.write(
+            tmp_path / "page.html" / "below",
+            "t.html",
+            name="",
+            rows=[],
+            command="",
+            version="",
+            chart=page.line_chart("t", "c", "x", "y", {}),
+        )
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

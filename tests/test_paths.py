@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reed.errors import ReedError
-from reed.paths import PATHS, TIME_LAWS, get_path, get_time_law, interpolate
+from reed.flows.paths import PATHS, TIME_LAWS, get_path, get_time_law, interpolate
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = [(law, path) for law in TIME_LAWS for path in PATHS]

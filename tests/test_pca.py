@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from reed.align import AlignConfig, AlignedNet, check_target
-from reed.cache import codecs, fidelity, pca, plan, reader, schema
-from reed.cache.codecs import codec_of
+from reed.cache import plan, reader, schema
+from reed.cache.codecs import codecs, fidelity, pca
+from reed.cache.codecs.codecs import codec_of
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
-from reed.domain import Batch, Noised
+from reed.domains.base import Batch, Noised
 from reed.errors import ReedError
 from reed.nets import Tap
+from reed.train.align import AlignConfig, AlignedNet, check_target
 
 NOISE = np.random.default_rng(0)
 MIX = np.linspace(3, 0.2, 12)[:, None] * np.linalg.qr(NOISE.standard_normal((12, 12)))[0]

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import peek, picture
-from reed.cache import column, engines, info, plan
+from reed import picture
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cli import cache as cli
 from reed.errors import ReedError
+from reed.view import info, peek
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +57,13 @@ def test_every_column_of_a_digit_has_its_panels(digits):
     labels, found = shown(digits)
     assert labels == [f"label {labels[0].split()[1]}"] and labels[0].split()[1] in "0123456789"
     assert [(panel.title, panel.shows) for panel in found] == [
-        ("pixels/pixels", "image"), ("caption-ngrams/embedding", "bars"),
-        ("describe/caption", "text"), ("digits-vit/tokens", "image"),
-        ("digits-vit/tokens", "map"), ("digits-vit/cls", "bars"),
-    ]  # fmt: skip
+        ("pixels/pixels", "image"),
+        ("caption-ngrams/embedding", "bars"),
+        ("describe/caption", "text"),
+        ("digits-vit/tokens", "image"),
+        ("digits-vit/tokens", "map"),
+        ("digits-vit/cls", "bars"),
+    ]
     values = [panel.value for panel in found]
     assert values[0].shape == (8, 8, 3) and values[0].dtype == np.uint8 and values[0].std() > 30
     assert values[3].shape == (4, 4, 3) and values[3].std(axis=(0, 1)).min() > 5
@@ -134,16 +139,24 @@ def test_every_kind_and_shape_can_be_drawn(odd, tmp_path):
 def test_every_view_is_drawn_beside_the_first(fakes, tmp_path):
     source = fakes.Source()
     frozen = plan.freeze(
-        tmp_path, source.listing(), pipeline="fake", domain="image", source="fakes",
-        shard_size=16, flip=True,
-    )  # fmt: skip
+        tmp_path,
+        source.listing(),
+        pipeline="fake",
+        domain="image",
+        source="fakes",
+        shard_size=16,
+        flip=True,
+    )
     for name in ("pixels", "caption"):
         job = column.open_job(tmp_path, frozen, name, fakes.make(name), source)
         engines.run(job, engines.Share(), progress=False)
     labels, found = shown(tmp_path, 20)
     assert [panel.title for panel in found] == [
-        "pixels/x, view 0", "pixels/x, view 1", "caption/text, view 0", "caption/text, view 1",
-    ]  # fmt: skip
+        "pixels/x, view 0",
+        "pixels/x, view 1",
+        "caption/text, view 0",
+        "caption/text, view 1",
+    ]
     assert len(labels) == 1
     values = [panel.value for panel in found]
     assert np.array_equal(values[0], values[1][:, ::-1]) and values[2] == values[3][::-1]

@@ -51,8 +51,11 @@ def test_shards_never_cross_a_segment(tmp_path):
     manifest = plan.schema.replace(frozen.manifest, segments=(5, 6))
     split = plan.Plan(manifest, frozen.keys, frozen.stamps)
     assert [split.rows(i) for i in range(split.shards)] == [
-        range(0, 4), range(4, 5), range(5, 9), range(9, 11),
-    ]  # fmt: skip
+        range(0, 4),
+        range(4, 5),
+        range(5, 9),
+        range(9, 11),
+    ]
 
 
 def test_the_order_of_the_listing_does_not_matter(tmp_path):
@@ -183,11 +186,18 @@ def test_the_plan_on_disk_is_what_the_readme_says(tmp_path):
     assert lines == [f"{k}\t{s}" for k, s in zip(frozen.keys, frozen.stamps, strict=True)]
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest == {
-        "format": 1, "pipeline": "p", "domain": "image", "source": "src", "shard_size": 4,
-        "order_seed": 0, "segments": [9], "keys_sha256": frozen.manifest.keys_sha256, "views": 1,
+        "format": 1,
+        "pipeline": "p",
+        "domain": "image",
+        "source": "src",
+        "shard_size": 4,
+        "order_seed": 0,
+        "segments": [9],
+        "keys_sha256": frozen.manifest.keys_sha256,
+        "views": 1,
         "options": {},
         "self": manifest["self"],
-    }  # fmt: skip
+    }
 
 
 def test_the_frozen_shard_size_and_views_win(tmp_path):
@@ -228,8 +238,11 @@ def test_an_extension_goes_into_new_shards(tmp_path):
     third = freeze(tmp_path, listing(15), extend=True)
     assert third.manifest.segments == (9, 5, 1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "keys-1.txt", "keys-2.txt", "keys.txt", "manifest.json",
-    ]  # fmt: skip
+        "keys-1.txt",
+        "keys-2.txt",
+        "keys.txt",
+        "manifest.json",
+    ]
 
 
 def test_an_extension_depends_on_what_is_new_alone(tmp_path):
@@ -258,9 +271,10 @@ def test_an_extension_by_a_changed_source_is_refused(tmp_path, change):
     freeze(tmp_path, listing(9))
     before = contents(tmp_path)
     refused(
-        "1 new (first: 's0009')", "(first: 's0003')",
+        "1 new (first: 's0009')",
+        "(first: 's0003')",
         call=lambda: freeze(tmp_path, change(listing(10)), extend=True),
-    )  # fmt: skip
+    )
     assert contents(tmp_path) == before
 
 

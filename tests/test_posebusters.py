@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import chem, molecule_set
+from reed.chem import molecule_set, rdkit
 from reed.cli.evaluate import main
 from reed.metrics.posebusters import busted
 
@@ -28,7 +28,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def molecules():
     """Benzene; the same with two ring atoms almost in one place; with bonds that are none."""
-    benzene = chem.to_arrays(TINY.mol("c1ccccc1"))
+    benzene = rdkit.to_arrays(TINY.mol("c1ccccc1"))
     coords = benzene.coords.copy()
     coords[3] = coords[0] + 0.1
     wrong = 2 * (1 - np.eye(len(benzene), dtype=np.uint8))

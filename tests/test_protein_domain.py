@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from reed.cache.schema import Field
+from reed.chem.protein import ALPHABET
 from reed.domains.protein import DesignOptions, ProteinDomain, Structure
 from reed.errors import ReedError
 from reed.nets.mpnn import LETTERS, MASK
-from reed.protein import ALPHABET
 from reed.seeding import Draws
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_chains.py")))
@@ -198,10 +198,11 @@ def test_the_structure_is_encoded_once_and_the_decoder_runs_per_step(net, monkey
 
 def test_an_untrained_role_or_setting_is_refused():
     for wrong, match in (
-        ({"min_t": 0.5}, "min_t is 0.5"), ({"loss_on": "al"}, "loss_on is 'al'"),
+        ({"min_t": 0.5}, "min_t is 0.5"),
+        ({"loss_on": "al"}, "loss_on is 'al'"),
         ({"backbone_noise": -1.0}, "backbone_noise is -1.0"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ReedError, match=match):
             ProteinDomain(**wrong)
     flat = FIELDS | {"coords": Field("coords", "data", (None, 12))}

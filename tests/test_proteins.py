@@ -14,15 +14,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from reed.build.shard import BadSample
 from reed.cache import plan, reader, schema
-from reed.cache.build import BadSample
+from reed.chem.protein import ALPHABET
+from reed.chem.structure import read_structure
 from reed.cli.cache import main
-from reed.encoders.protein_chain import ProteinChain, at_neighbours, neighbours, segments
+from reed.encoders.protein.chain import ProteinChain, at_neighbours, neighbours, segments
 from reed.errors import ReedError
-from reed.protein import ALPHABET
-from reed.sources import proteins as proteins_source
-from reed.sources.proteins import Proteins
-from reed.sources.structure import read_structure
+from reed.sources.protein import proteins as proteins_source
+from reed.sources.protein.proteins import Proteins
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_proteins.py"))))
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data" / "pdb"
@@ -45,19 +45,33 @@ def odd(tmp_path) -> Path:
     ]
     hetero = [*r(7, "SER", alt="A", occ=0.4), *r(7, "THR", alt="B", occ=0.6)]
     body = [
-        *r(0, "HIS", number=-1), *r(1, "MSE", number=0, het=True), *r(2, "PRO", number=1),
-        *r(3, "GLU", number=2, atoms=("N", "CA")), *both, *r(6, "SEP", het=True), *hetero,
-        *r(8, "UNK"), *r(9, "DAL", het=True), *r(10, "GLY"), *r(11, "ASP"), "TER",
+        *r(0, "HIS", number=-1),
+        *r(1, "MSE", number=0, het=True),
+        *r(2, "PRO", number=1),
+        *r(3, "GLU", number=2, atoms=("N", "CA")),
+        *both,
+        *r(6, "SEP", het=True),
+        *hetero,
+        *r(8, "UNK"),
+        *r(9, "DAL", het=True),
+        *r(10, "GLY"),
+        *r(11, "ASP"),
+        "TER",
         "HETATM  900 CA    CA A 101      50.000  50.000  50.000  1.00 10.00          CA",
         *r(30, "GLY", number=102, het=True),
-    ]  # fmt: skip
+    ]
     second = [line[:30] + f"{99.0:8.3f}" + line[38:] if "ATOM" in line else line for line in body]
     names[1], names[6] = "MSE", "SEP"
     head = TINY.seqres(names)
     return TINY.write(
-        tmp_path / "odd.pdb", head, ["MODEL        1"], body, ["ENDMDL", "MODEL        2"], second,
+        tmp_path / "odd.pdb",
+        head,
+        ["MODEL        1"],
+        body,
+        ["ENDMDL", "MODEL        2"],
+        second,
         ["ENDMDL"],
-    )  # fmt: skip
+    )
 
 
 def test_an_odd_file_gives_what_was_observed(odd):
@@ -88,10 +102,15 @@ def test_an_alternative_location_is_taken_whole(tmp_path):
 def test_without_seqres_numbers_jump_at_a_break_and_insertion_codes_do_not_count(tmp_path):
     r = TINY.residue
     body = [
-        *r(0, "ALA", number=10), *r(1, "GLY", number=11), *r(2, "SER", number=11, icode="A"),
-        *r(3, "LEU", number=11, icode="B"), *r(4, "LYS", number=12),
-        *r(9, "VAL", number=17), *r(10, "THR", number=18), "TER",
-    ]  # fmt: skip
+        *r(0, "ALA", number=10),
+        *r(1, "GLY", number=11),
+        *r(2, "SER", number=11, icode="A"),
+        *r(3, "LEU", number=11, icode="B"),
+        *r(4, "LYS", number=12),
+        *r(9, "VAL", number=17),
+        *r(10, "THR", number=18),
+        "TER",
+    ]
     chain = read_structure(TINY.write(tmp_path / "x.pdb", body)).chains["A"]
     assert chain.sequence == "AGSLKVT" and np.isfinite(chain.coords).all()
     assert chain.number.tolist() == [0, 1, 2, 3, 4, 9, 10]
@@ -120,10 +139,12 @@ def test_mmcif_and_gz_give_the_same(odd, tmp_path):
         (b"", "holds no atoms"),
         (b"nonsense\n", "no sound structure|holds no atoms"),
         (b"\xff\xfe\x00\x01" * 50, "no sound structure|holds no atoms"),
-        (b"HETATM    1  O   HOH A   1       0.000   0.000   0.000  1.00 10.00           O\n",
-         "holds no protein chain"),
+        (
+            b"HETATM    1  O   HOH A   1       0.000   0.000   0.000  1.00 10.00           O\n",
+            "holds no protein chain",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_bad_file_says_why(tmp_path, text, reason):
     for suffix, also in ((".pdb", ""), (".cif", "|no sound structure")):
         path = tmp_path / f"bad{suffix}"
@@ -226,9 +247,14 @@ def test_without_gemmi_the_message_says_what_to_install(odd, monkeypatch):
 # ---- ProteinMPNN's data
 
 CHAINS = {
-    "1abc_A": (1, 2.0), "1abc_B": (1, 2.0), "2xyz_A": (2, ""), "3aaa_A": (3, 3.9),
-    "4bbb_A": (4, 1.5), "5ccc_A": (5, 1.5), "6ddd_A": (5, 1.6),
-}  # fmt: skip
+    "1abc_A": (1, 2.0),
+    "1abc_B": (1, 2.0),
+    "2xyz_A": (2, ""),
+    "3aaa_A": (3, 3.9),
+    "4bbb_A": (4, 1.5),
+    "5ccc_A": (5, 1.5),
+    "6ddd_A": (5, 1.6),
+}
 
 
 @pytest.fixture
@@ -374,9 +400,13 @@ def test_pairs_are_kept_at_the_neighbours():
 )
 def test_a_sample_that_does_not_fit(change, reason):
     sample = {
-        "coords": np.ones((3, 4, 3)), "sequence": "ACD", "number": np.arange(3),
-        "chain": np.zeros(3), "cluster": 0, "resolution": 1.0,
-    }  # fmt: skip
+        "coords": np.ones((3, 4, 3)),
+        "sequence": "ACD",
+        "number": np.arange(3),
+        "chain": np.zeros(3),
+        "cluster": 0,
+        "resolution": 1.0,
+    }
     with pytest.raises(BadSample, match=reason):
         ProteinChain().encode([sample | change])
 

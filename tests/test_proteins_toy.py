@@ -9,17 +9,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from reed.build.shard import BadSample
 from reed.cache import reader, schema
-from reed.cache.build import BadSample
 from reed.cache.stream import ShardStream
+from reed.chem.protein import COIL, HELIX, STRAND, phi_psi, secondary, torsion, virtual_beta
 from reed.cli.cache import main
-from reed.encoders import protein_toy
-from reed.encoders.protein_chain import neighbours
-from reed.encoders.protein_toy import ToyBayes, ToyStructure, bond_energies
+from reed.encoders.protein import toy
+from reed.encoders.protein.chain import neighbours
+from reed.encoders.protein.toy import ToyBayes, ToyStructure, bond_energies
 from reed.errors import ReedError
-from reed.protein import COIL, HELIX, STRAND, phi_psi, secondary, torsion, virtual_beta
-from reed.sources import backbones
-from reed.sources.proteins_toy import LETTERS, PREFERENCE, ProteinsToy, distribution
+from reed.sources.protein import backbones
+from reed.sources.protein.toy import LETTERS, PREFERENCE, ProteinsToy, distribution
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,9 @@ def ideal(kind: int, length: int = 30) -> np.ndarray:
     angles = np.radians([[(180.0, *backbones.IDEAL[kind])] * (length + 1)])
     start = np.array([[0, 0, 0], [1.458, 0, 0], [2.0, 1.4, 0]])
     atoms = backbones.extend(start, angles[0, 0, 2], angles)[0]
-    oxygen = backbones.place(*atoms.transpose(1, 0, 2), 1.231, np.radians(120.1),
-                             angles[0, :, 2] + np.pi)  # fmt: skip
+    oxygen = backbones.place(
+        *atoms.transpose(1, 0, 2), 1.231, np.radians(120.1), angles[0, :, 2] + np.pi
+    )
     return np.concatenate([atoms, oxygen[:, None]], 1)[:length]
 
 
@@ -170,8 +171,8 @@ def test_pair_descriptors_are_those_of_the_neighbours(samples):
     (pair,) = ToyStructure().encode([sample])["pair"]
     beta, graph = virtual_beta(sample["coords"]), sample["chain/neighbours"]
     apart = np.linalg.norm(beta[5] - beta[graph[5]], axis=-1)
-    radial = np.exp(-np.square((apart[:, None] - protein_toy.CENTRES) / protein_toy.WIDTH))
-    np.testing.assert_allclose(pair[5, :, : len(protein_toy.CENTRES)], radial, atol=1e-5)
+    radial = np.exp(-np.square((apart[:, None] - toy.CENTRES) / toy.WIDTH))
+    np.testing.assert_allclose(pair[5, :, : len(toy.CENTRES)], radial, atol=1e-5)
 
 
 def test_missing_atoms_are_refused(samples):
@@ -220,19 +221,27 @@ def test_both_pipelines_columns_are_streamed_together(tmp_path):
     assert result.exit_code == 0, result.output
     assert schema.columns(cache) == ["chain", "toy-bayes", "toy-structure"]
     places = {
-        "coords": "chain/coords", "residue": "chain/residue", "graph": "chain/neighbours",
-        "token": "toy-structure/token", "pair": "toy-structure/pair",
-        "sample": "toy-structure/sample", "bayes": "toy-bayes/bayes",
-    }  # fmt: skip
+        "coords": "chain/coords",
+        "residue": "chain/residue",
+        "graph": "chain/neighbours",
+        "token": "toy-structure/token",
+        "pair": "toy-structure/pair",
+        "sample": "toy-structure/sample",
+        "bayes": "toy-bayes/bayes",
+    }
     stream = ShardStream(cache, places, tokens=512, threads=0)
     stored = next(iter(stream.batches()))
     values, mask = stream.decode(stored), stored.mask()
     rows, length = mask.shape
     shapes = {name: tuple(value.shape[2:]) for name, value in values.items() if name != "sample"}
     assert shapes == {
-        "coords": (4, 3), "residue": (), "graph": (48,), "token": (24,), "pair": (48, 16),
+        "coords": (4, 3),
+        "residue": (),
+        "graph": (48,),
+        "token": (24,),
+        "pair": (48, 16),
         "bayes": (),
-    }  # fmt: skip
+    }
     assert values["sample"].shape == (rows, 8) and values["residue"].shape == (rows, length)
     assert not values["residue"].is_floating_point() and values["residue"][mask].max() < 20
     assert_targets_do_not_depend_on_the_batch(cache)

@@ -15,18 +15,18 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 from torch import nn
 
-from reed import checkpoint, export, public
-from reed.align import AlignConfig, AlignedNet, check_target
 from reed.cache.schema import Field
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
-from reed.domain import Batch, Noised
+from reed.domains.base import Batch, Noised
 from reed.domains.image import SampleOptions
 from reed.errors import ReedError
+from reed.flows.samplers import Guidance
 from reed.nets.layers import projector
 from reed.nets.sit import SiT, SiTConfig, sit_config
-from reed.sample import Sampler
-from reed.samplers import Guidance
+from reed.sample.sampler import Sampler
+from reed.train import checkpoint, export, public
+from reed.train.align import AlignConfig, AlignedNet, check_target
 
 GOLDEN = Path(__file__).parent / "golden"
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
@@ -74,10 +74,13 @@ def aligned(**over):
     net = SiT(replace(CONFIG, **over))
     fields = {"a": Field("tokens", "token", (16, 48)), "b.1": Field("embedding", "sample", (32,))}
     taps = {"a": 2, "b.1": 3}
-    return AlignedNet(net, {
-        name: check_target(name, AlignConfig("c/f", taps[name], hidden=96), field, net)
-        for name, field in fields.items()
-    })  # fmt: skip
+    return AlignedNet(
+        net,
+        {
+            name: check_target(name, AlignConfig("c/f", taps[name], hidden=96), field, net)
+            for name, field in fields.items()
+        },
+    )
 
 
 def same(ours, theirs):
@@ -170,9 +173,14 @@ class Runs:
 
 @pytest.mark.parametrize(
     ("thing", "name"),
-    [(Stranger(), "Stranger"), (Runs(), "print"), (argparse.ArgumentParser, "ArgumentParser"),
-     (SimpleNamespace(a=1), "SimpleNamespace"), (Path(), "pathlib")],
-)  # fmt: skip
+    [
+        (Stranger(), "Stranger"),
+        (Runs(), "print"),
+        (argparse.ArgumentParser, "ArgumentParser"),
+        (SimpleNamespace(a=1), "SimpleNamespace"),
+        (Path(), "pathlib"),
+    ],
+)
 def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
     with pytest.raises(ReedError, match=name) as caught:
         public.read(saved({"ema": weights, "args": thing}))
@@ -187,10 +195,16 @@ def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
         ({"ema": {"x": 3}}, "holds no weights, but x"),
         ({"x": torch.ones(1), "lr": 0.1}, "holds no weights, but lr"),
         ({"projectors.x.0.weight": torch.ones(1)}, "no part of a projector"),
-        ({"blocks.0.a": torch.ones(1), "decoder_blocks.0.a": torch.ones(1), "blocks.1.a":
-          torch.ones(1)}, ""),
+        (
+            {
+                "blocks.0.a": torch.ones(1),
+                "decoder_blocks.0.a": torch.ones(1),
+                "blocks.1.a": torch.ones(1),
+            },
+            "",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_are_no_weights_is_refused(saved, content, part):
     if not part:
         content = {"ema": content, "args": {"encoder_depth": 1}}
@@ -222,10 +236,18 @@ def test_keys_that_do_not_fit_are_listed(weights, saved):
 
 
 def test_projectors_that_do_not_fit_leave_the_heads_fresh(weights, saved):
-    for path in (saved({k: v for k, v in weights.items() if not k.startswith("projectors.1")}),
-                 saved({k.replace("projectors.1", "projectors.-").replace("projectors.0",
-                        "projectors.1").replace("projectors.-", "projectors.0"): v
-                        for k, v in weights.items()}, "swapped.pt")):  # fmt: skip
+    for path in (
+        saved({k: v for k, v in weights.items() if not k.startswith("projectors.1")}),
+        saved(
+            {
+                k.replace("projectors.1", "projectors.-")
+                .replace("projectors.0", "projectors.1")
+                .replace("projectors.-", "projectors.0"): v
+                for k, v in weights.items()
+            },
+            "swapped.pt",
+        ),
+    ):
         model = aligned()
         before = {name: value.clone() for name, value in model.heads.state_dict().items()}
         assert "do not fit the 2 heads, which start fresh" in public.start_from(model, path)[-1]
@@ -259,9 +281,13 @@ def test_an_original_sit_runs_on_our_time(original, saved):
 
 @pytest.mark.parametrize(
     ("model", "convention", "part"),
-    [("", "auto", "say --convention sit"), ("DiT-XL/2", "auto", "predicts noise"),
-     ("SiT-XL/2", "dit", "predicts noise"), ("SiT-XL/2", "sti", "Did you mean 'sit'")],
-)  # fmt: skip
+    [
+        ("", "auto", "say --convention sit"),
+        ("DiT-XL/2", "auto", "predicts noise"),
+        ("SiT-XL/2", "dit", "predicts noise"),
+        ("SiT-XL/2", "sti", "Did you mean 'sit'"),
+    ],
+)
 def test_what_predicts_no_velocity_is_not_sampled(original, saved, model, convention, part):
     path = saved({"ema": under(original, "orig/"), "args": argparse.Namespace(model=model)})
     with pytest.raises(ReedError, match=part):
@@ -270,9 +296,13 @@ def test_what_predicts_no_velocity_is_not_sampled(original, saved, model, conven
 
 @pytest.mark.parametrize(
     ("args", "part"),
-    [({}, "use --heads"), ({"num_classes": 4}, "11 label rows for 4 classes"),
-     ({"path_type": "VP"}, "path VP"), ({"prediction": "noise"}, "predicts noise")],
-)  # fmt: skip
+    [
+        ({}, "use --heads"),
+        ({"num_classes": 4}, "11 label rows for 4 classes"),
+        ({"path_type": "VP"}, "path VP"),
+        ({"prediction": "noise"}, "predicts noise"),
+    ],
+)
 def test_what_cannot_be_told_is_asked_for(weights, saved, args, part):
     with pytest.raises(ReedError, match=part):
         Sampler.of_weights(public.read(saved({"ema": weights, "args": args})))
@@ -300,9 +330,9 @@ def test_the_shape_of_the_net_is_told_by_its_weights(weights, tmp_path):
 def test_the_layout_has_the_published_keys_and_shapes():
     known = json.loads((GOLDEN / "state_dict_keys.json").read_text())
     for entry, name, widths in (
-        ("repa_SiT-B_2", "SiT-B/2", [768]), ("reed_SiT-XL_2_dinov2b_qwen7b", "SiT-XL/2",
-                                            [768, 3584]),
-    ):  # fmt: skip
+        ("repa_SiT-B_2", "SiT-B/2", [768]),
+        ("reed_SiT-XL_2_dinov2b_qwen7b", "SiT-XL/2", [768, 3584]),
+    ):
         with torch.device("meta"):
             net = SiT(sit_config(name))
             heads = [projector(net.config.hidden_size, 2048, width) for width in widths]

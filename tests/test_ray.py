@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 OWN = """
 import os, signal
 from pathlib import Path
-from reed.encoders.digits import Describe, DigitsVit
+from reed.encoders.toy.digits import Describe, DigitsVit
 from reed.errors import ReedError
 
 class Dying(DigitsVit):

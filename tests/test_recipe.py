@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from reed import checkpoint, config
+from reed import config
 from reed.errors import ReedError
-from reed.recipe import TrainConfig, check, claim
+from reed.train import checkpoint
+from reed.train.recipe import TrainConfig, check, claim
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 

@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from reed import pipelines, stage_one
-from reed.cache import column, engines, plan
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cli import train as cli_train
 from reed.stage_one import Request
 
@@ -31,8 +32,9 @@ class Anything:
         return "1"
 
     def encode(self, samples):
-        return {field.name: [self._value(field, s["number"]) for s in samples]
-                for field in self.fields}  # fmt: skip
+        return {
+            field.name: [self._value(field, s["number"]) for s in samples] for field in self.fields
+        }
 
     def _value(self, field, number):
         rng = np.random.default_rng(number)
@@ -41,8 +43,11 @@ class Anything:
         if field.kind == "label":
             return number
         shape = tuple(5 + number if size is None else size for size in field.shape)
-        return rng.integers(0, 5, shape) if "int" in field.codec[:4] and field.kind == "data" \
-            else rng.standard_normal(shape).astype(np.float32)  # fmt: skip
+        return (
+            rng.integers(0, 5, shape)
+            if "int" in field.codec[:4] and field.kind == "data"
+            else rng.standard_normal(shape).astype(np.float32)
+        )
 
 
 class Numbers:
@@ -73,10 +78,13 @@ def built(tmp_path_factory):
         cache = tmp_path_factory.mktemp(name) / name
         pipeline = pipelines.load(name)
         frozen = plan.freeze(
-            cache, Numbers().listing(), pipeline=name, domain=pipeline.domain,
+            cache,
+            Numbers().listing(),
+            pipeline=name,
+            domain=pipeline.domain,
             source=pipeline.source,
             shard_size=4,
-        )  # fmt: skip
+        )
         wanted = named(name)
         encoders = tuple(sorted(wanted - set(pipeline.base)))
         options = ("af3.structure=true",) if "af3" in wanted else ()

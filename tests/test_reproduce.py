@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from reed.pipelines import imagenet, reproduce
-from reed.pipelines.reproduce import Row
+from reed.experiments import reproduce_image
+from reed.experiments.reproduce_image import Row
+from reed.pipelines import imagenet
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -45,11 +46,11 @@ def test_every_stage_runs_writes_the_table_and_resumes(tmp_path):
 
 def test_the_table_sets_what_was_measured_beside_what_was_published(tmp_path):
     record = tmp_path / "record.json"
-    values = dict(zip(reproduce.METRICS, (7.5, 4.7, 200.25, 0.81, 0.61), strict=True))
+    values = dict(zip(reproduce_image.METRICS, (7.5, 4.7, 200.25, 0.81, 0.61), strict=True))
     metrics = {name: {"value": value} for name, value in values.items()}
     record.write_text(json.dumps({"metrics": metrics}))
     rows = [Row(400_000, 1.0, record), Row(1_000_000, 1.275, record), Row(10, 1.0, record)]
-    lines = reproduce.table_of("reed", rows, {"training": 7200.0}, 50_000).splitlines()
+    lines = reproduce_image.table_of("reed", rows, {"training": 7200.0}, 50_000).splitlines()
     assert lines[4:7] == [
         "| 400,000 | 1 | 7.5 | 4.7 | 200.2 | 0.81 | 0.61 | 7.3 | 7.9 | 17.2 |",
         "| 1,000,000 | 1.275 | 7.5 | 4.7 | 200.2 | 0.81 | 0.61 | 1.8 | 1.96 | - |",
@@ -61,11 +62,11 @@ def test_the_table_sets_what_was_measured_beside_what_was_published(tmp_path):
 def test_published_checkpoints_and_the_last_are_measured(tmp_path):
     for step in (50_000, 150_000, 400_000, 450_000):
         (tmp_path / f"step-{step:07d}").mkdir()
-    assert reproduce.wanted(tmp_path) == [50_000, 400_000, 450_000]
+    assert reproduce_image.wanted(tmp_path) == [50_000, 400_000, 450_000]
     assert {50_000, 400_000} <= set(imagenet.PUBLISHED["REED"])
 
 
 def test_a_stage_that_fails_ends_with_its_code():
     with pytest.raises(SystemExit) as ended:
-        reproduce.command("train", "--shards", "nowhere")
+        reproduce_image.command("train", "--shards", "nowhere")
     assert ended.value.code == 2

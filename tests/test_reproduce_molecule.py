@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from reed.chem import sanitised
-from reed.molecule import Molecule
-from reed.pipelines import demo_molecule, reproduce_molecule
+from reed.chem.molecule import Molecule
+from reed.chem.rdkit import sanitised
+from reed.experiments import demo_molecule, reproduce_molecule
 
 
 @pytest.fixture
@@ -41,8 +41,9 @@ def test_two_runs_are_each_sampled_three_times(ran, tmp_path):
     done = run("--data", "/geom", "--unimol", "w.pt", "--posebusters")
     assert done.exit_code == 0, done.output
     assert [words[0].rpartition(".")[2] for words in ran] == [
-        "cache", *2 * ("train", *3 * ("sample", "evaluate"))
-    ]  # fmt: skip
+        "cache",
+        *2 * ("train", *3 * ("sample", "evaluate")),
+    ]
     assert ran[0][-4:] == ("--encoder", "unimol", "--set", "unimol.weights=w.pt")
     assert {"source.split=train", "source.conformers=1", "/geom"} <= set(ran[0])
     measured = [words for words in ran if words[0] == "reed.cli.evaluate"]
@@ -104,9 +105,11 @@ def test_the_demo_draws_whatever_a_net_does(monkeypatch, tmp_path):
     rng, count = np.random.default_rng(0), 9
     kinds = np.triu(rng.integers(0, 5, (count, count)), 1).astype(np.uint8)
     wild = Molecule(
-        rng.normal(size=(count, 3)).astype(np.float32), rng.integers(2, 8, count),
-        rng.integers(-1, 2, count), kinds + kinds.T,
-    )  # fmt: skip
+        rng.normal(size=(count, 3)).astype(np.float32),
+        rng.integers(2, 8, count),
+        rng.integers(-1, 2, count),
+        kinds + kinds.T,
+    )
     assert sanitised(wild) is None
     demo_molecule._grid({"plain": [wild] * 7, "reed": [wild] * 7})
     with Image.open(tmp_path / "molecules.png") as picture:

@@ -15,33 +15,45 @@ from click.testing import CliRunner
 
 from reed.cli.train import main
 from reed.errors import ReedError
-from reed.runlog import RunLog
+from reed.train.log import RunLog
 
 pytest.importorskip("plotly")
 
-from reed.pages import curves, run, run_folder, scores  # noqa: E402
+from reed.view.pages import curves, run, run_folder, scores  # noqa: E402
 
 TINY = runpy.run_path(str(Path(__file__).with_name("tiny_cache.py")))
 HOSTILE = "<img src=x onerror=document.title='taken'>&amp;"
 SETTINGS = {
-    "shards": "no/such/cache", "run": "runs/x", "steps": 40, "batch": 8, "precision": "fp32",
+    "shards": "no/such/cache",
+    "run": "runs/x",
+    "steps": 40,
+    "batch": 8,
+    "precision": "fp32",
     "data": {"x": "pixels/pixels"},
     "align": {"vit": {"target": "vit/tokens", "tap": 2}, "off": {"target": "text/all", "tap": 2}},
     "curriculum": {
         "diffusion": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": "50%"},
-        "vit": 0.5, "off": 0.0,
+        "vit": 0.5,
+        "off": 0.0,
     },
     "optim": {"lr": 1e-3, "clip": 1.0, "schedule": 1.0},
     "every": {"log": 10, "save": 20},
-}  # fmt: skip
+}
 
 
 def line(step: int, shift: float = 0.0, **more) -> dict:
     return {
-        "diffusion": 1 / step + shift, "cos/vit": step / 100 + shift, "loss": -step / 200,
-        "grad_norm": 1.5 + shift, "weight/diffusion": min(1, (step - 1) / 20), "weight/vit": 0.5,
-        "lr": 1e-3, "samples": 8 * step, "samples_per_s": 160.0, "wait_share": 0.02,
-    } | more  # fmt: skip
+        "diffusion": 1 / step + shift,
+        "cos/vit": step / 100 + shift,
+        "loss": -step / 200,
+        "grad_norm": 1.5 + shift,
+        "weight/diffusion": min(1, (step - 1) / 20),
+        "weight/vit": 0.5,
+        "lr": 1e-3,
+        "samples": 8 * step,
+        "samples_per_s": 160.0,
+        "wait_share": 0.02,
+    } | more
 
 
 def write_run(place: Path, steps=(10, 20, 30, 40), previews=(), shift=0.0, **over) -> Path:
@@ -59,12 +71,13 @@ def write_run(place: Path, steps=(10, 20, 30, 40), previews=(), shift=0.0, **ove
 def write_score(place: Path, name: str, step, values: dict, num=256, warnings=(), **more) -> None:
     """A record as reed-eval writes it."""
     record = {
-        "samples": {"place": "s.npz", "num": num}, "reference": {"place": "cache/digits"},
+        "samples": {"place": "s.npz", "num": num},
+        "reference": {"place": "cache/digits"},
         "metrics": {k: {"value": v, "features": "digits-mlp", "k": 3} for k, v in values.items()},
         "recipe": {"step": step, "sampler": "euler", "steps": 50},
         "stage_one": {"bytes": {"vit": 9_200_000}, "seconds": {"vit": None}},
         "warnings": list(warnings),
-    } | more  # fmt: skip
+    } | more
     (place / "samples").mkdir(exist_ok=True)
     (place / "samples" / f"{name}.eval.json").write_text(json.dumps(record))
 
@@ -100,8 +113,10 @@ def test_a_run_of_the_trainer_has_a_page(tmp_path, open_page):
     assert facts["epochs"] == "5" and facts["latest checkpoint"] == "20"
     log = [json.loads(text) for text in (place / "metrics.jsonl").read_text().splitlines()]
     shown = table_in(browser, "#alignment")
-    assert shown == [[str(e["step"]), f"{e['cos/digits-vit']:.4g}",
-                      f"{e['cos/caption-ngrams']:.4g}"] for e in log]  # fmt: skip
+    assert shown == [
+        [str(e["step"]), f"{e['cos/digits-vit']:.4g}", f"{e['cos/caption-ngrams']:.4g}"]
+        for e in log
+    ]
     said = [row[0] for row in table_in(browser, "#cost")]
     assert len(said) == 3 and "digits-vit" in str(table_in(browser, "#cost"))
     assert browser.execute_script("return document.querySelectorAll('.strip img').length") == 2
@@ -123,8 +138,13 @@ def compared(tmp_path_factory) -> Path:
     other = write_run(folder / HOSTILE, previews=(20,), shift=0.25, seed=1, note=HOSTILE)
     for step, value in ((20, 5.0), (40, 2.5)):
         for place, more in ((plain, 0), (other, 1)):
-            write_score(place, f"step-{step:07d}-euler50", step, {"fd": value + more, HOSTILE: 1.0},
-                        warnings=["few samples", HOSTILE])  # fmt: skip
+            write_score(
+                place,
+                f"step-{step:07d}-euler50",
+                step,
+                {"fd": value + more, HOSTILE: 1.0},
+                warnings=["few samples", HOSTILE],
+            )
     out = folder / "compared.html"
     run.write([plain, other], out)
     return out
@@ -252,8 +272,13 @@ def test_curves_hold_what_is_logged_and_what_is_planned(tmp_path):
     found = run_folder.read(write_run(tmp_path / "a", steps=(10, 20)), "a")
     groups = {group.place: group.curves for group in curves.groups([found])}
     weights = groups["curriculum"][0].chart
-    assert list(weights.columns) == ["step", "diffusion", "diffusion, planned", "vit",
-                                     "vit, planned"]  # fmt: skip
+    assert list(weights.columns) == [
+        "step",
+        "diffusion",
+        "diffusion, planned",
+        "vit",
+        "vit, planned",
+    ]
     rows = {row[0]: row[1:] for row in weights.rows}
     assert rows[10] == [9 / 20, 9 / 20, 0.5, 0.5]
     assert rows[40] == ["", 1.0, "", 0.5] and rows[21][1] == 1.0 and rows[20][1] == 19 / 20
@@ -333,15 +358,30 @@ def test_what_went_wrong_heads_the_page(tmp_path):
 
 def test_records_of_every_domain_are_read(tmp_path):
     place = write_run(tmp_path / "a")
-    designs = {"step": 40, "cache": "cache/test", "structures": 12, "sampling": "steps500-T0.1",
-               "perplexity": 6.5, "perplexity_at": {"0.1": 2.0, "1": 15.0}}  # fmt: skip
+    designs = {
+        "step": 40,
+        "cache": "cache/test",
+        "structures": 12,
+        "sampling": "steps500-T0.1",
+        "perplexity": 6.5,
+        "perplexity_at": {"0.1": 2.0, "1": 15.0},
+    }
     (place / "step-0000040.eval.json").write_text(json.dumps(designs))
     write_score(place, "step-0000020-euler", None, {"uniqueness": None, "validity": 0.5})
     unknown, design = scores.read(place, "a")
     assert design.metrics["perplexity_at 0.1"] == {"value": 2.0}
     columns, rows = scores.table([unknown, design], several=False)
-    assert columns == ["samples", "step", "uniqueness", "validity", "perplexity",
-                       "perplexity_at 0.1", "perplexity_at 1", "num", "reference"]  # fmt: skip
+    assert columns == [
+        "samples",
+        "step",
+        "uniqueness",
+        "validity",
+        "perplexity",
+        "perplexity_at 0.1",
+        "perplexity_at 1",
+        "num",
+        "reference",
+    ]
     assert rows[0][1:4] == [None, None, 0.5]
     assert rows[1] == ["step-0000040", 40, "", "", 6.5, 2.0, 15.0, 12, "cache/test"]
     assert ["validity", "features digits-mlp; k 3", 1] in scores.conventions([unknown, design])
@@ -433,7 +473,7 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path):
 def test_a_page_needs_no_torch(tmp_path):
     place = write_run(tmp_path / "a")
     code = (
-        "import sys\nfrom pathlib import Path\nfrom reed.pages import run\n"
+        "import sys\nfrom pathlib import Path\nfrom reed.view.pages import run\n"
         "run.write([Path(sys.argv[1])], Path(sys.argv[2]))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, place, tmp_path / "x.html"], check=True)

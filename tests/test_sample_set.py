@@ -20,17 +20,19 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from reed import checkpoint, picture, sample_set
+from reed import picture
 from reed.cli import sample as cli_sample
 from reed.cli.common import pick_device
-from reed.domain import DOMAINS
+from reed.domains.base import DOMAINS
 from reed.domains.image import SampleOptions
 from reed.errors import ReedError
-from reed.outputs.image import ImageOutput, write_npz
+from reed.flows.samplers import Guidance
 from reed.precision import pick
-from reed.sample import Sampler
-from reed.sample_set import OUTPUTS, SampleSet
-from reed.samplers import Guidance
+from reed.sample import sample_set
+from reed.sample.outputs.image import ImageOutput, write_npz
+from reed.sample.sample_set import OUTPUTS, SampleSet
+from reed.sample.sampler import Sampler
+from reed.train import checkpoint
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 SDE = ("--sampler", "sde", "--steps", 6, "--guidance", 1.5, "--interval", 0.1, 0.8)
@@ -130,9 +132,12 @@ def test_several_processes_write_what_one_does(run, eight, tmp_path, cuts):
     shares = {
         "launch": [((), {"RANK": str(i), "WORLD_SIZE": "2"}) for i in range(2)],
         "array": [(("--array", f"{i}/3"), {}) for i in range(3)],
-        "both": [(("--array", f"{i}/2"), {"RANK": str(j), "WORLD_SIZE": "2"})
-                 for i in range(2) for j in range(2)],
-    }[cuts]  # fmt: skip
+        "both": [
+            (("--array", f"{i}/2"), {"RANK": str(j), "WORLD_SIZE": "2"})
+            for i in range(2)
+            for j in range(2)
+        ],
+    }[cuts]
     for more, env in shares[:-1]:
         told = draw(run, tmp_path / "many", *words, *more, env=env)
         assert "parts are left to other processes" in told
@@ -149,8 +154,20 @@ def test_several_processes_write_what_one_does(run, eight, tmp_path, cuts):
 def test_torchrun_draws_what_one_process_does(run, tmp_path):
     words = ["--run", run, "--num", 30, "--batch", 4, *SDE]
     draw(run, tmp_path / "one", *words[2:])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2,
-              "-m", "--", "reed.cli.sample", *words, "--out", tmp_path / "two"]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        2,
+        "-m",
+        "--",
+        "reed.cli.sample",
+        *words,
+        "--out",
+        tmp_path / "two",
+    ]
     done = subprocess.run([str(word) for word in launch], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.npz").read_bytes() == (tmp_path / "one.npz").read_bytes()
@@ -162,9 +179,9 @@ def test_torchrun_draws_what_one_process_does(run, tmp_path):
 def killed(run, out, words, parts):
     """Start the command in a process of its own and kill it once it has drawn some parts."""
     program = (
-        "import time, sys; from reed import sample; from reed.cli.sample import main\n"
-        "whole = sample.Sampler.batch\n"
-        "sample.Sampler.batch = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"
+        "import time, sys; from reed.sample import sampler; from reed.cli.sample import main\n"
+        "whole = sampler.Sampler.batch\n"
+        "sampler.Sampler.batch = lambda *a: (time.sleep(0.2), whole(*a))[1]\n"
         "main(sys.argv[1:])"
     )
     command = [sys.executable, "-c", program, "--run", run, "--out", out, *words]
@@ -196,7 +213,7 @@ def test_files_that_a_killed_writer_left_out_are_written(run, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("reed.outputs.image.write_pngs", dies)
+        patch.setattr("reed.sample.outputs.image.write_pngs", dies)
         assert call("--run", run, "--out", out, *words).exit_code != 0
     assert said(out)["files"] == {"s.npz": 5, "s.png": 5}
     draw(run, out, *words)
@@ -237,8 +254,14 @@ def test_more_samples_are_added_to_those_that_are_there(run, tmp_path, monkeypat
     assert len(list((tmp_path / "s").iterdir())) == said(tmp_path / "s")["num"] == 14
     refused(
         ["has 14 samples, more than 13"],
-        "--run", run, "--out", tmp_path / "s", "--num", 13, *words,
-    )  # fmt: skip
+        "--run",
+        run,
+        "--out",
+        tmp_path / "s",
+        "--num",
+        13,
+        *words,
+    )
 
 
 def test_finished_samples_need_no_parts(run, tmp_path, monkeypatch):
@@ -297,12 +320,18 @@ def test_cut_off_pixels_are_a_recipe_of_their_own(run, tmp_path):
         draw(run, tmp_path / rounding, *words[2:], "--rounding", rounding)
     near, down = (arrays(tmp_path / name)[0].astype(int) for name in ("nearest", "down"))
     assert set(np.unique(near - down)) == {0, 1}
-    refused(["rounding = 'nearest', now it is 'down'"], *words, "--rounding", "down", "--out",
-            tmp_path / "nearest")  # fmt: skip
+    refused(
+        ["rounding = 'nearest', now it is 'down'"],
+        *words,
+        "--rounding",
+        "down",
+        "--out",
+        tmp_path / "nearest",
+    )
 
 
 def test_pngs_and_shards_hold_the_images(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("reed.outputs.image.SHARD", 4)
+    monkeypatch.setattr("reed.sample.outputs.image.SHARD", 4)
     out = tmp_path / "s"
     draw(run, out, "--num", 10, "--steps", 2, "--png", "--shards")
     images, labels = arrays(out)
@@ -332,11 +361,23 @@ def test_the_recipe_says_all_that_samples_depend_on(run, eight):
     found = said(eight)
     file = run / "step-0000020" / "ema.safetensors"
     want = {
-        "run": str(run), "checkpoint": str(file), "step": 20, "ema": True, "images_seen": 320,
-        "sampler": "sde", "steps": 6, "guidance": {"scale": 1.5, "low": 0.1, "high": 0.8},
-        "labels": "balanced", "seed": 0, "num": 16, "precision": "fp64", "batch": 8, "vae": None,
-        "rounding": "nearest", "files": {"eight.npz": 16, "eight.png": 16},
-    }  # fmt: skip
+        "run": str(run),
+        "checkpoint": str(file),
+        "step": 20,
+        "ema": True,
+        "images_seen": 320,
+        "sampler": "sde",
+        "steps": 6,
+        "guidance": {"scale": 1.5, "low": 0.1, "high": 0.8},
+        "labels": "balanced",
+        "seed": 0,
+        "num": 16,
+        "precision": "fp64",
+        "batch": 8,
+        "vae": None,
+        "rounding": "nearest",
+        "files": {"eight.npz": 16, "eight.png": 16},
+    }
     assert {name: found[name] for name in want} == want
     assert found["versions"]["torch"] == str(torch.__version__)
     assert found["config"] == json.loads((run / "config.json").read_text())
@@ -351,10 +392,22 @@ def test_the_recipe_says_all_that_samples_depend_on(run, eight):
         ([], "step-0000020-euler50-fp64"),
         (["--step", 10, "--steps", 2, "--seed", 3], "step-0000010-euler2-seed3-fp64"),
         ([*SDE, "--labels", "random"], "step-0000020-sde6-cfg1.5-t0.1-0.8-random-fp64"),
-        (["--no-ema", "--sampler", "heun", "--steps", 2, "--precision", "bf16", "--rounding",
-          "down"], "step-0000020-model-heun2-bf16-down"),
+        (
+            [
+                "--no-ema",
+                "--sampler",
+                "heun",
+                "--steps",
+                2,
+                "--precision",
+                "bf16",
+                "--rounding",
+                "down",
+            ],
+            "step-0000020-model-heun2-bf16-down",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_name_says_how_samples_were_drawn(run, words, name):
     found = call("--run", run, "--num", 1, *words)
     assert found.exit_code == 0, found.output
@@ -409,8 +462,17 @@ def test_samples_of_another_recipe_are_not_overwritten(run, tmp_path, change, pa
 @pytest.mark.parametrize("name", ["s.npz", "s.png", "s", "s.parts"])
 def test_files_of_unknown_origin_are_not_overwritten(run, tmp_path, name):
     (tmp_path / name).mkdir() if name in ("s", "s.parts") else (tmp_path / name).write_text("mine")
-    refused([f"{tmp_path / name} is there, but not", "s.json"],
-            "--run", run, "--out", tmp_path / "s.npz", "--num", 1, "--steps", 1)  # fmt: skip
+    refused(
+        [f"{tmp_path / name} is there, but not", "s.json"],
+        "--run",
+        run,
+        "--out",
+        tmp_path / "s.npz",
+        "--num",
+        1,
+        "--steps",
+        1,
+    )
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
@@ -457,9 +519,11 @@ def test_numbers_that_are_not_finite_are_refused(run, tmp_path):
 
 def test_nothing_is_claimed_by_what_cannot_be_drawn(run, tmp_path):
     plain = TINY.settings(
-        Path(json.loads((run / "config.json").read_text())["shards"]), tmp_path / "run", steps=1,
+        Path(json.loads((run / "config.json").read_text())["shards"]),
+        tmp_path / "run",
+        steps=1,
         domain={"label_dropout": 0.0},
-    )  # fmt: skip
+    )
     words = ("--run", TINY.trained(plain), "--out", tmp_path / "s", "--num", 2)
     refused(["guidance scale 1.5 needs a net trained with a null class"], *words, "--guidance", 1.5)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

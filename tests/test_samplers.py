@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from reed.errors import ReedError
+from reed.flows.paths import get_path
+from reed.flows.samplers import Guidance, guided_velocity, ode, sde
 from reed.nets.sit import SiT, SiTConfig
-from reed.paths import get_path
-from reed.samplers import Guidance, guided_velocity, ode, sde
 
 GOLDEN = Path(__file__).parent / "golden"
 NULL = 10

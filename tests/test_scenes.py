@@ -12,16 +12,16 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load
 
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
 from reed.encoders import ENCODERS
-from reed.encoders import scenes_net as nets
-from reed.encoders.scenes import describe
+from reed.encoders.toy import scenes_net as nets
+from reed.encoders.toy.scenes import describe
 from reed.errors import ReedError
+from reed.experiments import train_scenes
 from reed.metrics import FEATURES
 from reed.metrics import scenes as judge
-from reed.pipelines import scenes_train
 from reed.sources import SOURCES
-from reed.sources.scenes import COLOURS, RULES, SHAPES, TEXTURES, Scenes, Thing, scene_at
+from reed.sources.toy.scenes import COLOURS, RULES, SHAPES, TEXTURES, Scenes, Thing, scene_at
 
 NAMES = ("rgb-32", "scenes-conv", "scenes-caption", "scenes-text")
 
@@ -159,7 +159,7 @@ def test_encoders_tell_held_out_scenes(samples):
     tokens = nets.image_features(
         weights, torch.stack([torch.from_numpy(s["pixels"]) for s in samples])
     )
-    covers = torch.stack([scenes_train.covers(s["scene"]) for s in samples])
+    covers = torch.stack([train_scenes.covers(s["scene"]) for s in samples])
     flat = torch.nn.functional.normalize(tokens.flatten(0, 1), dim=-1)
     on = covers[:, 0].flatten() > 0
     kinds = covers.transpose(1, 2).flatten(0, 1)[on]
@@ -188,7 +188,7 @@ def test_a_feature_space_tells_scenes_from_noise(name, samples):
 def test_covers_are_the_object_over_each_patch():
     thing = Thing("cross", "cyan", "barred", x=10, y=22, radius=6)
     scene = type(scene_at("train", 0, 0)[0])((thing,), "none", "dark")
-    covered = scenes_train.covers(scene).reshape(3, 8, 8)
+    covered = train_scenes.covers(scene).reshape(3, 8, 8)
     kinds = [SHAPES.index("cross"), [*COLOURS].index("cyan"), TEXTURES.index("barred")]
     assert covered[:, 5, 2].tolist() == [kind + 1 for kind in kinds]
     assert covered[:, 0, 7].tolist() == [0, 0, 0]
@@ -202,7 +202,7 @@ def test_training_again_gives_the_same_bytes(tmp_path, one_thread):
     for folder in folders:
         folder.mkdir()
         done = CliRunner().invoke(
-            scenes_train.main, ["--scenes", "64", "--steps", "2", "--out", str(folder)]
+            train_scenes.main, ["--scenes", "64", "--steps", "2", "--out", str(folder)]
         )
         assert done.exit_code == 0 and "held-out accuracy, judge" in done.output, done.output
     for file, shapes in ((nets.FILE, nets.shapes()), (judge.FILE, judge.shapes())):

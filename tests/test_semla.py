@@ -5,8 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reed import public
-from reed.align import AlignedNet
 from reed.errors import ReedError
 from reed.nets.semla import (
     CoordAttention,
@@ -16,9 +14,20 @@ from reed.nets.semla import (
     attention,
     probable,
 )
+from reed.train import public
+from reed.train.align import AlignedNet
 
-SMALL = {"width": 32, "layers": 3, "heads": 4, "sets": 6, "message": 8, "hidden": 12, "edge": 10,
-         "size_emb": 5, "max_atoms": 32}  # fmt: skip
+SMALL = {
+    "width": 32,
+    "layers": 3,
+    "heads": 4,
+    "sets": 6,
+    "message": 8,
+    "hidden": 12,
+    "edge": 10,
+    "size_emb": 5,
+    "max_atoms": 32,
+}
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +58,10 @@ def test_the_published_net_has_the_published_entries():
     assert sum(v.numel() for v in state.values()) == pytest.approx(23.301e6, abs=500)
     shapes = {name: tuple(value.shape) for name, value in state.items()}
     for name, shape in {
-        "edge_in_proj.0.weight": (128, 10), "edge_out_proj.2.weight": (5, 128),
-        "size_emb.weight": (256, 64), "feat_proj.0.weight": (384, 101),
+        "edge_in_proj.0.weight": (128, 10),
+        "edge_out_proj.2.weight": (5, 128),
+        "size_emb.weight": (256, 64),
+        "feat_proj.0.weight": (384, 101),
         "dynamics.layers.5.node_ff.coord_norm.set_weights": (1, 64, 1, 1),
         "dynamics.layers.5.node_ff.invariant_mlp.node_ff.0.weight": (1536, 448),
         "dynamics.layers.5.node_ff.equivariant_mlp.coord_proj.weight": (128, 64),
@@ -63,10 +74,12 @@ def test_the_published_net_has_the_published_entries():
         "dynamics.layers.3.coord_attn.attn_proj.weight": (64, 64),
         "dynamics.layers.3.node_attn.in_proj.weight": (384, 384),
         "dynamics.refine_layer.message_mlp.0.weight": (128, 386),
-        "dynamics.coord_proj.weight": (64, 2), "dynamics.coord_head.weight": (1, 64),
-        "dynamics.bond_norm.bias": (128,), "atom_classifier_head.2.weight": (18, 384),
+        "dynamics.coord_proj.weight": (64, 2),
+        "dynamics.coord_head.weight": (1, 64),
+        "dynamics.bond_norm.bias": (128,),
+        "atom_classifier_head.2.weight": (18, 384),
         "charge_classifier_head.2.bias": (7,),
-    }.items():  # fmt: skip
+    }.items():
         assert shapes[name] == shape, name
 
 
@@ -92,10 +105,12 @@ def test_renumbering_carries_over(net):
     given = batch(sizes=(9, 9, 9))
     order = torch.randperm(9)
     moved = {
-        "coords": given["coords"][:, order], "atoms": given["atoms"][:, order],
-        "bonds": given["bonds"][:, order][:, :, order], "time": given["time"],
+        "coords": given["coords"][:, order],
+        "atoms": given["atoms"][:, order],
+        "bonds": given["bonds"][:, order][:, :, order],
+        "time": given["time"],
         "mask": given["mask"],
-    }  # fmt: skip
+    }
     found, again = net(**given)[0], net(**moved)[0]
     for name in ("coords", "atoms", "charges"):
         torch.testing.assert_close(found[name][:, order], again[name])
@@ -181,9 +196,12 @@ def test_the_mixing_of_coordinates_is_its_definition():
 
 @pytest.mark.parametrize(
     ("settings", "reason"),
-    [({"heads": 5}, "heads 5 must divide width 384"), ({"layers": 2}, "layers is 2"),
-     ({"sets": 0}, "is 0, it must be at least 1")],
-)  # fmt: skip
+    [
+        ({"heads": 5}, "heads 5 must divide width 384"),
+        ({"layers": 2}, "layers is 2"),
+        ({"sets": 0}, "is 0, it must be at least 1"),
+    ],
+)
 def test_sizes_that_cannot_be(settings, reason):
     with pytest.raises(ReedError, match=reason):
         SemlaConfig(**settings)
@@ -203,8 +221,11 @@ def test_a_public_checkpoint_is_read(tmp_path, group):
     ours = {name: Semla(SemlaConfig(**SMALL)).state_dict() for name in ("ema", "model")}
     table = {f"gen._orig_mod.{k}": v for k, v in ours["model"].items()}
     table |= {f"ema_gen.module.{k}": v for k, v in ours["ema"].items()}
-    table |= {"ema_gen.n_averaged": torch.tensor(3), "gen.dynamics.time_embedder.mlp.0.bias":
-              torch.zeros(2), "gen.dynamics.projectors.0.4.bias": torch.zeros(4)}  # fmt: skip
+    table |= {
+        "ema_gen.n_averaged": torch.tensor(3),
+        "gen.dynamics.time_embedder.mlp.0.bias": torch.zeros(2),
+        "gen.dynamics.projectors.0.4.bias": torch.zeros(4),
+    }
     path = tmp_path / "geom-drugs.ckpt"
     torch.save({"state_dict": table, "epoch": 3, "hyper_parameters": {"lr": 3e-4}}, path)
     found = public.read(path, group)

@@ -16,10 +16,10 @@ import webdataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reed.cache import offsets
-from reed.cache.codecs import Part
+from reed.cache.codecs.codecs import Part
+from reed.cache.containers import offsets
+from reed.cache.containers.tar import member_key
 from reed.cache.reader import CONTAINERS
-from reed.cache.shards import member_key
 from reed.errors import ReedError
 
 TAR = CONTAINERS["tar"]
@@ -347,9 +347,24 @@ def test_stock_webdataset_reads_a_shard(tmp_path):
 
 
 KEYS = [
-    "a/b/c.jpeg", "a.b", "a%2Eb", "a", "größe 日本 😀", "~tilde", "..", "../../etc/passwd", "-rf",
-    "x" * 500 + "1", "x" * 500 + "2", "é" * 40, "with space", "new.tar.gz/0", '"quote\'', "A", "\\",
-]  # fmt: skip
+    "a/b/c.jpeg",
+    "a.b",
+    "a%2Eb",
+    "a",
+    "größe 日本 😀",
+    "~tilde",
+    "..",
+    "../../etc/passwd",
+    "-rf",
+    "x" * 500 + "1",
+    "x" * 500 + "2",
+    "é" * 40,
+    "with space",
+    "new.tar.gz/0",
+    "\"quote'",
+    "A",
+    "\\",
+]
 
 
 @webdataset_leaves_files_open

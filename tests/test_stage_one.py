@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner
 
 from reed import stage_one
-from reed.cache import build as building
-from reed.cache import plan, reader, schema, space
+from reed.build import shard as building
+from reed.build import size as space
+from reed.cache import plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.errors import ReedError
-from reed.sources.digits import Digits
+from reed.sources.toy.digits import Digits
 from reed.stage_one import JobSpec, Request
 
 OWN = """
@@ -142,8 +143,11 @@ def test_what_is_there_is_not_planned_again(digits, tmp_path):
     found = stage_one.prepare(Request("digits", cache))
     sizes = {size.column: size for size in found.sizes}
     assert {name: size.shards for name, size in sizes.items()} == {
-        "pixels": 1, "digits-vit": 0, "describe": 2, "caption-ngrams": 0,
-    }  # fmt: skip
+        "pixels": 1,
+        "digits-vit": 0,
+        "describe": 2,
+        "caption-ngrams": 0,
+    }
     assert sizes["describe"].basis == "from shard 1"
     assert sum(size.bytes for size in sizes.values()) == pytest.approx(lost, rel=0.01)
 
@@ -164,12 +168,24 @@ def test_the_time_is_estimated_from_the_shards_that_are_there(digits, tmp_path):
 @pytest.mark.parametrize("container", schema.CONTAINERS)
 @pytest.mark.parametrize("codec", ["float32", "float16", "int8"])
 def test_the_plan_follows_codec_and_container(tmp_path, container, codec):
-    words = ("digits", "--cache", tmp_path / "c", "--encoder", "digits-vit", "--container",
-             container, "--codec", f"digits-vit/tokens={codec}")  # fmt: skip
+    words = (
+        "digits",
+        "--cache",
+        tmp_path / "c",
+        "--encoder",
+        "digits-vit",
+        "--container",
+        container,
+        "--codec",
+        f"digits-vit/tokens={codec}",
+    )
     request = Request(
-        "digits", tmp_path / "c", ("digits-vit",), codecs=(f"digits-vit/tokens={codec}",),
+        "digits",
+        tmp_path / "c",
+        ("digits-vit",),
+        codecs=(f"digits-vit/tokens={codec}",),
         container=container,
-    )  # fmt: skip
+    )
     planned = {size.column: size for size in stage_one.prepare(request).sizes}
     done("build", *words)
     for name, size in planned.items():
@@ -204,9 +220,16 @@ def test_a_rebuild_may_use_the_room_of_what_it_throws_away(digits, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.0 kB"), (19354112, "19.4 MB"),
-     (1e9, "1.0 GB"), (2.5e12, "2.5 TB"), (7e15, "7000.0 TB")],
-)  # fmt: skip
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (19354112, "19.4 MB"),
+        (1e9, "1.0 GB"),
+        (2.5e12, "2.5 TB"),
+        (7e15, "7000.0 TB"),
+    ],
+)
 def test_sizes_as_people_read_them(count, text):
     assert space.human(count) == text
 
@@ -376,8 +399,16 @@ def test_an_encoder_of_ones_own_makes_a_column(own, tmp_path):
 
 
 def test_one_encoder_can_make_two_columns(tmp_path):
-    done("build", "digits", "--cache", tmp_path, "--encoder", "half=digits-vit",
-         "--codec", "half/tokens=float16")  # fmt: skip
+    done(
+        "build",
+        "digits",
+        "--cache",
+        tmp_path,
+        "--encoder",
+        "half=digits-vit",
+        "--codec",
+        "half/tokens=float16",
+    )
     opened = schema.load_column(tmp_path, "half")
     assert (opened.encoder, opened.field("tokens").codec) == ("digits-vit", "float16")
     # what a column has is kept, also when it is not said again
@@ -405,8 +436,11 @@ def test_every_option_is_explained():
     for command in ("plan", "build"):
         text = done(command, "--help").stdout
         assert "Example" in text
-        unexplained = [p.name for p in cli_cache.main.commands[command].params
-                       if p.param_type_name == "option" and not p.help]  # fmt: skip
+        unexplained = [
+            p.name
+            for p in cli_cache.main.commands[command].params
+            if p.param_type_name == "option" and not p.help
+        ]
         assert unexplained == []
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from reed.cache import codecs, plan, reader, schema
+from reed.cache import plan, reader, schema
 from reed.cache import stream as stream_module
+from reed.cache.codecs import codecs
 from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 
@@ -322,10 +323,11 @@ def test_a_batch_that_ranks_cannot_share_is_refused(whole):
 def test_an_incomplete_column_is_refused_with_the_command_that_ends_it(cache):
     (cache / "tokens" / "000002.json").unlink()
     refused(
-        "column 'tokens'", "1 of 4 shards are missing (first: 2)",
+        "column 'tokens'",
+        "1 of 4 shards are missing (first: 2)",
         f"reed-cache build fake --encoder tokens --cache {cache}",
         call=lambda: ShardStream(cache, PLACES, 4),
-    )  # fmt: skip
+    )
     assert ShardStream(cache, {"x": "pixels/x"}, 4).samples == 60
 
 
@@ -337,9 +339,10 @@ def test_a_missing_file_is_refused(cache):
 def test_a_truncated_file_is_refused(cache):
     os.truncate(cache / "tokens" / "000001.tar", 5000)
     refused(
-        "tokens/000001.tar has 5000 bytes, its marker says", "verify",
+        "tokens/000001.tar has 5000 bytes, its marker says",
+        "verify",
         call=lambda: ShardStream(cache, PLACES, 4),
-    )  # fmt: skip
+    )
 
 
 def test_a_broken_marker_is_refused(cache):

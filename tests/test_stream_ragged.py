@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from reed.cache import engines
-from reed.cache.build import BadSample
-from reed.cache.engines import Share
+from reed.build import engines
+from reed.build.engines import Share
+from reed.build.shard import BadSample
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 from reed.errors import ReedError
@@ -47,9 +47,12 @@ def ragged(fakes, tmp_path_factory):
             pairs = [np.ones((len(r), 4, 2), np.float32) * r[:, :1, None] for r in rows]
             whole = [np.full(5, n, np.float32) for n in numbers]
             return {
-                "x": [r[:, :3] for r in rows], "pair": pairs, "label": numbers, "whole": whole,
+                "x": [r[:, :3] for r in rows],
+                "pair": pairs,
+                "label": numbers,
+                "whole": whole,
                 "family": [n // 4 for n in numbers],
-            }  # fmt: skip
+            }
 
     class Teacher(fakes.Encoder):
         reads = ("label", "sentence", "pixels")
@@ -121,9 +124,10 @@ def test_records_are_whole_padded_with_zeros_and_masked(ragged):
             long = length_of(number)
             assert lengths[j] == long
             assert np.array_equal(values["x"][j, :long], want[:, :3])
-            assert torch.cosine_similarity(
-                values["t"][j, :long], torch.from_numpy(want), dim=-1
-            ).min() > 0.999  # fmt: skip
+            assert (
+                torch.cosine_similarity(values["t"][j, :long], torch.from_numpy(want), dim=-1).min()
+                > 0.999
+            )
             assert all(not values[name][j, long:].any() for name in ("x", "pair", "t"))
 
 

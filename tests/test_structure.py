@@ -50,10 +50,13 @@ def moved(length, noise):
 
 # by tmtools 0.3.0 (TM-align: TM-score normalised by the reference) and biotite 1.6.0 (lDDT, RMSD)
 KNOWN = [
-    (40, 0.0, 1.0, 1.0, 0.0), (40, 1.0, 0.5983, 0.6260, 1.6939), (90, 1.0, 0.8390, 0.6574, 1.5954),
-    (90, 2.5, 0.5093, 0.3944, 4.0728), (200, 1.0, 0.9097, 0.6748, 1.7057),
+    (40, 0.0, 1.0, 1.0, 0.0),
+    (40, 1.0, 0.5983, 0.6260, 1.6939),
+    (90, 1.0, 0.8390, 0.6574, 1.5954),
+    (90, 2.5, 0.5093, 0.3944, 4.0728),
+    (200, 1.0, 0.9097, 0.6748, 1.7057),
     (200, 2.5, 0.6647, 0.3678, 4.1744),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("length", "noise", "tm", "kept", "distance"), KNOWN)
@@ -129,19 +132,38 @@ def esmfold(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("esmfold")
     trunk = {
-        "num_blocks": 1, "sequence_state_dim": 32, "pairwise_state_dim": 16,
-        "sequence_head_width": 8, "pairwise_head_width": 8, "position_bins": 8,
-        "structure_module": {"sequence_dim": 32, "pairwise_dim": 16, "ipa_dim": 4, "resnet_dim": 16,
-                             "num_heads_ipa": 2, "num_qk_points": 2, "num_v_points": 2,
-                             "num_blocks": 2, "num_resnet_blocks": 1},
-    }  # fmt: skip
+        "num_blocks": 1,
+        "sequence_state_dim": 32,
+        "pairwise_state_dim": 16,
+        "sequence_head_width": 8,
+        "pairwise_head_width": 8,
+        "position_bins": 8,
+        "structure_module": {
+            "sequence_dim": 32,
+            "pairwise_dim": 16,
+            "ipa_dim": 4,
+            "resnet_dim": 16,
+            "num_heads_ipa": 2,
+            "num_qk_points": 2,
+            "num_v_points": 2,
+            "num_blocks": 2,
+            "num_resnet_blocks": 1,
+        },
+    }
     torch.manual_seed(0)
     config = EsmConfig(
-        vocab_size=33, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-        intermediate_size=32, pad_token_id=1, mask_token_id=32, position_embedding_type="rotary",
-        token_dropout=True, is_folding_model=True,
+        vocab_size=33,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=32,
+        pad_token_id=1,
+        mask_token_id=32,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        is_folding_model=True,
         esmfold_config={"trunk": trunk, "fp16_esm": False},
-    )  # fmt: skip
+    )
     EsmForProteinFolding(config).save_pretrained(folder)
     return folder
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed.cache import info, schema, study
+from reed.cache import schema
 from reed.cache.schema import Field
 from reed.cli import cache as cli
 from reed.errors import ReedError
+from reed.view import info, study
 
 
 def run(*words):
@@ -27,11 +28,14 @@ def known(fakes, tmp_path_factory):
     class Known(fakes.Encoder):
         reads = ("pixels",)
         fields = (
-            Field("exact", "token", (6, 8)), Field("flat", "token", (6, 8)),
-            Field("loud", "token", (6, 8)), Field("mean", "sample", (8,)),
-            Field("lossy", "token", (6, 8), "int8"), Field("few", "token", (6, 8), "pca:2"),
+            Field("exact", "token", (6, 8)),
+            Field("flat", "token", (6, 8)),
+            Field("loud", "token", (6, 8)),
+            Field("mean", "sample", (8,)),
+            Field("lossy", "token", (6, 8), "int8"),
+            Field("few", "token", (6, 8), "pca:2"),
             Field("x", "data", (6, 8)),
-        )  # fmt: skip
+        )
 
         def one(self, sample):
             noise = fakes.random(sample["pixels"].tobytes()).standard_normal((6, 8))
@@ -209,9 +213,17 @@ def test_info_shows_a_few_failures_and_counts_the_others(fakes, tmp_path):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (1_234_567, "1.2 MB"),
-     (999_960, "1.0 MB"), (5.04e11, "504.0 GB"), (2e19, "20000.0 PB")],
-)  # fmt: skip
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (999_949, "999.9 kB"),
+        (1_234_567, "1.2 MB"),
+        (999_960, "1.0 MB"),
+        (5.04e11, "504.0 GB"),
+        (2e19, "20000.0 PB"),
+    ],
+)
 def test_sizes_have_human_units(count, text):
     assert info.human(count) == text
 

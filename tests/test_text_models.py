@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from reed import config
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
 from reed.encoders import ENCODERS
-from reed.encoders.text_models import TextModel
+from reed.encoders.text.text_models import TextModel
 from reed.errors import ReedError
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_language.py"))))

@@ -9,11 +9,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from reed import checkpoint, config, runlog
+from reed import config
 from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 from reed.nets.sit import SiT
-from reed.recipe import TrainConfig, check
+from reed.train import checkpoint
+from reed.train import log as runlog
+from reed.train.recipe import TrainConfig, check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 BATCH, lines, same, trained = TINY.BATCH, TINY.lines, TINY.same, TINY.trained

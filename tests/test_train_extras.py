@@ -17,13 +17,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-from reed import checkpoint, config, curriculum, runlog, train
+from reed import config
 from reed.cache.files import only_writer
-from reed.curriculum import Schedule
 from reed.errors import ReedError
-from reed.feed import Feed
 from reed.nets.sit import SiT
-from reed.recipe import check
+from reed.train import checkpoint, curriculum, loop
+from reed.train import log as runlog
+from reed.train.curriculum import Schedule
+from reed.train.feed import Feed
+from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 same, trained = TINY.same, TINY.trained
@@ -51,7 +53,7 @@ def fresh_accelerator():
 def test_a_power_function_average_is_that_of_the_weights(make):
     run = trained(make(steps=4, ema_sigma_rel=0.2, every={"save": 1}))
     at = {step: checkpoint.load(run, step) for step in range(1, 5)}
-    decay = train.recipe.power_decay(0.2)
+    decay = loop.recipe.power_decay(0.2)
     name = "final_layer.linear.bias"
     assert torch.equal(at[1].ema[name], at[1].model[f"net.{name}"])  # the first decay is 0
     for step in range(2, 5):
@@ -75,14 +77,17 @@ def test_previews_are_drawn_and_change_nothing(make):
 
 def test_a_preview_is_of_the_average_and_puts_the_weights_back(make, monkeypatch):
     settings = make(steps=3, preview={"num": 4, "options": {"steps": 2}})
-    trainer = train.Trainer(check(settings), Accelerator(cpu=True))
+    trainer = loop.Trainer(check(settings), Accelerator(cpu=True))
     trainer.run(progress=False)
     own = {name: value.clone() for name, value in trainer._bare.net.state_dict().items()}
     seen = {}
     monkeypatch.setattr(
-        SiT, "eval", lambda net: seen.update({k: v.clone() for k, v in net.state_dict().items()})
-        or net.train(False),
-    )  # fmt: skip
+        SiT,
+        "eval",
+        lambda net: (
+            seen.update({k: v.clone() for k, v in net.state_dict().items()}) or net.train(False)
+        ),
+    )
     trainer.preview()
     assert trainer._bare.net.training
     average = trainer._ema.state_dict()
@@ -133,10 +138,17 @@ def test_tensorboard_is_told_what_the_log_is(make, fresh_accelerator):
 def test_a_run_folder_has_one_writer_at_a_time(make):
     run = trained(make(steps=2))
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, pathlib; from reed.cache.files import only_writer\n"
-         "with only_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); input()",
-         str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from reed.cache.files import only_writer\n"
+            "with only_writer(pathlib.Path(sys.argv[1])): print('held', flush=True); input()",
+            str(run),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert holder.stdout.readline() == "held\n"
     before = sorted(run.rglob("*"))
     with pytest.raises(ReedError, match=f"another process is writing {run}"):
@@ -163,10 +175,11 @@ def test_the_curriculum_is_sketched():
 
 MAIN = """
 import os, sys, time
-from reed import config, recipe, train
+from reed import config
+from reed.train import loop, recipe
 if os.environ["RANK"] == "0":
-    train.Trainer.save = lambda self: time.sleep(600)
-train.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
+    loop.Trainer.save = lambda self: time.sleep(600)
+loop.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
 """
 
 
@@ -179,11 +192,13 @@ def test_a_process_waits_for_another_no_longer_than_is_stated(make, tmp_path):
     place["OMP_NUM_THREADS"] = "1"
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-c", MAIN, str(tmp_path / "run.json")], stderr=subprocess.PIPE,
-            env=os.environ | place | {"RANK": r, "LOCAL_RANK": r}, text=True,
+            [sys.executable, "-c", MAIN, str(tmp_path / "run.json")],
+            stderr=subprocess.PIPE,
+            env=os.environ | place | {"RANK": r, "LOCAL_RANK": r},
+            text=True,
         )
         for r in "01"
-    ]  # fmt: skip
+    ]
     try:
         error = ranks[1].communicate(timeout=150)[1]
         assert ranks[1].returncode != 0 and "imed out" in error, error
@@ -208,8 +223,8 @@ def test_compiled_parts_give_the_same_names_and_close_numbers(make):
 @pytest.mark.gpu
 def test_no_step_waits_for_the_device(make, fresh_accelerator):
     settings = make(steps=30, precision="bf16", compile="off", every={"log": 0})
-    accelerator = train.accelerator_for(settings)
-    trainer = train.Trainer(check(settings, pin=True), accelerator)
+    accelerator = loop.accelerator_for(settings)
+    trainer = loop.Trainer(check(settings, pin=True), accelerator)
     batches = Feed(trainer.setup.stream, accelerator.device).batches(0)
     for fed in itertools.islice(batches, 5):  # what is made once may wait
         trainer.train_step(fed)

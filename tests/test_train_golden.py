@@ -8,19 +8,24 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from reed import checkpoint, config, runlog, train
-from reed.align import check_target
+from reed import config
 from reed.cache.schema import Field
 from reed.cache.stream import Stored
-from reed.checkpoint import Checkpoint
-from reed.curriculum import Schedule
 from reed.domains.image import ImageDomain
-from reed.recipe import Setup, TrainConfig
+from reed.train import checkpoint, log, loop
+from reed.train.align import check_target
+from reed.train.checkpoint import Checkpoint
+from reed.train.curriculum import Schedule
+from reed.train.recipe import Setup, TrainConfig
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS, BATCH = 20, 4
 TABLE = {
-    "shards": "none", "steps": STEPS, "batch": BATCH, "precision": "fp32", "ema_decay": 0.9,
+    "shards": "none",
+    "steps": STEPS,
+    "batch": BATCH,
+    "precision": "fp32",
+    "ema_decay": 0.9,
     "data": {"x": "vae/moments", "label": "vae/label"},
     "domain": {
         "classes": 10,
@@ -33,10 +38,11 @@ TABLE = {
     # their proj-coeff 0.5 times repa-coeff [1, 0.5], and eight steps of diffusion warm-up
     "curriculum": {
         "diffusion": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": 8},
-        "z0": 0.5, "z1": 0.25,
+        "z0": 0.5,
+        "z1": 0.25,
     },
     "every": {"log": 1, "save": 0},
-}  # fmt: skip
+}
 FIELDS = {
     "x": Field("moments", "moments", (8, 8, 8), scale=(0.18215,)),
     "label": Field("label", "label", (), "int64"),
@@ -72,8 +78,10 @@ def recorded_draws(golden):
     class RecordedDraws:
         def __init__(self, seed, step, total, rows, device):
             assert (total, rows) == (BATCH, slice(0, BATCH))
-            of = {n: golden[f"data/{n}"][step].reshape(BATCH, -1).squeeze() for n in
-                  ("t_uniform", "drop_u")}  # fmt: skip
+            of = {
+                n: golden[f"data/{n}"][step].reshape(BATCH, -1).squeeze()
+                for n in ("t_uniform", "drop_u")
+            }
             self._uniform = iter([of["t_uniform"], of["drop_u"]])
             self._normal = iter(golden[f"data/{n}"][step] for n in ("posterior_noise", "noise"))
 
@@ -132,8 +140,8 @@ def run(golden, tmp_path_factory):
     net = {k.removeprefix("net."): v for k, v in start.items() if k.startswith("net.")}
     checkpoint.save(folder, Checkpoint(0, start, net, {}, {"scaler": None, "samples": 0}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "Draws", recorded_draws(golden))
-        trainer = train.Trainer(recorded_setup(golden, folder), Accelerator(cpu=True))
+        patch.setattr(loop, "Draws", recorded_draws(golden))
+        trainer = loop.Trainer(recorded_setup(golden, folder), Accelerator(cpu=True))
         trainer.resume()
         trainer.run(progress=False)
     return folder
@@ -151,7 +159,7 @@ def run(golden, tmp_path_factory):
     ],
 )
 def test_the_curve_is_theirs(run, golden, ours, theirs, factor):
-    curve = [line[ours] * factor for line in runlog.read(run)]
+    curve = [line[ours] * factor for line in log.read(run)]
     np.testing.assert_allclose(curve, golden[f"curve/{theirs}"], rtol=0, atol=2e-5)
 
 

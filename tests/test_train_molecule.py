@@ -9,12 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reed import checkpoint, config, pipelines, recipe, runlog, train
-from reed.align import AlignedNet
-from reed.domain import Batch
+from reed import config, pipelines
+from reed.domains.base import Batch
 from reed.errors import ReedError
-from reed.recipe import TrainConfig, check
 from reed.seeding import Draws
+from reed.train import checkpoint, loop, recipe
+from reed.train import log as runlog
+from reed.train.align import AlignedNet
+from reed.train.recipe import TrainConfig, check
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -85,8 +87,11 @@ def test_padding_changes_no_alignment(make):
     stored = next(iter(setup.stream.batches()))
     values, mask = setup.stream.decode(stored), stored.mask()
     rows, length = mask.shape
-    pad = {n: torch.nn.functional.pad(v, (0, 0) * (v.ndim - 2) + (0, 8), value=1)
-           for n, v in values.items() if v.ndim > 1 and v.shape[1] == length}  # fmt: skip
+    pad = {
+        n: torch.nn.functional.pad(v, (0, 0) * (v.ndim - 2) + (0, 8), value=1)
+        for n, v in values.items()
+        if v.ndim > 1 and v.shape[1] == length
+    }
     found = []
     for each, there in ((values, mask), (values | pad, torch.nn.functional.pad(mask, (0, 8)))):
         targets = {name: each[name] for name in setup.targets}
@@ -94,9 +99,12 @@ def test_padding_changes_no_alignment(make):
         whole = setup.domain.corrupt(batch, Draws(0, 0, rows, slice(None)))
         s, size = torch.full((rows,), 0.7), there.shape[1]
         inputs = whole.inputs | {
-            "coords": batch.data["coords"], "atoms": batch.data["atoms"],
-            "bonds": batch.data["bonds"], "time": s, "mask": there,
-        }  # fmt: skip
+            "coords": batch.data["coords"],
+            "atoms": batch.data["atoms"],
+            "bonds": batch.data["bonds"],
+            "time": s,
+            "mask": there,
+        }
         assert inputs["coords"].shape[1] == size
         inputs["twice"] = torch.ones(rows, dtype=torch.bool)
         noised = type(whole)(inputs, 1 - s, batch.data["coords"])
@@ -122,5 +130,5 @@ def test_recipes_fit_their_nets(name, variant, cache):
 
 def test_the_trainer_draws_molecules_as_it_goes(make):
     settings = make(steps=2, preview={"every": 2, "num": 3, "options": {"steps": 2}})
-    train.train(settings, progress=False)
+    loop.train(settings, progress=False)
     assert list(settings.run.rglob("*.png"))

@@ -17,13 +17,15 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from reed import checkpoint, config, design, runlog
+from reed import config
+from reed.chem.protein import ALPHABET
 from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
+from reed.evaluate import protein
 from reed.metrics.folding import Folded
-from reed.protein import ALPHABET
-from reed.recipe import check
-from reed.sample import Sampler
+from reed.sample.sampler import Sampler
+from reed.train import checkpoint, log
+from reed.train.recipe import check
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -44,11 +46,11 @@ def run(cache, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def structures(cache):
-    return design.structures_of(cache, CHAINS.DATA)
+    return protein.structures_of(cache, CHAINS.DATA)
 
 
 def test_the_loss_falls_and_every_cosine_rises(run):
-    first, last = (runlog.read(run)[i] for i in (0, -1))
+    first, last = (log.read(run)[i] for i in (0, -1))
     assert last["diffusion"] < 0.8 * first["diffusion"]
     for name in ("single", "pair", "structure"):
         assert last[f"cos/{name}"] > first[f"cos/{name}"] + 0.02, name
@@ -62,7 +64,7 @@ def test_micro_batches_add_up_to_the_batch(cache, tmp_path):
         for n in (1, 2)
     )
     TINY.close(checkpoint.load(two), checkpoint.load(one), atol=5e-4)
-    assert runlog.read(one)[-1]["loss"] == pytest.approx(runlog.read(two)[-1]["loss"], abs=1e-3)
+    assert log.read(one)[-1]["loss"] == pytest.approx(log.read(two)[-1]["loss"], abs=1e-3)
 
 
 def test_ten_steps_and_ten_more_are_twenty(cache, tmp_path):
@@ -93,24 +95,24 @@ def test_a_trained_net_recovers_what_the_backbone_says(run, structures):
     sampler = Sampler.of_run(run)
     ordered = tuple(structures)
     drawn = sampler.draw(len(ordered), DesignOptions(ordered, steps=20), batch=8, progress=False)
-    found = design.recovery(drawn["sequence"].tolist(), ordered)
+    found = protein.recovery(drawn["sequence"].tolist(), ordered)
     chance = np.concatenate([each.residue[each.counts] for each in ordered])
     assert found["residues"] == len(chance)
     assert found["recovery"] > np.bincount(chance).max() / len(chance) + 0.15
-    told = design.perplexity(sampler.net, ordered)
+    told = protein.perplexity(sampler.net, ordered)
     assert told["one_shot_recovery"] == pytest.approx(found["recovery"], abs=0.1)
     assert 1 < told["perplexity"] < 2.2  # two letters in all
 
 
 def test_perplexity_is_of_fixed_masks_whatever_the_batches(run, structures, monkeypatch):
     net = Sampler.of_run(run).net
-    whole = design.perplexity(net, structures)
-    assert design.perplexity(net, structures) == whole
-    monkeypatch.setattr(design, "_TOKENS", 50)
-    assert len(list(design.batches(structures))) > 15
-    single = design.perplexity(net, structures[::-1])
+    whole = protein.perplexity(net, structures)
+    assert protein.perplexity(net, structures) == whole
+    monkeypatch.setattr(protein, "_TOKENS", 50)
+    assert len(list(protein.batches(structures))) > 15
+    single = protein.perplexity(net, structures[::-1])
     assert single["perplexity"] == pytest.approx(whole["perplexity"], rel=1e-4)
-    assert design.perplexity(net, structures, seed=1)["perplexity"] != whole["perplexity"]
+    assert protein.perplexity(net, structures, seed=1)["perplexity"] != whole["perplexity"]
 
 
 def test_perplexity_of_a_net_that_knows_nothing_is_twenty(structures):
@@ -125,7 +127,7 @@ def test_perplexity_of_a_net_that_knows_nothing_is_twenty(structures):
         def decode(self, encoded, tokens):
             return torch.zeros(*tokens.shape, 22), {}
 
-    found = design.perplexity(Flat(), structures)
+    found = protein.perplexity(Flat(), structures)
     assert found["perplexity"] == pytest.approx(20, rel=1e-5)
     assert set(found["perplexity_at"]) == {"0.1", "0.3", "0.5", "0.7", "0.9", "1"}
 
@@ -140,12 +142,12 @@ def test_recovery_counts_no_x_and_nothing_missing():
     coords = np.zeros((5, 4, 3), np.float32)
     coords[4, 3] = np.nan
     first, second = small("a", "ACXDE", coords), small("b", "GG")
-    found = design.recovery(["ACAAE", "GA"], [first, second])
+    found = protein.recovery(["ACAAE", "GA"], [first, second])
     assert found == {"recovery": 3 / 5, "recovery_median": pytest.approx(7 / 12), "residues": 5}
     with pytest.raises(ReedError, match="no residue of these structures counts"):
-        design.recovery(["AA"], [small("x", "XX")])
+        protein.recovery(["AA"], [small("x", "XX")])
     with pytest.raises(ReedError, match="too few residues"):
-        design.perplexity(torch.nn.Linear(1, 1), [])
+        protein.perplexity(torch.nn.Linear(1, 1), [])
 
 
 def test_refolding_counts_successes(structures):
@@ -159,28 +161,29 @@ def test_refolding_counts_successes(structures):
 
     seen = []
     texts = ["A" * len(each.residue) for each in whole]
-    found = design.refolding(texts, whole, fold)
+    found = protein.refolding(texts, whole, fold)
     assert seen == texts
     assert found["share_sc_rmsd_below_2"] == 0.5 and found["share_plddt_above_80"] == 1.0
     assert found["sc_rmsd_mean"] > 1 and found["plddt_median"] == 85
     two = replace(whole[0], chain=np.arange(len(whole[0].chain)) % 2)
     with pytest.raises(ReedError, match="has several chains"):
-        design.refolding(texts[:1], [two], fold)
+        protein.refolding(texts[:1], [two], fold)
 
 
 def test_fasta_has_a_name_and_sixty_letters_to_a_line():
-    assert design.fasta(["a", "b"], ["A" * 61, "CD"]) == f">a\n{'A' * 60}\nA\n>b\nCD\n"
+    assert protein.fasta(["a", "b"], ["A" * 61, "CD"]) == f">a\n{'A' * 60}\nA\n>b\nCD\n"
 
 
 def test_structures_in_two_columns_are_refused(cache):
     with pytest.raises(ReedError, match="not in one column"):
-        design.structures_of(cache, CHAINS.DATA | {"number": "teacher/single"})
+        protein.structures_of(cache, CHAINS.DATA | {"number": "teacher/single"})
 
 
 MAIN = """
 import sys
-from reed import config, recipe, train
-train.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
+from reed import config
+from reed.train import loop, recipe
+loop.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
 """
 
 
@@ -198,11 +201,13 @@ def test_two_processes_do_what_one_does(cache, tmp_path):
     command = [sys.executable, "-c", MAIN, str(tmp_path / "run.json")]
     processes = [
         subprocess.Popen(
-            command, env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank}, text=True,
+            command,
+            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
+            text=True,
             stderr=subprocess.PIPE,
         )
         for rank in "01"
-    ]  # fmt: skip
+    ]
     for process in processes:
         error = process.communicate(timeout=300)[1]
         assert process.returncode == 0, error
@@ -217,7 +222,7 @@ def test_compiled_and_in_bf16_it_learns_the_same(cache, tmp_path, over):
     for name, each in {"plain": {}, "other": over}.items():
         AcceleratorState._reset_state(reset_partial_state=True)
         settings = CHAINS.settings(cache, tmp_path / name, steps=4, **each)
-        logs.append(runlog.read(TINY.trained(settings)))
+        logs.append(log.read(TINY.trained(settings)))
     AcceleratorState._reset_state(reset_partial_state=True)
     for ours, theirs in zip(*logs, strict=True):
         for name in ("diffusion", "cos/pair", "cos/single"):

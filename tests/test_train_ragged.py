@@ -11,9 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from reed import checkpoint, config, runlog
+from reed import config
 from reed.errors import ReedError
-from reed.recipe import check
+from reed.train import checkpoint
+from reed.train import log as runlog
+from reed.train.recipe import check
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -65,8 +67,9 @@ def test_ten_steps_and_ten_more_are_twenty(make):
 
 MAIN = """
 import sys
-from reed import config, recipe, train
-train.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
+from reed import config
+from reed.train import loop, recipe
+loop.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
 """
 
 
@@ -80,11 +83,12 @@ def test_two_processes_do_what_one_does(make, cache, tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", MAIN, str(tmp_path / "run.json")],
-            env=os.environ | place | path | {"RANK": rank, "LOCAL_RANK": rank}, text=True,
+            env=os.environ | place | path | {"RANK": rank, "LOCAL_RANK": rank},
+            text=True,
             stderr=subprocess.PIPE,
         )
         for rank in "01"
-    ]  # fmt: skip
+    ]
     for process in processes:
         error = process.communicate(timeout=200)[1]
         assert process.returncode == 0, error

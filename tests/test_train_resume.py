@@ -14,8 +14,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reed import checkpoint, config
-from reed.recipe import TrainConfig
+from reed import config
+from reed.train import checkpoint
+from reed.train.recipe import TrainConfig
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 lines, same, trained = TINY.lines, TINY.same, TINY.trained
@@ -80,17 +81,27 @@ def command(make, tmp_path):
     (tmp_path / "tiny.json").write_text(json.dumps(TINY.TABLE))
     settings = make()
     return [
-        "--shards", str(settings.shards), "--run", str(settings.run),
-        "--config", str(tmp_path / "tiny.json"), "--set", f"steps={STEPS}",
-        "--set", "every.save=3",
-    ]  # fmt: skip
+        "--shards",
+        str(settings.shards),
+        "--run",
+        str(settings.run),
+        "--config",
+        str(tmp_path / "tiny.json"),
+        "--set",
+        f"steps={STEPS}",
+        "--set",
+        "every.save=3",
+    ]
 
 
 def start(*words, **env):
     return subprocess.Popen(
-        [sys.executable, *words], env=os.environ | {"OMP_NUM_THREADS": "1"} | env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 TRAIN = ("-m", "reed.cli.train")
@@ -147,7 +158,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(make, command, go_o
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_end_a_run_and_are_given_back(make, monkeypatch, number):
-    from reed.train import Trainer
+    from reed.train.loop import Trainer
 
     def ask(self, stored, step=Trainer.train_step):
         if self.step == 6:

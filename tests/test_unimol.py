@@ -13,23 +13,27 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from reed import chem
-from reed.encoders import unimol_net
-from reed.encoders.molecule_unimol import UniMol
-from reed.encoders.unimol_net import TOKENS, Size, collate, forward, shapes
+from reed.chem import rdkit
+from reed.chem.molecule import to_lists
+from reed.encoders.molecule import unimol_net
+from reed.encoders.molecule.unimol import UniMol
+from reed.encoders.molecule.unimol_net import TOKENS, Size, collate, forward, shapes
 from reed.errors import ReedError
-from reed.molecule import to_lists
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 FILES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_weights.py"))))
 
 
 def record(text: str) -> dict:
-    molecule = chem.to_arrays(TINY.mol(text))
+    molecule = rdkit.to_arrays(TINY.mol(text))
     partners, orders = to_lists(molecule.bonds)
-    return {"molecule/coords": molecule.coords, "molecule/atoms": molecule.atoms,
-            "molecule/charges": molecule.charges, "molecule/partners": partners,
-            "molecule/orders": orders}  # fmt: skip
+    return {
+        "molecule/coords": molecule.coords,
+        "molecule/atoms": molecule.atoms,
+        "molecule/charges": molecule.charges,
+        "molecule/partners": partners,
+        "molecule/orders": orders,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +80,9 @@ def test_turning_and_moving_change_nothing_and_renumbering_carries_over(encoder)
 
 
 def test_tokens_and_centres_are_those_of_the_released_dictionary():
-    tokens, coords = collate([(["C", "H"], np.array([[0.0, 0, 1], [0, 0, 3]])), (["Bi"] * 3,
-                             np.ones((3, 3)))])  # fmt: skip
+    tokens, coords = collate(
+        [(["C", "H"], np.array([[0.0, 0, 1], [0, 0, 3]])), (["Bi"] * 3, np.ones((3, 3)))]
+    )
     assert tokens.tolist() == [[1, 4, 8, 2, 0], [1, 3, 3, 3, 2]]
     assert coords[0, :, 2].tolist() == [0, -1, 1, 0, 0] and not coords[1].any()
 
@@ -88,8 +93,12 @@ def test_attention_is_softmax_of_scores_that_add_up():
     tokens, coords = collate([(["C", "O", "H"], np.eye(3))])
     found = forward(weights, tokens, coords)
     w, norm = weights, torch.nn.functional.layer_norm
-    x = norm(w["embed_tokens.weight"][tokens], (8,), w["encoder.emb_layer_norm.weight"],
-             w["encoder.emb_layer_norm.bias"])  # fmt: skip
+    x = norm(
+        w["embed_tokens.weight"][tokens],
+        (8,),
+        w["encoder.emb_layer_norm.weight"],
+        w["encoder.emb_layer_norm.bias"],
+    )
     gauss = unimol_net._distances(weights, tokens, coords)
     inner = torch.nn.functional.gelu(
         gauss @ w["gbf_proj.linear1.weight"].T + w["gbf_proj.linear1.bias"]
@@ -123,9 +132,10 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
         ({"model": lacking}, 16, r"1 missing \(gbf.means.weight\)"),
         (other, 16, r"embed_tokens.weight \(30, 16\) instead of \(31, 16\)"),
         (good, 512, "has 16 channels, unimol.dim is 512; set dim=16"),
-        ({"x": torch.zeros(1)}, 16, "is no Uni-Mol"), ({"model": [1]}, 16, "is no Uni-Mol"),
+        ({"x": torch.zeros(1)}, 16, "is no Uni-Mol"),
+        ({"model": [1]}, 16, "is no Uni-Mol"),
         ({"model": Hostile()}, 16, "would run code"),
-    ):  # fmt: skip
+    ):
         torch.save(content, tmp_path / "x.pt")
         with pytest.raises(ReedError, match=reason):
             UniMol(weights=str(tmp_path / "x.pt"), dim=dim).load("cpu")

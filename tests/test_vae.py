@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from reed import config
-from reed.cache import column, engines, reader
-from reed.cache.build import BadSample
+from reed.build import column, engines
+from reed.build.shard import BadSample
+from reed.cache import reader
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
 
@@ -27,9 +28,11 @@ def save_vae(folder, seed: int = 0, **settings):
 
     torch.manual_seed(seed)
     model = AutoencoderKL(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, **{"latent_channels": 4, **settings},
-    )  # fmt: skip
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        **{"latent_channels": 4, **settings},
+    )
     model.save_pretrained(folder)
     return model.eval()
 

@@ -9,11 +9,12 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from reed import listing, pipelines, stage_one
+from reed import pipelines, stage_one
 from reed.cache import plan, schema, verify
 from reed.cli import cache as cli
 from reed.pipelines import Pipeline
 from reed.registry import Registry
+from reed.view import listing
 
 COLUMNS = ("caption", "pixels", "tokens", "words")
 
@@ -99,10 +100,16 @@ def test_a_missing_shard_and_a_missing_marker_are_found(cache):
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"{", b"[]", b"null", b'{"keys": 3}', b"\xff\xfe", b'{"column": "pixels"}',
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"keys": 3}',
+        b"\xff\xfe",
+        b'{"column": "pixels"}',
         b'{"column": "pixels", "shard": 1, "keys": [], "failed": {}, "bytes": "x"}',
     ],
-)  # fmt: skip
+)
 def test_a_broken_marker_is_reported_and_the_rest_is_checked(cache, text):
     (cache / "pixels" / "000001.json").write_bytes(text)
     (cache / "pixels" / "000003.tar").unlink()

@@ -14,18 +14,23 @@ import torch
 from safetensors.torch import save_file
 
 from reed import config, weights
-from reed.cache import column, engines, reader
+from reed.build import column, engines
+from reed.cache import reader
 from reed.encoders import ENCODERS
-from reed.encoders.cards import CARDS
-from reed.encoders.preprocess import Preprocess
+from reed.encoders.image.cards import CARDS
+from reed.encoders.image.preprocess import Preprocess
 from reed.errors import ReedError
 
 GOLDEN = Path(__file__).with_name("golden") / "preprocess.npz"
 BY_NAME = {card.name: card for card in CARDS}
 # The golden vectors' name for what was done before each public encoder, and the card.
 PUBLIC = {
-    "dinov2": "dinov2-b", "clip": "clip-l", "mocov3": "mocov3-b", "mae": "mae-l", "jepa": "ijepa-h",
-}  # fmt: skip
+    "dinov2": "dinov2-b",
+    "clip": "clip-l",
+    "mocov3": "mocov3-b",
+    "mae": "mae-l",
+    "jepa": "ijepa-h",
+}
 
 
 def random_model(name: str, **arguments):
@@ -196,7 +201,7 @@ def test_mocov3_checkpoints_become_timms_vit(folder):
 
 
 def test_slips_in_the_names_of_the_public_large_mocov3_are_mended():
-    from reed.encoders.vision import from_mocov3
+    from reed.encoders.image.vision import from_mocov3
 
     slips = {
         "blocks.13.norm13.weight": "blocks.13.norm1.weight",
@@ -280,7 +285,7 @@ def test_the_raw_file_of_ijepa_is_read(folder):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_each_card_says_what_timm_says(card):
-    from reed.encoders.vision import create
+    from reed.encoders.image.vision import create
 
     with torch.device("meta"):
         model = create(card)
@@ -459,7 +464,10 @@ def test_importing_the_encoders_imports_no_model_library():
         " 'huggingface_hub', 'PIL') if n in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
         cwd=Path(weights.__file__).parents[1],
-    )  # fmt: skip
+    )
     assert done.stdout.splitlines() == ["[(256, 1024), (8, 32, 32), (256, 1024)]", "[]"]

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from reed import config
-from reed.cache import build, reader
-from reed.cache.build import BadSample
+from reed.build import shard
+from reed.build.shard import BadSample
+from reed.cache import reader
 from reed.encoders import ENCODERS
-from reed.encoders.captions import Captions
-from reed.encoders.vlm import VlmEmbedding
+from reed.encoders.text.captions import Captions
+from reed.encoders.text.vlm import VlmEmbedding
 from reed.errors import ReedError
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_language.py"))))
@@ -172,10 +173,13 @@ def test_what_is_known_without_loading():
 @pytest.mark.parametrize(
     "change",
     [
-        {"layer": 1}, {"span": "image"}, {"parity": "reed"}, {"prompt": "What?"},
+        {"layer": 1},
+        {"span": "image"},
+        {"parity": "reed"},
+        {"prompt": "What?"},
         {"precision": "bf16"},
     ],
-)  # fmt: skip
+)
 def test_revision_holds_what_the_embedding_depends_on(folder, change):
     assert made(folder, **change).revision() != made(folder).revision()
 
@@ -242,7 +246,7 @@ def test_embeddings_are_built_from_the_captions_in_the_cache(fakes, folder, tmp_
     for name, encoder in (("captions", writer), ("qwen2-vl-7b", made(folder, batch_size=3))):
         encoder.load("cpu")
         job = fakes.job(cache, name, source, encoder)
-        build.build_shard(job, 0)
+        shard.build_shard(job, 0)
         records = reader.records(cache, job.column, 0, list(job.column.fields), job.state)
         stored[name] = {key: next(iter(values.values())) for key, values in records}
     assert len(stored["captions"]) == 8

@@ -123,9 +123,14 @@ def test_the_variable_of_the_hubs_library_forbids_the_network(tmp_path):
     setting = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=setting, timeout=60,
-        check=True, cwd=Path(weights.__file__).parents[1],
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=setting,
+        timeout=60,
+        check=True,
+        cwd=Path(weights.__file__).parents[1],
+    )
     assert time.perf_counter() - began < 30
     (line,) = done.stdout.splitlines()
     assert "timm/vit_base_patch14_dinov2.lvd142m" in line and "dinov2-b.weights=PATH" in line

@@ -10,20 +10,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reed import checkpoint, config, runlog
-from reed.cache import column, engines, plan
+from reed import config
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
-from reed.checkpoint import Checkpoint
-from reed.recipe import TrainConfig
-from reed.train import train
+from reed.train import checkpoint, log
+from reed.train.checkpoint import Checkpoint
+from reed.train.loop import train
+from reed.train.recipe import TrainConfig
 
 SAMPLES, BATCH = 64, 16
 # The names are those of the digits recipe, so that the command line can lay this over it.
 TABLE = {
-    "batch": BATCH, "ema_decay": 0.9, "precision": "fp32",
+    "batch": BATCH,
+    "ema_decay": 0.9,
+    "precision": "fp32",
     "data": {"x": "pixels/pixels", "label": "pixels/label"},
     "domain": {
-        "classes": 4, "label_dropout": 0.1,
+        "classes": 4,
+        "label_dropout": 0.1,
         "net_settings": {"patch_size": 2, "hidden_size": 32, "depth": 3, "num_heads": 2},
     },
     "align": {
@@ -32,11 +37,12 @@ TABLE = {
     },
     "curriculum": {
         "diffusion": {"kind": "linear", "start": 0.0, "end": 1.0, "begins": 0, "ends": 5},
-        "digits-vit": 0.5, "caption-ngrams": 0.25,
+        "digits-vit": 0.5,
+        "caption-ngrams": 0.25,
     },
     "optim": {"lr": 2e-3},
     "every": {"log": 5, "save": 0},
-}  # fmt: skip
+}
 
 
 class Source:
@@ -53,9 +59,10 @@ class Source:
         patches = x.reshape(SAMPLES, 4, 4, 2, 4, 2).transpose(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(SAMPLES, 16, 16)  # sample, token, channel and place in the patch
         values = {
-            "x": x * 4 + 8, "tokens": patches @ rng.standard_normal((16, 24)),
+            "x": x * 4 + 8,
+            "tokens": patches @ rng.standard_normal((16, 24)),
             "vector": patches.mean(1) @ rng.standard_normal((16, 12)),
-        }  # fmt: skip
+        }
         self._values = {n: v.astype(np.float32) for n, v in values.items()} | {"label": label}
 
     def listing(self) -> dict[str, str]:
@@ -139,4 +146,4 @@ def close(ours: Checkpoint, theirs: Checkpoint, atol: float) -> None:
 def lines(run: Path) -> list[dict]:
     """The log without what depends on the clock."""
     clock = ("samples_per_s", "wait_share")
-    return [{k: v for k, v in line.items() if k not in clock} for line in runlog.read(run)]
+    return [{k: v for k, v in line.items() if k not in clock} for line in log.read(run)]

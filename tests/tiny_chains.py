@@ -11,16 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from reed import config
-from reed.cache import column, engines, plan
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
-from reed.recipe import TrainConfig
+from reed.train.recipe import TrainConfig
 
 PROTEINS, NEIGHBOURS = 24, 48
 DATA = {name: f"chain/{name}" for name in ("coords", "residue", "number", "chain", "neighbours")}
 TABLE = {
-    "tokens": 200, "ema_decay": 0.9, "precision": "fp32", "data": DATA,
-    "domain": {"net_settings": {"hidden": 16, "encoder_layers": 1, "decoder_layers": 2,
-                                "neighbours": 8}},
+    "tokens": 200,
+    "ema_decay": 0.9,
+    "precision": "fp32",
+    "data": DATA,
+    "domain": {
+        "net_settings": {"hidden": 16, "encoder_layers": 1, "decoder_layers": 2, "neighbours": 8}
+    },
     "align": {
         "single": {"target": "teacher/single", "tap": 2, "hidden": 16},
         "pair": {"target": "teacher/pair", "tap": 2, "hidden": 16},
@@ -28,10 +33,13 @@ TABLE = {
     },
     "curriculum": {
         "diffusion": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": 4},
-        "single": 0.1, "pair": 0.4, "structure": 0.2,
+        "single": 0.1,
+        "pair": 0.4,
+        "structure": 0.2,
     },
-    "optim": {"lr": 3e-3, "clip": 0.0}, "every": {"log": 5, "save": 0},
-}  # fmt: skip
+    "optim": {"lr": 3e-3, "clip": 0.0},
+    "every": {"log": 5, "save": 0},
+}
 
 
 def length_of(number: int) -> int:
@@ -65,10 +73,15 @@ def protein(number: int) -> dict[str, np.ndarray]:
     pair = (turn[:, None] - turn[None]).astype(np.float32)[..., None] + np.eye(length)[..., None]
     pair = np.concatenate([pair, 1 + 0 * pair], -1)[np.arange(length)[:, None], graph]
     return {
-        "coords": coords, "residue": residue, "number": np.arange(length, dtype=np.int32),
-        "chain": np.zeros(length, np.int32), "neighbours": graph, "single": single,
-        "pair": pair.astype(np.float32), "structure": single[:, ::-1].copy(),
-    }  # fmt: skip
+        "coords": coords,
+        "residue": residue,
+        "number": np.arange(length, dtype=np.int32),
+        "chain": np.zeros(length, np.int32),
+        "neighbours": graph,
+        "single": single,
+        "pair": pair.astype(np.float32),
+        "structure": single[:, ::-1].copy(),
+    }
 
 
 class Source:
@@ -106,10 +119,11 @@ COLUMNS = {
         Field("neighbours", "data", (None, NEIGHBOURS), "int32"),
     ),
     "teacher": Copy(
-        Field("single", "token", (None, 6)), Field("pair", "pair", (None, NEIGHBOURS, 2)),
+        Field("single", "token", (None, 6)),
+        Field("pair", "pair", (None, NEIGHBOURS, 2)),
         Field("structure", "token", (None, 6)),
     ),
-}  # fmt: skip
+}
 
 
 def build(cache: Path) -> Path:

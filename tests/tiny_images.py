@@ -25,8 +25,9 @@ BROKEN = {
 }
 # Column -> timm's model and the preprocessing that it was trained with.
 VISION = {
-    "dinov2-b": "vit_small_patch14_dinov2.lvd142m", "convnext": "test_convnext.r160_in1k",
-}  # fmt: skip
+    "dinov2-b": "vit_small_patch14_dinov2.lvd142m",
+    "convnext": "test_convnext.r160_in1k",
+}
 ENCODERS = ("dinov2-b=dinov2-s", f"convnext=timm:{VISION['convnext']}", "captions", "qwen2-vl-7b")
 
 
@@ -110,9 +111,11 @@ def vae(folder: Path):
 
     torch.manual_seed(0)
     model = AutoencoderKL(
-        block_out_channels=(32, 32, 32, 32), down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, latent_channels=4,
-    )  # fmt: skip
+        block_out_channels=(32, 32, 32, 32),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
     model.save_pretrained(folder)
     return model.eval()
 
@@ -131,10 +134,12 @@ def models(root: Path) -> dict[str, Path]:
 def settings(weights: dict[str, Path], *columns: str) -> list[str]:
     """--set of everything that makes a build of these columns (default: all) small and exact."""
     small = {
-        "sd-vae": {"resolution": SIDE}, "dinov2-b": {"grid": 2}, "convnext": {"grid": 2},
+        "sd-vae": {"resolution": SIDE},
+        "dinov2-b": {"grid": 2},
+        "convnext": {"grid": 2},
         "captions": {"max_new_tokens": 4, "precision": "fp32"},
         "qwen2-vl-7b": {"dim": 32, "layer": 2, "precision": "fp32"},
-    }  # fmt: skip
+    }
     words = []
     for column in columns or small:
         for name, value in (small[column] | {"weights": weights[column]}).items():

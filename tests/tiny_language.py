@@ -14,9 +14,15 @@ import torch
 
 TEXTS = ["a dog and a cat on the mat", "Describe this image.", "A red car in front of a house."]
 CONTROL = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>",
-    "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
-]  # fmt: skip
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
 # What Qwen2-VL's template writes for one system, user and assistant turn.
 TEMPLATE = """\
 {%- for m in messages %}
@@ -82,18 +88,30 @@ def qwen2_vl(folder: Path, layers: int = 3, seed: int = 0) -> Path:
     ids = dict(zip(CONTROL, tokenizer.convert_tokens_to_ids(CONTROL), strict=True))
     config = Qwen2VLConfig(
         text_config={
-            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64,
-            "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2,
-            "max_position_embeddings": 256, "bos_token_id": None,
-            "eos_token_id": ids["<|im_end|>"], "pad_token_id": ids["<|endoftext|>"],
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "bos_token_id": None,
+            "eos_token_id": ids["<|im_end|>"],
+            "pad_token_id": ids["<|endoftext|>"],
             "rope_parameters": {"type": "mrope", "mrope_section": [1, 1, 2], "rope_theta": 1e6},
         },
         vision_config={
-            "depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "mlp_ratio": 2,
+            "depth": 2,
+            "embed_dim": 32,
+            "hidden_size": 32,
+            "num_heads": 4,
+            "mlp_ratio": 2,
         },
-        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
-    )  # fmt: skip
+        image_token_id=ids["<|image_pad|>"],
+        video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"],
+        vision_end_token_id=ids["<|vision_end|>"],
+    )
     torch.manual_seed(seed)
     model = Qwen2VLForConditionalGeneration(config)
     with torch.no_grad():
@@ -114,10 +132,14 @@ def clip_text(folder: Path) -> Path:
     tokenizer.save_pretrained(folder)
     half = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     text = {
-        "vocab_size": len(tokenizer), "num_hidden_layers": 2, "max_position_embeddings": 20,
-        "projection_dim": 24, "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id,
-    }  # fmt: skip
+        "vocab_size": len(tokenizer),
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 20,
+        "projection_dim": 24,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     vision = {"num_hidden_layers": 1, "image_size": 28, "patch_size": 14}
     torch.manual_seed(1)
     config = CLIPConfig(text_config=half | text, vision_config=half | vision, projection_dim=24)
@@ -140,9 +162,14 @@ def t5(folder: Path) -> Path:
     tokenizer = T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=40)
     tokenizer.save_pretrained(folder)
     config = T5Config(
-        vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        vocab_size=len(tokenizer),
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
         decoder_start_token_id=0,
-    )  # fmt: skip
+    )
     torch.manual_seed(2)
     return save(T5ForConditionalGeneration(config), folder)
 
@@ -157,8 +184,12 @@ def sentence(folder: Path) -> Path:
     tokenizer = BertTokenizer(vocab=vocab, model_max_length=40)
     tokenizer.save_pretrained(folder)
     config = BertConfig(
-        vocab_size=len(vocab), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=40,
-    )  # fmt: skip
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=40,
+    )
     torch.manual_seed(3)
     return save(BertModel(config, add_pooling_layer=False), folder)

@@ -9,28 +9,44 @@ from functools import cache
 from pathlib import Path
 
 SMILES = (
-    "CC(=O)Nc1ccc(O)cc1", "c1ccccc1", "C[N+](C)(C)CC([O-])=O", "c1cc[nH]c1", "CS(=O)(=O)N",
-    "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "F/C=C/Cl", "F/C=C\\Cl", "C#N", "OP(=O)(O)O",
-    "c1ccc2ncccc2c1", "BrC1CC1", "[O-][n+]1ccccc1", "C[Si](C)(C)I", "OB(O)c1ccccc1",
-    "CSC", "N#[N+][N-]C", "O=[N+]([O-])c1ccsc1", "c1cnc[nH]1",
-)  # fmt: skip
+    "CC(=O)Nc1ccc(O)cc1",
+    "c1ccccc1",
+    "C[N+](C)(C)CC([O-])=O",
+    "c1cc[nH]c1",
+    "CS(=O)(=O)N",
+    "C[C@H](N)C(=O)O",
+    "C[C@@H](N)C(=O)O",
+    "F/C=C/Cl",
+    "F/C=C\\Cl",
+    "C#N",
+    "OP(=O)(O)O",
+    "c1ccc2ncccc2c1",
+    "BrC1CC1",
+    "[O-][n+]1ccccc1",
+    "C[Si](C)(C)I",
+    "OB(O)c1ccccc1",
+    "CSC",
+    "N#[N+][N-]C",
+    "O=[N+]([O-])c1ccsc1",
+    "c1cnc[nH]1",
+)
 
 
 @cache
 def mol(smiles: str, seed: int = 0):
     """A molecule with hydrogens and a conformer."""
-    from reed import chem
+    from reed.chem import rdkit
 
-    made = chem.library().AddHs(chem.library().MolFromSmiles(smiles))
-    assert chem.conformer(made, seed) == ""
+    made = rdkit.library().AddHs(rdkit.library().MolFromSmiles(smiles))
+    assert rdkit.conformer(made, seed) == ""
     return made
 
 
 def block(smiles: str) -> str:
     """The entry of an SDF."""
-    from reed import chem
+    from reed.chem import rdkit
 
-    return chem.sdf([(smiles, mol(smiles))])
+    return rdkit.sdf([(smiles, mol(smiles))])
 
 
 def sdf(path: Path, texts=SMILES, *, extra: str = "") -> Path:
@@ -48,10 +64,15 @@ def geom(folder: Path, texts=SMILES[:4], protocol: int = 4) -> Path:
     (folder / "drugs").mkdir(parents=True, exist_ok=True)
     for number, text in enumerate(texts):
         rows = [
-            {"geom_id": seed, "totalenergy": -float(seed), "boltzmannweight": 0.5,
-             "conformerweights": [0.5, 0.5], "rd_mol": mol(text, seed)}
+            {
+                "geom_id": seed,
+                "totalenergy": -float(seed),
+                "boltzmannweight": 0.5,
+                "conformerweights": [0.5, 0.5],
+                "rd_mol": mol(text, seed),
+            }
             for seed in range(2)
-        ]  # fmt: skip
+        ]
         place = f"drugs/{number:04d}.pickle"
         with open(folder / place, "wb") as file:
             pickle.dump({"conformers": rows, "totalconfs": 2, "smiles": text}, file, protocol)
@@ -77,17 +98,21 @@ def smol_entry(smiles: str, **other) -> dict:
 
     made = mol(smiles)
     kinds = {"SINGLE": 1, "DOUBLE": 2, "TRIPLE": 3, "AROMATIC": 4}
-    bonds = torch.tensor([
-        [b.GetBeginAtomIdx(), b.GetEndAtomIdx(), kinds[str(b.GetBondType())]]
-        for b in made.GetBonds()
-    ])  # fmt: skip
+    bonds = torch.tensor(
+        [
+            [b.GetBeginAtomIdx(), b.GetEndAtomIdx(), kinds[str(b.GetBondType())]]
+            for b in made.GetBonds()
+        ]
+    )
     return {
         "coords": torch.tensor(made.GetConformer().GetPositions()).float(),
         "atomics": torch.tensor([atom.GetAtomicNum() for atom in made.GetAtoms()]),
-        "bond_indices": bonds[:, :2], "bond_types": bonds[:, 2],
+        "bond_indices": bonds[:, :2],
+        "bond_types": bonds[:, 2],
         "charges": torch.tensor([atom.GetFormalCharge() for atom in made.GetAtoms()]),
-        "device": "cpu", "id": smiles,
-    } | other  # fmt: skip
+        "device": "cpu",
+        "id": smiles,
+    } | other
 
 
 def smol(folder: Path, **splits) -> Path:
@@ -100,10 +125,22 @@ def smol(folder: Path, **splits) -> Path:
 
 
 DATA = {name: f"molecule/{name}" for name in ("coords", "atoms", "charges", "partners", "orders")}
-NET = {"width": 16, "layers": 3, "heads": 2, "sets": 4, "message": 8, "hidden": 8, "edge": 8,
-       "size_emb": 4, "max_atoms": 64}  # fmt: skip
+NET = {
+    "width": 16,
+    "layers": 3,
+    "heads": 2,
+    "sets": 4,
+    "message": 8,
+    "hidden": 8,
+    "edge": 8,
+    "size_emb": 4,
+    "max_atoms": 64,
+}
 TABLE = {
-    "tokens": 96, "ema_decay": 0.9, "precision": "fp32", "data": DATA,
+    "tokens": 96,
+    "ema_decay": 0.9,
+    "precision": "fp32",
+    "data": DATA,
     "domain": {"net_settings": NET},
     "align": {
         "molecule": {"target": "teacher/sample", "tap": 1, "hidden": 16},
@@ -111,17 +148,19 @@ TABLE = {
     },
     "curriculum": {
         "position": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": 4},
-        "molecule": 0.2, "atom": 0.2,
+        "molecule": 0.2,
+        "atom": 0.2,
     },
-    "optim": {"lr": 3e-3}, "every": {"log": 5, "save": 0},
-}  # fmt: skip
+    "optim": {"lr": 3e-3},
+    "every": {"log": 5, "save": 0},
+}
 
 
 def sample(text: str) -> dict:
     """The entries of a molecule, and a teacher that knows the atoms and their degrees."""
     import numpy as np
 
-    from reed.sources.molecules import with_conformer
+    from reed.sources.molecule.molecules import with_conformer
 
     found = with_conformer(mol(text))
     kinds = np.eye(18, dtype=np.float32)[found["atoms"]]
@@ -162,12 +201,14 @@ class Teacher:
 
 def build(cache: Path) -> Path:
     """The whole cache, in two shards."""
-    from reed.cache import column, engines, plan
-    from reed.encoders.molecule import Copied
+    from reed.build import column, engines
+    from reed.cache import plan
+    from reed.encoders.molecule.molecule import Copied
 
     source = Source()
-    frozen = plan.freeze(cache, source.listing(), pipeline="geom", domain="molecule",
-                         source="tiny", shard_size=12)  # fmt: skip
+    frozen = plan.freeze(
+        cache, source.listing(), pipeline="geom", domain="molecule", source="tiny", shard_size=12
+    )
     for name, encoder in {"molecule": Copied(), "teacher": Teacher()}.items():
         job = column.open_job(cache, frozen, name, encoder, source)
         engines.run(job, engines.Share(), progress=False)
@@ -177,7 +218,7 @@ def build(cache: Path) -> Path:
 def settings(cache: Path, run: Path, **over):
     """The recipe with tables laid over TABLE; twenty steps unless said otherwise."""
     from reed import config
-    from reed.recipe import TrainConfig
+    from reed.train.recipe import TrainConfig
 
     places = {"shards": str(cache), "run": str(run), "steps": 20}
     return config.build(TrainConfig, config.merge(TABLE | places, over))

@@ -15,21 +15,26 @@ import torch
 from torch import Tensor, nn
 
 from reed import config
-from reed.align import masked_mean
-from reed.cache import column, engines, plan
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
-from reed.domain import Batch, Noised
+from reed.domains.base import Batch, Noised
 from reed.nets import Tap
-from reed.nets.layers import Mlp
-from reed.recipe import TrainConfig
+from reed.nets.layers import Mlp, masked_mean
+from reed.train.recipe import TrainConfig
 
 CHAINS = 40
 TABLE = {
-    "tokens": 160, "ema_decay": 0.9, "precision": "fp32",
-    "data": {"x": "chain/x"}, "domain": {"width": 16},
+    "tokens": 160,
+    "ema_decay": 0.9,
+    "precision": "fp32",
+    "data": {"x": "chain/x"},
+    "domain": {"width": 16},
     "align": {"teacher": {"target": "teacher/tokens", "tap": 1, "hidden": 16}},
-    "curriculum": {"teacher": 0.5}, "optim": {"lr": 2e-3}, "every": {"log": 5, "save": 0},
-}  # fmt: skip
+    "curriculum": {"teacher": 0.5},
+    "optim": {"lr": 2e-3},
+    "every": {"log": 5, "save": 0},
+}
 
 
 class Net(nn.Module):
@@ -120,9 +125,13 @@ def build(cache: Path) -> Path:
     """The whole cache, in two shards."""
     source = Source()
     frozen = plan.freeze(
-        cache, source.listing(), pipeline="digits", domain="tiny_ragged:Domain", source="tiny",
+        cache,
+        source.listing(),
+        pipeline="digits",
+        domain="tiny_ragged:Domain",
+        source="tiny",
         shard_size=24,
-    )  # fmt: skip
+    )
     columns = {
         "chain": Copy("x", Field("x", "data", (None, 4))),
         "teacher": Copy("tokens", Field("tokens", "token", (None, 6))),

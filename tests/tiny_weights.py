@@ -12,31 +12,47 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reed.encoders.af3_files import CHANNELS
-from reed.encoders.unimol_net import Size, shapes
+from reed.encoders.molecule.unimol_net import Size, shapes
+from reed.encoders.protein.af3_files import CHANNELS
 from reed.nets.mpnn import MPNN, MPNNConfig
 
 VOCABULARY = [
-    "<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>",
-]  # fmt: skip
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    "<null_1>",
+    "<mask>",
+]
 FOLD_SIZES = {"single_dim": 32, "pair_dim": 16, "structure_dim": 24}
 IF1_DIM = 32
 IF1 = {
-    "arch": "vt_medium_with_invariant_gvp", "encoder_embed_dim": IF1_DIM,
+    "arch": "vt_medium_with_invariant_gvp",
+    "encoder_embed_dim": IF1_DIM,
     "decoder_embed_dim": IF1_DIM,
-    "encoder_ffn_embed_dim": 48, "decoder_ffn_embed_dim": 48, "encoder_layers": 2,
-    "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "dropout": 0.1, "attention_dropout": 0.1, "gvp_node_hidden_dim_scalar": 24,
-    "gvp_node_hidden_dim_vector": 8, "gvp_edge_hidden_dim_scalar": 8,
-    "gvp_edge_hidden_dim_vector": 1, "gvp_num_encoder_layers": 2, "gvp_dropout": 0.1,
+    "encoder_ffn_embed_dim": 48,
+    "decoder_ffn_embed_dim": 48,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "dropout": 0.1,
+    "attention_dropout": 0.1,
+    "gvp_node_hidden_dim_scalar": 24,
+    "gvp_node_hidden_dim_vector": 8,
+    "gvp_edge_hidden_dim_scalar": 8,
+    "gvp_edge_hidden_dim_vector": 1,
+    "gvp_num_encoder_layers": 2,
+    "gvp_dropout": 0.1,
     "gvp_top_k_neighbors": 10,
-}  # fmt: skip
+}
 UNIMOL = Size(layers=2, width=16, inner=24, heads=4, gaussians=6)
 
 
 def esm2(folder: Path) -> Path:
     """A folder as the hub has it, of the smallest ESM-2: 6 layers, 320 channels, 20 heads."""
-    from reed.encoders import esm2_weights
+    from reed.encoders.protein import esm2_weights
 
     torch.manual_seed(0)
     esm2_weights._empty(6, 320, 20, 33).save_pretrained(folder)
@@ -48,22 +64,45 @@ def esmfold(folder: Path) -> Path:
     from transformers import EsmConfig, EsmForProteinFolding
 
     module = {
-        "sequence_dim": 24, "pairwise_dim": 16, "ipa_dim": 4, "resnet_dim": 8, "num_heads_ipa": 2,
-        "num_qk_points": 2, "num_v_points": 2, "num_blocks": 2, "num_resnet_blocks": 1,
+        "sequence_dim": 24,
+        "pairwise_dim": 16,
+        "ipa_dim": 4,
+        "resnet_dim": 8,
+        "num_heads_ipa": 2,
+        "num_qk_points": 2,
+        "num_v_points": 2,
+        "num_blocks": 2,
+        "num_resnet_blocks": 1,
         "num_angles": 7,
-    }  # fmt: skip
+    }
     trunk = {
-        "num_blocks": 1, "sequence_state_dim": 32, "pairwise_state_dim": 16, "max_recycles": 2,
-        "sequence_head_width": 8, "pairwise_head_width": 8, "structure_module": module,
-    }  # fmt: skip
+        "num_blocks": 1,
+        "sequence_state_dim": 32,
+        "pairwise_state_dim": 16,
+        "max_recycles": 2,
+        "sequence_head_width": 8,
+        "pairwise_head_width": 8,
+        "structure_module": module,
+    }
     config = EsmConfig(
-        vocab_size=33, mask_token_id=32, pad_token_id=1, hidden_size=16, num_hidden_layers=2,
-        num_attention_heads=2, intermediate_size=32, max_position_embeddings=1026,
-        layer_norm_eps=1e-5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        position_embedding_type="rotary", token_dropout=True, emb_layer_norm_before=False,
-        is_folding_model=True, vocab_list=VOCABULARY,
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=1026,
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        is_folding_model=True,
+        vocab_list=VOCABULARY,
         esmfold_config={"fp16_esm": False, "lddt_head_hid_dim": 8, "trunk": trunk},
-    )  # fmt: skip
+    )
     torch.manual_seed(0)
     model = EsmForProteinFolding(config)
     for parameter in model.parameters():  # none at its default, where whole layers are zero
@@ -103,7 +142,7 @@ def mpnn(path: Path) -> Path:
 
 def esm_if1(path: Path) -> Path:
     """The layout of the public file: settings of fairseq beside the tensors."""
-    from reed.encoders.protein_esm_if1 import library
+    from reed.encoders.protein.esm_if1 import library
 
     torch.manual_seed(0)
     model_class, _, alphabet = library()

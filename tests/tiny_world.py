@@ -17,9 +17,15 @@ import numpy as np
 HERE = Path(__file__).parent
 IMAGES, MOLECULES, PROTEINS, WEIGHTS, SMOKE, LANGUAGE = (
     SimpleNamespace(**runpy.run_path(str(HERE / f"{name}.py")))
-    for name in ("tiny_images", "tiny_molecules", "tiny_proteins", "tiny_weights",
-                 "smoke_imagenet", "tiny_language")
-)  # fmt: skip
+    for name in (
+        "tiny_images",
+        "tiny_molecules",
+        "tiny_proteins",
+        "tiny_weights",
+        "smoke_imagenet",
+        "tiny_language",
+    )
+)
 SIDE = IMAGES.SIDE
 # A codec keeps 64 components of the descriptors of molecules, which takes more molecules than that.
 TEXTS = [*MOLECULES.SMILES, *(f"{'C' * n}{end}" for n in range(1, 11) for end in "COFSN")]
@@ -101,7 +107,7 @@ def splits(folder: Path) -> Path:
 
 def vectors(path: Path) -> Path:
     """A vector for every molecule of /data/geom, as another program may give them."""
-    from reed.sources.molecules import Molecules
+    from reed.sources.molecule.molecules import Molecules
 
     keys = Molecules(place(path.parents[1], "/data/geom")).listing()
     draws = np.random.default_rng(0)

@@ -5,8 +5,8 @@ from dataclasses import dataclass, make_dataclass
 import torch
 import torch.nn.functional as F
 
-from reed.domain import Batch, Noised
-from reed.masked import mask_tokens, unmask
+from reed.domains.base import Batch, Noised
+from reed.flows.masked import mask_tokens, unmask
 from reed.nets.sit import SiT, SiTConfig
 from reed.picture import grid
 from reed.pipelines import Pipeline
@@ -51,8 +51,8 @@ class Greys:
         draws = draws.to(next(net.parameters()).device)
         u, gumbel = draws[..., 0], -(-draws[..., 1:].log()).log()
         x = torch.full_like(u, HIDDEN, dtype=torch.long)
-        x = unmask(lambda x: net(x)[0], x, x == HIDDEN, u, gumbel, steps=options.steps,
-                   temperature=1.0, order="random")  # fmt: skip
+        how = {"steps": options.steps, "temperature": 1.0, "order": "random"}
+        x = unmask(lambda x: net(x)[0], x, x == HIDDEN, u, gumbel, **how)
         return {"x": x.cpu().numpy()}
 
     def picture(self, samples, fields):

@@ -3,7 +3,7 @@
 import hashlib
 from functools import cached_property
 
-from reed.cache.reading import BadSample
+from reed.build.source import BadSample
 from reed.pipelines import Pipeline
 
 NAMES, SIDE = ("china", "flower"), 32

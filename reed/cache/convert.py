@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import files, reader, schema, shards, verify
+from reed.cache import files, reader, schema, verify
 from reed.cache import plan as plans
+from reed.cache.containers import tar
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.errors import ReedError, suggest
@@ -77,9 +78,10 @@ def _convert_shard(
 
     def members() -> Iterator[tuple[str, list]]:
         for row, values in enumerate(_stored(source, column, marker, views)):
-            values = [v.tobytes() if p.dtype == "utf8" else v
-                      for p, v in zip(parts, values, strict=True)]  # fmt: skip
-            yield shards.member_key(marker.keys[row // views], row % views), values
+            values = [
+                v.tobytes() if p.dtype == "utf8" else v for p, v in zip(parts, values, strict=True)
+            ]
+            yield tar.member_key(marker.keys[row // views], row % views), values
 
     path = schema.shard_path(out, target, shard)
     with files.new_file(path) as temp:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reed.cache import codecs, reader, schema
-from reed.cache.offsets import Out
+from reed.cache import reader, schema
+from reed.cache.codecs import codecs
+from reed.cache.containers.offsets import Out
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column, Field, Marker
@@ -115,9 +116,12 @@ class JoinedColumn:
         return found
 
     def read(
-        self, opened: reader.OpenShards, rows: np.ndarray, views: np.ndarray,
+        self,
+        opened: reader.OpenShards,
+        rows: np.ndarray,
+        views: np.ndarray,
         out: Out,
-    ) -> dict[int, ReedError]:  # fmt: skip
+    ) -> dict[int, ReedError]:
         """Fill out[part][j] with view views[j] of rows[j]; returns what failed, by j."""
         shards, records = self.shard[rows], self.place[rows] * self._views + views
         order = np.argsort(shards, kind="stable")

@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reed.cache import codecs, files, reader, schema, shards
-from reed.cache.codecs import State
+from reed.cache import files, reader, schema
+from reed.cache.codecs import codecs
+from reed.cache.codecs.codecs import State
+from reed.cache.containers import tar
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.cache.stats import Stats
@@ -54,16 +56,21 @@ def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], sh
     parts, views = reader.parts_of(column), range(plan.manifest.views)
     members, index = reader.CONTAINERS[column.container].scan(path, parts)
     planned, there = plan.keys_of(shard), set(members)
-    keys = tuple(key for key in planned if shards.member_key(key) in there)
-    expected = [shards.member_key(key, view) for key in keys for view in views]
+    keys = tuple(key for key in planned if tar.member_key(key) in there)
+    expected = [tar.member_key(key, view) for key in keys for view in views]
     if members != expected:
         odd = next((m for m in members if m not in expected), "another order or number")
         raise ReedError(f"{path} holds {odd!r}, which the plan has not for shard {shard}")
     marker = Marker(
-        column=column.name, shard=shard, keys=keys,
+        column=column.name,
+        shard=shard,
+        keys=keys,
         failed={key: ABSENT for key in planned if key not in set(keys)},
-        bytes=path.stat().st_size, sha256=schema.file_sha256(path), parts=index, stats={},
-    )  # fmt: skip
+        bytes=path.stat().st_size,
+        sha256=schema.file_sha256(path),
+        parts=index,
+        stats={},
+    )
     return schema.replace(marker, stats=_stats(path, column, marker, state, len(members)))
 
 

@@ -64,10 +64,18 @@ class Plan:
 
 
 def propose(
-    cache: Path, listing: Mapping[str, str], *, pipeline: str, domain: str, source: str,
-    shard_size: int, order_seed: int = 0, flip: bool = False, extend: bool = False,
+    cache: Path,
+    listing: Mapping[str, str],
+    *,
+    pipeline: str,
+    domain: str,
+    source: str,
+    shard_size: int,
+    order_seed: int = 0,
+    flip: bool = False,
+    extend: bool = False,
     options: Mapping[str, Any] | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The plan that `freeze` would freeze or find, without writing anything.
 
     listing: key -> stamp, of the whole source; flip: store the mirrored samples too; extend: put
@@ -190,8 +198,9 @@ def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
     keys = [keys[i] for i in order.permutation(len(keys))]
     grown = Plan(
         replace(plan.manifest, segments=(*plan.manifest.segments, len(keys))),
-        (*plan.keys, *keys), (*plan.stamps, *(listing[key] for key in keys)),
-    )  # fmt: skip
+        (*plan.keys, *keys),
+        (*plan.stamps, *(listing[key] for key in keys)),
+    )
     digest = hashlib.sha256()
     for segment in range(number + 1):
         digest.update(_lines(grown, segment))

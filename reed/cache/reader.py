@@ -14,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache import codecs, h5, offsets, schema, shards, zarr
-from reed.cache.codecs import Part, State
+from reed.cache import schema
+from reed.cache.codecs import codecs
+from reed.cache.codecs.codecs import Part, State
+from reed.cache.containers import h5, offsets, zarr
+from reed.cache.containers import tar as shards
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
@@ -33,9 +36,14 @@ class OpenShards:
     """
 
     def __init__(
-        self, cache: Path, column: Column, markers: Mapping[int, Marker], *, views: int = 1,
+        self,
+        cache: Path,
+        column: Column,
+        markers: Mapping[int, Marker],
+        *,
+        views: int = 1,
         limit: int = 64,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._cache, self._column, self._markers = cache, column, markers
         self._views, self._limit = views, limit
         self._lock = threading.Lock()
@@ -142,9 +150,15 @@ def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
 
 
 def records(
-    cache: Path, column: Column, shard: int, fields: Sequence[Field], state: dict[str, State],
-    *, view: int = 0, keys: Collection[str] | None = None,
-) -> Iterator[tuple[str, dict[str, Any]]]:  # fmt: skip
+    cache: Path,
+    column: Column,
+    shard: int,
+    fields: Sequence[Field],
+    state: dict[str, State],
+    *,
+    view: int = 0,
+    keys: Collection[str] | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """One view of the samples of a shard, decoded: key and {field: array or string}, in order.
 
     keys: only these of them; those that the shard lacks are skipped.
@@ -166,8 +180,10 @@ def stored(read: Read, marker: Marker, parts: Sequence[Part], row: int) -> dict[
     """Some parts of one record as they are stored, text as its bytes; read: of an open shard."""
     arrays = {part.name: empty(part, marker, row) for part in parts}
     read([row], {name: [array] for name, array in arrays.items()})
-    return {p.name: arrays[p.name] if p.shape or p.is_ragged else arrays[p.name].reshape(())
-            for p in parts}  # fmt: skip
+    return {
+        p.name: arrays[p.name] if p.shape or p.is_ragged else arrays[p.name].reshape(())
+        for p in parts
+    }
 
 
 def decode(

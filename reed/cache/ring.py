@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 import torch
 
-from reed.cache.codecs import Part
+from reed.cache.codecs.codecs import Part
 
 
 class Buffer:
@@ -20,8 +20,9 @@ class Buffer:
 
     def __init__(self, part: Part, shapes: Iterable[tuple[int, int]], pin: bool) -> None:
         self._part = part
-        counts = [rows * prod(length if n is None else n for n in part.shape)
-                  for rows, length in shapes]  # fmt: skip
+        counts = [
+            rows * prod(length if n is None else n for n in part.shape) for rows, length in shapes
+        ]
         flat = torch.from_numpy(np.zeros(max(counts), part.dtype))
         self._flat = flat.pin_memory() if pin else flat
         # Kept, because objects made per record and batch keep the garbage collector busy

@@ -34,7 +34,7 @@ class Field:
     """One array per sample in a column.
 
     kind: a key of KINDS; shape: of one sample, a leading None where the length varies;
-    codec: how it is stored (reed.cache.codecs); scale, shift: what a net sees is
+    codec: how it is stored (reed.cache.codecs.codecs); scale, shift: what a net sees is
     (stored - shift) * scale, one number or one per channel.
     """
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from reed.cache import codecs, plan
+from reed.cache import plan
+from reed.cache.codecs import codecs
 from reed.cache.joined import Joined
 from reed.cache.order import Order, RaggedOrder
 from reed.cache.reader import OpenShards
@@ -71,10 +72,21 @@ class ShardStream:
     """
 
     def __init__(
-        self, cache: Path, places: Mapping[str, str], batch: int = 0, *, tokens: int = 0,
-        seed: int = 0, rank: int = 0, world: int = 1, threads: int = 2, ahead: int = 3,
-        pin: bool = False, skip: int = 0, one_per: str = "",
-    ) -> None:  # fmt: skip
+        self,
+        cache: Path,
+        places: Mapping[str, str],
+        batch: int = 0,
+        *,
+        tokens: int = 0,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        threads: int = 2,
+        ahead: int = 3,
+        pin: bool = False,
+        skip: int = 0,
+        one_per: str = "",
+    ) -> None:
         if batch % world:
             raise ReedError(
                 f"the global batch ({batch}) is not a multiple of the {world} processes"
@@ -228,9 +240,13 @@ def _replace(failed: dict[int, ReedError], arrays: list[np.ndarray]) -> None:
 
 
 def _order(
-    joined: Joined, places: Mapping[str, str], batch: int, tokens: int, seed: int,
+    joined: Joined,
+    places: Mapping[str, str],
+    batch: int,
+    tokens: int,
+    seed: int,
     groups: np.ndarray | None,
-) -> Order | RaggedOrder:  # fmt: skip
+) -> Order | RaggedOrder:
     if joined.lengths is None:
         if groups is not None:
             raise ReedError("one_per is for samples of different lengths, these have one")
@@ -238,8 +254,9 @@ def _order(
             raise ReedError(f"the batch is {batch}, it must be at least 1 sample")
         return Order(len(joined.rows), batch, seed)
     if tokens < 1:
-        ragged = ", ".join(places[n] for c in joined.columns for n, f in c.fields.items()
-                           if None in f.shape)  # fmt: skip
+        ragged = ", ".join(
+            places[n] for c in joined.columns for n, f in c.fields.items() if None in f.shape
+        )
         raise ReedError(f"{ragged}: samples of different lengths need a budget of tokens per batch")
     return RaggedOrder(joined.lengths, tokens, seed, groups)
 

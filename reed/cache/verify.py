@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from reed.cache import codecs, reader, schema, shards
-from reed.cache.codecs import State
-from reed.cache.finite import is_sound
+from reed.cache import reader, schema
+from reed.cache.codecs import codecs
+from reed.cache.codecs.codecs import State
+from reed.cache.codecs.finite import is_sound
+from reed.cache.containers import tar
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.errors import ReedError
@@ -66,9 +68,14 @@ def verify(
 
 
 def _check(
-    cache: Path, plan: Plan, column: Column, state: dict[str, State] | None, shard: int, *,
+    cache: Path,
+    plan: Plan,
+    column: Column,
+    state: dict[str, State] | None,
+    shard: int,
+    *,
     deep: bool,
-) -> Problem | None:  # fmt: skip
+) -> Problem | None:
     try:
         marker = check_marker(cache, plan, column, shard)
         if deep:
@@ -118,7 +125,7 @@ def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
     members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column))
     views = range(plan.manifest.views)
-    if members != [shards.member_key(key, view) for key in marker.keys for view in views]:
+    if members != [tar.member_key(key, view) for key in marker.keys for view in views]:
         raise ReedError("the names of its members are not those of the keys in its marker")
     differing = [name for name, found in index.items() if found != marker.parts[name]]
     if differing:
@@ -138,9 +145,13 @@ def _is_summary(found: dict[str, Any]) -> bool:
     count, *sums = (found.get(name) for name in ("count", "sum", "sumsq"))
     lists = all(isinstance(each, list) and len(each) == len(sums[0]) for each in sums)
     numbers = lists and all(type(value) is float for each in sums for value in each)
-    return len(found) == 3 and type(count) is int and count >= 0 and numbers and all(
-        math.isfinite(value) for each in sums for value in each
-    )  # fmt: skip
+    return (
+        len(found) == 3
+        and type(count) is int
+        and count >= 0
+        and numbers
+        and all(math.isfinite(value) for each in sums for value in each)
+    )
 
 
 def _check_values(

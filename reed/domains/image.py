@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reed import config, samplers
+from reed import config
 from reed.cache.schema import Field
-from reed.domain import DOMAINS, Batch, Noised
+from reed.domains.base import DOMAINS, Batch, Noised
 from reed.errors import ReedError
+from reed.flows import samplers
+from reed.flows.paths import get_path, get_time_law, interpolate
+from reed.flows.samplers import Guidance
 from reed.nets.sit import SiT, SiTConfig, sit_config
-from reed.paths import get_path, get_time_law, interpolate
 from reed.picture import grid, stretched, to_uint8
-from reed.samplers import Guidance
 from reed.seeding import Draws, seed_for
 
 
@@ -64,7 +65,7 @@ class ImageDomain:
     """Velocity matching on a linear or cosine path between an image (t = 0) and noise (t = 1).
 
     classes: number of labels; label_dropout: chance that a sample is trained without its label
-    (0: the net has no null class and cannot be guided); path, times: see reed.paths; size: a
+    (0: the net has no null class and cannot be guided); path, times: see reed.flows.paths; size: a
     published net ("SiT-XL/2"), empty for the fields in `net` alone; net: fields of SiTConfig.
     """
 
@@ -106,9 +107,12 @@ class ImageDomain:
         return SiT(config.build(SiTConfig, published | self.net_settings | derived, "net_settings"))
 
     def collate(
-        self, values: Mapping[str, Tensor], fields: Mapping[str, Field],
-        targets: dict[str, Tensor], mask: Tensor | None = None,
-    ) -> Batch:  # fmt: skip
+        self,
+        values: Mapping[str, Tensor],
+        fields: Mapping[str, Field],
+        targets: dict[str, Tensor],
+        mask: Tensor | None = None,
+    ) -> Batch:
         """x [B, C, H, W] in the net's scale (the mean, where moments are stored, with std beside
         it) and labels [B]."""
         spec, data = fields["x"], {"label": values["label"]}

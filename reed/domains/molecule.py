@@ -11,63 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reed import categorical, config
-from reed.align import masked_mean
+from reed import config
 from reed.cache.schema import Field
-from reed.categorical import anything, symmetric
-from reed.domain import DOMAINS, Batch, Noised
+from reed.chem.molecule import ATOMS, BONDS, CHARGES, COORD_SCALE, DEGREE
+from reed.domains.base import DOMAINS, Batch, Noised
+from reed.domains.molecule_options import MoleculeOptions
 from reed.domains.molecule_picture import drawn
 from reed.errors import ReedError
-from reed.molecule import ATOMS, BONDS, CHARGES, COORD_SCALE, DEGREE
+from reed.flows import categorical
+from reed.flows.categorical import anything, symmetric
+from reed.flows.transport import transported
+from reed.nets.layers import masked_mean
 from reed.nets.semla import Semla, SemlaConfig, centred, probable
 from reed.seeding import Draws, seed_for
-from reed.transport import transported
 
 SHAPES = {
-    "coords": (None, 3), "atoms": (None,), "charges": (None,), "partners": (None, DEGREE),
+    "coords": (None, 3),
+    "atoms": (None,),
+    "charges": (None,),
+    "partners": (None, DEGREE),
     "orders": (None, DEGREE),
-}  # fmt: skip
-GRIDS = ("log", "linear")
-LAST = 0.01  # how far from the data the logarithmic grid ends
-
-
-@dataclass(frozen=True)
-class MoleculeOptions:
-    """How molecules are drawn from a trained net.
-
-    steps: of the integration; grid: log, in which they get shorter towards the data, or linear;
-    noise: how often atoms and bonds are drawn anew, see reed.categorical; atoms: of each molecule,
-    0 for numbers that the data has; seed: sample i is a function of (seed, i) alone.
-    """
-
-    steps: int = 100
-    grid: str = "log"
-    noise: float = 1.0
-    atoms: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ReedError(f"steps is {self.steps}, it must be at least 1")
-        if self.grid not in GRIDS:
-            raise ReedError(f"grid is {self.grid!r}, it must be one of {GRIDS}")
-        if not self.noise >= 0 or self.atoms < 0:
-            raise ReedError(f"noise is {self.noise} and atoms {self.atoms}; neither is below 0")
-
-    @property
-    def name(self) -> str:
-        """The options in short, those at their defaults left out: "100-linear-seed1"."""
-        parts = [f"{self.steps}", *([self.grid] if self.grid != "log" else [])]
-        parts += [f"noise{self.noise:g}"] if self.noise != 1 else []
-        parts += [f"atoms{self.atoms}"] if self.atoms else []
-        parts += [f"seed{self.seed}"] if self.seed else []
-        return "-".join(parts)
-
-    def times(self) -> list[float]:
-        """The times of the steps and of the end, rising; 0 is noise and 1 is data."""
-        if self.grid == "linear":
-            return np.linspace(0, 1, self.steps + 1).tolist()
-        return (1 - np.geomspace(LAST, 1, self.steps + 1))[::-1].tolist()
+}
 
 
 @DOMAINS.register("molecule")
@@ -125,9 +89,12 @@ class MoleculeDomain:
         return config.build(SemlaConfig, self.net_settings, "net_settings")
 
     def collate(
-        self, values: Mapping[str, Tensor], fields: Mapping[str, Field], targets: dict[str, Tensor],
+        self,
+        values: Mapping[str, Tensor],
+        fields: Mapping[str, Field],
+        targets: dict[str, Tensor],
         mask: Tensor | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         """Scaled and centred coordinates, and numbers of atoms, bonds [B, N, N] and charges."""
         atoms = values["atoms"].long()
         if mask is None:
@@ -160,8 +127,10 @@ class MoleculeDomain:
             "coords": mix * data["coords"] + (1 - mix) * prior + shaken,
             "atoms": categorical.mixed(data["atoms"], anything(new_atoms, len(ATOMS)), s, atom_u),
             "bonds": categorical.mixed(data["bonds"], anything(new_bonds, BONDS), s, bond_u),
-            "time": s, "mask": mask, "twice": draws.uniform() < 0.5,
-        }  # fmt: skip
+            "time": s,
+            "mask": mask,
+            "twice": draws.uniform() < 0.5,
+        }
         return Noised(inputs, 1 - s, data["coords"])
 
     def loss(
@@ -190,8 +159,8 @@ class MoleculeDomain:
     ) -> dict[str, np.ndarray]:
         """Molecules number `indices`, padded to the largest there can be.
 
-        coords: angstroms, float32 [B, N, 3]; atoms: places in reed.molecule.ATOMS, 0 behind the
-        last, and charges, int32 [B, N]; bonds: kinds, uint8 [B, N, N]. They are the last
+        coords: angstroms, float32 [B, N, 3]; atoms: places in reed.chem.molecule.ATOMS, 0 behind
+        the last, and charges, int32 [B, N]; bonds: kinds, uint8 [B, N, N]. They are the last
         prediction of the net, as in SemlaFlow.
         """
         weight = next(net.parameters())
@@ -213,9 +182,13 @@ class MoleculeDomain:
         return _arrays(found, mask, widest, self.coord_scale)
 
     def _integrate(
-        self, net: nn.Module, mask: Tensor, numbers: Any, options: MoleculeOptions,
+        self,
+        net: nn.Module,
+        mask: Tensor,
+        numbers: Any,
+        options: MoleculeOptions,
         dtype: torch.dtype,
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         """The last prediction of the net, with probabilities."""
         x = centred(numbers("normal", 0, 3).to(dtype), mask)
         atoms = anything(numbers("atoms", 0), len(ATOMS)) * mask

@@ -6,16 +6,22 @@ import math
 
 import numpy as np
 
-from reed.molecule import ATOMS, HYDROGEN
+from reed.chem.molecule import ATOMS, HYDROGEN
 from reed.picture import grid
 
 SIDE, MARGIN = 96, 8  # pixels
 GREY = (120, 120, 120)
 COLOURS = {
-    "H": (200, 200, 200), "C": (60, 60, 60), "N": (50, 80, 220), "O": (220, 40, 40),
-    "F": (80, 190, 80), "Cl": (40, 150, 40), "S": (210, 180, 30), "P": (240, 140, 20),
+    "H": (200, 200, 200),
+    "C": (60, 60, 60),
+    "N": (50, 80, 220),
+    "O": (220, 40, 40),
+    "F": (80, 190, 80),
+    "Cl": (40, 150, 40),
+    "S": (210, 180, 30),
+    "P": (240, 140, 20),
     "Br": (150, 60, 30),
-}  # fmt: skip
+}
 
 
 def drawn(coords: np.ndarray, atoms: np.ndarray, bonds: np.ndarray) -> np.ndarray:

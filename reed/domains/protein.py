@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reed import config, masked
-from reed.align import masked_mean
+from reed import config
 from reed.cache.schema import Field
-from reed.domain import DOMAINS, Batch, Noised
+from reed.chem.protein import ALPHABET
+from reed.domains.base import DOMAINS, Batch, Noised
 from reed.errors import ReedError
+from reed.flows import masked
+from reed.nets.layers import masked_mean
 from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
-from reed.protein import ALPHABET
 from reed.seeding import Draws, seed_for
 
 LOSS_ON = ("all", "masked")
@@ -53,8 +54,8 @@ class Structure:
 class DesignOptions:
     """How sequences are drawn from a trained net: `each` for every structure, in their order.
 
-    steps, temperature, order: see reed.masked.unmask; seed: sample i is a function of the structure
-    and of (seed, i) alone. Samples beyond the last are more of the last structure.
+    steps, temperature, order: see reed.flows.masked.unmask; seed: sample i is a function of the
+    structure and of (seed, i) alone. Samples beyond the last are more of the last structure.
     """
 
     structures: tuple[Structure, ...] = ()
@@ -123,9 +124,12 @@ class ProteinDomain:
         return MPNN(config.build(MPNNConfig, self.net_settings, "net_settings"))
 
     def collate(
-        self, values: Mapping[str, Tensor], fields: Mapping[str, Field], targets: dict[str, Tensor],
+        self,
+        values: Mapping[str, Tensor],
+        fields: Mapping[str, Field],
+        targets: dict[str, Tensor],
         mask: Tensor | None = None,
-    ) -> Batch:  # fmt: skip
+    ) -> Batch:
         """Finite coordinates, which residues are resolved, and which count (the batch's mask)."""
         coords, residue = values["coords"], values["residue"]
         resolved = coords.isfinite().all(-1).all(-1)
@@ -185,9 +189,15 @@ class ProteinDomain:
         u, gumbel = (x.to(device) for x in _numbers(options.seed, indices, residue.shape[1]))
         tokens = torch.where(encoded.resolved, MASK, residue)
         filled = masked.unmask(
-            denoiser(net, encoded), tokens, encoded.resolved, u, gumbel,
-            steps=options.steps, temperature=options.temperature, order=options.order,
-        )  # fmt: skip
+            denoiser(net, encoded),
+            tokens,
+            encoded.resolved,
+            u,
+            gumbel,
+            steps=options.steps,
+            temperature=options.temperature,
+            order=options.order,
+        )
         lengths = [len(structures[row].residue) for row in rows.tolist()]
         texts = [spell(row[:n]) for row, n in zip(filled.cpu().numpy(), lengths, strict=True)]
         names = [structures[row].name for row in rows.tolist()]

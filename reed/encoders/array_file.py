@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from reed.build.shard import BadSample
 from reed.cache import schema
-from reed.cache.build import BadSample
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.errors import ReedError, suggest

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reed.cache.build import BadSample
+from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
 from reed.precision import computing
 from reed.weights import Found, Origin, check, file_sha256
@@ -91,8 +91,8 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
 def open_model(kind: str, found: Found, precision: str) -> torch.nn.Module:
     """The frozen model, on the CPU; ReedError when its files lack weights.
 
-    precision: of reed.encoders.compute; "bf16" also holds the weights in bfloat16. A pooler may
-    lack weights: transformers adds one to some models, and nothing here reads it.
+    precision: of reed.encoders.image.batches; "bf16" also holds the weights in bfloat16. A pooler
+    may lack weights: transformers adds one to some models, and nothing here reads it.
     """
     import torch
 

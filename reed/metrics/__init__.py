@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from reed.errors import ReedError
-from reed.imageset import ImageSet
+from reed.metrics.image_set import ImageSet
 from reed.registry import Registry
 
 FEATURES = Registry("feature space", "reed.metrics")

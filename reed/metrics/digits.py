@@ -6,8 +6,8 @@ import numpy as np
 
 from reed import weights as files
 from reed.errors import ReedError
-from reed.imageset import ImageSet
 from reed.metrics import FEATURES
+from reed.metrics.image_set import ImageSet
 
 
 @FEATURES.register("digits-mlp")
@@ -21,8 +21,10 @@ class DigitsMlp:
 
     def __init__(self, weights: str | None = None, precision: str = "fp32") -> None:
         if weights or precision != "fp32":
-            raise ReedError("digits-mlp is fitted to the reference: it has no weights to load and "
-                            "no precision to choose")  # fmt: skip
+            raise ReedError(
+                "digits-mlp is fitted to the reference: it has no weights to load and "
+                "no precision to choose"
+            )
 
     def revision(self) -> str:
         sklearn = files.library("sklearn", "digits-mlp", "digits")

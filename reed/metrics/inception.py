@@ -10,8 +10,8 @@ import numpy as np
 
 from reed import weights as files
 from reed.errors import ReedError
-from reed.imageset import ImageSet
 from reed.metrics import FEATURES, rgb
+from reed.metrics.image_set import ImageSet
 from reed.precision import computing
 
 URL = (

@@ -35,8 +35,10 @@ def kid(
     values = []
     for subset in range(subsets):
         draws = np.random.default_rng(seed_for(seed, "kid", subset))
-        x, y = (np.asarray(rows[draws.choice(len(rows), size, replace=False)], np.float64)
-                for rows in (samples, real))  # fmt: skip
+        x, y = (
+            np.asarray(rows[draws.choice(len(rows), size, replace=False)], np.float64)
+            for rows in (samples, real)
+        )
         values.append(unbiased_mmd(x, y))
     return Kid(float(np.mean(values)), float(np.std(values)), subsets, size)
 

@@ -15,34 +15,83 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from reed import chem
+from reed.chem import rdkit
+from reed.chem.molecule import AROMATIC, ATOMS, Molecule
 from reed.errors import ReedError, suggest
-from reed.molecule import AROMATIC, ATOMS, Molecule
 
 MODES = ("strict", "semlaflow")
 Table = dict[tuple[str, int], tuple[int, ...]]
 # (symbol, formal charge) -> sums of bond orders, of molecules that RDKit accepts
 STRICT: Table = {
-    ("H", 0): (1,), ("H", 1): (0,), ("C", 0): (4,), ("C", 1): (3,), ("C", -1): (3,),
-    ("N", 0): (3,), ("N", 1): (4,), ("N", -1): (2,), ("O", 0): (2,), ("O", 1): (3,),
-    ("O", -1): (1,), ("F", 0): (1,), ("F", -1): (0,), ("B", 0): (3,), ("B", -1): (4,),
-    ("Al", 0): (3,), ("Si", 0): (4,), ("P", 0): (3, 5), ("P", 1): (4,), ("S", 0): (2, 4, 6),
-    ("S", 1): (3, 5), ("S", -1): (1,), ("Cl", 0): (1,), ("Cl", -1): (0,), ("Cl", 1): (2, 4),
-    ("As", 0): (3, 5), ("Br", 0): (1,), ("Br", -1): (0,), ("I", 0): (1, 3, 5), ("I", 1): (2,),
-    ("Hg", 0): (1, 2), ("Bi", 0): (3, 5),
-}  # fmt: skip
+    ("H", 0): (1,),
+    ("H", 1): (0,),
+    ("C", 0): (4,),
+    ("C", 1): (3,),
+    ("C", -1): (3,),
+    ("N", 0): (3,),
+    ("N", 1): (4,),
+    ("N", -1): (2,),
+    ("O", 0): (2,),
+    ("O", 1): (3,),
+    ("O", -1): (1,),
+    ("F", 0): (1,),
+    ("F", -1): (0,),
+    ("B", 0): (3,),
+    ("B", -1): (4,),
+    ("Al", 0): (3,),
+    ("Si", 0): (4,),
+    ("P", 0): (3, 5),
+    ("P", 1): (4,),
+    ("S", 0): (2, 4, 6),
+    ("S", 1): (3, 5),
+    ("S", -1): (1,),
+    ("Cl", 0): (1,),
+    ("Cl", -1): (0,),
+    ("Cl", 1): (2, 4),
+    ("As", 0): (3, 5),
+    ("Br", 0): (1,),
+    ("Br", -1): (0,),
+    ("I", 0): (1, 3, 5),
+    ("I", 1): (2,),
+    ("Hg", 0): (1, 2),
+    ("Bi", 0): (3, 5),
+}
 # SemlaFlow's, as released
 SEMLAFLOW: Table = {
-    ("H", 0): (1,), ("H", 1): (0,), ("H", -1): (0,), ("C", 0): (3, 4), ("C", 1): (3,),
-    ("C", -1): (3,), ("N", 0): (2, 3), ("N", 1): (2, 3, 4), ("N", -1): (2,), ("O", 0): (2,),
-    ("O", 1): (3,), ("O", -1): (1,), ("F", 0): (1,), ("F", -1): (0,), ("P", 0): (3, 5),
-    ("P", 1): (4,), ("S", 0): (2, 6), ("S", 1): (2, 3), ("S", 2): (4,), ("S", 3): (5,),
-    ("S", -1): (3,), ("Br", 0): (1,), ("Br", 1): (2,),
-}  # fmt: skip
+    ("H", 0): (1,),
+    ("H", 1): (0,),
+    ("H", -1): (0,),
+    ("C", 0): (3, 4),
+    ("C", 1): (3,),
+    ("C", -1): (3,),
+    ("N", 0): (2, 3),
+    ("N", 1): (2, 3, 4),
+    ("N", -1): (2,),
+    ("O", 0): (2,),
+    ("O", 1): (3,),
+    ("O", -1): (1,),
+    ("F", 0): (1,),
+    ("F", -1): (0,),
+    ("P", 0): (3, 5),
+    ("P", 1): (4,),
+    ("S", 0): (2, 6),
+    ("S", 1): (2, 3),
+    ("S", 2): (4,),
+    ("S", 3): (5,),
+    ("S", -1): (3,),
+    ("Br", 0): (1,),
+    ("Br", 1): (2,),
+}
 SEMLAFLOW_ANY = {  # whatever the charge
-    "B": (3,), "Al": (3,), "Si": (4,), "Cl": (1,), "As": (3,), "I": (1,), "Hg": (1, 2),
+    "B": (3,),
+    "Al": (3,),
+    "Si": (4,),
+    "Cl": (1,),
+    "As": (3,),
+    "I": (1,),
+    "Hg": (1, 2),
     "Bi": (3, 5),
-}  # fmt: skip
+}
 STEPS = 1000  # of a minimisation
 
 
@@ -77,10 +126,10 @@ def stable_atoms(molecule: Molecule, mode: str = "strict") -> np.ndarray:
 
 def _kekule_orders(molecule: Molecule) -> np.ndarray | None:
     """Bond orders without aromatic ones, [N, N]; None where there are none."""
-    mol = chem.to_mol(molecule)
+    mol = rdkit.to_mol(molecule)
     try:
         mol.UpdatePropertyCache(strict=False)
-        chem.library().Kekulize(mol, clearAromaticFlags=True)
+        rdkit.library().Kekulize(mol, clearAromaticFlags=True)
     except (ValueError, RuntimeError):
         return None
     orders = np.zeros((len(molecule),) * 2, int)
@@ -105,8 +154,8 @@ class Relaxed:
 
 def relax(mol: Any) -> Relaxed | None:
     """Minimise a copy of a sanitised molecule; None where MMFF94 has no parameters or diverges."""
-    force = chem.library("Chem.rdForceFieldHelpers")
-    copy = chem.library().Mol(mol)
+    force = rdkit.library("Chem.rdForceFieldHelpers")
+    copy = rdkit.library().Mol(mol)
     settings = force.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94")
     field = force.MMFFGetMoleculeForceField(copy, settings) if settings is not None else None
     if field is None:
@@ -134,13 +183,13 @@ def measure(
 ) -> dict[str, float | None]:
     """Every measure of some molecules, shares from 0 to 1; None where there is nothing to average.
 
-    known: what reed.chem.flat says of molecules that are not novel. validity: RDKit accepts it;
-    connected_validity: and it is in one piece; uniqueness: distinct ones of the valid; novelty: of
-    the valid, not in known; energy_validity: MMFF94 gives an energy; relaxed_validity: and its
-    minimisation converges. energy (kcal/mol), strain (energy less that of the relaxed pose) and
-    rmsd (angstroms, to that pose) have a mean and a median, per molecule; strain and rmsd over
-    those that converged. All of these come of one minimisation. Definitions as in SemlaFlow (arXiv
-    2406.07266).
+    known: what reed.chem.rdkit.flat says of molecules that are not novel. validity: RDKit accepts
+    it; connected_validity: and it is in one piece; uniqueness: distinct ones of the valid;
+    novelty: of the valid, not in known; energy_validity: MMFF94 gives an energy; relaxed_validity:
+    and its minimisation converges. energy (kcal/mol), strain (energy less that of the relaxed
+    pose) and rmsd (angstroms, to that pose) have a mean and a median, per molecule; strain and
+    rmsd over those that converged. All of these come of one minimisation. Definitions as in
+    SemlaFlow (arXiv 2406.07266).
     """
     if not molecules:
         raise ReedError("there are no molecules to measure")
@@ -152,8 +201,8 @@ def measure(
             stable = stable_atoms(molecule, mode)
             shares.setdefault(f"atom_stability_{mode}", []).extend(stable.tolist())
             shares.setdefault(f"molecule_stability_{mode}", []).append(bool(stable.all()))
-        mol = chem.sanitised(molecule)
-        pieces = len(chem.library().GetMolFrags(mol)) if mol is not None else 0
+        mol = rdkit.sanitised(molecule)
+        pieces = len(rdkit.library().GetMolFrags(mol)) if mol is not None else 0
         pose = relax(mol) if mol is not None else None
         shares.setdefault("validity", []).append(mol is not None)
         shares.setdefault("connected_validity", []).append(pieces == 1)
@@ -161,7 +210,7 @@ def measure(
         shares.setdefault("relaxed_validity", []).append(pose is not None and pose.converged)
         if mol is not None:
             mols += 1
-            texts.append(chem.flat(mol))
+            texts.append(rdkit.flat(mol))
         if pose is not None:
             relaxed.append(pose)
             sizes.append(len(molecule))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from reed import chem
+from reed.chem import rdkit
+from reed.chem.molecule import Molecule
 from reed.errors import ReedError
-from reed.molecule import Molecule
 
 CONFIG = "mol"  # its checks of a molecule alone, without a protein
 
@@ -40,7 +40,7 @@ def busted(molecules: Sequence[Molecule], *, progress: bool = False) -> dict[str
     passed: Counter[str] = Counter()
     bar = tqdm(molecules, "posebusters", unit="molecule", disable=not progress, dynamic_ncols=True)
     for molecule in bar:
-        mol = chem.sanitised(molecule)
+        mol = rdkit.sanitised(molecule)
         if mol is None or not np.isfinite(molecule.coords).all():
             continue
         good = buster.bust(mol).iloc[0].eq(True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reed.errors import ReedError
-from reed.imageset import ImageSet
 from reed.metrics import FEATURES
+from reed.metrics.image_set import ImageSet
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ class ScenesJudge(_Fixed):
 
     It was trained to tell shape with texture and colour with shape of what covers each patch, on
     scenes of a split of its own and from another seed than the encoders (see
-    reed.pipelines.scenes_train), and has another architecture and no weight in common with them.
+    reed.experiments.train_scenes), and has another architecture and no weight in common with them.
     """
 
     def revision(self) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from reed import weights as files
 from reed.errors import ReedError
-from reed.imageset import ImageSet
 from reed.metrics import FEATURES, rgb
+from reed.metrics.image_set import ImageSet
 from reed.precision import computing
 from reed.weights import Found, Origin
 
@@ -29,9 +29,15 @@ class TimmSpace:
     outputs = ("embedding",)
 
     def __init__(
-        self, name: str, model: str, weights: str | None = None, precision: str = "fp32", *,
-        size: int = 0, head: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str,
+        model: str,
+        weights: str | None = None,
+        precision: str = "fp32",
+        *,
+        size: int = 0,
+        head: bool = False,
+    ) -> None:
         self._name, self._weights, self._precision = name, weights, precision
         timm, torch = (files.library(lib, f"{name}", "eval") for lib in ("timm", "torch"))
         more: dict[str, Any] = {} if head else {"num_classes": 0}

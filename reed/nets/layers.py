@@ -148,3 +148,11 @@ def _hashed(x: Tensor) -> Tensor:
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
         x = (x ^ (x >> shift & 2 ** (32 - shift) - 1)) * factor
     return x ^ (x >> 16 & 0xFFFF)
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean over axis 1 of real entries only: [B, T, ...], [B, T] -> [B, ...]."""
+    if mask is None:
+        return values.mean(1)
+    weight = mask.to(values.dtype).view(*mask.shape, *[1] * (values.ndim - 2))
+    return (values * weight).sum(1) / weight.sum(1).clamp(min=1)

@@ -127,9 +127,14 @@ class _EncoderLayer(_Layer):
         self.W2, self.W3, self.W12, self.W13 = (nn.Linear(hidden, hidden) for _ in range(4))
 
     def forward(
-        self, nodes: Tensor, edges: Tensor, index: Tensor, real: Tensor, resolved: Tensor,
+        self,
+        nodes: Tensor,
+        edges: Tensor,
+        index: Tensor,
+        real: Tensor,
+        resolved: Tensor,
         seed: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:
         message = self.W3(F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index)))))
         nodes = self.receive(nodes, message, real, resolved, seed)
         message = self.W13(F.gelu(self.W12(F.gelu(_over_edges(self.W11, nodes, edges, index)))))
@@ -153,9 +158,15 @@ class _DecoderLayer(_Layer):
         self.norm_edge = nn.LayerNorm(2 * hidden)
 
     def forward(
-        self, nodes: Tensor, edges: Tensor, index: Tensor, real: Tensor, resolved: Tensor,
-        seed: Tensor | None, update: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        self,
+        nodes: Tensor,
+        edges: Tensor,
+        index: Tensor,
+        real: Tensor,
+        resolved: Tensor,
+        seed: Tensor | None,
+        update: bool,
+    ) -> tuple[Tensor, Tensor]:
         message = self.W3(F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index)))))
         if update:
             change = self.W_edge(torch.cat([message, edges], -1))
@@ -210,13 +221,19 @@ class MPNN(nn.Module):
         return [self.features, *self.encoder_layers, *self.decoder_layers]
 
     def forward(
-        self, coords: Tensor, residues: Tensor, resolved: Tensor, number: Tensor, chain: Tensor,
-        seed: Tensor | None = None, taps: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, GraphState]]:  # fmt: skip
+        self,
+        coords: Tensor,
+        residues: Tensor,
+        resolved: Tensor,
+        number: Tensor,
+        chain: Tensor,
+        seed: Tensor | None = None,
+        taps: Sequence[int] = (),
+    ) -> tuple[Tensor, dict[int, GraphState]]:
         """Logits [B, L, 22] and the states at the layers named in `taps`, counted from 1.
 
         coords: [B, L, 4, 3] (N, CA, C, O) in A, finite everywhere; residues: [B, L] int64, places
-        in reed.protein.ALPHABET, or MASK; resolved: [B, L] bool, False for padding and missing
+        in reed.chem.protein.ALPHABET, or MASK; resolved: [B, L] bool, False for padding and missing
         residues, which join no graph; number: [B, L] place along the chain; chain: [B, L];
         seed: [B] int32 below 2^24, of each row's dropout, needed in training when that is on.
         Raises ReedError for a tap that is not a layer.
@@ -229,9 +246,14 @@ class MPNN(nn.Module):
         return self.decode(encoded, residues, seed, taps)
 
     def encode(
-        self, coords: Tensor, resolved: Tensor, number: Tensor, chain: Tensor,
-        seed: Tensor | None = None, taps: Sequence[int] = (),
-    ) -> Encoded:  # fmt: skip
+        self,
+        coords: Tensor,
+        resolved: Tensor,
+        number: Tensor,
+        chain: Tensor,
+        seed: Tensor | None = None,
+        taps: Sequence[int] = (),
+    ) -> Encoded:
         """The half of the net that sees no letter: once per structure, however many are drawn."""
         edges, index, real = self.features(coords, resolved, number, chain)
         nodes, edges = resolved.unsqueeze(-1) * self.node_embeds, self.W_e(edges)
@@ -244,9 +266,12 @@ class MPNN(nn.Module):
         return Encoded(nodes, edges, index, real, resolved, states)
 
     def decode(
-        self, encoded: Encoded, residues: Tensor, seed: Tensor | None = None,
+        self,
+        encoded: Encoded,
+        residues: Tensor,
+        seed: Tensor | None = None,
         taps: Sequence[int] = (),
-    ) -> tuple[Tensor, dict[int, GraphState]]:  # fmt: skip
+    ) -> tuple[Tensor, dict[int, GraphState]]:
         """The half of the net that sees the letters: residues [B, L] -> logits [B, L, 22]."""
         index, real, states = encoded.index, encoded.real, dict(encoded.states)
         letters = gather_nodes(self.W_s(residues), index)  # [B, L, K, hidden]

@@ -10,12 +10,32 @@ from torch import Tensor, nn
 # the order is that of the columns of the public edge_embedding.
 _N, _CA, _C, _O, _CB = range(5)
 ATOM_PAIRS = (
-    (_CA, _CA), (_N, _N), (_C, _C), (_O, _O), (_CB, _CB),
-    (_CA, _N), (_CA, _C), (_CA, _O), (_CA, _CB), (_N, _C), (_N, _O), (_N, _CB),
-    (_CB, _C), (_CB, _O), (_O, _C),
-    (_N, _CA), (_C, _CA), (_O, _CA), (_CB, _CA), (_C, _N), (_O, _N), (_CB, _N),
-    (_C, _CB), (_O, _CB), (_C, _O),
-)  # fmt: skip
+    (_CA, _CA),
+    (_N, _N),
+    (_C, _C),
+    (_O, _O),
+    (_CB, _CB),
+    (_CA, _N),
+    (_CA, _C),
+    (_CA, _O),
+    (_CA, _CB),
+    (_N, _C),
+    (_N, _O),
+    (_N, _CB),
+    (_CB, _C),
+    (_CB, _O),
+    (_O, _C),
+    (_N, _CA),
+    (_C, _CA),
+    (_O, _CA),
+    (_CB, _CA),
+    (_C, _N),
+    (_O, _N),
+    (_CB, _N),
+    (_C, _CB),
+    (_O, _CB),
+    (_C, _O),
+)
 _BASES, _NEAREST, _FARTHEST = 16, 2.0, 22.0  # radial basis functions, centred over this many A
 _REACH = 32  # offsets along the chain beyond this look alike
 _POSITIONS = 16  # channels that encode the offset

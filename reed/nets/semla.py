@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reed.chem.molecule import ATOMS, BONDS, CHARGES
 from reed.errors import ReedError
-from reed.molecule import ATOMS, BONDS, CHARGES
 from reed.nets import Tap
 
 EPS = 1e-6
@@ -267,9 +267,11 @@ class Dynamics(nn.Module):
         self, coords: Tensor, h: Tensor, mask: Tensor, edges: Tensor, taps: Collection[int]
     ) -> tuple[Tensor, Tensor, Tensor, dict[int, Tensor]]:
         """coords: [B, N, 3, 1 or 2]; returns coordinates, features, edges and states."""
-        pairs = mask[:, :, None] & mask[:, None] & ~torch.eye(
-            mask.shape[1], dtype=torch.bool, device=mask.device
-        )  # fmt: skip
+        pairs = (
+            mask[:, :, None]
+            & mask[:, None]
+            & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+        )
         x = self.coord_proj(coords).movedim(-1, 1) * mask[:, None, :, None]
         states = {}
         for number, layer in enumerate(self.layers, 1):
@@ -320,10 +322,16 @@ class Semla(nn.Module):
         return list(self.dynamics.layers)
 
     def forward(
-        self, coords: Tensor, atoms: Tensor, bonds: Tensor, time: Tensor, mask: Tensor,
-        past: dict[str, Tensor] | None = None, twice: Tensor | None = None,
+        self,
+        coords: Tensor,
+        atoms: Tensor,
+        bonds: Tensor,
+        time: Tensor,
+        mask: Tensor,
+        past: dict[str, Tensor] | None = None,
+        twice: Tensor | None = None,
         taps: Collection[int] = (),
-    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:  # fmt: skip
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         atoms, bonds = F.one_hot(atoms, len(ATOMS)), F.one_hot(bonds, BONDS)
         given = (coords, atoms.to(coords.dtype), bonds.to(coords.dtype), time, mask)
         if self.config.self_cond and past is None:
@@ -338,9 +346,15 @@ class Semla(nn.Module):
         return self._predict(*given, past, taps)
 
     def _predict(
-        self, coords: Tensor, atoms: Tensor, bonds: Tensor, time: Tensor, mask: Tensor,
-        past: dict[str, Tensor] | None, taps: Collection[int],
-    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:  # fmt: skip
+        self,
+        coords: Tensor,
+        atoms: Tensor,
+        bonds: Tensor,
+        time: Tensor,
+        mask: Tensor,
+        past: dict[str, Tensor] | None,
+        taps: Collection[int],
+    ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         shape = (*mask.shape, -1)
         size = self.size_emb(mask.sum(1, keepdim=True)).expand(shape)
         features = [time[:, None, None].expand(shape), atoms, size]
@@ -350,9 +364,12 @@ class Semla(nn.Module):
             places.append(past["coords"])
             bonds = torch.cat([bonds, past["bonds"]], -1)
         x, h, edges, states = self.dynamics(
-            torch.stack(places, -1), self.feat_proj(torch.cat(features, -1)), mask,
-            self.edge_in_proj(bonds), taps,
-        )  # fmt: skip
+            torch.stack(places, -1),
+            self.feat_proj(torch.cat(features, -1)),
+            mask,
+            self.edge_in_proj(bonds),
+            taps,
+        )
         found = {
             "coords": centred(x, mask),
             "atoms": self.atom_classifier_head(h),

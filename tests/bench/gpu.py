@@ -29,10 +29,10 @@ import report
 import stage1
 import train
 
-from reed.cache import overlap
-from reed.cache.build import Timing
-from reed.encoders import vae
-from reed.encoders.compute import images
+from reed.build import overlap
+from reed.build.shard import Timing
+from reed.encoders.image import vae
+from reed.encoders.image.batches import images
 
 START_WITHIN = 330  # seconds; later rows are left out, so that all ends in eight minutes
 SD_VAE = {
@@ -61,11 +61,22 @@ class Row:
 
 TRAINED = tuple(
     train.Setting(
-        size, {"size": size}, (4, 32), (256, 768), 3584, taps, "vit_base_patch14_dinov2", 224,
-        batch=256, samples=1024, precision="bf16", steps=steps, parts=parts,
+        size,
+        {"size": size},
+        (4, 32),
+        (256, 768),
+        3584,
+        taps,
+        "vit_base_patch14_dinov2",
+        224,
+        batch=256,
+        samples=1024,
+        precision="bf16",
+        steps=steps,
+        parts=parts,
     )
     for size, taps, steps, parts in (("SiT-XL/2", (8, 16), 8, 2), ("SiT-B/2", (4, 8), 30, 1))
-)  # fmt: skip
+)
 ROWS = (
     Row("timm", "dinov2-b", "bf16", 4096, 128),
     Row("timm", "dinov2-b", "tf32", 4096, 128),

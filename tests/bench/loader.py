@@ -24,7 +24,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import report
 from PIL import Image
 
-from reed.cache import column, engines, plan
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 
@@ -77,9 +78,13 @@ def build(folder: Path, samples: int) -> None:
         records = Records(count, codec)
         cache = folder / name
         frozen = plan.freeze(
-            cache, records.listing(), pipeline="bench", domain="image", source="bench",
+            cache,
+            records.listing(),
+            pipeline="bench",
+            domain="image",
+            source="bench",
             shard_size=512,
-        )  # fmt: skip
+        )
         engines.run(column.open_job(cache, frozen, "both", records, records), engines.Share())
     files = folder / "files"
     if not (files / "done").is_file():

@@ -53,8 +53,9 @@ def inputs(config: SemlaConfig, batch: int, atoms: int) -> dict[str, Tensor]:
         "x": x.requires_grad_(),
         "h": torch.randn(batch, atoms, config.width).requires_grad_(),
         "messages": torch.randn(batch, atoms, atoms, config.sets).requires_grad_(),
-        "pairs": pairs, "mask": mask,
-    }  # fmt: skip
+        "pairs": pairs,
+        "mask": mask,
+    }
 
 
 def ways_of(config: SemlaConfig, given: dict[str, Tensor]) -> dict[str, tuple[nn.Module, Callable]]:

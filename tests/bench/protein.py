@@ -29,10 +29,11 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
-from reed.cache import column, engines, plan
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
-from reed.protein import NEIGHBOURS
+from reed.chem.protein import NEIGHBOURS
 
 SINGLE, PAIR = 384, 128  # channels
 PLACES = {"x": "chain/coords", "single": "teacher/single", "pair": "teacher/pair"}
@@ -49,8 +50,8 @@ def designing(length: int, steps: int, runs: int) -> list[report.Figure]:
     """CPU seconds for one sequence, three ways."""
     import torch
 
-    from reed import masked
     from reed.domains.protein import DesignOptions, ProteinDomain, Structure, collated, denoiser
+    from reed.flows import masked
     from reed.nets.mpnn import LETTERS, MASK, MPNN, MPNNConfig
 
     torch.set_num_threads(1)
@@ -214,9 +215,15 @@ def memory(chains: int, length: int, tokens: int) -> list[report.Figure]:
 @click.option("--peak", hidden=True)
 @click.option("--cache", hidden=True, type=click.Path(path_type=Path))
 def main(
-    residues: int, steps: int, runs: int, chains: int, length: int, tokens: int,
-    peak: str | None, cache: Path,
-) -> None:  # fmt: skip
+    residues: int,
+    steps: int,
+    runs: int,
+    chains: int,
+    length: int,
+    tokens: int,
+    peak: str | None,
+    cache: Path,
+) -> None:
     """Measure both, print a table, write runs/bench/protein.json."""
     if peak:  # a process of its own
         added = streamed(cache, tokens) if peak == "streamed epoch" else in_ram(chains, length)

@@ -60,18 +60,28 @@ def publish(name: str, what: str, figures: list[Figure], out: Path = Path("runs/
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
     head = ("figure", "median", "minimum", "maximum", "runs", "unit", "compared with")
     rows = [
-        (f.name, f"{f.median:.4g}", f"{f.minimum:.4g}", f"{f.maximum:.4g}", str(f.runs), f.unit,
-         f.compared_with)
+        (
+            f.name,
+            f"{f.median:.4g}",
+            f"{f.minimum:.4g}",
+            f"{f.maximum:.4g}",
+            str(f.runs),
+            f.unit,
+            f.compared_with,
+        )
         for f in figures
-    ]  # fmt: skip
+    ]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     print(f"\n{what}\n{machine}\n")
     for row in [head, *rows]:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)))
     out.mkdir(parents=True, exist_ok=True)
     content = {
-        "bench": name, "what": what, "machine": machine, "when": time.strftime("%Y-%m-%d"),
+        "bench": name,
+        "what": what,
+        "machine": machine,
+        "when": time.strftime("%Y-%m-%d"),
         "figures": [asdict(f) for f in figures],
-    }  # fmt: skip
+    }
     (out / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"\nwritten: {out / f'{name}.json'}")

@@ -32,17 +32,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 import curves
 import report
 
-from reed import config, picture, pipelines, recipe
+from reed import config, picture, pipelines
 from reed.cache.files import write_atomic
 from reed.domains.image import SampleOptions
 from reed.encoders import ENCODERS
-from reed.feed import Feed
 from reed.metrics import FEATURES
 from reed.metrics.frechet import Gaussian, frechet_distance
-from reed.recipe import TrainConfig
-from reed.sample import Sampler
-from reed.sources.scenes import scene_at
-from reed.train import Trainer, accelerator_for, train
+from reed.sample.sampler import Sampler
+from reed.sources.toy.scenes import scene_at
+from reed.train import recipe
+from reed.train.feed import Feed
+from reed.train.loop import Trainer, accelerator_for, train
+from reed.train.recipe import TrainConfig
 
 VARIANTS = {
     "sit": "no alignment",
@@ -78,18 +79,26 @@ SETTINGS = {
     "gpu": Setting(
         images=100_000,
         over={
-            "steps": 20_000, "batch": 256, "precision": "bf16", "ema_decay": 0.999,
+            "steps": 20_000,
+            "batch": 256,
+            "precision": "bf16",
+            "ema_decay": 0.999,
             "domain": {"net_settings": {"hidden_size": 384, "depth": 12, "num_heads": 6}},
             "align": {
                 "scenes-conv": {"tap": 4, "hidden": 1024},
                 "scenes-text": {"tap": 8, "hidden": 1024},
             },
-            "optim": {"lr": 5e-4}, "every": {"log": 100},
+            "optim": {"lr": 5e-4},
+            "every": {"log": 100},
         },
-        points=20, drawn=10_000, scenes=10_000, options=SampleOptions(sampler="heun", steps=25),
-        processes=1, timed=100,
+        points=20,
+        drawn=10_000,
+        scenes=10_000,
+        options=SampleOptions(sampler="heun", steps=25),
+        processes=1,
+        timed=100,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -269,13 +278,14 @@ def main(setting: str, seeds: int, out: Path) -> None:
     found = {
         space: {
             variant: [
-                job.result()[space] for run, job in zip(runs, jobs, strict=True)
+                job.result()[space]
+                for run, job in zip(runs, jobs, strict=True)
                 if run.variant == variant
             ]
             for variant in VARIANTS
         }
         for space in SPACES
-    }  # fmt: skip
+    }
     seconds = times(Run(root, cache, "repa", 0), how)
     what = f"{setting}: {seeds} seeds, {settings_of(runs[0], how).steps} steps"
     report.publish("speedup", what, figures_of(found, floors(how), seconds), out)

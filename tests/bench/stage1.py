@@ -29,14 +29,15 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
-from reed.cache import column, engines, files, overlap, plan, schema
-from reed.cache.build import Encoder, Job, Timing
-from reed.encoders import vision
-from reed.encoders.cards import CARDS
-from reed.encoders.compute import images
+from reed.build import column, engines, overlap
+from reed.build.shard import Encoder, Job, Timing
+from reed.cache import files, plan, schema
+from reed.encoders.image import vision
+from reed.encoders.image.batches import images
+from reed.encoders.image.cards import CARDS
 from reed.precision import computing
-from reed.sources.crop import center_crop
-from reed.sources.images import Images
+from reed.sources.image.crop import center_crop
+from reed.sources.image.images import Images
 
 # The model libraries are imported where they are used: reading processes import this module too.
 if TYPE_CHECKING:
@@ -85,9 +86,13 @@ def open_stage(cache: Path, data: Path, encoder: Encoder, device: str, shard_siz
     shutil.rmtree(cache, ignore_errors=True)
     source = Images(data)
     frozen = plan.freeze(
-        cache, source.listing(), pipeline="bench", domain="image", source="images",
+        cache,
+        source.listing(),
+        pipeline="bench",
+        domain="image",
+        source="images",
         shard_size=shard_size,
-    )  # fmt: skip
+    )
     encoder.load(device)
     return column.open_job(cache, frozen, "encoded", encoder, source)
 

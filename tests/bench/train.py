@@ -30,15 +30,17 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
-from reed import config, recipe
-from reed.align import AlignedNet
-from reed.cache import column, engines, plan
+from reed import config
+from reed.build import column, engines
+from reed.cache import plan
 from reed.cache.schema import Field
-from reed.domain import Batch, Noised
-from reed.feed import Fed, Feed
-from reed.recipe import Setup, TrainConfig
+from reed.domains.base import Batch, Noised
 from reed.seeding import Draws
-from reed.train import Trainer, accelerator_for, untrained
+from reed.train import recipe
+from reed.train.align import AlignedNet
+from reed.train.feed import Fed, Feed
+from reed.train.loop import Trainer, accelerator_for, untrained
+from reed.train.recipe import Setup, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,17 @@ class Setting:
 
 
 SMALL = Setting(
-    "small", {"net_settings": {"patch_size": 2, "hidden_size": 192, "depth": 6, "num_heads": 3}},
-    (4, 16), (64, 192), 256, (2, 3), "vit_tiny_patch16_224", 128, {"depth": 4}, hidden=256,
-)  # fmt: skip
+    "small",
+    {"net_settings": {"patch_size": 2, "hidden_size": 192, "depth": 6, "num_heads": 3}},
+    (4, 16),
+    (64, 192),
+    256,
+    (2, 3),
+    "vit_tiny_patch16_224",
+    128,
+    {"depth": 4},
+    hidden=256,
+)
 
 
 class Records:
@@ -105,11 +115,13 @@ def build(setting: Setting, cache: Path) -> Path:
     shutil.rmtree(cache, ignore_errors=True)
     channels, side = setting.latents
     columns = {
-        "latents": [Field("moments", "moments", (2 * channels, side, side), "float16"),
-                    Field("label", "label", (), "int64")],
+        "latents": [
+            Field("moments", "moments", (2 * channels, side, side), "float16"),
+            Field("label", "label", (), "int64"),
+        ],
         "image": [Field("tokens", "token", setting.tokens, "int8")],
         "caption": [Field("vector", "sample", (setting.vector,), "float16")],
-    }  # fmt: skip
+    }
     records = Records(setting)
     frozen = plan.freeze(
         cache, records.listing(), pipeline="digits", domain="image", source="bench", shard_size=256
@@ -123,18 +135,23 @@ def build(setting: Setting, cache: Path) -> Path:
 def settings_of(setting: Setting, cache: Path, run: Path) -> TrainConfig:
     """REED's recipe at the size of the setting."""
     table = {
-        "shards": str(cache), "run": str(run), "steps": 10**6, "batch": setting.batch,
+        "shards": str(cache),
+        "run": str(run),
+        "steps": 10**6,
+        "batch": setting.batch,
         "precision": setting.precision,
         "data": {"x": "latents/moments", "label": "latents/label"},
         "domain": {"classes": 1000} | setting.net,
         "align": {
             "image": {"target": "image/tokens", "tap": setting.taps[0], "hidden": setting.hidden},
             "caption": {
-                "target": "caption/vector", "tap": setting.taps[1], "hidden": setting.hidden
+                "target": "caption/vector",
+                "tap": setting.taps[1],
+                "hidden": setting.hidden,
             },
         },
         "curriculum": {"image": 0.5, "caption": 0.25},
-    }  # fmt: skip
+    }
     return config.build(TrainConfig, table)
 
 
@@ -238,9 +255,11 @@ def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
     accelerator = accelerator_for(settings)
     device = accelerator.device
     trainer = Trainer(recipe.check(settings, pin=device.type == "cuda"), accelerator)
-    encoder = timm.create_model(
-        setting.encoder, pretrained=False, img_size=setting.pixels, **setting.vit
-    ).to(device).eval()  # fmt: skip
+    encoder = (
+        timm.create_model(setting.encoder, pretrained=False, img_size=setting.pixels, **setting.vit)
+        .to(device)
+        .eval()
+    )
     feed, said = Feed(trainer.setup.stream, device), setting.name
     with closing(feed.batches(0)) as batches:
         fixed = next(batches)

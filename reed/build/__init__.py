@@ -1,0 +1,1 @@
+"""Stage one: encodes missing shards, alone, among processes, or on Ray."""

@@ -1,0 +1,131 @@
+"""Stage one on a Ray cluster: one task per shard, each of which calls build_shards.
+
+The driver loads no encoder, so it needs no GPU. A task that dies with its worker is run again by
+Ray; what it left is a temporary file, as after any other kill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+from typing import Any, Protocol
+
+from reed.build import engines, overlap
+from reed.build import shard as build
+from reed.build.engines import Share
+from reed.build.shard import Job, Timing
+from reed.cache.plan import Plan
+from reed.cache.schema import Marker
+from reed.errors import ReedError
+
+RETRIES = 3  # of a task whose worker died
+
+
+class Openable(Hashable, Protocol):
+    """A job by names and paths: picklable, and equal to its copies in other processes."""
+
+    def open(self) -> Job:
+        """The job, its encoder loaded."""
+        ...
+
+
+def connect() -> Any:
+    """The module ray, connected to the cluster there is, or to one that this call starts."""
+    try:
+        import ray
+    except ImportError as error:
+        problem = "--engine ray needs the package ray, which is not installed"
+        raise ReedError(f"{problem}; run: pip install 'reed[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(logging_level="warning", log_to_driver=False)
+    return ray
+
+
+def pick_device(ray: Any, name: str) -> str:
+    """The device of each task: Ray gives it a GPU of its own, "auto" one where there is any."""
+    if name == "auto":
+        return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+    return "cuda" if name.startswith("cuda") else name
+
+
+def run(
+    ray: Any,
+    name: str,
+    plan: Plan,
+    spec: Openable,
+    share: Share,
+    *,
+    gpu: bool = False,
+    workers: int = 0,
+    retry: bool = False,
+    progress: bool = True,
+) -> Timing:
+    """Build the missing shards of column `name`; returns only when all of them are in place.
+
+    spec: is opened in the workers, which keep it open for their next shards; gpu: one whole GPU
+    per task; workers: reading processes per task.
+    """
+    needs = {"num_cpus": 1 + workers, "num_gpus": int(gpu), "max_retries": RETRIES}
+    list_todo, build_one = (ray.remote(**needs)(task) for task in (_todo, _build))
+    left = _get(ray, name, list_todo.remote(spec, share, retry))
+    timing = Timing()
+
+    def built() -> Iterator[Marker]:
+        waiting = [build_one.remote(spec, shard, workers) for shard in left.missing]
+        try:
+            while waiting:
+                ready, waiting = ray.wait(waiting)
+                marker, spent, counted = _get(ray, name, ready[0])
+                timing.add(spent)
+                left.tally.add(*counted)
+                yield marker
+        finally:
+            for task in waiting:
+                ray.cancel(task, force=True)
+
+    for _ in engines.shown(plan, name, left, built(), timing, progress):
+        pass
+    return timing
+
+
+def _get(ray: Any, name: str, task: Any) -> Any:
+    try:
+        found = ray.get(task)
+    except ray.exceptions.RayTaskError:  # a bug, with its traceback
+        raise
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ReedError(
+            f"column {name!r}: a Ray worker died {RETRIES + 1} times over the same shard "
+            f"({reason}); rerun to resume, or without --engine ray to see why"
+        ) from error
+    if isinstance(found, ReedError):
+        raise found
+    return found
+
+
+# ---- in the workers: a ReedError is returned, as Ray would print the traceback of every one
+
+
+@lru_cache(maxsize=1)
+def _opened(spec: Openable) -> Job:
+    """One loaded encoder per worker process, which Ray keeps for its next tasks."""
+    return spec.open()
+
+
+def _todo(spec: Openable, share: Share, retry: bool) -> engines.Todo | ReedError:
+    try:
+        return engines.todo(_opened(spec), share, retry=retry)
+    except ReedError as error:
+        return error
+
+
+def _build(
+    spec: Openable, shard: int, workers: int
+) -> tuple[Marker, Timing, tuple[int, dict[str, str]]] | ReedError:
+    try:
+        job, timing = _opened(spec), Timing()
+        (marker,) = overlap.build_shards(job, [shard], timing, build.new_tally(job), workers)
+    except ReedError as error:
+        return error
+    return marker, timing, (len(marker.keys) + len(marker.failed), marker.failed)

@@ -1,0 +1,261 @@
+"""Stage one: missing shards -> read -> encode -> write -> mark."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from reed.build.source import BadSample, Chunk, Reading, Sample, Source
+from reed.cache import files, reader, schema, verify
+from reed.cache.codecs import codecs
+from reed.cache.codecs.codecs import State
+from reed.cache.containers import tar
+from reed.cache.plan import Plan
+from reed.cache.schema import Column, Field, Marker
+from reed.cache.stats import Stats
+from reed.errors import ReedError
+
+MAX_FAILED = 0.01  # of a column's samples
+FEW = 10  # failures that say nothing yet about their share
+
+# A sample's key and, for each of its views, {field: value}.
+Record = tuple[str, Sequence[dict[str, Any]]]
+
+
+class Encoder(Protocol):
+    """A frozen map from samples to one record per field.
+
+    reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
+    sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
+    encode. An encoder whose output has terms of use says so in `terms`, which a build prints.
+    """
+
+    reads: tuple[str, ...]
+    fields: tuple[Field, ...]
+    licence: str
+    batch_size: int
+
+    def revision(self) -> str:
+        """What the output depends on besides its inputs: weights sha256, preprocessing, layer."""
+        ...
+
+    def load(self, device: str) -> None:
+        """Bring the weights to `device`; model libraries are imported here."""
+        ...
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """For each field one array (or string) per sample, in order; may raise BadSample."""
+        ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """One column to build: everything that build_shard needs besides the shard's number."""
+
+    cache: Path
+    plan: Plan
+    column: Column
+    source: Source
+    encoder: Encoder
+    state: dict[str, State]
+
+    @property
+    def reading(self) -> Reading:
+        """How its samples are read."""
+        views = self.plan.manifest.views
+        return Reading(self.cache, self.column.name, self.source, self.encoder.reads, views)
+
+    def cuts(self, shard: int) -> list[tuple[str, ...]]:
+        """The keys of a shard in chunks, always cut at the same places, whoever encodes them."""
+        keys, size = self.plan.keys_of(shard), self.encoder.batch_size
+        return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+@dataclass
+class Timing:
+    """Seconds that building waited for samples, encoded them, and waited for their writing."""
+
+    read: float = 0.0
+    encode: float = 0.0
+    write: float = 0.0
+
+    def add(self, other: Timing) -> None:
+        """Add the seconds of another shard."""
+        self.read += other.read
+        self.encode += other.encode
+        self.write += other.write
+
+    def summary(self) -> str:
+        """One line that says what limits."""
+        seconds = {"read": self.read, "encode": self.encode, "write": self.write}
+        spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
+        return f"{spent} ({max(seconds, key=seconds.__getitem__)} limits)"
+
+
+@dataclass
+class Tally:
+    """Samples of a column that were tried and that failed; ReedError once too many have.
+
+    planned: samples of the whole column. At most 1 % of these may fail; beyond the first ten
+    failures, at most 1 % of those that were tried so far.
+    """
+
+    column: str
+    planned: int
+    tried: int = 0
+    failed: int = 0
+
+    def add(self, tried: int, failed: dict[str, str]) -> None:
+        """Count some samples, of which `failed` failed for these reasons."""
+        self.tried += tried
+        self.failed += len(failed)
+        few = max(FEW, MAX_FAILED * self.tried)
+        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
+            key, reason = next(iter(failed.items()))
+            raise ReedError(
+                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
+                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
+                "mend the source, then rerun with --retry-failed"
+            )
+
+
+def is_done(job: Job, shard: int) -> bool:
+    """Whether a shard is in place: see done_marker."""
+    return done_marker(job, shard) is not None
+
+
+def done_marker(job: Job, shard: int) -> Marker | None:
+    """The marker of a shard that is done, which is one that a shallow verify would pass."""
+    return verify.marker_in_place(job.cache, job.plan, job.column, shard)
+
+
+def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marker, Timing]:
+    """Encode one shard and put it in place, marker last: a pure function of the frozen plan.
+
+    Any process may call it, any number of times; the bytes come out the same. Samples that
+    cannot be read are left out and recorded with the reason; ReedError when they are too many.
+    """
+    timing, began = Timing(), time.perf_counter()
+    failed: dict[str, str] = {}
+    tally = tally or new_tally(job)
+    chunks = (job.reading.chunk(shard, keys) for keys in job.cuts(shard))
+    encoded = encode_shard(job, chunks, failed, timing, tally)
+    marker = write_shard(job, shard, chain.from_iterable(encoded), failed)
+    timing.write = time.perf_counter() - began - timing.read - timing.encode
+    return marker, timing
+
+
+def new_tally(job: Job) -> Tally:
+    """A tally that has seen nothing."""
+    return Tally(job.column.name, len(job.plan.keys))
+
+
+def encode_shard(
+    job: Job, chunks: Iterator[Chunk], failed: dict[str, str], timing: Timing, tally: Tally
+) -> Iterator[list[Record]]:
+    """The good samples of a shard, encoded, chunk by chunk; the others go to `failed`."""
+    while True:
+        began = time.perf_counter()
+        chunk = next(chunks, None)
+        timing.read += time.perf_counter() - began
+        if chunk is None:
+            return
+        began = time.perf_counter()
+        bad = dict(chunk.failed)
+        records = _encode_views(job, chunk, bad)
+        timing.encode += time.perf_counter() - began
+        failed |= bad
+        tally.add(len(chunk.samples) + len(chunk.failed), bad)
+        yield records
+
+
+def _encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record]:
+    """One call per view, so that the first one's bytes are those of a cache without others."""
+    views: list[dict[str, dict[str, Any]]] = []
+    for view in range(job.plan.manifest.views):
+        batch = [(key, each[view]) for key, each in chunk.samples.items() if key not in failed]
+        views.append(dict(_encode(job, batch, failed)) if batch else {})
+    good = [key for key in chunk.samples if key not in failed]
+    return [(key, [values[key] for values in views]) for key in good]
+
+
+def _encode(
+    job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]
+) -> list[tuple[str, dict[str, Any]]]:
+    """One call for the batch; if the encoder refuses it, one per sample, to find which it is."""
+    try:
+        values = job.encoder.encode([sample for _, sample in batch])
+    except BadSample as error:
+        if len(batch) > 1:
+            return [good for one in batch for good in _encode(job, [one], failed)]
+        failed[batch[0][0]] = str(error)
+        return []
+    names = [field.name for field in job.column.fields]
+    for name in names:
+        if len(values.get(name, ())) != len(batch):
+            raise ReedError(
+                f"column {job.column.name!r}: the encoder gave {len(values.get(name, ()))} values "
+                f"of field {name!r} for {len(batch)} samples"
+            )
+    records = [(key, {n: values[n][i] for n in names}) for i, (key, _) in enumerate(batch)]
+    for key, record in records:
+        _check_shapes(job, key, record)
+    return records
+
+
+def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
+    for field in job.column.fields:
+        shape = tuple(getattr(values[field.name], "shape", ()))
+        fits = len(shape) == len(field.shape) and all(
+            want in (None, have) for want, have in zip(field.shape, shape, strict=True)
+        )
+        if not fits:
+            raise ReedError(
+                f"column {job.column.name!r}, field {field.name!r}, key {key!r}: "
+                f"shape {shape} is not {field.shape}, which the encoder states"
+            )
+
+
+def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[str, str]) -> Marker:
+    """Put the records of a shard in place, then its marker; `failed` is complete after them."""
+    written: list[str] = []
+    stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
+
+    def members() -> Iterator[tuple[str, list[Any]]]:
+        for key, views in records:
+            for view, values in enumerate(views):
+                arrays = _stored(job, key, values)
+                for name, running in stats.items():
+                    running.add(values[name])
+                yield tar.member_key(key, view), arrays
+            written.append(key)
+
+    container = reader.CONTAINERS[job.column.container]
+    with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
+        index = container.write(temp, reader.parts_of(job.column), members())
+    marker = Marker(
+        column=job.column.name,
+        shard=shard,
+        keys=tuple(written),
+        failed=failed,
+        stats={name: running.summary() for name, running in stats.items()},
+        **index,
+    )
+    files.write_atomic(schema.marker_path(job.cache, job.column, shard), schema.dump(marker))
+    return marker
+
+
+def _stored(job: Job, key: str, values: dict[str, Any]) -> list[Any]:
+    """The parts of one record, in the column's order."""
+    arrays: list[Any] = []
+    for field in job.column.fields:
+        try:
+            arrays += codecs.codec_of(field).encode(values[field.name], job.state[field.name])
+        except ReedError as error:
+            where = f"column {job.column.name!r}, field {field.name!r}, key {key!r}"
+            raise ReedError(f"{where}: {error}") from error
+    return arrays

@@ -1,0 +1,299 @@
+"""How one array is stored: float32(+nan), float16, bfloat16, int8, pca:K, standard, integers, text.
+
+A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
+and shape, so that a container only ever sees plain arrays. Encoding is numpy, decoding is torch
+on whichever device the parts are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from reed.cache.codecs import fidelity, pca
+from reed.cache.codecs.finite import extremes, is_sound
+from reed.cache.schema import Field
+from reed.errors import ReedError, suggest
+
+if TYPE_CHECKING:
+    import torch
+
+State = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stored array of a field: its name, numpy dtype ("utf8" for text) and shape."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether its size differs from sample to sample."""
+        return self.dtype == "utf8" or None in self.shape
+
+
+class Codec(Protocol):
+    """Encode one sample's array to parts, decode a batch of parts.
+
+    The state is what calibrate() found: besides what decoding needs `cosine`, the mean and the
+    worst cosine of a token to what is left of it, over the calibration records.
+    """
+
+    needs_calibration: bool
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        """The parts that a field is stored as."""
+        ...
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        """The shape of one decoded sample; field.shape is that of what the encoder gave."""
+        ...
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        """What the codec keeps of the whole column, from some of it; ReedError if not finite."""
+        ...
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        """The parts of one sample; ReedError when the value does not fit."""
+        ...
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        """A batch [B, ...] from its parts [B, ...], on their device."""
+        ...
+
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        """Decoded values in the channels of the encoder again, as near as they were kept."""
+        ...
+
+
+class _Plain:
+    """What most codecs share: nothing to calibrate, and the shape stays."""
+
+    needs_calibration = False
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        return {}
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        return field.shape
+
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        return values
+
+
+class Raw(_Plain):
+    """The array as it is; floats decode to float32, uint8 to itself, other integers to int64."""
+
+    def __init__(self, dtype: str, holds_nan: bool = False) -> None:
+        self._dtype, self._holds_nan = np.dtype(dtype), holds_nan
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        return (Part(field.name, self._dtype.str, field.shape),)
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        array = np.asarray(value)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            stored = np.asarray(array, dtype=self._dtype, order="C")
+        whole = self._dtype.kind in "iu"
+        if not (np.array_equal(stored, array) if whole else is_sound(stored, self._holds_nan)):
+            raise ReedError(f"does not fit {self._dtype}: {extremes(array)}")
+        return (stored,)
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self._dtype == np.uint8:  # pixels: an eighth of int64
+            return parts[0]
+        return parts[0].float() if self._dtype.kind == "f" else parts[0].long()
+
+
+class BFloat16(_Plain):
+    """float32 rounded to its upper 16 bits, stored as uint16 because numpy has no bfloat16."""
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        return (Part(field.name, "<u2", field.shape),)
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, dtype=np.float32, order="C")
+        bits = array.view(np.uint32).astype(np.uint64)
+        rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        if not np.isfinite(array).all() or ((rounded & 0x7F80) == 0x7F80).any():
+            raise ReedError(f"does not fit bfloat16: {extremes(array)}")
+        return (rounded,)
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        import torch
+
+        return parts[0].view(torch.bfloat16).float()
+
+
+class Int8(_Plain):
+    """int8 after division by a per-channel rms (of the column) and a per-token absolute maximum.
+
+    Taking the channel's rms out first keeps outlier channels from using up the eight bits of
+    all others. Storage is one byte per channel and four per token.
+    """
+
+    needs_calibration = True
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        scales = Part(f"{field.name}-scale", "<f4", field.shape[:-1])
+        return (Part(field.name, "|i1", field.shape), scales)
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        flat = np.concatenate([np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays])
+        rms = np.sqrt(np.mean(np.square(flat.astype(np.float64)), axis=0))
+        if not np.isfinite(rms).all():
+            raise ReedError(f"cannot calibrate int8: {extremes(flat)}")
+        # A channel that is silent here and not later would use up the eight bits of all others.
+        least = 0.1 * rms.mean() or 1.0
+        state = {"rms": np.maximum(rms, least).astype(np.float32)}
+        return state | {"cosine": _cosine(self, arrays, state)}
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        with np.errstate(over="ignore"):
+            array = np.asarray(value, dtype=np.float32)
+            even = array / state["rms"]
+        if not np.isfinite(even).all():
+            raise ReedError(f"does not fit int8: {extremes(array)}")
+        scale = np.abs(even).max(axis=-1) / np.float32(127)
+        steps = even / np.where(scale > 0, scale, np.float32(1))[..., None]
+        return (np.rint(steps).astype(np.int8), np.asarray(scale, dtype=np.float32))
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        steps, scale = parts
+        return steps.float().mul_(scale.unsqueeze(-1)).mul_(state["rms"])
+
+
+class Pca:
+    """The leading whitened principal components of the channels, stored by another codec.
+
+    What is decoded is the components, [..., kept]: a target of so many channels. A cosine of
+    whitened vectors weighs all directions alike. See reed.cache.codecs.pca. kept 0: no components
+    but the channels, each less its mean and over its deviation ("standard").
+    """
+
+    needs_calibration = True
+
+    def __init__(self, kept: int, inner: Codec) -> None:
+        self.kept, self._inner = kept, inner
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        return self._inner.parts(replace(field, shape=self.decoded_shape(field)))
+
+    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
+        return (*field.shape[:-1], self.kept or field.shape[-1])
+
+    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
+        state = pca.fit(arrays, self.kept) if self.kept else pca.standard(arrays)
+        state |= self._inner.calibrate([pca.whiten(array, state) for array in arrays])
+        return state | {"cosine": _cosine(self, arrays, state)}
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        array = np.asarray(value)
+        if not np.isfinite(array).all():
+            name = f"pca:{self.kept}" if self.kept else "standard"
+            raise ReedError(f"does not fit {name}: {extremes(array)}")
+        try:
+            return self._inner.encode(pca.whiten(array, state), state)
+        except ReedError as error:
+            raise ReedError(f"its whitened components: {error}") from error
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self._inner.decode(parts, state)
+
+    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
+        return pca.unwhiten(values, state)
+
+
+class Utf8(_Plain):
+    """A string; stage two never decodes it."""
+
+    def parts(self, field: Field) -> tuple[Part, ...]:
+        return (Part(field.name, "utf8", ()),)
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        if not isinstance(value, str):
+            raise ReedError(f"is not text: {value!r}")
+        try:
+            return (value.encode(),)
+        except UnicodeEncodeError as error:
+            raise ReedError(f"is not valid text: {error}") from error
+
+    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
+        raise ReedError("a text field cannot be streamed to a net; align to its encoding instead")
+
+
+_RAW = ("float32", "float16", "int64", "int32", "uint8")
+NAN = "float32+nan"  # NaN is what was not observed
+CODECS: dict[str, Codec] = {
+    **{name: Raw(f"<{np.dtype(name).str[1:]}") for name in _RAW},
+    NAN: Raw("<f4", holds_nan=True),
+    "bfloat16": BFloat16(),
+    "int8": Int8(),
+    "utf8": Utf8(),
+}
+
+
+NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8", "standard", "standard+int8")
+_PCA = re.compile(r"(?:pca:([1-9][0-9]{0,5})|standard)(\+int8)?")
+
+
+@lru_cache
+def _pca(kept: int, inner: str) -> Pca:
+    return Pca(kept, CODECS[inner])
+
+
+def codec_of(field: Field) -> Codec:
+    """The codec that a field names; ReedError when there is none (with the nearest) or no fit."""
+    found = _PCA.fullmatch(field.codec)
+    if not found and field.codec not in CODECS:
+        hint = suggest(field.codec, NAMES)
+        raise ReedError(f"field {field.name!r} has the unknown codec {field.codec!r}.{hint}")
+    kept = int(found[1] or 0) if found else 0
+    if problem := _misfit(field, kept, is_whitened=bool(found)):
+        raise ReedError(f"{field.kind} field {field.name!r} cannot be {field.codec}: {problem}")
+    return _pca(kept, "int8" if found[2] else "float16") if found else CODECS[field.codec]
+
+
+def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
+    """Why a field cannot have its codec, or nothing; kept: the K of pca:K, else 0."""
+    if (field.kind == "text") != (field.codec == "utf8"):
+        return "text, and nothing else, is stored as utf8"
+    if field.kind == "label" and field.codec not in ("int64", "int32", "uint8"):
+        return "a label is stored as an integer"
+    if field.codec == NAN and field.kind != "data":
+        return "only data may lack values"
+    if is_whitened and not field.is_target:
+        return "only what is aligned to may lose channels, and that is a token, sample or pair"
+    if (is_whitened or field.codec == "int8") and not field.shape:
+        return f"{field.codec} needs an axis of channels"
+    if kept and kept > (field.shape[-1] or 0):
+        return f"it has {field.shape[-1]} channels; keep at most as many"
+    return ""
+
+
+def decode_one(codec: Codec, parts: Sequence[np.ndarray], state: State) -> np.ndarray:
+    """One sample from its parts, as numpy arrays on the CPU."""
+    import torch
+
+    tensors = [torch.from_numpy(np.asarray(part))[None] for part in parts]
+    on_cpu = {name: torch.from_numpy(array) for name, array in state.items()}
+    return codec.decode(tensors, on_cpu)[0].numpy()
+
+
+def _cosine(codec: Codec, arrays: Sequence[np.ndarray], state: State) -> np.ndarray:
+    """The mean and the worst cosine of a token to its stored self, [2] float32."""
+    found = []
+    for array in arrays:
+        left = decode_one(codec, codec.encode(array, state), state)
+        found.append(fidelity.cosines(array, codec.restore(left, state)).ravel())
+    flat = np.concatenate(found)
+    return np.array([flat.mean(), flat.min()], np.float32)

@@ -1,0 +1,1 @@
+"""Molecules and protein chains as plain arrays, and their exchange with RDKit."""

@@ -1,0 +1,51 @@
+"""How molecules are drawn: steps, the grid of times, and their settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reed.errors import ReedError
+
+GRIDS = ("log", "linear")
+LAST = 0.01  # how far from the data the logarithmic grid ends
+
+
+@dataclass(frozen=True)
+class MoleculeOptions:
+    """How molecules are drawn from a trained net.
+
+    steps: of the integration; grid: log, in which they get shorter towards the data, or linear;
+    noise: how often atoms and bonds are drawn anew, see reed.flows.categorical; atoms: of each
+    molecule, 0 for numbers that the data has; seed: sample i is a function of (seed, i) alone.
+    """
+
+    steps: int = 100
+    grid: str = "log"
+    noise: float = 1.0
+    atoms: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ReedError(f"steps is {self.steps}, it must be at least 1")
+        if self.grid not in GRIDS:
+            raise ReedError(f"grid is {self.grid!r}, it must be one of {GRIDS}")
+        if not self.noise >= 0 or self.atoms < 0:
+            raise ReedError(f"noise is {self.noise} and atoms {self.atoms}; neither is below 0")
+
+    @property
+    def name(self) -> str:
+        """The options in short, those at their defaults left out: "100-linear-seed1"."""
+        parts = [f"{self.steps}", *([self.grid] if self.grid != "log" else [])]
+        parts += [f"noise{self.noise:g}"] if self.noise != 1 else []
+        parts += [f"atoms{self.atoms}"] if self.atoms else []
+        parts += [f"seed{self.seed}"] if self.seed else []
+        return "-".join(parts)
+
+    def times(self) -> list[float]:
+        """The times of the steps and of the end, rising; 0 is noise and 1 is data."""
+        if self.grid == "linear":
+            return np.linspace(0, 1, self.steps + 1).tolist()
+        return (1 - np.geomspace(LAST, 1, self.steps + 1))[::-1].tolist()

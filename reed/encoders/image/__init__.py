@@ -1,0 +1,1 @@
+"""Encoders of images: vision models, autoencoders, and arrays made elsewhere."""

@@ -1,0 +1,131 @@
+"""What is cached as it is: labels, images, and latents that others have encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.errors import ReedError
+
+SD_VAE_SCALE = 0.18215  # of Stable Diffusion's VAE: one over the deviation of its latents
+SD_VAE_FACTOR = 8  # pixels per latent pixel
+
+
+@ENCODERS.register("labels")
+@dataclass(frozen=True)
+class Labels:
+    """The class of a sample. label: int64."""
+
+    reads = ("label",)
+    fields = (Field("label", "label", (), "int64"),)
+    licence = "as the data"
+    batch_size = 256
+
+    def revision(self) -> str:
+        """A constant: nothing is computed."""
+        return "1"
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """label [B]."""
+        return {"label": np.array([sample["label"] for sample in samples], np.int64)}
+
+
+@ENCODERS.register("image")
+@dataclass(frozen=True)
+class Image:
+    """The pixels themselves; a net sees pixel / 127.5 - 1.
+
+    image: uint8 [3, resolution, resolution].
+    """
+
+    resolution: int = 256
+
+    reads = ("image",)
+    licence = "as the data"
+    batch_size = 64
+
+    def __post_init__(self) -> None:
+        _check_resolution("image", self.resolution, 1)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """One, of kind data."""
+        shape = (3, self.resolution, self.resolution)
+        return (Field("image", "data", shape, "uint8", scale=(1 / 127.5,), shift=(127.5,)),)
+
+    def revision(self) -> str:
+        """The resolution; nothing is computed."""
+        return f"1-{self.resolution}"
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """image [B, 3, R, R]; BadSample when one has another size."""
+        shape = (self.resolution, self.resolution, 3)
+        images = [_of_shape("image", sample["image"], shape) for sample in samples]
+        return {"image": np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))}
+
+
+@ENCODERS.register("sd-vae-import")
+@dataclass(frozen=True)
+class ImportedMoments:
+    """Latents of Stable Diffusion's VAE that were encoded before, as mean and deviation.
+
+    moments: [8, resolution / 8, resolution / 8], float16 in the cache (values beyond its range
+    are refused); a net sees 0.18215 times a draw from them.
+    """
+
+    resolution: int = 256
+
+    reads = ("moments",)
+    licence = "MIT"  # of the VAE, stabilityai/sd-vae-ft-mse
+    decoder = "sd-vae"  # the encoder that turns samples of them into images
+    batch_size = 256
+
+    def __post_init__(self) -> None:
+        _check_resolution("sd-vae-import", self.resolution, SD_VAE_FACTOR)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """One, of kind moments."""
+        scale, shift = (SD_VAE_SCALE,), (0.0,)
+        return (Field("moments", "moments", self._shape, "float16", scale=scale, shift=shift),)
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        return (8, self.resolution // SD_VAE_FACTOR, self.resolution // SD_VAE_FACTOR)
+
+    def revision(self) -> str:
+        """The resolution; nothing is computed."""
+        return f"imported1-{self.resolution}"
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """moments [B, 8, R / 8, R / 8]; BadSample when one has another shape."""
+        moments = [_of_shape("moments", sample["moments"], self._shape) for sample in samples]
+        return {"moments": np.stack(moments)}
+
+
+def _check_resolution(name: str, resolution: int, factor: int) -> None:
+    if resolution < factor or resolution % factor:
+        problem = f"{name}: resolution is {resolution}"
+        raise ReedError(f"{problem}, it must be a multiple of {factor} and at least that")
+
+
+def _of_shape(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    if array.shape != shape:
+        problem = f"{name} has shape {array.shape}, the column {shape}"
+        raise BadSample(f"{problem}; give the source and the encoder one resolution")
+    return array

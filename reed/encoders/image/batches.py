@@ -1,0 +1,41 @@
+"""What the image encoders share: the check of a precision, and a batch of images on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.errors import ReedError, suggest
+from reed.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_precision(name: str, precision: str) -> None:
+    """Refuse a precision that is none of PRECISIONS; name: the encoder's."""
+    if precision not in PRECISIONS:
+        hint = suggest(precision, PRECISIONS)
+        raise ReedError(f"{name}.precision cannot be {precision!r}.{hint}")
+
+
+def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:
+    """The images of some samples, uint8 [B, 3, R, R] on `device`.
+
+    BadSample unless each is uint8 [R, R, 3] with one R.
+    """
+    import torch
+
+    first = np.asarray(samples[0]["image"]).shape
+    for sample in samples:
+        image = np.asarray(sample["image"])
+        square = image.ndim == 3 and image.shape[0] == image.shape[1] and image.shape[2] == 3
+        if not square or image.dtype != np.uint8:
+            raise BadSample(f"image is {image.dtype} {image.shape}, it should be uint8 [R, R, 3]")
+        if image.shape != first:
+            raise BadSample(f"image is {image.shape}, the one before it {first}")
+    stacked = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
+    return stacked.to(device).permute(0, 3, 1, 2).contiguous()

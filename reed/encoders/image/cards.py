@@ -1,0 +1,139 @@
+"""What is known of each vision encoder before its weights are there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reed.encoders.image.preprocess import HALF, IMAGENET, OPENAI, Preprocess
+from reed.weights import Origin
+
+
+@dataclass(frozen=True)
+class Card:
+    """One public vision encoder.
+
+    model, arguments: of timm.create_model; dim: channels of a token; patch: pixels of the input
+    per token and side; pooled: whether the vector per image is the model's pooling, for want of a
+    class token; stages: (dim, patch) of each stage where they differ between stages; convert: how
+    its file becomes timm's state dict, "timm" or "mocov3".
+    """
+
+    name: str
+    model: str
+    origin: Origin
+    preprocess: Preprocess
+    dim: int
+    patch: int
+    licence: str
+    pooled: bool = False
+    arguments: tuple[tuple[str, int], ...] = ()
+    stages: tuple[tuple[int, int], ...] = ()
+    convert: str = "timm"
+
+
+FACEBOOK = "https://dl.fbaipublicfiles.com"
+REPA = Preprocess(*IMAGENET, order="normalise-resize")
+SIZES = {"s": ("small", 384), "b": ("base", 768), "l": ("large", 1024), "g": ("giant", 1536)}
+
+
+def _on_timm(model: str) -> Origin:
+    return Origin(f"timm/{model}")
+
+
+def _dinov2(size: str, registers: bool) -> Card:
+    """Oquab et al., 2023, and with registers Darcet et al., 2023."""
+    (word, dim), reg = SIZES[size], "_reg4" if registers else ""
+    model = f"vit_{word}_patch14{reg}_dinov2.lvd142m"
+    name = f"dinov2{'-reg' if registers else ''}-{size}"
+    return Card(name, model, _on_timm(model), REPA, dim, 14, "Apache-2.0")
+
+
+def _dinov3(size: str) -> Card:
+    """Siméoni et al., 2025."""
+    word, dim = SIZES[size]
+    model = f"vit_{word}_patch16_dinov3.lvd1689m"
+    resize = Preprocess(*IMAGENET, order="antialias-normalise")
+    return Card(f"dinov3-{size}", model, _on_timm(model), resize, dim, 16, "DINOv3")
+
+
+def _mocov3(size: str) -> Card:
+    """Chen et al., 2021; the large one is that of RCG (Li et al., 2023), which REPA uses.
+
+    timm has none, but its ViT has the same parameters under the same names. The position
+    embedding, fixed sines in MoCo v3, is a parameter of the file too. The small one has 12 heads.
+    """
+    word, dim = SIZES[size]
+    urls = {
+        "s": f"{FACEBOOK}/moco-v3/vit-s-300ep/vit-s-300ep.pth.tar",
+        "b": f"{FACEBOOK}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
+        "l": "mocov3_vitl.pth, as https://github.com/LTH14/rcg links it,",
+    }
+    return Card(
+        f"mocov3-{size}",
+        f"vit_{word}_patch16_224",
+        Origin(url=urls[size]),
+        REPA,
+        dim,
+        16,
+        "CC-BY-NC-4.0",
+        arguments=(("num_heads", 12),) if size == "s" else (),
+        convert="mocov3",
+    )
+
+
+def _others() -> list[Card]:
+    """CLIP, SigLIP 2, MAE, I-JEPA and ConvNeXt."""
+    clip = Preprocess(*OPENAI, order="resize-normalise")
+    siglip = Preprocess(*HALF, order="antialias-normalise")
+    timm = Preprocess(*IMAGENET, order="antialias-normalise")
+    found = [
+        # OpenAI trained with the quick form of GELU; the file is that of the other variant.
+        Card(
+            "clip-l",
+            "vit_large_patch14_clip_quickgelu_224.openai",
+            _on_timm("vit_large_patch14_clip_224.openai"),
+            clip,
+            1024,
+            14,
+            "MIT",
+        ),
+        Card(
+            "ijepa-h",
+            "vit_huge_patch14_gap_224.in1k_ijepa",
+            Origin(url=f"{FACEBOOK}/ijepa/IN1K-vit.h.14-300e.pth.tar"),
+            REPA,
+            1280,
+            14,
+            "CC-BY-NC-4.0",
+            pooled=True,
+        ),
+        Card(
+            "convnext-b",
+            "convnext_base.fb_in22k",
+            _on_timm("convnext_base.fb_in22k"),
+            timm,
+            1024,
+            32,
+            "Apache-2.0",
+            pooled=True,
+            stages=((128, 4), (256, 8), (512, 16), (1024, 32)),
+        ),
+    ]
+    for name, dim, model in (
+        ("siglip2-b", 768, "vit_base_patch16_siglip_256.v2_webli"),
+        ("siglip2-so400m", 1152, "vit_so400m_patch16_siglip_256.v2_webli"),
+    ):
+        found.append(Card(name, model, _on_timm(model), siglip, dim, 16, "Apache-2.0", pooled=True))
+    for size in "bl":
+        model = f"vit_{SIZES[size][0]}_patch16_224.mae"
+        origin, dim = _on_timm(model), SIZES[size][1]
+        found.append(Card(f"mae-{size}", model, origin, REPA, dim, 16, "CC-BY-NC-4.0"))
+    return found
+
+
+CARDS = (
+    *(_dinov2(size, registers) for registers in (False, True) for size in "sblg"),
+    *(_dinov3(size) for size in "sbl"),
+    *(_mocov3(size) for size in "sbl"),
+    *_others(),
+)

@@ -1,0 +1,132 @@
+"""ESMFold: the structure that a sequence is predicted to have, and what led to it.
+
+A synthetic modality that needs nothing but the sequence: its coordinates are what another encoder
+can read (`--set esm-if1.coords=esmfold/coords`). Source: Lin et al., 2023, Science 379:1123.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reed import weights as files
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.chem.protein import NEIGHBOURS
+from reed.encoders import ENCODERS
+from reed.encoders import pretrained as pre
+from reed.encoders.image.batches import check_precision
+from reed.encoders.protein.chain import at_neighbours
+from reed.errors import ReedError
+from reed.precision import computing
+from reed.weights import Found, Origin
+
+ATOMS = [0, 1, 2, 3]  # N, CA, C, O of its 14 atoms per residue
+ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"))
+
+
+@ENCODERS.register("esmfold")
+@dataclass
+class EsmFold:
+    """The folding trunk of ESMFold on the sequence of one chain.
+
+    weights: a folder of transformers, instead of the hub's; single_dim, pair_dim, structure_dim:
+    channels of the model; pair: also the pairs; recycles: of the trunk, -1 for the model's own;
+    chunk: residues that the trunk's attention takes at a time, 0 for all, less for less memory.
+
+    coords: predicted N, CA, C, O in angstroms [L, 4, 3]; plddt: confidence in the CA, 0 to 100
+    [L]; single: [L, 1024]; structure: the last state of the structure module [L, 384]; pair:
+    [L, 48, 128] at chain/neighbours, which are those of the true structure.
+    """
+
+    weights: str | None = None
+    pair: bool = True
+    recycles: int = -1
+    chunk: int = 0
+    single_dim: int = 1024
+    pair_dim: int = 128
+    structure_dim: int = 384
+    precision: str = "fp32"
+    batch_size: int = 1
+
+    licence = "MIT"
+
+    def __post_init__(self) -> None:
+        check_precision("esmfold", self.precision)
+        if self.recycles < -1 or self.chunk < 0:
+            problem = f"esmfold.recycles is {self.recycles} and chunk {self.chunk}"
+            raise ReedError(f"{problem}; they must be at least -1 and 0")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The sequence, and the graph where there are pairs."""
+        return ("sequence", "chain", *(["chain/neighbours"] if self.pair else []))
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """coords, plddt, single, structure; pair where it was asked for."""
+        shape = (None, NEIGHBOURS, self.pair_dim)
+        return (
+            Field("coords", "data", (None, len(ATOMS), 3)),
+            Field("plddt", "data", (None,)),
+            Field("single", "token", (None, self.single_dim), "int8"),
+            Field("structure", "token", (None, self.structure_dim), "int8"),
+            *([Field("pair", "pair", shape, "int8")] if self.pair else []),
+        )
+
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        return ORIGIN
+
+    def prefetch(self) -> Found:
+        """Download the public weights, unless others are given."""
+        return files.prefetch("esmfold", ORIGIN, self.weights)
+
+    def revision(self) -> str:
+        """The weights, the recycling, the precision and the library."""
+        found = files.find("esmfold", ORIGIN, self.weights)
+        recycles = "own" if self.recycles < 0 else self.recycles
+        version = pre.version("transformers")
+        return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
+
+    def load(self, device: str) -> None:
+        """The model; ReedError where its channels are others."""
+        found = files.find("esmfold", ORIGIN, self.weights)
+        model = pre.open_model("EsmForProteinFolding", found, "fp32").float()
+        trunk = model.config.esmfold_config.trunk
+        module = trunk.structure_module
+        have = (trunk.sequence_state_dim, trunk.pairwise_state_dim, module.sequence_dim)
+        want = (self.single_dim, self.pair_dim, self.structure_dim)
+        if have != want:
+            names = "single_dim, pair_dim and structure_dim"
+            raise ReedError(f"{found.folder} has {have} channels, {names} are {want}; set them")
+        model.trunk.set_chunk_size(self.chunk or None)
+        if self.recycles >= 0:
+            model.trunk.config.max_recycles = self.recycles + 1  # which counts the first pass
+        self._model, self._device = model.to(device), device
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """One array per field and sample; BadSample for several chains in one."""
+        found: dict[str, list[np.ndarray]] = {field.name: [] for field in self.fields}
+        for sample in samples:
+            if len(np.unique(sample["chain"])) > 1:
+                raise BadSample("ESMFold folds one chain; leave out source.assembly")
+            with computing(self._device, self.precision):
+                output = self._model.infer([sample["sequence"]])
+            values = {
+                "coords": output.positions[-1, 0][:, ATOMS],
+                "plddt": 100 * output.plddt[0, :, 1],  # given from 0 to 1, of atom37: CA
+                "single": output.s_s[0],
+                "structure": output.states[-1, 0],
+            }
+            arrays = {name: value.float().cpu().numpy() for name, value in values.items()}
+            if self.pair:
+                pairs = output.s_z[0].float().cpu().numpy()
+                arrays["pair"] = at_neighbours(pairs, np.asarray(sample["chain/neighbours"]))
+            for name, array in arrays.items():
+                found[name].append(array)
+        return found

@@ -1,0 +1,100 @@
+"""Captions from a file of the user's own, joined by the key of the sample."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reed.build.shard import BadSample
+from reed.cache import schema
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.encoders import pretrained as pre
+from reed.errors import ReedError, suggest
+
+
+@ENCODERS.register("caption-file")
+@dataclass
+class CaptionFile:
+    """The captions in a .jsonl file (one object per line) or a .parquet file.
+
+    file: where; key, text: what its two entries are called; licence: of the captions. text: the
+    caption, trimmed; a sample without one fails.
+    """
+
+    file: Path = Path("captions.jsonl")
+    key: str = "key"
+    text: str = "text"
+    licence: str = "as stated with the captions"
+    batch_size: int = 256
+
+    reads = ("key",)
+    fields = (Field("text", "text", (), "utf8"),)
+
+    def revision(self) -> str:
+        """The sha256 of the file and which entries of it are read."""
+        return f"{schema.file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
+
+    def load(self, device: str) -> None:
+        """All captions, in memory; ReedError when the file is no such file or repeats a key."""
+        readers = {".jsonl": _lines, ".parquet": _rows}
+        if self.file.suffix not in readers:
+            raise ReedError(f"captions {self.file}: use a .jsonl or .parquet file")
+        if not self.file.is_file():
+            raise ReedError(f"no captions at {self.file}; write one JSON object per line there")
+        self._captions: dict[str, str] = {}
+        for number, record in readers[self.file.suffix](self.file, (self.key, self.text)):
+            where = f"{self.file}, record {number}"
+            key, text = (record.get(name) for name in (self.key, self.text))
+            for name, value in ((self.key, key), (self.text, text)):
+                if not isinstance(value, str):
+                    raise ReedError(f"{where}: {name!r} is {value!r}, it must be text")
+            if key in self._captions:
+                raise ReedError(f"{where}: key {key!r} has a caption already; keep one")
+            self._captions[key] = text.strip()
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """One caption per sample; BadSample when the file has none for a key."""
+        captions = [self._captions.get(sample["key"], "") for sample in samples]
+        if not all(captions):
+            raise BadSample(f"no caption in {self.file}")
+        return {"text": captions}
+
+
+def _lines(path: Path, names: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ReedError(f"{path}, record {number} is not JSON: {error}") from error
+            if not isinstance(record, dict):
+                problem = f"{path}, record {number} is {type(record).__name__}"
+                raise ReedError(f"{problem}; write objects with {names[0]!r} and {names[1]!r}")
+            yield number, record
+
+
+def _rows(path: Path, names: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    pre.version("pyarrow")
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+        for name in names:
+            if name not in file.schema_arrow.names:
+                hint = suggest(name, file.schema_arrow.names)
+                raise ReedError(f"{path} has no column {name!r}.{hint}")
+        number = 0
+        for batch in file.iter_batches(columns=list(names)):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ReedError(f"cannot read {path} as parquet: {reason}") from error

@@ -1,0 +1,177 @@
+"""Plain text encoders of captions: CLIP, T5, sentence encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from reed import weights as files
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.encoders import pretrained as pre
+from reed.encoders.image.batches import check_precision
+from reed.errors import ReedError
+from reed.weights import Found, Origin
+
+UNLIMITED = 1 << 30  # tokens; some tokenizers say 1e30, which is no length to cut at
+
+
+@dataclass(frozen=True)
+class Card:
+    """What differs between the families of text encoders.
+
+    name: in the registry; hub, dim: the model, unless told otherwise, and its channels; kind:
+    the transformers class; pool: (output, attention mask) -> float32 [B, dim], which `pooling` puts
+    in words; truncate: whether a caption over the model's limit is cut, unless told otherwise.
+    """
+
+    name: str
+    hub: str
+    dim: int
+    kind: str
+    pool: Callable[[Any, Any], np.ndarray]
+    pooling: str
+    truncate: bool
+
+
+def _projected(output: Any, mask: Any) -> np.ndarray:
+    return output.text_embeds.float().cpu().numpy()
+
+
+def _mean(output: Any, mask: Any) -> np.ndarray:
+    return pre.masked_mean(output.last_hidden_state, mask.bool())
+
+
+@dataclass
+class TextModel:
+    """One vector per caption from a frozen text encoder.
+
+    hub: REPOSITORY@REVISION ("" for the card's); weights: a folder with its files, instead; dim:
+    its channels (0 for the card's); captions: the column that holds them; max_tokens: the longest
+    caption with its special tokens, 0 for the model's own limit; truncate: cut what is longer, else
+    such a sample fails; precision: fp32, tf32 or bf16, of the weights too.
+
+    embedding: [dim], not normalised; independent of what else is in the batch.
+    """
+
+    card: Card
+    hub: str = ""
+    licence: str = ""
+    weights: str | None = None
+    dim: int = 0
+    captions: str = "captions/text"
+    max_tokens: int = 0
+    truncate: bool | None = None
+    precision: str = "fp32"
+    batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        check_precision(self.card.name, self.precision)
+        self.hub = self.hub or self.card.hub
+        self.licence = self.licence or pre.licence_of(self.hub)
+        self.dim = self.dim or self.card.dim
+        if self.truncate is None:
+            self.truncate = self.card.truncate
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The column of captions."""
+        return (self.captions,)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """One vector per sample."""
+        return (Field("embedding", "sample", (self.dim,), "float16"),)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        return pre.origin_of(self.hub)
+
+    def prefetch(self) -> Found:
+        """Download the public weights, unless others are given."""
+        return files.prefetch(self.card.name, self.origin, self.weights)
+
+    def revision(self) -> str:
+        """The weights, the pooling, what happens to long captions, and the library."""
+        limit = f"{self.max_tokens} tokens" if self.max_tokens else "the model's limit"
+        return (
+            f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
+            f"{self.card.pooling}, captions over {limit} {'cut' if self.truncate else 'refused'}"
+        )
+
+    def _find(self) -> Found:
+        return files.find(self.card.name, self.origin, self.weights)
+
+    def load(self, device: str) -> None:
+        """The tokenizer and the model; ReedError when its vectors have other than dim channels."""
+        found = self._find()
+        self._tokenizer = pre.open_part("AutoTokenizer", found.folder)
+        # Absolute positions count from the left, also through padding.
+        self._tokenizer.padding_side = self._tokenizer.truncation_side = "right"
+        model = pre.open_model(self.card.kind, found, self.precision)
+        projection = getattr(model, "text_projection", None)
+        dim = projection.out_features if projection is not None else model.config.hidden_size
+        if dim != self.dim:
+            problem = f"{found.folder} has vectors of {dim} channels, dim is {self.dim}"
+            raise ReedError(f"{problem}; set dim={dim}")
+        places = getattr(model.config, "max_position_embeddings", self._tokenizer.model_max_length)
+        own = min(places, self._tokenizer.model_max_length, UNLIMITED)
+        if self.max_tokens > own:
+            problem = f"{found.folder} takes captions of up to {own} tokens"
+            raise ReedError(f"{problem}, max_tokens is {self.max_tokens}; lower it")
+        self._limit = self.max_tokens or own
+        self._model, self._device = model.to(device), device
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """embedding [B, dim], float32; BadSample when a caption is empty or, uncut, too long."""
+        captions = pre.captions_of(samples, self.captions)
+        cut = {"truncation": True, "max_length": self._limit} if self.truncate else {}
+        inputs = self._tokenizer(captions, padding=True, return_tensors="pt", verbose=False, **cut)
+        longest = int(inputs["attention_mask"].sum(1).max())
+        if longest > self._limit:
+            problem = f"the caption has {longest} tokens, the model takes {self._limit}"
+            raise BadSample(f"{problem}; truncate=true cuts it")
+        inputs = inputs.to(self._device)
+        with pre.running(self._device, self.precision):
+            output = self._model(**inputs)
+            return {"embedding": self.card.pool(output, inputs["attention_mask"])}
+
+
+_CARDS = (
+    Card(
+        "clip-text",
+        "openai/clip-vit-large-patch14@32bd64288804d66eefd0ccbe215aa642df71cc41",
+        768,
+        "CLIPTextModelWithProjection",
+        _projected,
+        "projected state of the end token",
+        truncate=True,
+    ),
+    Card(
+        "t5",
+        "google-t5/t5-large@150ebc2c4b72291e770f58e6057481c8d2ed331a",
+        1024,
+        "T5EncoderModel",
+        _mean,
+        "mean over tokens",
+        truncate=False,
+    ),
+    Card(
+        "sentence",
+        "sentence-transformers/all-mpnet-base-v2@e8c3b32edf5434bc2275fc9bab85f82640a19130",
+        768,
+        "AutoModel",
+        _mean,
+        "mean over tokens",
+        truncate=False,
+    ),
+)
+
+for _card in _CARDS:
+    ENCODERS.register(_card.name)(partial(TextModel, card=_card))

@@ -1,0 +1,192 @@
+"""Embeddings of an image and its caption, read together by a vision-language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reed import weights as files
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.encoders import pretrained as pre
+from reed.encoders.image.batches import check_precision
+from reed.errors import ReedError
+from reed.weights import Found, Origin
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "qwen2-vl-7b"
+HUB = "Qwen/Qwen2-VL-7B-Instruct@eed13092ef92e448dd6875b2a00151bd3f7db0ac"
+SPANS = ("all", "caption", "image")
+PARITIES = ("", "reed")
+
+
+@ENCODERS.register(NAME)
+@dataclass
+class VlmEmbedding:
+    """The mean of one layer's hidden states over a dialogue: image and prompt, then the caption.
+
+    hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; weights: a
+    folder with its files, instead; dim, layer: the channels and the number of its hidden state, the
+    embedding being 0 (the last one is after the final norm). span: which tokens the mean is over:
+    "all" of the dialogue with its headers and the model's own system turn, the "caption" alone, or
+    the "image" alone. Padding never enters. parity: "reed" ends the dialogue with an empty
+    assistant header, as the public REED code does, and so gives its mean over all tokens at batch
+    size one. precision: bf16, fp32 or tf32, of the weights too; the mean is always float32.
+
+    embedding: [dim], stored as float16: a state that does not fit is refused, and float32 can be
+    chosen for the column. BadSample when a caption is empty or has the text of a control token.
+    """
+
+    hub: str = HUB
+    licence: str = ""
+    weights: str | None = None
+    dim: int = 3584
+    layer: int = 15
+    span: str = "all"
+    parity: str = ""
+    prompt: str = "Describe this image."
+    captions: str = "captions/text"
+    precision: str = "bf16"
+    batch_size: int = 16
+
+    def __post_init__(self) -> None:
+        pre.one_of("span", self.span, SPANS)
+        pre.one_of("parity", self.parity, PARITIES)
+        check_precision(NAME, self.precision)
+        self.licence = self.licence or pre.licence_of(self.hub)
+        if self.parity and self.span != "all":
+            raise ReedError(f"parity {self.parity!r} has the span 'all', got {self.span!r}")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The image and the column of captions."""
+        return ("image", self.captions)
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """One vector per sample."""
+        return (Field("embedding", "sample", (self.dim,), "float16"),)
+
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        return pre.origin_of(self.hub)
+
+    def prefetch(self) -> Found:
+        """Download the public weights, unless others are given."""
+        return files.prefetch(NAME, self.origin, self.weights)
+
+    def revision(self) -> str:
+        """The weights, the dialogue, the layer, the tokens of the mean, and the library."""
+        parity = f"parity={self.parity} (empty assistant header, as public code at batch size one) "
+        return (
+            f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
+            f"prompt={self.prompt!r} layer={self.layer} span={self.span} without padding "
+            f"{parity if self.parity else ''}float32 mean"
+        )
+
+    def _find(self) -> Found:
+        return files.find(NAME, self.origin, self.weights)
+
+    def load(self, device: str) -> None:
+        """The processor and the layers up to `layer`; ReedError if the model has no such state."""
+        found = self._find()
+        config = pre.open_part("AutoConfig", found.folder)
+        text = config.get_text_config()
+        self._check(config, text, found.folder)
+        self._image, self._limit = config.image_token_id, text.max_position_embeddings
+        self._processor = pre.open_part("AutoProcessor", found.folder)
+        self._processor.tokenizer.padding_side = "right"
+        self._header = self._dialogue()
+        self._control = tuple(self._processor.tokenizer.get_added_vocab())
+        model = pre.open_model("AutoModel", found, self.precision)
+        _cut(model.get_decoder(), self.layer, text.num_hidden_layers)
+        self._model, self._device = model.to(device), device
+
+    def _check(self, config: Any, text: Any, folder: Path) -> None:
+        """What can be wrong with the options, before gigabytes are read."""
+        if getattr(config, "image_token_id", None) is None:
+            problem = f"{folder} holds a {config.model_type}, which has no image tokens"
+            raise ReedError(f"{problem}; use a vision-language model")
+        if text.hidden_size != self.dim:
+            problem = f"{folder} has hidden states of {text.hidden_size} channels"
+            raise ReedError(f"{problem}, dim is {self.dim}; set dim={text.hidden_size}")
+        if not 0 <= self.layer <= text.num_hidden_layers:
+            problem = f"{folder} has {text.num_hidden_layers} layers, layer is {self.layer}"
+            raise ReedError(f"{problem}; use 0 (the embedding) to {text.num_hidden_layers}")
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """embedding [B, dim], float32; BadSample when an image or a caption is none."""
+        images = pre.pictures(samples)
+        captions = pre.captions_of(samples, self.captions)
+        self._refuse_control(captions)
+        texts = [self._dialogue(caption) for caption in captions]
+        inputs = self._processor(text=texts, images=images, padding=True, return_tensors="pt")
+        longest = int(inputs["attention_mask"].sum(1).max())
+        if longest > self._limit:
+            raise BadSample(f"the dialogue has {longest} tokens, the model takes {self._limit}")
+        keep = self._kept(inputs, texts, captions).to(self._device)
+        with pre.running(self._device, self.precision):
+            states = self._model(**inputs.to(self._device), use_cache=False).last_hidden_state
+        return {"embedding": pre.masked_mean(states, keep)}
+
+    def _refuse_control(self, captions: Sequence[str]) -> None:
+        for caption in captions:
+            for token in self._control:
+                if token in caption:
+                    raise BadSample(f"the caption has the text of the control token {token!r}")
+
+    def _dialogue(self, *answer: str) -> str:
+        """The dialogue as text; without an answer, up to the header of the assistant's turn."""
+        content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        turns += [{"role": "assistant", "content": [{"type": "text", "text": a}]} for a in answer]
+        return self._processor.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=bool(self.parity) or not answer
+        )
+
+    def _kept(self, inputs: Any, texts: list[str], captions: list[str]) -> torch.Tensor:
+        """The tokens of the span, bool [B, T]."""
+        import torch
+
+        real = inputs["attention_mask"].bool()
+        if self.span == "all":
+            return real
+        if self.span == "image":
+            return real & (inputs["input_ids"] == self._image)
+        # Counted from the end, because an image is one token in the text and many in the input.
+        places = [self._place(*pair) for pair in zip(texts, captions, strict=True)]
+        first, last = torch.tensor(places).T.unsqueeze(-1)  # [B, 1] each
+        to_come = real.sum(1, keepdim=True) - real.cumsum(1)
+        return real & (to_come <= first) & (to_come >= last)
+
+    def _place(self, text: str, caption: str) -> tuple[int, int]:
+        """How many tokens follow the first and the last one of the caption in a dialogue."""
+        start = len(self._header)
+        if not text.startswith(self._header + caption):
+            problem = f"the chat template of {self.hub} changes the caption or its header"
+            raise ReedError(f"{problem}, so the span 'caption' is unknown; use 'all' or 'image'")
+        offsets = self._processor.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
+        )["offset_mapping"]
+        end = start + len(caption)
+        inside = [n for n, (begin, stop) in enumerate(offsets) if begin < end and stop > start]
+        return len(offsets) - 1 - inside[0], len(offsets) - 1 - inside[-1]
+
+
+def _cut(decoder: Any, layer: int, layers: int) -> None:
+    """Make a decoder end with the hidden state that enters layer `layer` (counted from 0).
+
+    Its last output is then that state, and the layers above it cost neither time nor memory. The
+    first layers of Qwen3-VL add to their output what the image encoder gives for them: included.
+    """
+    import torch
+
+    if layer < layers:
+        decoder.layers = decoder.layers[:layer]
+        decoder.norm = torch.nn.Identity()

@@ -1,0 +1,137 @@
+"""Encoders of the digits: a small frozen transformer and a description."""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.encoders.image.pixels import stack
+from reed.encoders.toy import digits_vit as vit
+from reed.encoders.toy.shipped import Shipped
+
+SHAPE = (1, vit.SIDE, vit.SIDE)
+EDGE = 6  # ink, of 16: from here on a pixel counts as drawn; closes the loops of most 0, 6 and 8
+
+
+@ENCODERS.register("digits-vit")
+class DigitsVit(Shipped):
+    """The transformer that reed.experiments.train_digits trained to tell the digits apart.
+
+    tokens: float32 [16, 64], one per 2x2 patch, row by row; cls: float32 [64]; both after the
+    final norm.
+    """
+
+    reads = ("pixels",)
+    fields = (
+        Field("tokens", "token", (vit.TOKENS, vit.WIDTH), "int8"),
+        Field("cls", "sample", (vit.WIDTH,), "float32"),
+    )
+
+    def __init__(self) -> None:
+        super().__init__(vit.shipped)
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """tokens [B, 16, 64] and cls [B, 64]; BadSample when an image is not [1, 8, 8]."""
+        import torch
+
+        assert self._weights, "load() comes before encode()"
+        pixels = torch.from_numpy(stack(samples, SHAPE, "float32")).to(self._device)
+        with torch.inference_mode():
+            states = vit.features(self._weights, pixels).cpu().numpy()  # [B, 17, 64]
+        return {"tokens": states[:, 1:], "cls": states[:, 0]}
+
+
+@ENCODERS.register("describe")
+class Describe:
+    """One English sentence per digit, from what can be measured on the image; not its label."""
+
+    reads = ("pixels",)
+    fields = (Field("caption", "text", (), "utf8"),)
+    licence = "MIT"
+    batch_size = 256
+
+    def revision(self) -> str:
+        """A number to raise with every change of a measure, a cut or a word (a test notices)."""
+        return "1"
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """One caption per sample; BadSample when an image is not [1, 8, 8] or has no ink."""
+        return {
+            "caption": [sentence(measure(image[0])) for image in stack(samples, SHAPE, "float32")]
+        }
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What a description is made from.
+
+    ink: mean over the image, 0 to 16; slant: pixels to the right per pixel up; aspect: width by
+    height of the drawn box; holes: paper that drawn pixels enclose; across, down: the centre of
+    the ink in pixels from the top left one.
+    """
+
+    ink: float
+    slant: float
+    aspect: float
+    holes: int
+    across: float
+    down: float
+
+
+def measure(image: np.ndarray) -> Measures:
+    """The measures of one image [8, 8] with ink from 0 to 16; BadSample when it has no ink.
+
+    The slant is the shear that second moments show: -cov(x, y) / var(y), with y downwards.
+    """
+    from scipy import ndimage
+
+    drawn = image >= EDGE
+    if not drawn.any():
+        raise BadSample(f"nothing to describe: no pixel has an ink of {EDGE} or more")
+    ink = image.astype(np.float64)
+    y, x = np.mgrid[: vit.SIDE, : vit.SIDE]
+    # Whole numbers until the last division, so that no machine rounds a value across a cut.
+    total, sum_x, sum_y = ink.sum(), (ink * x).sum(), (ink * y).sum()
+    cov = total * (ink * x * y).sum() - sum_x * sum_y
+    var = total * (ink * y * y).sum() - sum_y**2
+    height, width = (np.ptp(place) + 1 for place in np.nonzero(drawn))
+    # The frame joins all paper outside the drawing into one region, which is no hole.
+    _, regions = ndimage.label(np.pad(~drawn, 1, constant_values=True))
+    return Measures(
+        ink=float(total / ink.size),
+        slant=float(-cov / var) if var else 0.0,
+        aspect=float(width / height),
+        holes=regions - 1,
+        across=float(sum_x / total),
+        down=float(sum_y / total),
+    )
+
+
+def sentence(found: Measures) -> str:
+    """The description of these measures: "A bold drawing that ...", each measure as one word."""
+    stroke = _word(found.ink, (4.6, 5.15), ("faint", "plain", "bold"))
+    lean = _word(found.slant, (-0.12, 0.06), ("leans left", "stands upright", "leans right"))
+    build = _word(found.aspect, (0.6, 0.7), ("narrow", "of medium width", "wide"))
+    holes = _word(found.holes, (1, 2), ("no hole", "one hole", "several holes"))
+    down = _word(found.down, (3.3, 3.7), ("in the upper half", "halfway down", "in the lower half"))
+    across = _word(
+        found.across, (3.4, 3.7), ("left of the middle", "central", "right of the middle")
+    )
+    return (
+        f"A {stroke} drawing that {lean} and is {build}, with {holes}, "
+        f"its weight {down} and {across}."
+    )
+
+
+def _word(value: float, cuts: tuple[float, ...], words: tuple[str, ...]) -> str:
+    return words[bisect(cuts, value)]

@@ -1,0 +1,114 @@
+"""Encoders of the generated scenes: a small frozen net, a caption, and the caption's embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.cache.schema import Field
+from reed.encoders import ENCODERS
+from reed.encoders.image.pixels import stack
+from reed.encoders.toy import scenes_net as nets
+from reed.encoders.toy.shipped import Shipped
+
+if TYPE_CHECKING:
+    import torch
+
+NUMBERS = {1: "One", 2: "Two", 3: "Three"}
+
+
+@ENCODERS.register("scenes-conv")
+class ScenesConv(Shipped):
+    """A convolutional net that was trained to tell what object covers each patch.
+
+    tokens: float32 [64, 64], one per 4x4 patch, row by row. Stored as 32 whitened components: as
+    they are, two tokens of an image have a mean cosine of 0.5, and a cosine to them says little.
+    """
+
+    reads = ("pixels",)
+    fields = (Field("tokens", "token", (nets.GRID**2, nets.WIDTH), "pca:32+int8"),)
+
+    def __init__(self) -> None:
+        super().__init__(nets.shipped)
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """tokens [B, 64, 64]; BadSample when an image is not [3, 32, 32]."""
+        import torch
+
+        pixels = torch.from_numpy(stack(samples, (3, nets.SIDE, nets.SIDE), "uint8"))
+        return {"tokens": self.tokens(pixels.to(self._device)).cpu().numpy()}
+
+    def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The tokens [B, 64, 64] of images [B, 3, 32, 32] uint8 that are on the device."""
+        import torch
+
+        assert self._weights, "load() comes first"
+        with torch.no_grad():
+            return nets.image_features(self._weights, pixels)
+
+
+@ENCODERS.register("scenes-caption")
+class ScenesCaption:
+    """One English sentence per scene: count, what is common, ground, objects, places."""
+
+    reads = ("scene",)
+    fields = (Field("caption", "text", (), "utf8"),)
+    licence = "MIT"
+    batch_size = 256
+
+    def revision(self) -> str:
+        """A number to raise with every change of the wording (a test notices)."""
+        return "1"
+
+    def load(self, device: str) -> None:
+        """Nothing to load."""
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """One caption per sample."""
+        return {"caption": [describe(sample["scene"]) for sample in samples]}
+
+
+def describe(scene: Any) -> str:
+    """The caption of a scene of reed.sources.toy: "Two objects of the same colour on …"."""
+    count = len(scene.things)
+    common = "mixed" if scene.rule == "none" else f"of the same {scene.rule}"
+    objects = "object" if count == 1 else f"objects {common}"
+    parts = [f"a {t.colour} {t.texture} {t.shape}" for t in scene.things]
+    for i, (left, right) in enumerate(zip(scene.things, scene.things[1:], strict=False)):
+        across, down = right.x - left.x, right.y - left.y
+        place = "left of" if across > abs(down) else "above" if down > 0 else "below"
+        parts[i] += f" {place}"
+    return f"{NUMBERS[count]} {objects} on a {scene.ground} ground: {' '.join(parts)}."
+
+
+@ENCODERS.register("scenes-text")
+class ScenesText(Shipped):
+    """A small net on the caption's words, trained to find the image that a caption is of.
+
+    embedding: float32 [64].
+    """
+
+    reads = ("scenes-caption/caption",)
+    fields = (Field("embedding", "sample", (nets.WIDTH,), "float32"),)
+
+    def __init__(self) -> None:
+        super().__init__(nets.shipped)
+
+    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+        """embedding [B, 64]; BadSample when a caption has a word that no scene's caption has."""
+        import torch
+
+        assert self._weights, "load() comes before encode()"
+        found = []
+        for sample in samples:
+            caption = sample["scenes-caption/caption"]
+            try:
+                words = torch.tensor(nets.numbered(caption), device=self._device)
+            except KeyError as error:
+                raise BadSample(f"the caption {caption!r} has an unknown word: {error}") from error
+            with torch.inference_mode():
+                found.append(nets.text_features(self._weights, words).cpu().numpy())
+        return {"embedding": np.stack(found)}

@@ -1,0 +1,89 @@
+"""The nets behind the scenes' encoders, as functions of a dictionary of weights.
+
+Functions rather than torch.nn.Modules, because the registry imports this module to list the
+encoders and that must not import torch.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+FILE = "scenes.safetensors"
+SIDE = 32  # pixels
+GRID = 8  # tokens along a side: that of a SiT with patch 4 on the same image
+WIDTH = 64  # of a token and of a caption's embedding
+STEM = 32  # channels at full resolution
+GROUPS = 8  # of the group norms
+BLOCKS = 3
+WORDS = (
+    "one two three object objects of the same colour shape texture mixed on a dark light ground "
+    "left right above below disc square triangle cross ring plain striped barred red yellow "
+    "green cyan blue purple"
+).split()
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor in the weights file."""
+    convolutions = {"stem.0": (STEM, 3), "stem.1": (WIDTH, STEM), "stem.2": (WIDTH, WIDTH)}
+    convolutions |= {f"block{i}.{part}": (WIDTH, WIDTH) for i in range(BLOCKS) for part in "ab"}
+    table: dict[str, tuple[int, ...]] = {}
+    for name, size in convolutions.items():
+        table |= {f"{name}.weight": (*size, 3, 3), f"{name}.bias": size[:1]}
+    for name in ("stem.norm", "norm", *(f"block{i}.norm{p}" for i in range(BLOCKS) for p in "ab")):
+        table |= {f"{name}.weight": (WIDTH,), f"{name}.bias": (WIDTH,)}
+    table |= {"out.weight": (WIDTH, WIDTH, 1, 1), "out.bias": (WIDTH,)}
+    table |= {"words": (len(WORDS), WIDTH), "phrase.weight": (2 * WIDTH, WIDTH, 3)}
+    return table | {"phrase.bias": (2 * WIDTH,), "text.weight": (WIDTH, 2 * WIDTH)}
+
+
+def image_features(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    """One vector per 4x4 patch, row by row: pixels [B, 3, 32, 32], 0 to 255 -> [B, 64, WIDTH].
+
+    A residual net with group norm. Source: He et al. (arXiv 1603.05027), pre-activation blocks.
+    """
+    from torch.nn import functional
+
+    def conv(name: str, x: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return functional.conv2d(x, weight, bias, stride, padding=weight.shape[-1] // 2)
+
+    def norm(name: str, x: torch.Tensor) -> torch.Tensor:
+        scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        return functional.silu(functional.group_norm(x, GROUPS, scale, shift))
+
+    x = functional.silu(conv("stem.0", (pixels.float() - 127.5) / 127.5))
+    x = conv("stem.2", norm("stem.norm", conv("stem.1", x, 2)), 2)  # [B, WIDTH, 8, 8]
+    for block in (f"block{i}" for i in range(BLOCKS)):
+        inner = conv(f"{block}.a", norm(f"{block}.norma", x))
+        x = x + conv(f"{block}.b", norm(f"{block}.normb", inner))
+    return conv("out", norm("norm", x)).flatten(2).transpose(1, 2)
+
+
+def text_features(weights: dict[str, torch.Tensor], caption: torch.Tensor) -> torch.Tensor:
+    """A caption's words by number, [L] -> [WIDTH]: phrases of three words, then their mean.
+
+    Source: Kim (arXiv 1408.5882), with the mean in place of the maximum.
+    """
+    from torch.nn import functional
+
+    words = weights["words"][caption].T  # [WIDTH, L]
+    phrases = functional.conv1d(words, weights["phrase.weight"], weights["phrase.bias"], padding=1)
+    return functional.linear(phrases.relu().mean(-1), weights["text.weight"])
+
+
+def numbered(caption: str) -> list[int]:
+    """The numbers of a caption's words; KeyError for one that no scene's caption has."""
+    return [_NUMBERS[word] for word in re.findall("[a-z]+", caption.lower())]
+
+
+def shipped() -> bytes:
+    """The bytes of the weights file that is part of the package."""
+    return resources.files("reed.encoders.toy").joinpath(FILE).read_bytes()
+
+
+_NUMBERS = {word: i for i, word in enumerate(WORDS)}

@@ -1,0 +1,1 @@
+"""Measures samples and runs, and writes down what each number depends on."""

@@ -1,0 +1,1 @@
+"""Noise paths, samplers, masked diffusion, categorical flows and optimal transport."""

@@ -1,0 +1,204 @@
+"""Images to measure or to compare with: an .npz, a folder or a cache, read in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from reed.cache import plan, reader, schema
+from reed.errors import ReedError
+from reed.picture import to_uint8
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # in a reference file of the ADM suite
+DECODERS = 8  # threads; Pillow lets others run while it decodes
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Some images of one size.
+
+    kind: npz, folder or cache; num: 0 where there are only statistics; shape: [H, W, C] of each;
+    sha256: of the content; read: batches of at most so many, uint8 [B, H, W, C], in order;
+    labels: their classes, None where there are none; statistics: those of STATISTICS that an ADM
+    reference file has, which are of the whole training set.
+    """
+
+    place: Path
+    kind: str
+    num: int
+    shape: tuple[int, ...]
+    sha256: str
+    read: Callable[[int], Iterator[np.ndarray]]
+    labels: Callable[[], np.ndarray | None]
+    statistics: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def all(self) -> np.ndarray:
+        """Every image, uint8 [N, H, W, C]; ReedError when there is none."""
+        if not self.num:
+            raise ReedError(f"{self.place} holds statistics and no images")
+        return np.concatenate(list(self.read(256)))
+
+
+def open_images(place: Path, what: str = "images") -> ImageSet:
+    """The images at a place: an .npz file, a cache or a folder of image files.
+
+    what: they are, for messages. ReedError when there are none, or of several sizes.
+    """
+    if not place.exists():
+        raise ReedError(f"cannot read {what} from {place}: there is nothing")
+    if place.is_file():
+        return _npz(place, what)
+    return _cache(place) if (place / "manifest.json").is_file() else _folder(place, what)
+
+
+def _npz(path: Path, what: str) -> ImageSet:
+    """arr_0 and arr_1 of a file that reed-sample or the ADM suite wrote, not loaded at once."""
+    try:
+        with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
+            statistics = {name: arrays[name] for name in STATISTICS if name in arrays}
+            labels = arrays["arr_1"] if "arr_1" in arrays else None
+            num, shape = 0, ()
+            if "arr_0" in arrays or not statistics:
+                (num, *shape), dtype = _header(members)
+                if len(shape) != 3 or dtype != np.uint8 or not num:
+                    hint = "; latents have to be decoded first" if dtype.kind == "f" else ""
+                    found = f"arr_0 is {dtype} {[num, *shape]}"
+                    raise ValueError(f"{found}, images are uint8 [N, H, W, C]{hint}")
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ReedError(f"cannot read {what} from {path}: {error}") from error
+    digest = schema.file_sha256(path)
+    return ImageSet(
+        path, "npz", num, tuple(shape), digest, partial(_read_npz, path), lambda: labels, statistics
+    )
+
+
+def _header(members: zipfile.ZipFile) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and dtype of arr_0."""
+    with members.open("arr_0.npy") as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        form = np.lib.format
+        shape, by_column, dtype = (
+            form.read_array_header_1_0 if first else form.read_array_header_2_0
+        )(file)
+    if by_column and len(shape) > 1:
+        raise ValueError("arr_0 is stored column by column; save it in C order")
+    return shape or (0,), dtype
+
+
+def _read_npz(path: Path, batch: int) -> Iterator[np.ndarray]:
+    try:
+        with zipfile.ZipFile(path) as members, members.open("arr_0.npy") as file:
+            (num, *shape), _ = _header(members)
+            size = math.prod(shape)
+            # the payload is what lies at the end
+            file.seek(members.getinfo("arr_0.npy").file_size - num * size)
+            for first in range(0, num, batch):
+                count = min(batch, num - first)
+                content = np.frombuffer(file.read(count * size), np.uint8)
+                yield content.reshape(count, *shape)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise ReedError(f"cannot read images from {path}: {error}") from error
+
+
+def _folder(folder: Path, what: str) -> ImageSet:
+    """The image files below a folder, by name."""
+    below = (path.relative_to(folder) for path in folder.rglob("*"))
+    names = sorted(
+        path.as_posix()
+        for path in below
+        if path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.parts)
+    )
+    if not names:
+        problem = f"cannot read {what} from {folder}: it is no cache, and no file in it ends in"
+        raise ReedError(f"{problem} {', '.join(SUFFIXES)}")
+    shape = _decode(folder / names[0], None).shape
+    digest = hashlib.sha256()
+    bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)
+    for name in bar:
+        digest.update(f"{name}\0{schema.file_sha256(folder / name)}\n".encode())
+
+    def read(batch: int) -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(DECODERS) as pool:
+            for first in range(0, len(names), batch):
+                paths = (folder / name for name in names[first : first + batch])
+                yield np.stack(list(pool.map(partial(_decode, shape=shape), paths)))
+
+    return ImageSet(folder, "folder", len(names), shape, digest.hexdigest(), read, lambda: None)
+
+
+def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
+    """One image file, uint8 [H, W, C]; shape: that it must have."""
+    try:
+        with Image.open(path) as image:
+            mode, pixels = image.mode, np.asarray(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ReedError(f"cannot decode {path}: {error}") from error
+    if mode not in ("L", "RGB"):
+        raise ReedError(f"{path} is of mode {mode}; convert it to RGB, or to L for one channel")
+    pixels = pixels[..., None] if mode == "L" else pixels
+    if shape is not None and pixels.shape != shape:
+        sizes = f"{list(pixels.shape)}, the first image of the folder {list(shape)}"
+        raise ReedError(f"{path} is {sizes}; bring them all to one size")
+    return pixels
+
+
+def _cache(cache: Path) -> ImageSet:
+    """The images of the first column that has some."""
+    frozen = plan.load(cache)
+    column, x = _data_column(cache)
+    label = next((f for f in column.fields if f.kind == "label"), None)
+    markers = [schema.load_marker(cache, column, shard) for shard in range(frozen.shards)]
+    digest = hashlib.sha256("".join(f"{marker.sha256}\n" for marker in markers).encode())
+    channels, height, width = x.shape
+
+    def stored(name: str) -> Iterator[np.ndarray]:
+        state = reader.load_state(cache, column)
+        for shard in range(frozen.shards):
+            for _, record in reader.records(cache, column, shard, [column.field(name)], state):
+                yield record[name]
+
+    def read(batch: int) -> Iterator[np.ndarray]:
+        held: list[np.ndarray] = []
+        for value in stored(x.name):
+            held.append(value)
+            if len(held) == batch:
+                yield to_uint8(np.stack(held), x)
+                held = []
+        if held:
+            yield to_uint8(np.stack(held), x)
+
+    def labels() -> np.ndarray | None:
+        return np.array([int(value) for value in stored(label.name)]) if label else None
+
+    return ImageSet(
+        cache,
+        "cache",
+        sum(len(marker.keys) for marker in markers),
+        (height, width, channels),
+        digest.hexdigest(),
+        read,
+        labels,
+    )
+
+
+def _data_column(cache: Path) -> tuple[schema.Column, schema.Field]:
+    for name in schema.columns(cache):
+        column = schema.load_column(cache, name)
+        for each in column.fields:
+            if each.kind == "data" and len(each.shape) == 3 and None not in each.shape:
+                return column, each
+    raise ReedError(
+        f"{cache} has no column with images to compare with (a cache of latents has none); name "
+        "a folder of images or an .npz"
+    )

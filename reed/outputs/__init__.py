@@ -1,1 +1,0 @@
-"""What becomes of samples, by domain; one file per domain, registered in reed.sample_set."""

@@ -1,0 +1,1 @@
+"""Draws samples from trained weights and writes them as files."""

@@ -1,0 +1,72 @@
+"""Samples of a domain that has no files of its own: the arrays that were drawn, and a picture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reed.cache import files
+from reed.picture import save_png
+from reed.sample.sample_set import OUTPUTS, SampleSet, beside
+from reed.sample.sampler import Sampler
+
+SHOWN = 100  # samples in the picture
+
+
+@OUTPUTS.register("arrays")
+@dataclass
+class ArrayOutput:
+    """OUT.npz with every array that the domain drew, by its name, and OUT.png."""
+
+    recipe: dict[str, Any] = field(default_factory=dict, init=False)
+    said: list[str] = field(default_factory=list, init=False)
+    _sampler: Any = field(default=None, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Nothing: there are no settings."""
+        return ""
+
+    def open(self, sampler: Sampler, device: str) -> None:
+        """Remember whose samples these are: its domain draws the picture."""
+        self._sampler = sampler
+
+    def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The same."""
+        return drawn
+
+    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+        """The arrays first: they are all that was drawn."""
+        return {
+            beside(out, ".npz"): write_npz,
+            beside(out, ".png"): self._write_picture,
+        }
+
+    def _write_picture(self, path: Path, samples: SampleSet) -> None:
+        picture = self._drawn(samples, SHOWN)
+        with files.new_file(path) as temp:
+            save_png(picture, temp, max(1, 400 // picture.shape[1]))
+
+    def _drawn(self, samples: SampleSet, count: int) -> np.ndarray:
+        """The domain's picture of the first samples, [H, W, C] uint8."""
+        rows = (
+            {name: values[row] for name, values in part.items()}
+            for part in samples.parts()
+            for row in range(len(next(iter(part.values()))))
+        )
+        first = list(itertools.islice(rows, count))
+        stacked = {name: np.stack([each[name] for each in first]) for name in first[0]}
+        return self._sampler.domain.picture(stacked, self._sampler.fields)
+
+
+def write_npz(path: Path, samples: SampleSet) -> None:
+    """Name -> array [num, ...]; all of it is in memory for a moment."""
+    parts = list(samples.parts())
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    with files.open_new(path) as file:
+        np.savez(file, **joined)

@@ -1,0 +1,71 @@
+"""Molecules: an SDF with bonds, the arrays that evaluation reads, and a picture of the first."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from reed.cache import files
+from reed.chem import rdkit
+from reed.chem.molecule import Molecule
+from reed.chem.molecule_set import write
+from reed.picture import save_png
+from reed.sample.outputs.arrays import ArrayOutput
+from reed.sample.sample_set import OUTPUTS, SampleSet, beside
+from reed.sample.sampler import Sampler
+
+SHOWN = 25  # molecules in the picture
+
+
+@OUTPUTS.register("molecule")
+@dataclass
+class MoleculeOutput(ArrayOutput):
+    """Molecules as OUT.npz (reed.chem.molecule_set), OUT.sdf and OUT.png.
+
+    The SDF has every molecule, also those that RDKit does not accept: bonds are kekulised where
+    they can be, else aromatic ones stay.
+    """
+
+    def open(self, sampler: Sampler, device: str) -> None:
+        """Find RDKit before the samples are drawn, not after."""
+        rdkit.library()
+        super().open(sampler, device)
+
+    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+        """The arrays first: they are all that was drawn."""
+        return {
+            beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
+            beside(out, ".sdf"): write_sdf,
+            beside(out, ".png"): self._write_picture,
+        }
+
+    def _write_picture(self, path: Path, samples: SampleSet) -> None:
+        with files.new_file(path) as temp:
+            save_png(self._drawn(samples, SHOWN), temp)
+
+
+def write_sdf(path: Path, samples: SampleSet) -> None:
+    """Every molecule in order, named by its number."""
+    with files.open_new(path) as file:
+        for number, molecule in enumerate(molecules(samples)):
+            made = rdkit.sanitised(molecule)
+            mol = rdkit.to_mol(molecule) if made is None else made
+            file.write(rdkit.sdf([(f"{number:06d}", mol)]).encode())
+
+
+def molecules(samples: SampleSet) -> Iterator[Molecule]:
+    """The molecules of a set, without padding."""
+    return itertools.chain.from_iterable(map(unpadded, samples.parts()))
+
+
+def unpadded(part: Mapping[str, np.ndarray]) -> Iterator[Molecule]:
+    """The molecules of a padded batch: coords [B, N, 3], atoms [B, N], 0 behind the last."""
+    for row, count in enumerate((part["atoms"] > 0).sum(1)):
+        coords, atoms, charges = (
+            part[name][row, :count] for name in ("coords", "atoms", "charges")
+        )
+        yield Molecule(coords, atoms, charges, part["bonds"][row, :count, :count])

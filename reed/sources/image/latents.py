@@ -1,0 +1,170 @@
+"""Folders that REPA's and EDM2's data set tools wrote, taken over without encoding anything again.
+
+ROOT/images/00012/img00012345.png             256 x 256, RGB
+ROOT/vae-sd/00012/img-mean-std-00012345.npy   float32 [8, 32, 32]: mean and std of the latent
+ROOT/vae-sd/dataset.json                      {"labels": [["00012/img-mean-std-….npy", 7], …]}
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.errors import ReedError
+from reed.sources import SOURCES
+from reed.sources.image.crop import decode
+from reed.sources.image.labels import read_labels
+from reed.sources.image.layouts import walk
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+MOMENTS_PREFIX = "img-mean-std-"  # where an image's name begins with IMAGE_PREFIX
+IMAGE_PREFIX = "img"
+
+
+@SOURCES.register("repa-folder")
+@dataclass(frozen=True)
+class RepaFolder:
+    """Images, the latents of a VAE and labels, joined by name.
+
+    image: uint8 [H, W, 3], where there is a folder `images`; moments: float32 [2C, h, w], the
+    mean and the standard deviation; label: int, where a dataset.json has labels. A key is the
+    image's path without its suffix ("00012/img00012345"). A sample of which any of these is
+    missing fails, with the reason. There is no mirrored view: a latent cannot be mirrored.
+
+    data: the folder around them; latents: the folder in it that holds the moments.
+    """
+
+    data: Path | None = None
+    latents: str = "vae-sd"
+
+    views = 1
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """image, moments, label: what the folder has of these."""
+        opened = _opened(self)
+        found = {
+            "image": opened.images is not None,
+            "moments": True,
+            "label": opened.labels is not None,
+        }
+        return tuple(entry for entry, is_there in found.items() if is_there)
+
+    def listing(self) -> dict[str, str]:
+        """Every name that has an image, moments or a label, with the three as its stamp."""
+        _opened.cache_clear()  # the data may have changed since another listing
+        opened = _opened(self)
+        images = _sizes(opened.images, IMAGE_SUFFIXES) if opened.images else {}
+        moments, labels = _sizes(opened.moments, (".npy",)), opened.labels or {}
+        keys = sorted({*images, *moments, *labels})
+        return {k: f"{images.get(k)}+{moments.get(k)}:{labels.get(k)}" for k in keys}
+
+    def read(self, key: str, view: int = 0) -> dict[str, Any]:
+        """What `entries` names; BadSample for what is missing or damaged."""
+        assert view == 0, "there is one view"
+        opened = _opened(self)
+        sample: dict[str, Any] = {}
+        if opened.images is not None:
+            content = _content(opened.images, [key + suffix for suffix in IMAGE_SUFFIXES])
+            sample["image"] = np.array(decode(content))
+        sample["moments"] = _moments(_content(opened.moments, _moments_names(key)))
+        if opened.labels is not None:
+            if key not in opened.labels:
+                raise BadSample("dataset.json has no label for it")
+            sample["label"] = opened.labels[key]
+        return sample
+
+
+@dataclass(frozen=True)
+class _Opened:
+    images: Path | None
+    moments: Path
+    labels: dict[str, int] | None
+
+
+@lru_cache(maxsize=4)  # per process
+def _opened(source: RepaFolder) -> _Opened:
+    if source.data is None:
+        raise ReedError("repa-folder: name the folder around images/ and vae-sd/ with --data")
+    images, moments = source.data / "images", source.data / source.latents
+    if not moments.is_dir():
+        raise ReedError(f"{source.data} has no folder {source.latents!r} of latents (.npy)")
+    folders = [folder for folder in (moments, images) if folder.is_dir()]
+    return _Opened(images if images in folders else None, moments, _labels(folders))
+
+
+def _labels(folders: Iterable[Path]) -> dict[str, int] | None:
+    """Key -> class, of every dataset.json; ReedError where two of them differ."""
+    found: dict[str, int] = {}
+    tables = [read_labels(f / "dataset.json") for f in folders if (f / "dataset.json").is_file()]
+    for table in tables:
+        for name, label in (table or {}).items():
+            key = _key(name.replace("\\", "/"))
+            if found.setdefault(key, label) != label:
+                problem = f"the label of {key!r} is {found[key]} by one name and {label} by another"
+                raise ReedError(f"{', '.join(map(str, folders))}: {problem} (dataset.json)")
+    return found or None
+
+
+def _key(name: str) -> str:
+    """What an image and its moments share: the folder and the name without suffix and prefix."""
+    path = PurePosixPath(name)
+    stem = path.stem
+    if stem.startswith(MOMENTS_PREFIX):
+        stem = IMAGE_PREFIX + stem.removeprefix(MOMENTS_PREFIX)
+    return str(path.with_name(stem))
+
+
+def _moments_names(key: str) -> Iterator[str]:
+    path = PurePosixPath(key)
+    if path.name.startswith(IMAGE_PREFIX):
+        yield f"{path.with_name(MOMENTS_PREFIX + path.name.removeprefix(IMAGE_PREFIX))}.npy"
+    yield f"{key}.npy"
+
+
+def _sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
+    """Key -> bytes of its file; ReedError when two files have one key."""
+    found: dict[str, int] = {}
+    for name, entry in walk(folder):
+        if name.endswith(suffixes):
+            key = _key(name)
+            if key in found:
+                raise ReedError(f"{folder} has two files for {key!r}, one is {name}; remove one")
+            found[key] = entry.stat().st_size if os.path.exists(entry.path) else 0
+    return found
+
+
+def _content(folder: Path, names: Iterable[str]) -> bytes:
+    """The first of these files that there is."""
+    names = list(names)
+    for name in names:
+        try:
+            return (folder / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BadSample(f"{folder.name}/{name} cannot be read: {error.strerror}") from error
+    raise BadSample(f"{folder.name} has no {names[0]}")
+
+
+def _moments(content: bytes) -> np.ndarray:
+    try:
+        moments = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise BadSample(f"its moments are no .npy file: {error}") from error
+    moments = np.squeeze(moments, 0) if moments.ndim == 4 and len(moments) == 1 else moments
+    if moments.ndim != 3 or len(moments) % 2 or moments.dtype.kind != "f":
+        raise BadSample(f"its moments are {moments.dtype} {moments.shape}, not float [2C, h, w]")
+    if not np.isfinite(moments).all():
+        raise BadSample("its moments are not finite")
+    if (moments[len(moments) // 2 :] < 0).any():
+        raise BadSample("its standard deviation is negative: are these logarithms of variances?")
+    return moments.astype(np.float32)

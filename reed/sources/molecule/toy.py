@@ -1,0 +1,131 @@
+"""Drug-like molecules that come with RDKit, or are put together by it: nothing to download."""
+
+from __future__ import annotations
+
+import csv
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.chem import rdkit
+from reed.errors import ReedError
+from reed.seeding import seed_for
+from reed.sources import SOURCES
+from reed.sources.molecule.molecules import ENTRIES, embedded
+
+# 10,000 molecules of a screening library, among the test data of RDKit's PAINS filters
+SHIPPED = Path("Pains/test_data/wehi_mols.csv")
+SPLITS = {"train": (0, 8), "valid": (8, 9), "test": (9, 10)}  # tenths of the molecules
+VERSION = 1  # of all that follows from a seed
+# what the generator takes apart: drugs and fragments of drugs
+PARENTS = """
+CC(=O)Nc1ccc(O)cc1 CC(C)Cc1ccc(cc1)C(C)C(=O)O CN1CCC(CC1)c1ccccc1 O=C(Nc1ccccn1)c1ccc(F)cc1
+COc1ccc(CCN)cc1OC CS(=O)(=O)Nc1ccccc1 c1ccc2[nH]ccc2c1 O=C1CCCN1Cc1ccco1 CCOC(=O)c1ccncc1
+N#Cc1ccc(OCC2CC2)cc1 Clc1ccc(cc1)C(=O)N1CCOCC1 CC(C)NCC(O)COc1cccc2ccccc12 Cn1cnc2c1c(=O)[nH]cn2
+O=C(O)CSc1nnc(-c2ccccc2)o1 Cc1cc(C)nc(NC2CCCCC2)n1 FC(F)(F)c1cccc(N2CCNCC2)c1
+CN(C)CCOC(c1ccccc1)c1ccccc1 O=S(=O)(c1ccc(Br)cc1)N1CCCC1 c1csc(-c2nccs2)c1 COC(=O)C1CCCO1
+""".split()
+GENERATED, HEAVY = 1000, (8, 38)  # molecules, and their atoms but hydrogens
+TRIED = 20_000
+
+
+@SOURCES.register("molecules-toy")
+@dataclass(frozen=True)
+class MoleculesToy:
+    """Drug-like molecules read from the installed RDKit, each with one conformer from a seed.
+
+    coords, atoms, charges, partners, orders, smiles: as of the source `molecules`.
+
+    samples: at most 8,000 for training, 1,000 for each other split; split: train, valid or test;
+    seed: which molecules, and their conformers; generated: put them together from fragments of
+    drugs in place of reading them, as happens by itself where RDKit ships none.
+    """
+
+    data: Path | None = None
+    samples: int = 1024
+    split: str = "train"
+    seed: int = 0
+    generated: bool = False
+
+    entries = ENTRIES
+    views = 1
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            raise ReedError(f"molecules-toy ships with RDKit and takes no --data, got {self.data}")
+        if self.split not in SPLITS or self.samples < 1:
+            raise ReedError(
+                f"molecules-toy: split is {self.split!r} and samples {self.samples}; "
+                f"they must be one of {tuple(SPLITS)} and at least 1"
+            )
+
+    def listing(self) -> dict[str, str]:
+        """Every key with its SMILES; ReedError when there are fewer than asked for."""
+        return {f"{self.split}-{i:06d}": text for i, text in enumerate(self._chosen())}
+
+    def read(self, key: str, view: int = 0) -> dict[str, Any]:
+        """One molecule, a function of its key and the settings; BadSample for no such key."""
+        split, _, row = key.rpartition("-")
+        chosen = self._chosen()
+        if split != self.split or not row.isdecimal() or int(row) >= len(chosen):
+            raise BadSample(f"no molecule {key!r}: there are {len(chosen)} in {self.split!r}")
+        mol = rdkit.library().MolFromSmiles(chosen[int(row)])
+        if problem := "is no SMILES" if mol is None else rdkit.problem(mol):
+            raise BadSample(f"{chosen[int(row)]!r}: {problem}")
+        return embedded(mol, seed_for("molecules-toy", VERSION, self.seed, key))
+
+    def _chosen(self) -> tuple[str, ...]:
+        return _chosen(self.samples, self.split, self.seed, self.generated)
+
+
+@lru_cache(maxsize=4)
+def _chosen(samples: int, split: str, seed: int, generated: bool) -> tuple[str, ...]:
+    known = brics() if generated else shipped() or brics()
+    rng = np.random.Generator(np.random.PCG64(seed_for("molecules-toy", "order", seed)))
+    order = rng.permutation(len(known))
+    first, last = (len(known) * tenth // 10 for tenth in SPLITS[split])
+    if samples > last - first:
+        raise ReedError(f"molecules-toy has {last - first} molecules in {split!r}, not {samples}")
+    return tuple(known[i] for i in order[first : first + samples])
+
+
+@lru_cache(maxsize=1)
+def shipped() -> tuple[str, ...]:
+    """The SMILES that RDKit ships, one fragment each, sorted; none where the file is not there."""
+    path = Path(rdkit.library("RDConfig").RDDataDir) / SHIPPED
+    if not path.is_file():
+        return ()
+    with open(path, newline="", encoding="utf-8") as file:
+        found = {row[0] for row in csv.reader(file) if row}
+    return tuple(sorted(text for text in found if "." not in text))
+
+
+@lru_cache(maxsize=1)
+def brics() -> tuple[str, ...]:
+    """1,000 SMILES of fragments of drugs put together anew by the BRICS rules, sorted.
+
+    Source: Degen et al., ChemMedChem 3, 1503 (2008), by RDKit; the same ones in every process.
+    """
+    library, rules = rdkit.library(), rdkit.library("Chem.BRICS")
+    parts: set[str] = set()
+    for text in PARENTS:
+        parts |= rules.BRICSDecompose(library.MolFromSmiles(text))
+    fragments = [library.MolFromSmiles(part) for part in sorted(parts)]
+    state, found = random.getstate(), set()
+    random.seed(0)  # what BRICSBuild shuffles by
+    try:
+        for tried, mol in enumerate(rules.BRICSBuild(fragments, maxDepth=2)):
+            mol.UpdatePropertyCache(strict=False)
+            if not library.SanitizeMol(mol, catchErrors=True):
+                if HEAVY[0] <= mol.GetNumHeavyAtoms() <= HEAVY[1]:
+                    found.add(library.MolToSmiles(mol))
+            if len(found) >= GENERATED or tried >= TRIED:
+                break
+    finally:
+        random.setstate(state)
+    return tuple(sorted(found))

@@ -1,0 +1,158 @@
+"""Generated backbones with sequences that follow from them: proteins with nothing to download.
+
+How well any model can do is known exactly: the letters are independent draws from a distribution
+that the coordinates determine, so the best guess is right with its largest probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.chem.protein import (
+    ALPHABET,
+    COIL,
+    HELIX,
+    HYDROPATHY,
+    STRAND,
+    phi_psi,
+    secondary,
+    virtual_beta,
+)
+from reed.errors import ReedError
+from reed.seeding import seed_for
+from reed.sources import SOURCES
+from reed.sources.protein.backbones import backbone
+
+LETTERS = ALPHABET[:20]
+# Chou and Fasman, 1978: conformational parameters x 100, by LETTERS.
+PREFERENCE = {
+    COIL: "66 119 146 74 60 156 95 47 101 59 60 156 152 98 95 143 96 50 96 114",
+    HELIX: "142 70 101 151 113 57 100 108 114 121 145 67 57 111 98 77 83 106 108 69",
+    STRAND: "83 119 54 37 138 75 87 160 74 130 105 89 55 110 93 75 119 170 137 147",
+}
+BACKGROUND = (  # per cent in Swiss-Prot, by LETTERS
+    8.25,
+    1.38,
+    5.46,
+    6.72,
+    3.86,
+    7.07,
+    2.27,
+    5.91,
+    5.80,
+    9.65,
+    2.41,
+    4.06,
+    4.74,
+    3.93,
+    5.53,
+    6.65,
+    5.36,
+    6.86,
+    1.10,
+    2.92,
+)
+BURIED = 10.0  # angstroms between CB, within which residues bury one another
+TRIES = 12
+VERSION = 1  # of all that follows from a seed
+
+
+@SOURCES.register("proteins-toy")
+@dataclass(frozen=True)
+class ProteinsToy:
+    """Helices, strands and loops in ideal geometry, with letters drawn given the structure.
+
+    coords, sequence, number, chain, cluster, resolution: as of the source `proteins`, the first
+    float32 [L, 4, 3]; distribution: what the letters were drawn from, float32 [L, 20], a function
+    of the coordinates alone (`distribution`).
+
+    samples, split, seed: which proteins; another split holds others; min_length, max_length: in
+    residues; preference, burial: how strongly the letters follow secondary structure and burial.
+    """
+
+    data: Path | None = None
+    samples: int = 1024
+    split: str = "train"
+    seed: int = 0
+    min_length: int = 48
+    max_length: int = 80
+    preference: float = 4.0
+    burial: float = 3.0
+
+    entries = (
+        "coords",
+        "sequence",
+        "number",
+        "chain",
+        "cluster",
+        "resolution",
+        "distribution",
+    )
+    views = 1
+
+    def __post_init__(self) -> None:
+        if self.data is not None:
+            raise ReedError(f"proteins-toy generates its data and takes no --data, got {self.data}")
+        if self.samples < 1 or not 3 <= self.min_length <= self.max_length:
+            raise ReedError(
+                f"proteins-toy: samples is {self.samples}, min_length {self.min_length}, "
+                f"max_length {self.max_length}; they must be at least 1, 3 and min_length"
+            )
+
+    def listing(self) -> dict[str, str]:
+        """Every key with the version of the generator: the settings are kept beside it."""
+        return {f"{self.split}-{row:06d}": f"generator{VERSION}" for row in range(self.samples)}
+
+    def read(self, key: str, view: int = 0) -> dict[str, Any]:
+        """One protein, a function of its key and the settings; BadSample for no such key."""
+        split, _, row = key.rpartition("-")
+        if split != self.split or not row.isdecimal() or int(row) >= self.samples:
+            raise BadSample(f"no protein {key!r}: there are {self.samples} in {self.split!r}")
+        seed = seed_for("proteins-toy", VERSION, self.seed, split, int(row))
+        rng = np.random.Generator(np.random.PCG64(seed))
+        length = int(rng.integers(self.min_length, self.max_length + 1))
+        coords = backbone(rng, length, TRIES).astype(np.float32)
+        odds = distribution(coords, self.preference, self.burial)
+        # one uniform number per residue, against the running sum of its probabilities
+        drawn = (odds.cumsum(1) < rng.random((length, 1))).sum(1).clip(max=len(LETTERS) - 1)
+        return {
+            "coords": coords,
+            "sequence": "".join(LETTERS[i] for i in drawn),
+            "number": np.arange(length, dtype=np.int32),
+            "chain": np.zeros(length, np.int32),
+            "cluster": int(row),
+            "resolution": float("nan"),
+            "distribution": odds.astype(np.float32),
+        }
+
+
+def distribution(coords: np.ndarray, preference: float, burial: float) -> np.ndarray:
+    """P(letter | structure) of every residue, float64 [L, 20].
+
+    The logarithm is log background + preference * log P(letter | secondary structure), by Chou and
+    Fasman, + burial * (neighbours within 10 angstroms, standardised over the chain) * hydropathy;
+    a positive phi favours G, then N and D, a helix has hardly any P.
+    """
+    angles = phi_psi(coords)
+    kind = secondary(angles)
+    liked = np.array([np.array(PREFERENCE[k].split(), float) / 100 for k in (COIL, HELIX, STRAND)])
+    score = np.log(BACKGROUND) + preference * np.log(liked[kind])
+    score += burial * buried(coords)[:, None] * (np.array(HYDROPATHY) / 4.5)
+    turned = np.array([(a in "GND") * 2.5 + (a == "G") for a in LETTERS])
+    score += (angles[:, :1] > 0) * turned
+    score[kind == HELIX, LETTERS.index("P")] -= 3
+    odds = np.exp(score - score.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def buried(coords: np.ndarray) -> np.ndarray:
+    """The number of CB within 10 angstroms, standardised over the chain, [L]."""
+    beta = virtual_beta(coords)
+    near = np.linalg.norm(beta[:, None] - beta[None], axis=-1) < BURIED
+    count = near.sum(1)
+    return (count - count.mean()) / (count.std() + 1e-6)

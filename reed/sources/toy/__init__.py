@@ -1,0 +1,1 @@
+"""Data sets that are generated or ship with a library."""

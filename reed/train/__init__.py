@@ -1,0 +1,1 @@
+"""Stage two: trains a net from the shards of a cache."""

@@ -1,0 +1,212 @@
+"""What an installation and a disk can do, and what is wrong with them: reed-cache doctor."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from tqdm import tqdm
+
+import reed
+from reed.build import engines
+from reed.cache import files
+from reed.errors import ReedError
+
+MIB = 1 << 20
+BLOCK = 8 * MIB
+WRITTEN = 256 * MIB
+NVIDIA = Path("/proc/driver/nvidia/version")  # there wherever the driver is
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what it is about and what was found; advice: what to do where that is wrong.
+
+    breaks: whether a build fails with it.
+    """
+
+    name: str
+    found: str
+    advice: str = ""
+    breaks: bool = False
+
+
+def examine(folder: Path) -> Iterator[tuple[str, list[Finding]]]:
+    """Title and findings of each part: versions, extras, devices, the disk of a folder."""
+    yield "versions", [*_python(), *_packages(), *_torchvision()]
+    yield "extras", list(_extras())
+    yield "devices", [_processor(), *_devices(), _launch()]
+    yield f"disk of {folder.absolute()}", list(_disk(folder))
+
+
+def _python() -> Iterator[Finding]:
+    yield Finding("reed", reed.__version__)
+    yield Finding("python", f"{platform.python_version()}, {platform.platform(terse=True)}")
+
+
+def _requirements(extra: str = "") -> list[Requirement]:
+    """What reed needs, or what an extra adds; ReedError where reed was not installed."""
+    try:
+        texts = metadata.requires("reed") or []
+    except metadata.PackageNotFoundError as error:
+        raise ReedError("reed is not installed here; run in its folder: pip install .") from error
+    every = map(Requirement, texts)
+    if not extra:
+        return [need for need in every if not need.marker or need.marker.evaluate()]
+    return [n for n in every if n.marker and n.marker.evaluate({"extra": extra})]
+
+
+def _packages() -> Iterator[Finding]:
+    for need in _requirements():
+        version, problem = _installed(need)
+        advice = problem and f"{problem}: pip install '{need.name}{need.specifier}'"
+        yield Finding(need.name, version or "missing", advice, breaks=True)
+
+
+def _installed(need: Requirement) -> tuple[str, str]:
+    """The version of a package, and what is wrong with it."""
+    try:
+        version = metadata.version(need.name)
+    except metadata.PackageNotFoundError:
+        return "", f"reed needs {need.name}"
+    if need.specifier.contains(version, prereleases=True):
+        return version, ""
+    return version, f"{need.name} {version} is not {need.specifier}, as reed needs"
+
+
+def _torchvision() -> Iterator[Finding]:
+    """timm needs it, and one that was built for another torch fails when it is imported."""
+    try:
+        version = metadata.version("torchvision")
+        import torchvision  # noqa: F401
+    except metadata.PackageNotFoundError:
+        return
+    except Exception as error:  # a missing operator is a RuntimeError, a missing symbol an OSError
+        reason = str(error).partition("\n")[0]
+        problem = f"torchvision {version} does not fit torch ({reason})"
+        advice = f"{problem}: pip install --upgrade torch torchvision"
+        yield Finding("torchvision", version, advice, breaks=True)
+    else:
+        yield Finding("torchvision", version)
+
+
+def _extras() -> Iterator[Finding]:
+    """The packages of each extra, but of one that is made of others."""
+    for extra in metadata.metadata("reed").get_all("Provides-Extra") or []:
+        needs = _requirements(extra)
+        if any(need.name == "reed" for need in needs):
+            continue
+        states = [(need.name, *_installed(need)) for need in needs]
+        found = ", ".join(f"{name} {version or 'missing'}" for name, version, _ in states)
+        if not all(version for _, version, _ in states):
+            found += f": pip install 'reed[{extra}]'"
+        wrong = [problem for _, version, problem in states if version and problem]
+        advice = f"{'; '.join(wrong)}: pip install --upgrade 'reed[{extra}]'" if wrong else ""
+        yield Finding(extra, found, advice, breaks=True)
+
+
+def _processor() -> Finding:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    cores = f"{len(os.sched_getaffinity(0))} of {os.cpu_count()} cores"
+    return Finding("cpu", f"{cores}, {memory / 2**30:.1f} GiB of RAM")
+
+
+def _devices() -> Iterator[Finding]:
+    """The GPUs that torch sees, and why it does not see one that is there."""
+    try:
+        import torch
+    except ImportError as error:
+        yield Finding("torch", "cannot be imported", f"torch fails: {error}; install it anew", True)
+        return
+    build = torch.version.cuda and f"CUDA {torch.version.cuda}"
+    build = build or (torch.version.hip and f"ROCm {torch.version.hip}") or "CPU only"
+    driver = re.search(r" ([0-9]+\.[0-9.]+) ", NVIDIA.read_text()) if NVIDIA.is_file() else None
+    known = f", driver {driver[1]}" if driver else ""
+    advice = ""
+    if NVIDIA.is_file() and not torch.cuda.is_available():
+        why = "is built for the CPU" if build == "CPU only" else f"({build}) cannot use its driver"
+        advice = (
+            f"there is an NVIDIA GPU{known}, but torch {torch.__version__} {why}: install the "
+            "build that https://pytorch.org/get-started names for the driver"
+        )
+    yield Finding("gpu support", f"{build}{known}", advice)
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        card = torch.cuda.get_device_properties(index)
+        with torch.cuda.device(index):
+            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+        memory = f"{card.total_memory / 2**30:.1f} GiB"
+        level = f"compute {card.major}.{card.minor}"
+        yield Finding(f"cuda:{index}", f"{card.name}, {memory}, {bf16}, {level}")
+
+
+def _launch() -> Finding:
+    share = engines.launched_share()
+    return Finding("launch", f"rank {share.rank} of {share.world}")
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    """Free space, speed and locks, in a temporary folder there."""
+    free = shutil.disk_usage(folder).free
+    few = free < 4 * BLOCK
+    advice = f"{folder} is full: make room there, or build elsewhere with --cache DIR"
+    yield Finding("free", f"{free / 2**30:.1f} GiB", advice if few else "", breaks=True)
+    if few:
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix=".reed-doctor-", dir=folder) as inside:
+            yield from _speed(Path(inside) / "written", min(WRITTEN, free // 4 // BLOCK * BLOCK))
+            yield _locks(Path(inside))
+    except OSError as error:
+        advice = f"cannot write in {folder} ({error.strerror}): build elsewhere with --cache DIR"
+        yield Finding("write", "fails", advice, breaks=True)
+
+
+def _speed(path: Path, size: int) -> Iterator[Finding]:
+    """Seconds to write some bytes in blocks and sync them, and to read them back."""
+    block = os.urandom(BLOCK)
+    with (
+        open(path, "w+b", buffering=0) as file,
+        tqdm(total=2 * size, unit="B", unit_scale=True, leave=False, disable=None) as bar,
+    ):
+        began = time.perf_counter()
+        for _ in range(size // BLOCK):
+            file.write(block)
+            bar.update(BLOCK)
+        os.fsync(file.fileno())
+        yield Finding("write", _pace(size, time.perf_counter() - began) + ", synced")
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # read it from the disk
+        file.seek(0)
+        began, same = time.perf_counter(), True
+        for _ in range(size // BLOCK):
+            same = file.read(BLOCK) == block and same
+            bar.update(BLOCK)
+        pace = _pace(size, time.perf_counter() - began)
+    advice = "" if same else f"{path.parent.parent} returns other bytes than were written"
+    yield Finding("read", pace, advice, breaks=True)
+
+
+def _pace(size: int, seconds: float) -> str:
+    return f"{size / MIB / max(seconds, 1e-9):,.0f} MiB/s ({size // MIB} MiB in {seconds:.2f} s)"
+
+
+def _locks(folder: Path) -> Finding:
+    """Whether a second writer of a folder is kept out, as a build and a run rely on."""
+    with files.only_writer(folder):
+        try:
+            with files.only_writer(folder):
+                advice = (
+                    f"{folder.parent} has no file locks: reed cannot keep two runs from writing "
+                    "one folder there, so start only one at a time"
+                )
+                return Finding("locks", "none", advice)
+        except ReedError:
+            return Finding("locks", "work")

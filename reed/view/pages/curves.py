@@ -1,0 +1,219 @@
+"""The log of one run or several as charts: per quantity where there is one run, per run else."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reed.train.curriculum import Schedule
+from reed.view.pages import page
+from reed.view.pages.run_folder import Run, per_step
+
+PLANNED = ", planned"
+Line = tuple[Sequence[int], Sequence[float | None]]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A chart of the page; log: whether its axis may be logarithmic."""
+
+    chart: page.Chart
+    log: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Charts under one heading. place: its name in addresses."""
+
+    place: str
+    title: str
+    curves: list[Curve]
+
+    @property
+    def log(self) -> bool:
+        """Whether any of its axes may be logarithmic."""
+        return any(curve.log for curve in self.curves)
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Quantities that share an axis. zero: the axis starts there; log: it may be logarithmic;
+    share: it counts in percent; each: a title names its quantity."""
+
+    title: str
+    y: str
+    caption: str
+    keys: list[str]
+    zero: bool = False
+    log: bool = False
+    share: bool = False
+    each: bool = False
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Every logged quantity, under headings; those without any are left out."""
+    keys = list(dict.fromkeys(key for run in runs for key in run.keys))
+    plans = {run.name: planned(run) for run in runs}
+    said = list(dict.fromkeys(problem for _, problem in plans.values() if problem))
+    found = []
+    for place, title, panels in _panels(keys, " ".join(said)):
+        curves = [each for panel in panels for each in _curves(panel, runs, plans)]
+        if curves:
+            found.append(Group(place, title, curves))
+    return found
+
+
+def planned(run: Run) -> tuple[dict[str, Line], str]:
+    """What the recipe plans: lines "weight/NAME" and "lr", and of what that is not known here.
+
+    At step n is what the n-th optimizer step takes, as in the log.
+    """
+    settings, found, unknown = run.settings, {}, []
+    steps, batch = settings["steps"], per_step(run)
+    epoch = run.manifest.samples if run.manifest and not settings.get("one_per") else None
+    for key, schedule, factor in _schedules(run):
+        text = " ".join(f"{ramp.begins} {ramp.ends}" for ramp in schedule.ramps)
+        if ("epoch" in text and not (epoch and batch)) or ("sample" in text and not batch):
+            unknown.append(_short(key))
+            continue
+        schedule = schedule.resolve(steps, batch or 1, epoch or 1)
+        corners = {int(p) for ramp in schedule.ramps for p in (ramp.begins, ramp.ends)}
+        evenly = {round(i * (steps - 1) / 199) for i in range(200)}
+        wanted = evenly | corners | {place - 1 for place in corners}
+        places = sorted(place for place in wanted if 0 <= place < steps)
+        found[key] = [p + 1 for p in places], [factor * schedule(p) for p in places]
+    what = f"Not for {', '.join(unknown)} of {run.name}: the length of its epochs is not known."
+    return found, what if unknown else ""
+
+
+def _schedules(run: Run) -> list[tuple[str, Schedule, float]]:
+    """[key of the log, schedule, what it multiplies] of everything that is on."""
+    weights, optim = run.settings["curriculum"], run.settings["optim"]
+    logged = [key.removeprefix("weight/") for key in run.keys if key.startswith("weight/")]
+    found = []
+    for name in dict.fromkeys([*logged, *weights]):
+        schedule = Schedule.of(weights.get(name, 1.0), f"curriculum.{name}")
+        if name in logged or not schedule.is_off():
+            found.append((f"weight/{name}", schedule, 1.0))
+    lr = Schedule.of(optim.get("schedule", 1.0), "optim.schedule")
+    return [*found, ("lr", lr, optim.get("lr", 0.0))]
+
+
+def _panels(keys: list[str], said: str) -> list[tuple[str, str, list[_Panel]]]:
+    """(place, heading, panels) of all that is logged."""
+    losses = [key for key in keys if f"weight/{key}" in keys]
+    cosines = [key for key in keys if key.startswith("cos/")]
+    weights = [key for key in keys if key.startswith("weight/")]
+    dotted = f"Dotted: as the recipe plans it, over all steps. {said}".strip()
+    aligned = (
+        "Mean cosine between the projected hidden states and the cached representation; 1 is equal."
+    )
+    factor = f"What each loss is multiplied by. {dotted}"
+    curriculum = [
+        _Panel("Weight", "weight", factor, weights, zero=True, each=True),
+        _Panel("Learning rate", "learning rate", dotted, ["lr"], zero=True),
+    ]
+
+    panels = [
+        ("loss", "Loss", _loss_panels(losses)),
+        ("alignment", "Alignment", [_Panel("Alignment", "cosine", aligned, cosines, each=True)]),
+        ("curriculum", "Curriculum", curriculum),
+        ("speed", "Speed and gradients", _speed_panels()),
+    ]
+
+    # What no panel above shows gets one of its own.
+    shown = {key for _, _, each in panels for panel in each for key in panel.keys}
+    rest = [key for key in keys if key not in shown | {"step", "samples"}]
+    others = [_Panel(key, key, "As it is logged.", [key]) for key in rest]
+    return [*panels, ("others", "Others", others)]
+
+
+def _loss_panels(losses: list[str]) -> list[_Panel]:
+    alone = "Mean since the line before, without its weight."
+    total = (
+        "The weighted sum that is minimised. Alignment counts as minus its cosine, so it may be "
+        "negative."
+    )
+    return [
+        _Panel("Loss", "loss", alone, losses, log=True, each=True),
+        _Panel("Total loss", "total loss", total, ["loss"]),
+    ]
+
+
+def _speed_panels() -> list[_Panel]:
+    speed = "Over all processes; saving and previews count."
+    wait = "How long training waited for batches."
+    norm = "Before it is clipped; mean since the line before."
+    return [
+        _Panel("Throughput", "samples per second", speed, ["samples_per_s"], zero=True),
+        _Panel("Loader wait", "share of the time", wait, ["wait_share"], zero=True, share=True),
+        _Panel("Gradient norm", "gradient norm", norm, ["grad_norm"], zero=True),
+    ]
+
+
+def _curves(
+    panel: _Panel, runs: Sequence[Run], plans: dict[str, tuple[dict[str, Line], str]]
+) -> list[Curve]:
+    """One chart of all quantities of a run, or a chart of all runs for each quantity."""
+    if len(runs) == 1:
+        parts = [(_short(key), runs[0], key) for key in panel.keys]
+        title = _title(panel, panel.keys[0]) if len(parts) == 1 else panel.title
+        return _curve(title, panel, parts, plans)
+    found = []
+    for key in panel.keys:
+        title = _title(panel, key)
+        found += _curve(title, panel, [(run.name, run, key) for run in runs], plans)
+    return found
+
+
+def _title(panel: _Panel, key: str) -> str:
+    return f"{panel.title}: {_short(key)}" if panel.each else panel.title
+
+
+def _curve(
+    title: str,
+    panel: _Panel,
+    parts: list[tuple[str, Run, str]],
+    plans: dict[str, tuple[dict[str, Line], str]],
+) -> list[Curve]:
+    """The chart of some (label, run, key), none where nothing is logged of them."""
+    lines: dict[str, Line] = {}
+    for label, run, key in parts:
+        if (logged := run.logged(key))[0]:
+            lines[label] = logged
+        if key in plans[run.name][0]:
+            lines[label + PLANNED] = plans[run.name][0][key]
+    if not any(xs for xs, _ in lines.values()):
+        return []
+    chart = page.line_chart(title, panel.caption, "step", panel.y, lines)
+    _style(chart.figure, [label for label, _, _ in parts], list(lines))
+    chart.figure.update_layout(showlegend=len(parts) > 1)
+    if panel.zero:
+        chart.figure.update_yaxes(rangemode="tozero")
+    if panel.keys == ["lr"]:
+        chart.figure.update_yaxes(exponentformat="e")
+    if panel.share:
+        chart.figure.update_yaxes(tickformat=".1~%")
+    values = [value for _, ys in lines.values() for value in ys]
+    return [Curve(chart, panel.log and all(map(_positive, values)))]
+
+
+def _style(figure: Any, labels: list[str], names: list[str]) -> None:
+    """A colour per label whatever the chart lacks; what is planned is dotted and has no entry."""
+    for trace, name in zip(figure.data, names, strict=True):
+        of = name.removesuffix(PLANNED) if name not in labels else name
+        trace.line.color = page.COLOURS[labels.index(of) % len(page.COLOURS)]
+        trace.legendgroup = of
+        if of != name:
+            trace.line.dash, trace.mode = "dot", "lines"
+            trace.showlegend = of not in names
+
+
+def _positive(value: Any) -> bool:
+    return value is None or not math.isfinite(value) or value > 0
+
+
+def _short(key: str) -> str:
+    return key.partition("/")[2] or key

@@ -1,0 +1,148 @@
+"""The samples of a cache's page in plain values, for its script to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reed import picture
+from reed.cache import reader
+from reed.cache.codecs import codecs
+from reed.cache.schema import Column, Field
+from reed.view import peek
+from reed.view.info import Summary
+from reed.view.pages import page, samples, tokens
+from reed.view.pages.drawings import SIDE, drawings
+from reed.view.pages.samples import Sample
+from reed.view.pages.tokens import Grid
+from reed.view.peek import Panel
+
+PIXELS = 256  # of an image's longer side, at most
+CELLS = 128  # of a map's longer side, at most
+
+
+def grids(cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample]) -> list[Grid]:
+    """The tokens of the samples shown, one grid per field that has any there."""
+    found = []
+    for column, field in _fields(summaries, "token"):
+        values = _values(column, field, shown)
+        if values := {at: value for at, value in values.items() if len(value)}:
+            found.append(tokens.grid(cache, column, field, values))
+    return found
+
+
+def plain(
+    cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample], grids: Sequence[Grid]
+) -> dict[str, Any]:
+    """All that the script is given: the samples, the fields of tokens, the nearest neighbours."""
+    near = [
+        {"title": title, "of": samples.nearest(vectors)}
+        for title, vectors in _representations(cache, summaries, shown, grids).items()
+    ]
+    return {
+        "side": SIDE,
+        "viridis": list(picture.library("plotly.colors").sequential.Viridis),
+        "samples": [_sample(each, summaries) for each in shown],
+        "tokens": [tokens.plain(cache, grid) for grid in grids],
+        "near": [each for each in near if each["of"]],
+    }
+
+
+def _fields(summaries: Sequence[Summary], kind: str) -> list[tuple[Column, Field]]:
+    return [(s.column, f) for s in summaries for f in s.column.fields if f.kind == kind]
+
+
+def _values(column: Column, field: Field, shown: Sequence[Sample]) -> dict[int, Any]:
+    """A field of the samples that have it: place -> value."""
+    return {
+        at: each.values[column.name][field.name]
+        for at, each in enumerate(shown)
+        if column.name in each.values
+    }
+
+
+def _representations(
+    cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample], grids: Sequence[Grid]
+) -> dict[str, dict[int, np.ndarray]]:
+    """One vector per sample, of each field that has one, and the means of tokens."""
+    found = {}
+    for column, field in _fields(summaries, "sample"):
+        state, codec = reader.load_state(cache, column)[field.name], codecs.codec_of(field)
+        values = _values(column, field, shown)
+        found[f"{column.name}/{field.name}"] = {
+            at: np.ravel(codec.restore(value, state)) for at, value in values.items()
+        }
+    means = {
+        f"mean of {grid.title}": {at: x.mean(0) for at, x in grid.arrays.items()} for grid in grids
+    }
+    return found | means
+
+
+def _sample(each: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """One sample: labels; what is looked at first (pictures, texts, drawings); other fields."""
+    labels: list[str] = []
+    shows: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    drawn: list[dict[str, Any]] = []
+    for found in summaries:
+        column = found.column
+        if column.name not in each.values:
+            continue
+        values = each.values[column.name]
+        drawn += drawings(column, values)
+        for field in column.fields:
+            if field.kind == "label":
+                labels.append(f"{field.name} {values[field.name]}")
+            elif field.kind != "token" or not len(values[field.name]):
+                panel = peek.plain(f"{column.name}/{field.name}", field, values[field.name])
+                is_seen = field.kind == "text" or panel.shows == "image"
+                (shows if is_seen else others).append(_panel(panel))
+    return {
+        "key": each.key,
+        "row": each.row,
+        "labels": labels,
+        "missing": each.missing,
+        "drawings": drawn,
+        "shows": shows,
+        "others": others,
+    }
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    """A panel in plain values: a text, a picture's address, or numbers in 255 levels."""
+    shown = {"title": panel.title, "caption": panel.caption, "shows": panel.shows}
+    if panel.shows == "text":
+        return shown | {"text": panel.value}
+    if panel.shows == "image":
+        return shown | _image(panel.value, panel.caption)
+    values = np.atleast_2d(np.asarray(panel.value, np.float64))
+    if panel.shows == "map" and max(values.shape) > CELLS:
+        rows, columns = (-(-n // CELLS) for n in values.shape)
+        values = values[::rows, ::columns]
+        shown["caption"] += f"\none of {rows} rows and of {columns} columns"
+    finite = values[np.isfinite(values)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    level = np.rint((values - low) * (254 / ((high - low) or 1.0)))
+    stored = np.where(np.isfinite(level), level, 255).astype(np.uint8)
+    return shown | {
+        "rows": values.shape[0],
+        "columns": values.shape[1],
+        "low": low,
+        "high": high,
+        "levels": tokens.packed(stored),
+    }
+
+
+def _image(image: np.ndarray, caption: str) -> dict[str, Any]:
+    """Its PNG; one that is too large for a page by the mean of blocks, which is said."""
+    block = -(-max(image.shape[:2]) // PIXELS)
+    if block > 1:
+        height, width = (n // block for n in image.shape[:2])
+        cut = image[: height * block, : width * block].reshape(height, block, width, block, -1)
+        image = np.rint(cut.mean((1, 3))).astype(np.uint8)
+        caption = f"{caption}\nshown at 1/{block} of its size"
+    height, width = image.shape[:2]
+    return {"src": page.png(image), "height": height, "width": width, "caption": caption}

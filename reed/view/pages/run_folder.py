@@ -1,0 +1,223 @@
+"""A run folder as it lies on disk: settings, log, pictures, samples, and what they tell of it."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from reed import config
+from reed.cache import schema
+from reed.errors import ReedError
+from reed.train import log
+
+NEEDED = {
+    "shards": str,
+    "steps": int,
+    "data": dict,
+    "align": dict,
+    "curriculum": dict,
+    "optim": dict,
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG of a run. step: after how many, None where that is not known; small: its pixels are
+    to be seen, not smoothed away."""
+
+    step: int | None
+    path: Path
+    small: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds. manifest: of its cache, where that is still there."""
+
+    place: Path
+    name: str
+    settings: dict[str, Any]
+    lines: list[dict[str, Any]]
+    manifest: schema.Manifest | None
+    checkpoints: list[int]
+    previews: list[Picture]
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def keys(self) -> list[str]:
+        """What is logged, in the order in which it appears."""
+        return list(dict.fromkeys(key for line in self.lines for key in line))
+
+    def logged(self, key: str) -> tuple[list[int], list[float | None]]:
+        """The steps at which a quantity is logged, and its values."""
+        found = [(line["step"], line[key]) for line in self.lines if key in line]
+        return [step for step, _ in found], [value for _, value in found]
+
+
+def read(place: Path, name: str) -> Run:
+    """A run under the name that a page gives it.
+
+    Raises ReedError for a folder that is no run, one without a line in its log, and damaged files.
+    """
+    settings = _settings(place)
+    lines = log.read(place)
+    if not lines:
+        often = settings.get("every", {}).get("log", "every.log")
+        raise ReedError(f"{place} has logged nothing yet; the first line comes at step {often}")
+    manifest, problems = _manifest(Path(settings["shards"]))
+    previews, unread = pictures(sorted((place / "previews").glob("step-*.png")))
+    checkpoints = sorted(int(p.parent.name[5:]) for p in place.glob("step-*/state.json"))
+    problems += unread + _cut(place) + _not_finite(lines) + _unfinished(settings, lines, place)
+    return Run(place, name, settings, lines, manifest, checkpoints, previews, problems)
+
+
+def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
+    """Files as pictures by step, and a warning for each that is none."""
+    found, problems = [], []
+    for path in paths:
+        with open(path, "rb") as file:
+            head = file.read(24)
+        if len(head) < 24 or not head.startswith(PNG):
+            problems.append(f"{path} is no PNG and is left out")
+            continue
+        width = max(struct.unpack(">II", head[16:24]))
+        number = path.stem.removeprefix("step-").partition("-")[0]
+        found.append(Picture(int(number) if number.isdecimal() else None, path, width < 512))
+    return sorted(found, key=lambda each: (each.step or 0, each.path)), problems
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """What heads the page: words and numbers by what they say; None for what is not known."""
+    last, settings = run.lines[-1], run.settings
+    samples, manifest = last.get("samples"), run.manifest
+    one_of_each = settings.get("one_per") or manifest is None
+    rates = [each for each in run.logged("samples_per_s")[1] if each]
+    net, heads = parameters(run)
+    return {
+        "folder": str(run.place),
+        "cache": settings["shards"] + ("" if manifest else " (not there)"),
+        "pipeline": manifest and f"{manifest.pipeline}, domain {manifest.domain}",
+        "aligned to": ", ".join(each["target"] for each in _aligned(settings)) or "nothing",
+        "parameters of the net": net,
+        "parameters of the alignment heads": heads,
+        "steps": f"{last['step']:,} of {settings['steps']:,}",
+        "samples seen": samples,
+        "epochs": samples / manifest.samples if samples and not one_of_each else None,
+        "training time": _duration(run.lines),
+        "samples per second, median": statistics.median(rates) if rates else None,
+        "precision": settings.get("precision"),
+        "last started or resumed": _when(run.place / "config.json"),
+        "last logged": _when(run.place / "metrics.jsonl"),
+        "checkpoints": len(run.checkpoints),
+        "latest checkpoint": run.checkpoints[-1] if run.checkpoints else "none",
+    }
+
+
+def parameters(run: Run) -> tuple[int | None, int | None]:
+    """Trained values of the net and of the alignment heads, by the optimizer's last state."""
+    if not run.checkpoints:
+        return None, None
+    path = run.place / f"step-{run.checkpoints[-1]:07d}" / "optim.safetensors"
+    try:
+        with safe_open(path, framework="numpy") as file:
+            sizes = {
+                name.removeprefix("exp_avg/"): math.prod(file.get_slice(name).get_shape())
+                for name in file.keys()  # noqa: SIM118
+                if name.startswith("exp_avg/")
+            }
+    except (OSError, SafetensorError):
+        return None, None
+    net = sum(size for name, size in sizes.items() if name.startswith("net."))
+    return net, sum(sizes.values()) - net
+
+
+def per_step(run: Run) -> float | None:
+    """Samples of a batch: the recipe's, or their mean so far where samples differ in length."""
+    last = run.lines[-1]
+    return run.settings.get("batch") or (last.get("samples") or 0) / last["step"] or None
+
+
+def _settings(place: Path) -> dict[str, Any]:
+    path = place / "config.json"
+    if not path.is_file():
+        raise ReedError(f"{place} is no run (no config.json); name a folder of reed-train --run")
+    settings = config.read(path)
+    wrong = [name for name, kind in NEEDED.items() if not isinstance(settings.get(name), kind)]
+    if wrong:
+        what = f"{', '.join(wrong)} missing or of another type"
+        raise ReedError(f"{path} is no configuration of a run: {what}")
+    return settings
+
+
+def _manifest(cache: Path) -> tuple[schema.Manifest | None, list[str]]:
+    try:
+        return schema.load_manifest(cache), []
+    except ReedError as error:
+        return None, [f"the cache cannot be looked at: {error}"]
+
+
+def _cut(place: Path) -> list[str]:
+    path = place / "metrics.jsonl"
+    with open(path, "rb") as file:
+        file.seek(-1, 2)
+        whole = file.read() == b"\n"
+    return [] if whole else [f"the last line of {path} is cut short and is left out"]
+
+
+def _not_finite(lines: list[dict[str, Any]]) -> list[str]:
+    bad = {
+        line["step"]: [k for k, v in line.items() if v is not None and not math.isfinite(v)]
+        for line in lines
+    }
+    bad = {step: names for step, names in bad.items() if names}
+    if not bad:
+        return []
+    names = ", ".join(dict.fromkeys(name for each in bad.values() for name in each))
+    return [
+        f"{len(bad):,} of {len(lines):,} lines of the log have numbers that are not finite "
+        f"({names}), the first at step {min(bad):,}: steps with such gradients are skipped"
+    ]
+
+
+def _unfinished(settings: dict[str, Any], lines: list[dict[str, Any]], place: Path) -> list[str]:
+    step, steps = lines[-1]["step"], settings["steps"]
+    if step >= steps:
+        return []
+    return [
+        f"the log ends at step {step:,} of {steps:,}: {place} is still in training, or it was "
+        "stopped; the same command resumes it"
+    ]
+
+
+def _aligned(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    weights = settings["curriculum"]
+    return [each for name, each in settings["align"].items() if weights.get(name) != 0]
+
+
+def _duration(lines: list[dict[str, Any]]) -> str | None:
+    """The time between the lines, which pauses between a stop and a resume are not part of."""
+    seconds, before = 0.0, 0
+    for line in lines:
+        samples, rate = line.get("samples"), line.get("samples_per_s")
+        if not samples or not rate:
+            return None
+        seconds, before = seconds + (samples - before) / rate, samples
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _when(path: Path) -> str:
+    """By the file's time: the minute, in the time zone of this machine."""
+    return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")
