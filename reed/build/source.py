@@ -17,6 +17,26 @@ class BadSample(Exception):
     """A sample that a source cannot read or an encoder cannot take; the message is the reason."""
 
 
+class Listing(dict[str, str]):
+    """Every key of a source with its stamp, and what else was found where the samples are.
+
+    Attributes:
+        passed: Files and members that are no sample, by reason ("ending .heic", "no ending"), each
+            reason with their names.
+        classes: Names of the classes, by number; empty where the data names none.
+    """
+
+    def __init__(
+        self,
+        stamps: Mapping[str, str],
+        passed: Mapping[str, Sequence[str]] | None = None,
+        classes: Sequence[str] = (),
+    ) -> None:
+        super().__init__(stamps)
+        self.passed = {reason: tuple(names) for reason, names in (passed or {}).items() if names}
+        self.classes = tuple(classes)
+
+
 class Source(Protocol):
     """A raw data set: stable keys, and the named entries of each sample.
 
@@ -27,8 +47,11 @@ class Source(Protocol):
     entries: tuple[str, ...]
     views: int
 
-    def listing(self) -> dict[str, str]:
-        """Every key with a cheap stamp of its content (such as the file's size)."""
+    def listing(self) -> Mapping[str, str]:
+        """Every key with a cheap stamp of its content (such as the file's size).
+
+        A plain dict, or a Listing where files were passed over or classes have names.
+        """
         ...
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
