@@ -55,9 +55,10 @@ def company(processes: int) -> Iterator[None]:
 
 def steps_alone(cache: Path, steps: int, seconds: float) -> dict[str, float]:
     """Train in this process: steps per second and per core-second."""
-    from reed import config, pipelines, recipe
-    from reed.feed import Feed
-    from reed.train import Trainer, accelerator_for
+    from reed import config, pipelines
+    from reed.train import recipe
+    from reed.train.feed import Feed
+    from reed.train.loop import Trainer, accelerator_for
 
     with tempfile.TemporaryDirectory() as run:
         table = pipelines.recipe("digits", "") | {"shards": str(cache), "run": run}
