@@ -8,14 +8,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reed import config
 from reed.cache.files import write_atomic
 from reed.cache.opened import Cache, open_cache
 from reed.cache.schema import Column, Field
-from reed.domains.base import DOMAINS, Domain
 from reed.errors import ReedError, suggest
+
+if TYPE_CHECKING:
+    from reed.domains.base import Domain
 
 NAME = "data.json"
 
@@ -107,6 +109,8 @@ class RunData:
 
 
 def _domain_class(name: str) -> Any:
+    from reed.domains.base import DOMAINS  # here, because it imports torch, and a page needs none
+
     made = DOMAINS.get(name)
     if not dataclasses.is_dataclass(made):
         raise ReedError(
