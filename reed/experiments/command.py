@@ -23,18 +23,11 @@ MODULES = {
 
 
 def command(program: str, *words: object, every_gpu: bool = False) -> float:
-    """Run a program of ours in a process of its own and return the seconds it took.
+    """Run a program of ours in a process of its own; returns the seconds it took.
 
     The command is shown on stderr first, so that stdout holds results alone. Where it fails, this
-    process ends with its exit code.
-
-    Args:
-        program: A key of MODULES.
-        words: Its arguments, in the form that a shell would pass them or any other that str gives.
-        every_gpu: Start one process per GPU, if there are several.
-
-    Raises:
-        ReedError: A signal ended the program, so that it could not say why.
+    process ends with its exit code. every_gpu: start one process per GPU, if there are several.
+    Raises ReedError where a signal ended the program, which so could not say why.
     """
     text = [str(word) for word in words]
     click.echo(f"\n$ {shlex.join([program, *text])}", err=True)

@@ -17,9 +17,10 @@ from reed import config
 from reed.cli.common import one_line_errors
 from reed.errors import ReedError
 from reed.experiments.command import command, train
-from reed.experiments.reproduce import Words, publish, sampled
+from reed.experiments.reproduce import PATH, Words, publish, sampled
 from reed.train import checkpoint
 
+OUT = Path("runs/reproduce-imagenet")
 GUIDANCE = 1.275  # REED's README, for its FID of 1.80 at a million steps
 METRICS = ("fid", "sfid", "is", "precision", "recall")
 SDE = ("--sampler", "sde", "--steps", "250", "--rounding", "down", "--labels", "random")
@@ -47,41 +48,16 @@ class Row:
 
 
 @click.command()
+@click.option("--data", required=True, type=PATH, metavar="DIR", help="Images to train on.")
 @click.option(
-    "--data",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The images of the training set.",
-)
-@click.option(
-    "--reference",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="PLACE",
-    help="VIRTUAL_imagenet256_labeled.npz of ADM's suite.",
+    "--reference", required=True, type=PATH, help="VIRTUAL_imagenet256_labeled.npz of ADM's suite."
 )
 @click.option("--variant", default="reed", show_default=True, help="reed, repa or sit.")
 @click.option(
-    "--cache",
-    default=Path("cache/imagenet"),
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The cache to build.",
+    "--cache", default="cache/imagenet", show_default=True, type=PATH, help="The cache to build."
 )
-@click.option(
-    "--out",
-    default=Path("runs/reproduce-imagenet"),
-    show_default=True,
-    type=click.Path(path_type=Path),
-    help="The runs and the table.",
-)
-@click.option(
-    "--settings",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Words for each command, for another scale.",
-)
+@click.option("--out", default=OUT, show_default=True, type=PATH, help="The runs and the table.")
+@click.option("--settings", type=PATH, help="A file of words for each command, for another scale.")
 @one_line_errors
 def main(
     data: Path, reference: Path, variant: str, cache: Path, out: Path, settings: Path | None

@@ -19,7 +19,7 @@ import click
 from reed.cli.common import one_line_errors
 from reed.experiments import reproduce, smoke
 from reed.experiments.command import command, sets, train
-from reed.experiments.reproduce import Words
+from reed.experiments.reproduce import PATH, Words
 
 SPLITS = ("train", "test")
 FULL = Words(build=(*sets({"source.max_length": 256}),))
@@ -28,12 +28,7 @@ ESM2 = ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 
 @click.command()
 @reproduce.options("reproduce-protein", "ProteinMPNN's pdb_2021aug02.", "a few generated proteins")
-@click.option(
-    "--af3",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="AlphaFold 3's outputs, for the paper's own targets; else ESM-2.",
-)
+@click.option("--af3", type=PATH, help="AlphaFold 3's outputs, the paper's targets; else ESM-2.")
 @click.option(
     "--accept-af3-terms",
     "accepted",
@@ -43,7 +38,6 @@ ESM2 = ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 @click.option(
     "--esmfold",
     type=click.Path(path_type=Path, exists=True),  # it is missed at once, not after days
-    metavar="DIR",
     help="ESMFold's weights, to refold the designs.",
 )
 @one_line_errors
