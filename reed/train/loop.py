@@ -52,6 +52,8 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()
         trainer.run(progress=progress and accelerator.is_local_main_process)
+    # A process group that is still there when Python ends may abort a process that is done.
+    accelerator.end_training()
     return trainer.step
 
 
