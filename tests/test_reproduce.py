@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from reed.errors import ReedError
-from reed.experiments import command, reproduce, reproduce_image
+from reed.experiments import command, reproduce, reproduce_image, reproduce_protein
 from reed.experiments.reproduce_image import Row
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,3 +102,50 @@ def test_some_programs_run_on_every_gpu(monkeypatch):
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node=4", "-m", "--"]
     assert started[0] == [sys.executable, *launcher, "reed.cli.sample", "--num", "8"]
     assert started[1] == [sys.executable, "-m", "reed.cli.evaluate", "x.npz"]
+
+
+@pytest.mark.parametrize(
+    ("more", "name", "variant", "columns"),
+    [
+        ([], "esm2", [], ["--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8"]),
+        (
+            ["--af3", "/af3", "--accept-af3-terms"],
+            "af3",
+            ["--variant", "af3"],
+            ["--encoder", "af3", *command.sets({"folder": "/af3", "structure": "true"}, "af3")]
+            + ["--set", "af3.accept_terms=true"],
+        ),
+    ],
+)
+def test_proteins_are_cached_trained_and_measured(
+    monkeypatch, tmp_path, more, name, variant, columns
+):
+    started = []
+
+    def start(words, check):
+        started.append(words[2:])
+        if "reed.cli.evaluate" in words:
+            run = Path(words[3])
+            run.mkdir(parents=True)
+            for step in (1, 2):  # the earlier one is of a run that went on
+                found = {"recovery": step * len(started) / 10, "step": step}
+                (run / f"step-{step:07d}.eval.json").write_text(json.dumps(found))
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(command.subprocess, "run", start)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(reproduce_protein.main, ["--data", "/d", *more])
+    assert done.exit_code == 0, done.output
+    train, test, plain, _, aligned, measured = started
+    small = command.sets({"source.max_length": 256})
+    assert train[5:] == ["--set", "source.split=train", "--data", "/d", *small, *columns]
+    assert test[5:] == ["--set", "source.split=test", "--data", "/d", *small, "--encoder", "chain"]
+    run = f"runs/reproduce-protein/full/{name}"
+    assert plain[-2:] == ["--variant", "plain"] and plain[2] == train[4]
+    assert aligned == ["reed.cli.train", "--shards", train[4], "--run", run, *variant]
+    assert measured == ["reed.cli.evaluate", run, "--reference", test[4]]
+    table = Path("runs/reproduce-protein/full/table.txt").read_text()
+    assert [line.split() for line in table.splitlines()] == [
+        ["plain", name],
+        ["recovery", "0.8000", "1.2000"],
+    ]

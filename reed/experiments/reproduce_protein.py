@@ -52,7 +52,8 @@ def main(
       python -m reed.experiments.reproduce_protein --scale smoke
     """
     words = reproduce.words_of(scale, data, FULL, smoke.PDB, "/data/pdb_2021aug02")
-    encoders, targets = _af3(af3, accepted) if af3 else ESM2, ()
+    targets: list[str] = []
+    encoders = _af3(af3, accepted) if af3 else ESM2
     if scale == "smoke":
         encoders, targets = ("--encoder", "toy-structure"), _toy_targets()
     caches = {split: Path("cache") / f"reproduce-protein-{scale}-{split}" for split in SPLITS}
@@ -67,10 +68,8 @@ def main(
     for name, variant, more in (("plain", "plain", ()), aligned):
         run = out / scale / name
         train(caches["train"], run, variant, *words.train, *more)
-        record = run / "test.eval.json"
-        where = ("--reference", caches["test"], "--out", record)
-        command("reed-eval", run, *where, *refolded, *words.evaluate)
-        records[name] = [reproduce.measures(record)]
+        command("reed-eval", run, "--reference", caches["test"], *refolded, *words.evaluate)
+        records[name] = [reproduce.measures(max(run.glob("step-*.eval.json")))]
     reproduce.publish(reproduce.table_of(records), out / scale / "table.txt")
 
 
