@@ -65,6 +65,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ReedError(f"{where or 'the configuration'} must be a table, got {data!r}")
+    assert dataclasses.is_dataclass(cls), cls
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     values = {}

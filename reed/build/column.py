@@ -141,7 +141,8 @@ def _create(job: Job) -> None:
         path, identity = folder / "calibration.npz", column.identity()
         if _made_for(path) != identity:
             file = io.BytesIO()
-            np.savez(file, made_for=np.array(identity), **state)  # type: ignore[arg-type]
+            arrays: dict[str, Any] = {"made_for": np.array(identity), **state}
+            np.savez(file, **arrays)
             files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
         column = schema.replace(column, calibration=schema.file_sha256(path))
     files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)

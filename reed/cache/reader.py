@@ -7,7 +7,7 @@ import math
 import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ class OpenShards:
     @contextlib.contextmanager
     def _borrowed(
         self, shards: Iterable[int], missing: list[int] | None = None
-    ) -> Iterator[dict[int, Any]]:
+    ) -> Generator[dict[int, Any]]:
         """Open shards that stay open inside the `with`; those that cannot be go to `missing`."""
         opened: dict[int, Any] = {}
         with self._lock:
@@ -142,11 +142,11 @@ def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
 def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
     """An array of the stored size of one part of record `row`."""
     if not part.is_ragged:
-        return np.empty(part.shape or (1,), part.dtype)
+        return np.empty(part.shape_at(0) or (1,), part.dtype)
     length = marker.parts[part.name]["lengths"][row]
     if part.dtype == "utf8":
         return np.empty((length,), np.uint8)
-    return np.empty((length, *part.shape[1:]), part.dtype)
+    return np.empty(part.shape_at(length), part.dtype)
 
 
 def records(

@@ -57,6 +57,12 @@ class Field:
             raise ReedError(f"field {self.name!r} has the shape {self.shape}; use {rule}")
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, of a field whose length does not vary."""
+        assert None not in self.shape, f"{self.name} has the shape {self.shape}"
+        return tuple(n for n in self.shape if n is not None)
+
+    @property
     def is_target(self) -> bool:
         """Whether a hidden state can be aligned to it."""
         return self.kind in ("token", "sample", "pair")

@@ -142,16 +142,12 @@ def _check_stats(column: Column, marker: Marker) -> None:
 
 
 def _is_summary(found: dict[str, Any]) -> bool:
-    count, *sums = (found.get(name) for name in ("count", "sum", "sumsq"))
-    lists = all(isinstance(each, list) and len(each) == len(sums[0]) for each in sums)
-    numbers = lists and all(type(value) is float for each in sums for value in each)
-    return (
-        len(found) == 3
-        and type(count) is int
-        and count >= 0
-        and numbers
-        and all(math.isfinite(value) for each in sums for value in each)
-    )
+    count, one, two = (found.get(name) for name in ("count", "sum", "sumsq"))
+    if len(found) != 3 or type(count) is not int or count < 0:
+        return False
+    if not isinstance(one, list) or not isinstance(two, list) or len(one) != len(two):
+        return False
+    return all(type(value) is float and math.isfinite(value) for value in (*one, *two))
 
 
 def _check_values(

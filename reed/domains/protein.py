@@ -42,7 +42,7 @@ class Structure:
     @property
     def resolved(self) -> np.ndarray:
         """[L], True where all four atoms are there."""
-        return np.isfinite(self.coords).all((1, 2))
+        return np.asarray(np.isfinite(self.coords).all((1, 2)))
 
     @property
     def counts(self) -> np.ndarray:
@@ -160,6 +160,7 @@ class ProteinDomain:
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
         counts = batch.mask
+        assert counts is not None  # collate made one
         if self.loss_on == "masked":
             counts = counts & (noised.inputs["residues"] == MASK)
         return {"diffusion": masked_mean(nll, counts)}
@@ -179,6 +180,7 @@ class ProteinDomain:
         wanted = [min(index // options.each, last) for index in indices]
         first = wanted[0]
         structures = options.structures[first : wanted[-1] + 1]
+        assert isinstance(net, MPNN)
         weight = net.W_e.weight
         device = weight.device
         inputs, residue = collated(structures, device)
@@ -212,7 +214,7 @@ class ProteinDomain:
         return shades.repeat(4, 0).repeat(4, 1)
 
 
-def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Tensor], Tensor]:
+def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Any], Tensor]:
     """What `MPNN.encode` is called with for some structures, padded, and their residues [B, L]."""
     longest = max(len(each.residue) for each in structures)
     coords = np.zeros((len(structures), longest, 4, 3), np.float32)

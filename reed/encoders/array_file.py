@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache import schema
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
@@ -71,7 +71,7 @@ class ArrayFile:
         except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             raise ReedError(f"cannot read {self.file} as .npz or folder: {error}") from error
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """array of each sample; BadSample where it is absent, no plain numbers, or does not fit."""
         return {"array": [self._array(sample["key"]) for sample in samples]}
 

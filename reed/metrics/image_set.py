@@ -160,7 +160,7 @@ def _cache(cache: Path) -> ImageSet:
     label = next((f for f in column.fields if f.kind == "label"), None)
     markers = [schema.load_marker(cache, column, shard) for shard in range(frozen.shards)]
     digest = hashlib.sha256("".join(f"{marker.sha256}\n" for marker in markers).encode())
-    channels, height, width = x.shape
+    channels, height, width = x.sizes
 
     def stored(name: str) -> Iterator[np.ndarray]:
         state = reader.load_state(cache, column)

@@ -1,4 +1,8 @@
-"""Two structures compared, residue by residue: RMSD, TM-score, lDDT."""
+"""Two structures compared, residue by residue: RMSD, TM-score, lDDT.
+
+biotite's functions are no substitute: they compute in float32, so that a distance at a limit of
+lDDT may fall on the other side, and its TM-score takes a superposition instead of searching one.
+"""
 
 from __future__ import annotations
 

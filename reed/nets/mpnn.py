@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reed.errors import ReedError
-from reed.nets import GraphState, Tap
+from reed.nets import GraphState, Net, Tap
 from reed.nets.layers import placed_dropout
 from reed.nets.mpnn_features import ProteinFeatures, gather_nodes
 
@@ -174,7 +174,7 @@ class _DecoderLayer(_Layer):
         return self.receive(nodes, message, real, resolved, seed), edges
 
 
-class MPNN(nn.Module):
+class MPNN(Net):
     """Logits of every residue from a backbone and a partly masked sequence, and states to align.
 
     Taps are the encoder layers, then the decoder layers; a tap gives the states of the nodes

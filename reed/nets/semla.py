@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from reed.chem.molecule import ATOMS, BONDS, CHARGES
 from reed.errors import ReedError
-from reed.nets import Tap
+from reed.nets import Net, Tap
 
 EPS = 1e-6
 
@@ -285,7 +285,7 @@ class Dynamics(nn.Module):
         return out, self.feat_norm(h), edges, states
 
 
-class Semla(nn.Module):
+class Semla(Net):
     """The data that a noised molecule comes from: coordinates, and logits of the rest.
 
     forward: coords [B, N, 3]; atoms [B, N] and bonds [B, N, N], whole numbers; time [B], 0 is noise

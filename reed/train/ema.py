@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -115,7 +115,7 @@ class Ema:
             value.copy_(state[name])
 
     @contextmanager
-    def weights_in(self, module: nn.Module) -> Iterator[None]:
+    def weights_in(self, module: nn.Module) -> Generator[None]:
         """Inside the `with`, `module` holds the average; afterwards its own values, bit for bit.
 
         module: the averaged net or a copy of it, wrapped or not. Raises ReedError unless names

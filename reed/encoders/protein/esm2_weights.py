@@ -46,8 +46,8 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def open_fair(found: Found, *, contacts: bool) -> torch.nn.Module:
-    """The frozen model of a .pt file, in float32 on the CPU.
+def open_fair(found: Found, *, contacts: bool) -> Any:
+    """The frozen EsmModel of a .pt file, in float32 on the CPU.
 
     contacts: with its contact head, from the file NAME-contact-regression.pt beside it. ReedError
     where a file is none of ESM-2, or lacks tensors.

@@ -152,7 +152,7 @@ def _payload(field: Field, found: Summary, views: int) -> int:
     total = 0
     for part in codecs.codec_of(field).parts(field):
         itemsize = 1 if part.dtype == "utf8" else np.dtype(part.dtype).itemsize
-        rows = itemsize * math.prod(part.shape[1:] if part.is_ragged else part.shape)
+        rows = itemsize * math.prod(part.shape_at(0)[1:] if part.is_ragged else part.shape_at(0))
         lengths = (sum(m.parts[part.name]["lengths"]) for m in found.markers)
         total += rows * (sum(lengths) if part.is_ragged else found.samples * views)
     return total

@@ -48,11 +48,12 @@ def charts(
 
 
 def _sizes(summaries: Sequence[Summary]) -> Chart:
+    summaries = sorted(summaries, key=lambda each: -each.bytes)
     rows = [
         [each.column.name, each.bytes, round(each.bytes / each.samples, 1) if each.samples else ""]
-        for each in sorted(summaries, key=lambda each: -each.bytes)
+        for each in summaries
     ]
-    names, sizes = [row[0] for row in rows], [row[1] for row in rows]
+    names, sizes = [each.column.name for each in summaries], [each.bytes for each in summaries]
     caption = f"The files of the shards, {info.human(sum(sizes))} in all."
     columns = ["column", "bytes", "bytes per sample"]
     return _bars("Bytes per column", caption, "", "bytes", names, sizes, columns, rows)
