@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.bytes import file_sha256
 from reed.cache import schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
@@ -215,7 +216,7 @@ def load_state(cache: Path, column: Column) -> dict[str, State]:
     if not needed:
         return state
     path = cache / column.name / "calibration.npz"
-    digest = schema.file_sha256(path)
+    digest = file_sha256(path)
     if digest != column.calibration:
         raise ReedError(f"{path} has sha256 {digest[:12]}, column.json {column.calibration[:12]}")
     try:

@@ -156,15 +156,6 @@ class Marker:
     stats: dict[str, Any]
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; ReedError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReedError(f"cannot read {path}: {error.strerror}") from error
-
-
 def load_manifest(cache: Path) -> Manifest:
     """The manifest of the cache folder; ReedError when there is none or of another format."""
     path = cache / "manifest.json"

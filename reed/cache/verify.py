@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reed.bytes import file_sha256
 from reed.cache import reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -121,7 +122,7 @@ def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Mark
 def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     """ReedError unless a shard has the sha256 and the headers that its marker says."""
     path = schema.shard_path(cache, column, marker.shard)
-    if (digest := schema.file_sha256(path)) != marker.sha256:
+    if (digest := file_sha256(path)) != marker.sha256:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
     members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column))
     views = range(plan.manifest.views)

@@ -15,7 +15,7 @@ from reed import config
 from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET
 from reed.domains.base import DOMAINS, Batch, Noised
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.flows import masked
 from reed.nets.layers import masked_mean
 from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
@@ -67,8 +67,7 @@ class DesignOptions:
 
     def __post_init__(self) -> None:
         masked.check_sampling(self.steps, self.temperature, self.order)
-        if self.each < 1:
-            raise ReedError(f"each is {self.each}, it must be at least 1 design per structure")
+        at_least(1, each=self.each)
 
     @property
     def name(self) -> str:
@@ -104,8 +103,7 @@ class ProteinDomain:
     net_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.backbone_noise >= 0:
-            raise ReedError(f"backbone_noise is {self.backbone_noise}, it must be at least 0")
+        at_least(0, backbone_noise=self.backbone_noise)
         if not 0 <= self.min_t < 0.5:
             raise ReedError(f"min_t is {self.min_t}, it must be in [0, 0.5)")
         if not 0 <= self.label_smoothing < 1:

@@ -14,7 +14,7 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
 from reed.precision import computing
-from reed.weights import Found, Origin, check, file_sha256
+from reed.weights import Found, Origin, check, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def fingerprint(found: Found) -> str:
     seen = hashlib.sha256()
     for path in sorted(found.folder.iterdir()):
         if path.suffix in SETTINGS and not path.name.endswith(".index.json"):
-            seen.update(f"{path.name}:{file_sha256(path)}\n".encode())
+            seen.update(f"{path.name}:{weights_sha256(path)}\n".encode())
     return f"{found.sha256[:16]}-{seen.hexdigest()[:16]}"
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.flows.paths import Path
 
 # velocity(x [B, ...] float64, t, t at the beginning of the step) -> [B, ...] float64
@@ -142,5 +142,4 @@ def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
 
 def check_steps(steps: int) -> None:
     """ReedError when there is no step."""
-    if steps < 1:
-        raise ReedError(f"sampler: steps is {steps}, it must be at least 1")
+    at_least(1, "sampler: ", steps=steps)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from reed.chem.geometry import rmsd
 from reed.errors import ReedError
-from reed.metrics.structure import lddt, rmsd, tm_score
+from reed.metrics.structure import lddt, tm_score
 
 
 @dataclass(frozen=True)

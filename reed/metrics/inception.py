@@ -42,7 +42,7 @@ class Inception:
 
     def revision(self) -> str:
         return (
-            f"sha256:{files.file_sha256(self._file)} 299px {self._precision} "
+            f"sha256:{files.weights_sha256(self._file)} 299px {self._precision} "
             f"torch-fidelity-{version('torch-fidelity')}"
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, at_least, suggest
 from reed.nets import Net, Tap
 from reed.nets.layers import Attention, Mlp, TimestepEmbedder, init_linear, sincos_2d
 
@@ -43,9 +43,7 @@ class SiTConfig:
 
     def __post_init__(self) -> None:
         sizes = "input_size patch_size in_channels hidden_size depth num_heads num_classes"
-        for name in sizes.split():
-            if getattr(self, name) < 1:
-                raise ReedError(f"net: {name} is {getattr(self, name)}, it must be at least 1")
+        at_least(1, "net: ", **{name: getattr(self, name) for name in sizes.split()})
         if not self.mlp_ratio > 0:
             raise ReedError(f"net: mlp_ratio is {self.mlp_ratio}, it must be positive")
         self._check_multiple("input_size", "patch_size", self.patch_size)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reed.cache.codecs import codecs
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.nets import GraphState, Net, State
 from reed.nets.layers import masked_mean, projector
 from reed.train.time_weight import TimeWeight
@@ -95,8 +95,7 @@ def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Targ
     where = f"align.{name}"
     if not name or hasattr(nn.ModuleDict(), name):
         raise ReedError(f"{where}: {name!r} cannot name a head; choose another name")
-    if config.hidden < 1:
-        raise ReedError(f"{where}.hidden is {config.hidden}, it must be at least 1")
+    at_least(1, f"{where}.", hidden=config.hidden)
     if field.kind not in MATCH:
         raise ReedError(
             f"{where}: {config.target} is of kind {field.kind!r}, not one of {list(MATCH)}"

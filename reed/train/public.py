@@ -143,7 +143,7 @@ def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         raise ReedError(f"{path} holds no weights, but {', '.join(map(str, others)) or 'nothing'}")
-    return content, group
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}, group
 
 
 def _joined_blocks(

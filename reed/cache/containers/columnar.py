@@ -7,7 +7,6 @@ offsets[i + 1]. The member names are such a text, ~members. No field's name can 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from reed.bytes import file_sha256
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
 from reed.errors import ReedError
@@ -144,6 +144,4 @@ def _bounds(path: Path, file: BinaryIO, part: Part, starts, rows) -> list[int]:
 
 def finished(path: Path, index: dict[str, Any]) -> dict[str, Any]:
     """What `write` returns, of a file that is written and synced."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest, "parts": index}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path), "parts": index}

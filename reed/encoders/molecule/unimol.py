@@ -74,13 +74,7 @@ class UniMol(PublicWeights):
         if not isinstance(state, Mapping) or any(key not in state for key in needed):
             raise ReedError(f"{path} is no Uni-Mol: it lacks {' or '.join(needed)}")
         want = shapes(size := Size.of(state))
-        missing = sorted(want.keys() - state.keys())
-        differing = [
-            f"{key} {tuple(state[key].shape)} instead of {shape}"
-            for key, shape in want.items()
-            if key in state and tuple(state[key].shape) != shape
-        ]
-        files.refuse_unless_equal(str(path), missing, [], differing)
+        files.compare(str(path), want, {key: state[key] for key in want if key in state})
         if size.width != self.dim:
             problem = f"{path} has {size.width} channels, unimol.dim is {self.dim}"
             raise ReedError(f"{problem}; set dim={size.width}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reed.encoders import pretrained as pre
 from reed.errors import ReedError
-from reed.weights import Found, file_sha256, fill, read
+from reed.weights import Found, fill, read, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +75,7 @@ def open_fair(found: Found, *, contacts: bool) -> Any:
 
 def contact_sha256(found: Found) -> str:
     """The hash of the weights of the contact head; ReedError when the file is not there."""
-    return file_sha256(_contact_file(found))
+    return weights_sha256(_contact_file(found))
 
 
 def _contact_file(found: Found) -> Path:

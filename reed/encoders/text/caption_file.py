@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.build.shard import BadSample, Values
-from reed.cache import schema
+from reed.bytes import file_sha256
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
@@ -36,7 +36,7 @@ class CaptionFile:
 
     def revision(self) -> str:
         """The sha256 of the file and which entries of it are read."""
-        return f"{schema.file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
+        return f"{file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
     def load(self, device: str) -> None:
         """All captions, in memory; ReedError when the file is no such file or repeats a key."""

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from reed.bytes import human
 from reed.cache import reader
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
-from reed.view import info
 from reed.view.info import Summary
 from reed.view.pages import page
 from reed.view.pages.page import Chart
@@ -54,7 +54,7 @@ def _sizes(summaries: Sequence[Summary]) -> Chart:
         for each in summaries
     ]
     names, sizes = [each.column.name for each in summaries], [each.bytes for each in summaries]
-    caption = f"The files of the shards, {info.human(sum(sizes))} in all."
+    caption = f"The files of the shards, {human(sum(sizes))} in all."
     columns = ["column", "bytes", "bytes per sample"]
     return _bars("Bytes per column", caption, "", "bytes", names, sizes, columns, rows)
 
