@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -220,11 +221,13 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
         with torch.serialization.safe_globals(list(allow)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {found[1]}" if found else _first_line(error)
         raise ReedError(
-            f"{path} is not plain weights: reading it would run code or fails "
-            f"({_first_line(error)}); save its tensors as safetensors"
+            f"{path} is not plain weights: reading it would run code or fails ({reason}); "
+            "save its tensors as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         problem = f"cannot read the weights {path} ({_first_line(error)})"
         raise ReedError(f"{problem}; download them again") from error
     if not isinstance(state, Mapping):
