@@ -47,11 +47,12 @@ test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)
 
 # A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
-lint: $(STAMP) ## Check style, formatting, and which room imports which
+lint: $(STAMP) ## Check style, formatting, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/tree && mkdir -p build/tree && cp -r reed build/tree && cp -r cli pipelines build/tree/reed
+	@rm -rf build/tree && mkdir -p build/tree && cp -r reed pyproject.toml build/tree && cp -r cli pipelines build/tree/reed
 	cd build/tree && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-cache
+	cd build/tree && $(abspath $(BIN))/ty check -q --error-on-warning --python $(abspath $(VENV)) reed
 
 docs: $(STAMP) ## Build the documentation into docs/_build
 	$(BIN)/python -m sphinx -E -a -W --keep-going -q docs docs/_build

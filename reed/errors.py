@@ -14,6 +14,13 @@ class ReedError(Exception):
     """
 
 
+def at_least(least: float, where: str = "", **values: float) -> None:
+    """ReedError unless each value, by its name, is `least` or more; where: before the name."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ReedError(f"{where}{name} is {value}, it must be at least {least}")
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return the end of an "unknown name" message: the nearest option, then all options."""
     known = sorted(options)

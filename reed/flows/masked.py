@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, at_least, suggest
 
 ORDERS = ("purity", "random")
 
@@ -27,8 +27,7 @@ def mask_tokens(tokens: Tensor, t: Tensor, u: Tensor, mask_token: int) -> Tensor
 
 def check_sampling(steps: int, temperature: float, order: str) -> None:
     """Raise ReedError unless the settings of ``unmask`` are valid."""
-    if steps < 1:
-        raise ReedError(f"steps is {steps}, it must be at least 1")
+    at_least(1, steps=steps)
     if not temperature >= 0:
         raise ReedError(f"temperature is {temperature}, it must be at least 0 (0: the likeliest)")
     if order not in ORDERS:

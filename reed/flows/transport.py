@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reed.chem.geometry import rotation
+
 
 def transported(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
     """Renumber and rotate noise towards data: centred point clouds [B, N, 3], mask [B, N]."""
@@ -28,9 +30,8 @@ def renumbered(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
 
 
 def rotated(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """The noise turned, not mirrored, as near to the data as it gets. Source: Kabsch, 1976."""
+    """The noise turned, not mirrored, as near to the data as it gets."""
     weight = mask.unsqueeze(-1).double()
-    u, _, v = torch.linalg.svd((noise * weight).mT @ (data * weight))  # [B, 3, 3]
-    sign = torch.linalg.det(u @ v).sign()
-    keep = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
-    return (noise.double() @ ((u * keep.unsqueeze(-2)) @ v)).to(noise.dtype)
+    covariance = (noise * weight).mT @ (data * weight)  # [B, 3, 3]
+    turn = torch.from_numpy(rotation(covariance.cpu().numpy())).to(noise.device)
+    return (noise.double() @ turn).to(noise.dtype)
