@@ -35,8 +35,14 @@ def options(name: str, data: str, smoke: str) -> Callable[[Main], Main]:
         out = Path("runs") / name
         text = "The runs, what they drew and the table."
         main = click.option("--out", type=PATH, default=out, show_default=True, help=text)(main)
-        scales = {"type": click.Choice(["full", "smoke"]), "default": "full", "show_default": True}
-        main = click.option("--scale", help=f"smoke: {smoke}, in minutes.", **scales)(main)
+        scale = click.option(
+            "--scale",
+            type=click.Choice(["full", "smoke"]),
+            default="full",
+            show_default=True,
+            help=f"smoke: {smoke}, in minutes.",
+        )
+        main = scale(main)
         return click.option("--data", type=PATH, help=data)(main)
 
     return wrap
@@ -90,10 +96,11 @@ def table_of(records: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
 
 
 def _cell(values: Sequence[float | None]) -> str:
-    if any(value is None for value in values):
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
         return "-"
-    spread = f" +- {stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{mean(values):.4f}{spread}"
+    spread = f" +- {stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{mean(known):.4f}{spread}"
 
 
 def publish(table: str, path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,7 +247,7 @@ def claim(settings: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def _shapes_alone() -> Iterator[None]:
+def _shapes_alone() -> Generator[None]:
     """Make modules without memory, and without drawing first weights, which takes long."""
     draws = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
     draws = {name: draw for name, draw in draws.items() if not name.startswith("_")}
