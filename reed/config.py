@@ -16,6 +16,54 @@ from reed.errors import ReedError, suggest
 T = TypeVar("T")
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A field of a dataclass that has a help text, as an option of a command line.
+
+    flag: its name there; places: the fields that it sets, dotted where they lie in a nested
+    dataclass, one for each of its values; kind: the type of a value; several: it may be repeated.
+    """
+
+    flag: str
+    places: tuple[str, ...]
+    kind: type
+    several: bool
+    default: tuple[Any, ...]
+    help: str
+    metavar: str | None
+
+
+def option(default: Any, help: str, *, flag: str = "", metavar: str | None = None) -> Any:
+    """A dataclass field with a help text, which makes it an option of the command line.
+
+    flag: the option's name where it is not the field's; fields of one flag are its values.
+    """
+    about = {"help": help, "flag": flag, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def options(cls: type, where: str = "") -> list[Option]:
+    """The options of a dataclass and of those nested in it, by flag."""
+    found: dict[str, Option] = {}
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        hint, place = hints[field.name], _join(where, field.name)
+        if dataclasses.is_dataclass(hint):
+            nested = options(typing.cast(type, hint), place)
+            found |= {each.flag: each for each in nested}
+        elif help := field.metadata.get("help"):
+            flag = field.metadata["flag"] or field.name
+            several = typing.get_origin(hint) is tuple
+            kind = typing.get_args(hint)[0] if several else hint
+            default, places = (field.default,), (place,)
+            if before := found.get(flag):
+                default, places = (*before.default, *default), (*before.places, *places)
+                help = before.help
+            about = (several, default, help, field.metadata["metavar"])
+            found[flag] = Option(flag, places, kind, *about)
+    return list(found.values())
+
+
 def read(path: Path | str) -> dict[str, Any]:
     """The table in a .toml or .json file; ReedError when it is absent or does not parse."""
     path = Path(path)

@@ -15,7 +15,7 @@ from reed.cache import schema
 from reed.cache.files import write_atomic
 from reed.cache.joined import lengths_of
 from reed.cache.stream import ShardStream
-from reed.domains.base import DOMAINS, Domain
+from reed.domains.base import DOMAINS, Domain, Sized
 from reed.errors import ReedError, suggest
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
@@ -178,7 +178,7 @@ class Setup:
 def domain_of(settings: TrainConfig) -> Domain:
     """The domain that the cache's manifest names, with the recipe's settings.
 
-    One that has a method `sized` is told how many tokens the samples have.
+    One that is Sized is told how many tokens the samples have.
     """
     manifest = schema.load_manifest(settings.shards)
     made = DOMAINS.get(manifest.domain)
@@ -189,7 +189,7 @@ def domain_of(settings: TrainConfig) -> Domain:
         )
     domain = config.build(made, settings.domain, "domain")
     places = {role: place for role, place in settings.data.items() if role in domain.roles}
-    if hasattr(domain, "sized") and len(places) == len(domain.roles):
+    if isinstance(domain, Sized) and len(places) == len(domain.roles):
         return domain.sized(lengths_of(settings.shards, places))
     return domain
 
