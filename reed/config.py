@@ -46,21 +46,20 @@ def options(cls: type, where: str = "") -> list[Option]:
     """The options of a dataclass and of those nested in it, by flag."""
     found: dict[str, Option] = {}
     hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(cls):
+    for field in settable(cls):
         hint, place = hints[field.name], _join(where, field.name)
         if dataclasses.is_dataclass(hint):
             nested = options(typing.cast(type, hint), place)
             found |= {each.flag: each for each in nested}
         elif help := field.metadata.get("help"):
-            flag = field.metadata["flag"] or field.name
-            several = typing.get_origin(hint) is tuple
-            kind = typing.get_args(hint)[0] if several else hint
+            flag, metavar = field.metadata["flag"] or field.name, field.metadata["metavar"]
+            several, args = typing.get_origin(hint) is tuple, typing.get_args(hint)
+            kind = args[0] if args else hint  # X of tuple[X, ...] and of X | None
             default, places = (field.default,), (place,)
-            if before := found.get(flag):
+            if before := found.get(flag):  # another value of the same flag
                 default, places = (*before.default, *default), (*before.places, *places)
-                help = before.help
-            about = (several, default, help, field.metadata["metavar"])
-            found[flag] = Option(flag, places, kind, *about)
+                help, metavar = before.help, before.metavar
+            found[flag] = Option(flag, places, kind, several, default, help, metavar)
     return list(found.values())
 
 
@@ -114,7 +113,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     if not isinstance(data, Mapping):
         raise ReedError(f"{where or 'the configuration'} must be a table, got {data!r}")
     hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    fields = {field.name: field for field in settable(cls)}
     values = {}
     for key, value in data.items():
         if key not in fields:
@@ -125,6 +124,11 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         if name not in values and all(value is dataclasses.MISSING for value in defaults):
             raise ReedError(f"setting {_join(where, name)!r} is missing")
     return cls(**values)
+
+
+def settable(cls: type) -> list[dataclasses.Field]:
+    """The fields of a dataclass that its settings may give."""
+    return [field for field in dataclasses.fields(cls) if field.init]
 
 
 def plain(value: Any) -> Any:

@@ -10,8 +10,8 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.cache import files, plan, reader, schema
+from reed.chem import rdkit
 from reed.chem.molecule import ATOMS, Molecule, to_matrix
-from reed.chem.rdkit import flattened
 from reed.errors import ReedError
 
 ROWS = {"coords": (3,), "atoms": (), "charges": (), "bonds": (3,)}
@@ -49,7 +49,9 @@ def is_set(path: Path) -> bool:
 
 
 def load(path: Path) -> list[Molecule]:
-    """The molecules of a file; ReedError where it is none or its parts do not fit together."""
+    """The molecules of an .npz or an SDF; ReedError where it is none or its parts do not fit."""
+    if path.suffix == ".sdf":
+        return list(rdkit.read_sdf(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             sizes = arrays["sizes"]
@@ -83,7 +85,7 @@ def known(cache: Path, *, progress: bool = False) -> frozenset[str]:
     shards = range(plan.load(cache).shards)
     for shard in tqdm(shards, "known", unit="shard", disable=not progress, dynamic_ncols=True):
         records = reader.records(cache, column, shard, [smiles], state)
-        found |= {flattened(text) for text in {values["smiles"] for _, values in records}}
+        found |= {rdkit.flattened(text) for text in {values["smiles"] for _, values in records}}
     return frozenset(found)
 
 
