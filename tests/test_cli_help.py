@@ -94,7 +94,8 @@ WRONG = [
     (("reed-sample", "--run", "nowhere"), "no checkpoint"),
     (("reed-sample",), "--run DIR or --checkpoint FILE"),
     (("reed-eval", "x.npz"), "Missing option '--reference'"),
-    (("reed-eval", "x.npz", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
+    (("reed-eval", ".", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
+    (("reed-eval", "x.npz", "--reference", "nowhere"), "from x.npz: there is nothing"),
     (("python -m reed.experiments.reproduce_molecule",), "DATA=/data/geom"),
     (
         (

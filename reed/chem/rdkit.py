@@ -76,7 +76,9 @@ def read_sdf(path: Path) -> Iterator[Molecule]:
         raise ReedError(f"cannot read molecules from {path}: {error}") from error
     for number, mol in enumerate(entries):
         if mol is None or not mol.GetNumConformers():
-            raise ReedError(f"{path}: entry {number} is no molecule with coordinates")
+            arrays = path.with_suffix(".npz")
+            hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
+            raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
         sound = chem.Mol(mol)
         try:
             chem.SanitizeMol(sound)  # finds what is aromatic, which an SDF writes as two kinds

@@ -92,9 +92,9 @@ def parse_metrics(text: str) -> list[str]:
     return names
 
 
-def spaces_of(metrics: list[str], features: str | None) -> dict[str, list[str]]:
+def spaces_of(metrics: list[str], features: str) -> dict[str, list[str]]:
     """The metrics that are taken in each space, so that each image goes through it once."""
-    if features is not None and not any(METRICS[name].free for name in metrics):
+    if features and not any(METRICS[name].free for name in metrics):
         raise ReedError(
             f"--features {features}: of the metrics {', '.join(metrics)} none may be taken in "
             f"another space; {', '.join(n for n, m in METRICS.items() if m.free)} may"
