@@ -18,10 +18,10 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+import torch
 from PIL import Image
 
 from reed.build import column, engines
