@@ -12,12 +12,12 @@ generated proteins and a net of a few channels, and checks no number.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from reed.cli.common import one_line_errors
+from reed.evaluate.record import Record
 from reed.experiments.command import command
 
 SPLITS = ("train", "test")
@@ -151,13 +151,12 @@ def _targets() -> tuple[str, ...]:
 def _table(runs: dict[str, Path]) -> str:
     """What reed-eval measured of each run, number by number."""
     found = {
-        name: json.loads(max(run.glob("step-*.eval.json")).read_text())
-        for name, run in runs.items()
+        name: Record.read(max(run.glob("step-*.eval.json"))).metrics for name, run in runs.items()
     }
-    names = [name for name, value in found["plain"].items() if isinstance(value, float)]
     lines = [f"{'':24}" + "".join(f"{run:>10}" for run in found)]
-    for name in names:
-        lines.append(f"{name:24}" + "".join(f"{each[name]:10.4f}" for each in found.values()))
+    for name in found["plain"]:
+        numbers = (f"{each[name]['value']:10.4f}" for each in found.values())
+        lines.append(f"{name:24}" + "".join(numbers))
     return "\n".join(lines)
 
 
