@@ -10,27 +10,21 @@ import click
 import reed
 from reed.build.engines import Share, launched_share
 from reed.cli.common import RUNS, one_line_errors, pick_device
+from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 
-# what is given of these goes to the options of the domain, to its output and to public weights
-_OPTIONS = (
-    "sampler",
-    "steps",
-    "guidance",
-    "interval",
-    "labels",
-    "temperature",
-    "order",
-    "seed",
-    "grid",
-    "noise",
-    "atoms",
-)
-_OUTPUT = ("vae", "rounding", "png", "shards")
-_PUBLIC = ("convention", "heads", "scale", "shift")
+_PUBLIC = ("convention", "heads", "scale", "shift")  # options of --checkpoint
 
 
-@click.command()
+def _kinds() -> Kinds:
+    """Of every domain the options of its sampling, and of what writes its samples."""
+    from reed.domains.base import DOMAINS
+    from reed.sample.sample_set import output_of
+
+    return {name: (DOMAINS.get(name).sampling, output_of(name)) for name in DOMAINS.names()}
+
+
+@click.command(cls=KindCommand, kinds=_kinds)
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
@@ -55,55 +49,12 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option("--scale", type=float, help="Its net saw (latent - shift) * scale. Default: 0.18215.")
 @click.option("--shift", type=float, help="See --scale. Default: 0.")
 @click.option(
-    "--num", type=click.IntRange(1), default=100, show_default=True, help="How many samples."
+    "--num",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many samples; of designs, for each structure.",
 )
-@click.option(
-    "--sampler",
-    metavar="NAME",
-    help="euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04). Default: euler.",
-)
-@click.option("--steps", type=int, help="Steps. Default: 50; of designs 500, of molecules 100.")
-@click.option(
-    "--guidance", type=float, help="Scale of classifier-free guidance. Default: 1, which is off."
-)
-@click.option(
-    "--interval",
-    nargs=2,
-    type=float,
-    metavar="LOW HIGH",
-    help="Times at which guidance acts; 0 is data, 1 is noise. Default: 0 1.",
-)
-@click.option(
-    "--labels",
-    metavar="NAME",
-    help="balanced (sample i has label i mod classes) or random. Default: balanced.",
-)
-@click.option(
-    "--structure",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Of a run on proteins: the .pdb or .cif to design sequences for.",
-)
-@click.option("--temperature", type=float, help="Of its letters. Default: 0.1.")
-@click.option(
-    "--order",
-    metavar="NAME",
-    help="Which residues come first: purity (the most certain) or random. Default: purity.",
-)
-@click.option(
-    "--grid",
-    metavar="NAME",
-    help="Of molecules: steps that get shorter (log) or are equal (linear). Default: log.",
-)
-@click.option(
-    "--noise",
-    type=float,
-    help="Of molecules: how often atoms and bonds are drawn anew. Default: 1.",
-)
-@click.option(
-    "--atoms", type=int, help="Of molecules: how many each has. Default: numbers of the cache."
-)
-@click.option("--seed", type=int, help="Of all that is random. Default: 0.")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
@@ -115,25 +66,13 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Samples at a time, a part of the recipe. Default: 64, at most --num.",
+    help="Samples at a time, a part of the recipe. Default: as those that are there, else 64, "
+    "at most --num.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
 @click.option(
     "--array", metavar="K/N", help="Draw the K-th of N shares, from 0: for the jobs of an array."
 )
-@click.option(
-    "--vae",
-    metavar="PATH",
-    help="Weights to decode latents with, in place of those that the cache names; none "
-    "keeps the latents.",
-)
-@click.option(
-    "--rounding",
-    metavar="NAME",
-    help="Of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do. Default: nearest.",
-)
-@click.option("--png", is_flag=True, default=None, help="Write a folder of PNGs, too.")
-@click.option("--shards", is_flag=True, default=None, help="Write WebDataset tars, too.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -141,15 +80,25 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
     help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
     "samples/ in the run or by the file.",
 )
+@SET
 @click.version_option(reed.__version__, prog_name="reed-sample")
 @one_line_errors
-def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
+def main(
+    num: int,
+    batch: int | None,
+    array: str | None,
+    out: Path | None,
+    flags: dict[str, Any],
+    assignments: tuple[str, ...],
+    **asked: Any,
+) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.
 
-    Molecules go to OUT.sdf, with bonds, and to OUT.npz, which reed-eval reads.
     Images go to OUT.npz (arr_0 uint8 [N, H, W, 3] and the labels, arr_1), which the evaluation
-    suite of ADM reads, the first hundred to OUT.png, and all that they depend on to OUT.json.
-    Sample i follows from the seed and i alone; more samples are added to those in OUT.parts.
+    suite of ADM reads, the first hundred to OUT.png. Molecules go to OUT.sdf, with bonds, and to
+    OUT.npz, designs of proteins to OUT.fasta, samples of other domains to OUT.npz. OUT.json says
+    all that they depend on. Sample i follows from the seed and i alone; more samples are added
+    to those in OUT.parts. reed-eval measures any of these.
 
     \b
     Examples:
@@ -159,31 +108,56 @@ def main(num: int, batch: int | None, array: str | None, out: Path | None, **ask
       torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet
       reed-sample --checkpoint last.pt --vae /models/sd-vae-ft-mse
       reed-sample --run runs/pdb --structure my.pdb --num 8
+      reed-sample --run runs/greys --set temperature=0.5
     """
-    from reed.sample.sample_set import SampleSet, recipe_of
-    from reed.sample.sampler import BATCH
+    from reed import config
+    from reed.sample.sample_set import output_of
 
     share = _share(array)
     sampler, folder, device = _sampler(**asked)
-    if sampler.kind == "protein" or asked["structure"]:
-        from reed.evaluate.protein import design
+    own = (sampler.domain.sampling, output_of(sampler.kind))
+    kinds, what = {**_kinds(), sampler.kind: own}, str(asked["run"] or asked["checkpoint"])
+    given = tables(flags, assignments, sampler.kind, kinds, what)
+    options, output = map(config.build, own, given)
+    sets = output.sets()
 
-        out, structure = out or folder / "samples", asked["structure"]
-        size = batch or min(BATCH, num)
-        out = design(sampler, _options(sampler, asked), structure, num, size, out)
-        click.echo(f"{out}: {num} sequences for {structure}")
-        return
-    options, output = _options(sampler, asked), _output(sampler, asked, device)
-    for line in output.said:
-        click.echo(line, err=True)
-    names = (sampler.name, options.name, sampler.precision, output.name)
-    out = out or folder / "samples" / "-".join(name for name in names if name)
-    out = out.with_suffix("") if out.suffix == ".npz" else out
-    recipe = recipe_of(sampler, options, output, batch or min(BATCH, num))
+    for each in sets:
+        each.open(sampler, device)
+        for line in each.said:
+            click.echo(line, err=True)
+        place = _place(out, folder, sampler, options, each, len(sets) > 1)
+        _draw(sampler, options, each, place, num, batch, share)
+
+
+def _place(
+    out: Path | None, folder: Path, sampler: Any, options: Any, output: Any, several: bool
+) -> Path:
+    """OUT: where one set of samples goes, without the ending of a file."""
+    if out is None:
+        names = (sampler.name, options.name, sampler.precision, output.name)
+        return folder / "samples" / "-".join(name for name in names if name)
+    endings = {path.suffix for path in output.files(Path("x"))} - {""}
+    out = out.with_suffix("") if out.suffix in endings else out
+    return out.with_name(f"{out.name}-{output.name}") if several else out
+
+
+def _draw(
+    sampler: Any,
+    options: Any,
+    output: Any,
+    out: Path,
+    num: int,
+    batch: int | None,
+    share: Share,
+) -> None:
+    """Draw our share of one set of samples, and write its files when all are there."""
+    from reed.sample.sample_set import SampleSet, batch_of, recipe_of
+
+    recipe = recipe_of(sampler, options, output, batch or batch_of(out, num))
     shown = launched_share().rank == 0  # one bar for the processes of a launch
     samples = SampleSet(out, recipe, num, output, progress=shown)
     if not samples.is_written():
-        samples.fill(sampler, options, share)
+        samples.fill(sampler, output.sampling(options), share)
         if not samples.finish():
             left = len(samples.missing())
             click.echo(
@@ -240,30 +214,6 @@ def _sampler(
         precision=precision,
     )
     return sampler, checkpoint.parent, device
-
-
-def _options(sampler: Any, asked: dict[str, Any]) -> Any:
-    """The options of the domain; what is not given is its default."""
-    from reed import config
-
-    given = {name: asked[name] for name in _OPTIONS if asked[name] is not None}
-    scale, interval = given.pop("guidance", None), given.pop("interval", None)
-    guidance = {} if scale is None else {"scale": scale}
-    guidance |= {"low": interval[0], "high": interval[1]} if interval else {}
-    table = given | ({"guidance": guidance} if guidance else {})
-    return config.build(sampler.domain.sampling, table)
-
-
-def _output(sampler: Any, asked: dict[str, Any], device: str) -> Any:
-    """What writes the samples of the domain."""
-    from reed import config
-    from reed.sample.sample_set import OUTPUTS
-
-    given = {name: asked[name] for name in _OUTPUT if asked[name] is not None}
-    kind = sampler.kind if sampler.kind in OUTPUTS.names() else "arrays"
-    output = config.build(OUTPUTS.get(kind), given)
-    output.open(sampler, device)
-    return output
 
 
 if __name__ == "__main__":

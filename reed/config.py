@@ -18,6 +18,53 @@ T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
 
 
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """A field of a dataclass that has a help text, as an option of a command line.
+
+    flag: its name there; places: the fields that it sets, dotted where they lie in a nested
+    dataclass, one for each of its values; kind: the type of a value; several: it may be repeated.
+    """
+
+    flag: str
+    places: tuple[str, ...]
+    kind: type
+    several: bool
+    default: tuple[Any, ...]
+    help: str
+    metavar: str | None
+
+
+def option(default: Any, help: str, *, flag: str = "", metavar: str | None = None) -> Any:
+    """A dataclass field with a help text, which makes it an option of the command line.
+
+    flag: the option's name where it is not the field's; fields of one flag are its values.
+    """
+    about = {"help": help, "flag": flag, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def options(cls: type, where: str = "") -> list[Option]:
+    """The options of a dataclass and of those nested in it, by flag."""
+    found: dict[str, Option] = {}
+    hints = _hints(cls)
+    for field in settable(cls):
+        hint, place = hints[field.name], _join(where, field.name)
+        if dataclasses.is_dataclass(hint):
+            nested = options(typing.cast(type, hint), place)
+            found |= {each.flag: each for each in nested}
+        elif help := field.metadata.get("help"):
+            flag, metavar = field.metadata["flag"] or field.name, field.metadata["metavar"]
+            several, args = typing.get_origin(hint) is tuple, typing.get_args(hint)
+            kind = args[0] if args else hint  # X of tuple[X, ...] and of X | None
+            default, places = (field.default,), (place,)
+            if before := found.get(flag):  # another value of the same flag
+                default, places = (*before.default, *default), (*before.places, *places)
+                help, metavar = before.help, before.metavar
+            found[flag] = Option(flag, places, kind, several, default, help, metavar)
+    return list(found.values())
+
+
 def read(path: Path | str) -> dict[str, Any]:
     """The table in a .toml or .json file; ReedError when it is absent or does not parse."""
     path = Path(path)
@@ -67,9 +114,8 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ReedError(f"{where or 'the configuration'} must be a table, got {data!r}")
-    assert dataclasses.is_dataclass(cls), cls
     hints = _hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    fields = {field.name: field for field in settable(cls)}
     values = {}
     for key, value in data.items():
         if key not in fields:
@@ -85,6 +131,12 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+def settable(cls: type) -> list[dataclasses.Field]:
+    """The fields of a dataclass that its settings may give."""
+    assert dataclasses.is_dataclass(cls), cls
+    return [field for field in dataclasses.fields(cls) if field.init]
 
 
 def plain(value: Any) -> Any:

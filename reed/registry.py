@@ -60,7 +60,7 @@ class Registry:
         """
         self._scan()
         prefix, colon, rest = name.partition(":")
-        if colon:
+        if colon and name not in self._items:
             make = self.prefixes.get(prefix)
             return make(rest) if make else by_path(self.kind, name)
         found = self._plugged(name) if name in self._plugins.names else self._items.get(name)

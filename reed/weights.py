@@ -74,6 +74,11 @@ def find(name: str, origin: Origin, weights: str | None = None) -> Found:
     return _cached(origin) or prefetch(name, origin)
 
 
+def is_here(origin: Origin, weights: str | None = None) -> bool:
+    """Whether `find` would go without the network: a path was given, or the hub's cache has all."""
+    return weights is not None or bool(origin.repo and _cached(origin))
+
+
 def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
     """Download the weights of `origin` to the hub's cache, at its revision, or say what failed.
 

@@ -178,15 +178,15 @@ def train(wanted: dict[str, Any]) -> list[str]:
 
 def evaluate(wanted: dict[str, Any], place) -> list[str]:
     """The small weights of every feature space that is needed and has none yet."""
-    from reed.evaluate import image as evaluate
+    from reed.evaluate.image_metrics import parse_metrics, spaces_of
 
     features, more = wanted["features"], []
     if (features or "").startswith("timm:"):
         features = f"timm:{WORLD.IMAGES.VISION['convnext']}"
         more += ["--features", features]
-    names = evaluate.parse_metrics(wanted["metrics"])
+    names = parse_metrics(wanted["metrics"] or "fd")
     given = {text.rpartition("=")[0] for text in wanted["weights"]}
-    for space in evaluate._spaces(names, features):
+    for space in spaces_of(names, features or ""):
         if space in SPACES and space not in given:
             more += ["--weights", f"{space}={place(SPACES[space])}"]
     return more

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from reed.cache import files
 from reed.errors import ReedError
 from reed.train import checkpoint
 from reed.train.checkpoint import Checkpoint
@@ -108,13 +109,13 @@ def test_a_save_that_fails_leaves_no_checkpoint(tmp_path, monkeypatch):
 
 
 def test_every_file_is_synced_before_the_rename(tmp_path, monkeypatch):
-    events, sync, rename = [], checkpoint.sync, os.replace
-    monkeypatch.setattr(checkpoint, "sync", lambda path: (events.append(path.name), sync(path)))
+    events, sync, rename = [], files.sync, os.replace
+    monkeypatch.setattr(files, "sync", lambda path: (events.append(path.name), sync(path)))
     monkeypatch.setattr(os, "replace", lambda *a: (events.append("rename"), rename(*a)))
     checkpoint.save(tmp_path, filled(3))
     before, after = events[: events.index("rename")], events[events.index("rename") + 1 :]
-    files = {"model.safetensors", "ema.safetensors", "optim.safetensors", "state.json"}
-    assert files < set(before) and before[-1].startswith(".step-0000003")
+    names = {"model.safetensors", "ema.safetensors", "optim.safetensors", "state.json"}
+    assert names < set(before) and before[-1].startswith(".step-0000003")
     assert after == [tmp_path.name]
 
 

@@ -15,8 +15,10 @@ from reed.chem.protein import ALPHABET
 from reed.cli.evaluate import main as evaluate
 from reed.cli.sample import main as sample
 from reed.domains.protein import Structure
-from reed.evaluate.protein import structure_in
+from reed.evaluate.record import Record
 from reed.metrics.folding import Folded
+from reed.sample.outputs.protein import structure_in
+from reed.sample.sampler import Sampler
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -46,20 +48,8 @@ def entries(path):
 
 
 def design(run, structure, out, *words):
-    return invoke(
-        sample,
-        "--run",
-        run,
-        "--structure",
-        structure,
-        "--num",
-        3,
-        "--steps",
-        20,
-        "--out",
-        out,
-        *words,
-    )
+    where = ("--run", run, "--structure", structure, "--steps", 20, "--out", out)
+    return invoke(sample, *where, "--num", 3, *words)
 
 
 def test_designs_need_no_cache(cache, run, tmp_path):
@@ -78,17 +68,21 @@ def test_designs_need_no_cache(cache, run, tmp_path):
 def test_a_structure_file_becomes_fasta(run, tmp_path):
     path = PDB.straight(tmp_path / "mine.pdb", 40, chains="AB")
     code, said = design(run, path, tmp_path / "out")
-    (out,) = (tmp_path / "out").iterdir()
-    assert code == 0 and f"{out}: 3 sequences for {path}\n" in said
-    assert out.name == "mine-step3-steps20-T0.1.fasta"
+    out = tmp_path / "out.fasta"
+    assert code == 0 and f"  {out}\n  {tmp_path / 'out.json'}\n" in said
     found = entries(out)
     native = ["GASLKVTDFH"[i % 10] for i in range(40)] * 2
+    assert len(found) == 3
     for number, (header, text) in enumerate(found.items()):
         first, second = text.split("/")
         assert len(first) == len(second) == 40 and set(first + second) <= set(ALPHABET[:20])
         share = np.mean([a == b for a, b in zip(first + second, native, strict=True)])
         assert header == f"mine design={number} step=3 steps20-T0.1 recovery={share:.4f}"
     assert len(out.read_text().splitlines()[1]) == 60
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["kind"] == "protein" and told["files"] == {"out.fasta": 3}
+    (structure,) = told["structures"]
+    assert structure["name"] == "mine" and len(structure["sha256"]) == 64
 
 
 def test_a_design_is_the_same_in_every_file_format_and_batch(run, tmp_path):
@@ -110,15 +104,68 @@ def test_a_design_is_the_same_in_every_file_format_and_batch(run, tmp_path):
     assert texts["a.fasta"] == texts["b.fasta"] == texts["c.fasta"] != texts["d.fasta"]
 
 
+def test_the_jobs_of_an_array_share_the_designs(run, tmp_path, monkeypatch):
+    """Each job drew all of them, and both wrote one file."""
+    path, drawn, whole = PDB.straight(tmp_path / "a.pdb"), [], Sampler.batch
+
+    def batch(sampler, number, *more):
+        drawn.append(number)
+        return whole(sampler, number, *more)
+
+    monkeypatch.setattr(Sampler, "batch", batch)
+    words = ("--batch", 1, "--array")
+    code, said = design(run, path, tmp_path / "s", *words, "0/2")
+    assert code == 0 and "1 of 3 parts are left to other processes" in said
+    assert drawn == [0, 2] and not (tmp_path / "s.fasta").exists()
+    assert design(run, path, tmp_path / "s", *words, "1/2")[0] == 0 and drawn == [0, 2, 1]
+    design(run, path, tmp_path / "once", "--batch", 1)
+    assert (tmp_path / "s.fasta").read_text() == (tmp_path / "once.fasta").read_text()
+
+
+def test_designs_are_added_to_and_not_taken_away(run, tmp_path):
+    path, out = PDB.straight(tmp_path / "a.pdb"), tmp_path / "s"
+    assert design(run, path, out, "--num", 2)[0] == 0
+    first = entries(tmp_path / "s.fasta")
+    code, said = design(run, path, out, "--num", 5)  # a batch of 2, as the first were drawn
+    assert code == 0, said
+    found = entries(tmp_path / "s.fasta")
+    assert len(found) == 5 and list(found.items())[:2] == list(first.items())
+    code, said = design(run, path, out, "--num", 4)
+    assert code == 2 and "has 5 samples, more than 4" in said
+    code, said = design(run, path, out, "--num", 5, "--temperature", 1)
+    assert code == 2 and "temperature = 0.1, now it is 1.0" in said
+
+
+def test_structures_of_one_name_do_not_meet(run, tmp_path):
+    """The second overwrote the first."""
+    one, two = (tmp_path / name / "x.pdb" for name in ("one", "two"))
+    for path, length in ((one, 30), (two, 34)):
+        path.parent.mkdir()
+        PDB.straight(path, length)
+    words = ("--run", run, "--steps", 5, "--num", 1)
+    names = [("--structure", path) for path in (one, two, one)]
+    code, said = invoke(sample, *words, *(word for pair in names for word in pair))
+    assert code == 0, said
+    drawn = sorted((run / "samples").glob("*-x-*.fasta"))
+    assert sorted(len(*entries(path).values()) for path in drawn) == [30, 34]
+    assert all(str(path) in said for path in drawn)
+    code, _ = invoke(sample, *words, "--structure", two, "--out", tmp_path / "o")
+    assert code == 0 and (tmp_path / "o.fasta").is_file()
+    code, said = invoke(sample, *words, "--structure", one, "--out", tmp_path / "o")
+    assert code == 2 and "was drawn with structures = " in said
+
+
 def test_what_cannot_be_designed_for_is_one_line(run, tmp_path):
     (tmp_path / "no.pdb").write_text("REMARK nothing\n")
     for structure, words, said in (
         (tmp_path / "none.pdb", (), f"no structure at {tmp_path / 'none.pdb'}"),
         (tmp_path / "no.pdb", (), "no.pdb holds no atoms"),
         (PDB.straight(tmp_path / "a.pdb"), ("--order", "puritan"), "'puritan'"),
-        (tmp_path / "a.pdb", ("--guidance", "2"), "'guidance'"),
+        (tmp_path / "a.pdb", ("--guidance", "2"), "--guidance is for images; "),
+        (tmp_path / "a.pdb", ("--png",), "--png is for images; "),  # it was ignored
+        (tmp_path / "a.pdb", ("--set", "stepps=2"), "no option 'stepps'. Did you mean 'steps'?"),
     ):
-        code, output = design(run, structure, tmp_path, *words)
+        code, output = design(run, structure, tmp_path / "out", *words)
         assert code == 2 and said in output and len(output.splitlines()) == 1, output
     code, output = invoke(sample, "--run", run, "--num", 1)
     assert code == 2 and "name one with --structure" in output
@@ -127,36 +174,72 @@ def test_what_cannot_be_designed_for_is_one_line(run, tmp_path):
 def test_a_structure_is_for_a_run_on_proteins(tmp_path):
     images = TINY.trained(TINY.settings(TINY.build(tmp_path / "cache"), tmp_path / "r", steps=1))
     code, output = design(images, PDB.straight(tmp_path / "a.pdb"), tmp_path)
-    assert code == 2 and "--structure is for a run on proteins" in output
+    assert code == 2 and "--structure is for proteins; " in output
     code, output = invoke(evaluate, images, "--reference", tmp_path / "cache")
-    assert code == 2 and "not on proteins" in output
+    assert code == 2 and f"{images} is a run on images: measure samples" in output
+    assert f"reed-sample --run {images}" in output
+
+
+def values(path):
+    return {name: each["value"] for name, each in Record.read(path).metrics.items()}
+
+
+class Fold:
+    """A stand-in for ESMFold: random coordinates."""
+
+    def __init__(self, folder, device):
+        assert str(folder) == "esmfold"
+
+    def __call__(self, sequence):
+        length = len(sequence)
+        coords = np.random.default_rng(length).standard_normal((length, 3, 3)) * 5
+        return Folded(coords, np.full(length, 50.0))
 
 
 def test_a_run_is_measured_on_a_cache(run, cache, monkeypatch):
     code, output = invoke(evaluate, run, "--reference", cache, "--steps", 30)
     assert code == 0, output
     out = run / "step-0000003.eval.json"
-    found = json.loads(out.read_text())
+    record, found = Record.read(out), values(out)
     assert output.rstrip().endswith(str(out)) and "one_shot_recovery" in output
-    assert found["structures"] == CHAINS.PROTEINS and found["sampling"] == "steps30-T0.1"
-    assert 0 <= found["recovery"] <= 1 and found["perplexity"] > 1
+    assert record.kind == "protein" and record.samples["num"] == CHAINS.PROTEINS
+    assert record.recipe["sampling"] == "steps30-T0.1" and record.recipe["step"] == 3
+    assert 0 <= found["recovery"] <= 1 and found["perplexity"] > 1 and "perplexity_at 0.1" in found
     assert not any(name.startswith("sc_") for name in found)
 
-    class Fold:
-        def __init__(self, folder, device):
-            assert str(folder) == "esmfold"
-
-        def __call__(self, sequence):
-            length = len(sequence)
-            coords = np.random.default_rng(length).standard_normal((length, 3, 3)) * 5
-            return Folded(coords, np.full(length, 50.0))
-
-    monkeypatch.setattr("reed.metrics.folding.EsmFold", Fold)
+    monkeypatch.setattr("reed.evaluate.designs.EsmFold", Fold)
     code, output = invoke(evaluate, run, "--reference", cache, "--steps", 5, "--esmfold", "esmfold")
     assert code == 0, output
-    found = json.loads(out.read_text())
+    found = values(out)
     assert found["plddt_mean"] == 50 and found["share_plddt_above_80"] == 0
     assert 0 < found["sc_tm_mean"] < 0.5 and found["sc_rmsd_median"] > 2
+
+
+def test_designs_are_measured_against_their_structure(run, cache, tmp_path, monkeypatch):
+    """Today's fault: "File is not a zip file"."""
+    path = PDB.straight(tmp_path / "mine.pdb", 40)
+    design(run, path, tmp_path / "s")
+    monkeypatch.setattr("reed.evaluate.designs.EsmFold", Fold)
+    words = (evaluate, tmp_path / "s.fasta", "--reference")
+    code, said = invoke(*words, path, "--num", 3, "--esmfold", "esmfold")
+    assert code == 0 and "3 designs of" in said, said
+    record, found = Record.read(tmp_path / "s.eval.json"), values(tmp_path / "s.eval.json")
+    headed = [float(header.rpartition("=")[2]) for header in entries(tmp_path / "s.fasta")]
+    assert found["recovery"] == pytest.approx(np.mean(headed), abs=1e-4)
+    assert found["plddt_mean"] == 50 and found["residues"] == 120
+    assert record.recipe["temperature"] == 0.1 and record.kind == "protein"
+    other = PDB.straight(tmp_path / "other.pdb", 41)
+    for reference, more, part in (
+        (cache, (), "has designs for 'mine', which is not in"),
+        (other, (), "a design for 'mine' has 40 residues, 'other' in"),
+        (path, ("--num", 4), "holds 3 samples, --num says 4"),
+    ):
+        code, said = invoke(*words, reference, *more)
+        assert code == 2 and part in said and "Traceback" not in said, said
+    for text, part in (("AC", "a FASTA begins with '>'"), (">a\nAB\n", "'B', which is no residue")):
+        (tmp_path / "bad.fasta").write_text(text)
+        code, said = invoke(evaluate, tmp_path / "bad.fasta", "--reference", path)
+        assert code == 2 and part in said, said
 
 
 def test_a_structure_holds_what_the_file_says(tmp_path):

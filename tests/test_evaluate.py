@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from reed import config
 from reed.cli.evaluate import main
 from reed.errors import ReedError
-from reed.evaluate import image as evaluate
+from reed.evaluate.provenance import beside
 from reed.evaluate.reference import Computing, Reference
 from reed.metrics import FEATURES
 from reed.metrics.frechet import Gaussian, frechet_distance
@@ -37,6 +37,9 @@ class Half:
 
     def revision(self):
         return f"half {self._about}"
+
+    def lacks(self, real):
+        return ""
 
     def load(self, device, real):
         assert device == "cpu"
@@ -82,7 +85,7 @@ def call(*words):
 def record(path, *words):
     found = call(path, *words)
     assert found.exit_code == 0, found.output
-    return json.loads(evaluate.beside(path, ".eval.json").read_text()), found
+    return json.loads(beside(path, ".eval.json").read_text()), found
 
 
 def refused(*words):
@@ -129,7 +132,7 @@ def test_a_record_says_what_its_numbers_are_of(cache, real, samples):
     assert warning.startswith("50 samples are fewer than 2,048")
     assert f"Warning: {warning}" in said.stderr
     assert f"fd/half  {ours:10.4f}  half" in said.stdout
-    assert str(evaluate.beside(samples, ".eval.json")) in said.stdout
+    assert str(beside(samples, ".eval.json")) in said.stdout
 
 
 @pytest.fixture
@@ -350,7 +353,7 @@ def test_a_record_is_not_mixed_with_another_reference(cache, real, samples, tmp_
         (["--weights", "half"], "--weights 'half' must be SPACE=FILE"),
         (["--features", "half", "--weights", "hal=x"], "--weights hal: no metric uses it. Did you"),
         (["--weights", "digits-mlp=x"], "digits-mlp is fitted to the reference: it has no weights"),
-        (["--precision", "bf16"], "no precision to choose"),
+        (["--metrics", "fd", "--precision", "bf16"], "no precision to choose"),
         (["--device", "quantum"], "--device quantum cannot be used here"),
     ],
 )

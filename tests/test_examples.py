@@ -14,9 +14,12 @@ from click.testing import CliRunner
 from reed import pipelines
 from reed.cache import schema
 from reed.cli import cache as cli_cache
+from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.errors import ReedError
+from reed.evaluate.base import EVALUATORS
+from reed.evaluate.record import Record
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 MODULES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
@@ -32,6 +35,7 @@ def here(tmp_path, monkeypatch):
     yield tmp_path
     for name in MODULES:
         sys.modules.pop(name, None)
+    EVALUATORS._items.pop("greys:Greys", None)
 
 
 def run(command, *words):
@@ -89,6 +93,42 @@ def test_a_domain_of_your_own(here):
     assert twenty.shape == (20, 64) and twenty.min() == 0 and twenty.max() == 3
     assert (twenty[:9] == nine).all()
     assert Path("twenty.png").stat().st_size > 100
+
+
+def test_a_domain_of_your_own_has_options_and_is_measured(here):
+    """There was no option --set, and reed-eval knew three kinds of data."""
+    run(cli_cache, "build", "greys:PIPELINE")
+    run(cli_train, "--shards", "cache/greys", "--set", "steps=2")
+    draw = ("--run", "runs/greys", "--num", "6", "--set", "steps=4", "--set", "seed=3")
+    for name, heat in (("cold", 0.01), ("warm", 1)):
+        run(cli_sample, *draw, "--set", f"temperature={heat}", "--out", name)
+        told = json.loads(Path(f"{name}.json").read_text())
+        assert told["kind"] == "greys:Greys" and told["temperature"] == heat
+    assert not (np.load("cold.npz")["x"] == np.load("warm.npz")["x"]).all()
+    sys.modules.pop("greys")  # reed-eval finds the module by the kind that cold.json states
+    sys.modules.pop("shades")
+    EVALUATORS._items.pop("greys:Greys")
+    said = run(cli_evaluate, "cold.npz", "--reference", "cache/greys", "--num", 6)
+    assert "6 drawings of cold.npz" in said
+    record = Record.read(Path("cold.eval.json"))
+    shares = [record.metrics[f"share_{letter}"]["value"] for letter in range(4)]
+    assert sum(shares) == pytest.approx(1) and record.recipe["temperature"] == 0.01
+    run(cli_evaluate, "cold.npz", "--reference", "cache/greys", "--set", "power=2.0")
+    assert Record.read(Path("cold.eval.json")).metrics["difference"]["power"] == 2
+    for words, part in (
+        ((cli_sample.main, *draw, "--set", "stepps=3"), "no option 'stepps'. Did you mean 'steps'"),
+        ((cli_sample.main, *draw, "--grid", "log"), "--grid is for molecules; runs/greys is of"),
+        ((cli_evaluate.main, "runs/greys", "--reference", "cache/greys"), "reed-sample --run runs"),
+    ):
+        found = CliRunner().invoke(words[0], words[1:])
+        assert found.exit_code == 2 and part in found.stderr, found.output
+
+
+def test_a_domain_without_an_evaluator_says_what_to_do(here):
+    np.savez("x.npz", x=np.zeros((2, 64), int))
+    Path("x.json").write_text('{"kind": "tiles:Tiles", "num": 2}')
+    found = CliRunner().invoke(cli_evaluate.main, ["x.npz", "--reference", "cache"])
+    assert found.exit_code == 2 and "nothing measures samples of kind 'tiles:Tiles'" in found.stderr
 
 
 def test_a_domain_that_is_no_dataclass_is_refused(here):

@@ -218,7 +218,8 @@ def test_what_is_no_timm_model_or_weights_is_refused(small, tmp_path, monkeypatc
 def test_fid_kid_and_is_of_folders_are_those_of_torch_fidelity(inception_file, tmp_path):
     from PIL import Image
 
-    from reed.evaluate import image as evaluate
+    from reed.evaluate.base import Task
+    from reed.evaluate.image import ImageEvaluator
 
     for name, images in (("real", pictures(12)), ("drawn", pictures(12) // 2 + 40)):
         (tmp_path / name).mkdir()
@@ -241,15 +242,18 @@ def test_fid_kid_and_is_of_folders_are_those_of_torch_fidelity(inception_file, t
         feature_extractor="inception-v3-compat",
         feature_extractor_weights_path=str(inception_file),
     )
-    weights = {"inception": str(inception_file)}
-    names = ["fid", "sfid", "is", "kid"]
-    found = evaluate.evaluate(drawn, real, names, weights=weights)["metrics"]
+
+    def measured(place, metrics):
+        measure = ImageEvaluator(metrics, weights=(f"inception={inception_file}",)).measure
+        return measure(Task("image", place, real, tmp_path / f"{place.name}.eval.json")).metrics
+
+    found = measured(drawn, "fid,sfid,is,kid")
     fid, score = theirs["frechet_inception_distance"], theirs["inception_score_mean"]
     assert found["fid"]["value"] == pytest.approx(fid, rel=1e-3) and fid > 0.1
     assert found["is"]["value"] == pytest.approx(score, rel=1e-3)
     mean = theirs["kernel_inception_distance_mean"]
     assert found["kid"]["value"] == pytest.approx(mean, rel=1e-3)
     assert found["sfid"]["value"] > 0.01
-    itself = evaluate.evaluate(real, real, ["fid", "sfid"], weights=weights)["metrics"]
+    itself = measured(real, "fid,sfid")
     assert itself["fid"]["value"] < 1e-3 * fid
     assert itself["sfid"]["value"] < 1e-3 * found["sfid"]["value"]

@@ -16,7 +16,8 @@ from reed.chem import molecule_set, rdkit
 from reed.cli.evaluate import main as evaluate_main
 from reed.cli.sample import main as sample_main
 from reed.errors import ReedError
-from reed.evaluate import molecule as evaluate_molecules
+from reed.evaluate.base import Task
+from reed.evaluate.molecule import MoleculeEvaluator
 from reed.sample.outputs.molecule import unpadded
 from reed.train.loop import train
 
@@ -115,13 +116,50 @@ def test_options_of_molecules_are_options_of_the_command(run):
 def test_the_molecules_of_the_cache_are_sound_and_not_novel(tmp_path, cache):
     path = tmp_path / "x.npz"
     molecule_set.write(path, molecule_set.of_cache(cache, 15))
-    found = evaluate_molecules.evaluate(path, cache, tmp_path / "x.json", progress=False)
-    values = {name: each["value"] for name, each in found["metrics"].items()}
+    task = Task("molecule", path, cache, tmp_path / "x.eval.json")
+    found = MoleculeEvaluator().measure(task)
+    values = {name: each["value"] for name, each in found.metrics.items()}
     assert values["molecules"] == 15 and values["novelty"] == 0.0
     assert values["validity"] == values["molecule_stability_strict"] == 1.0
     assert values["strain_median"] < 1.0 and len(molecule_set.known(cache)) == 18
     with pytest.raises(ReedError, match="holds 15 samples, --num says 16"):
-        evaluate_molecules.evaluate(path, cache, tmp_path / "x.json", num=16)
+        MoleculeEvaluator().measure(replace(task, num=16))
+
+
+def test_an_sdf_is_measured_as_the_arrays_beside_it(tmp_path, cache):
+    """Today's fault: "File is not a zip file"."""
+    molecules = molecule_set.of_cache(cache, 6)
+    molecule_set.write(tmp_path / "x.npz", molecules)
+    made = ((str(i), rdkit.sanitised(each)) for i, each in enumerate(molecules))
+    (tmp_path / "y.sdf").write_text(rdkit.sdf(made))
+    found = []
+    for name in ("x.npz", "y.sdf"):
+        invoke(evaluate_main, tmp_path / name, "--reference", cache, "--num", 6)
+        record = json.loads((tmp_path / f"{name[0]}.eval.json").read_text())
+        found.append({name: each["value"] for name, each in record["metrics"].items()})
+        assert record["kind"] == "molecule"
+    ours, theirs = found
+    assert ours.keys() == theirs.keys() and ours["validity"] == ours["novelty"] + 1 == 1
+    for name, value in ours.items():  # an SDF keeps four decimals of a coordinate
+        assert value == pytest.approx(theirs[name], abs=0.05), name
+
+
+def test_an_sdf_that_arrays_cannot_hold_is_one_line(tmp_path, cache):
+    for text, part in (
+        ("no molecule\n$$$$\n", "cannot read entry 0 with coordinates"),
+        (_gold(), "entry 0 has"),
+    ):
+        (tmp_path / "x.sdf").write_text(text)
+        words = [str(tmp_path / "x.sdf"), "--reference", str(cache)]
+        found = CliRunner().invoke(evaluate_main, words)
+        assert found.exit_code == 2 and part in found.stderr, found.output
+        assert "Traceback" not in found.stderr and "x.sdf" in found.stderr.splitlines()[-1]
+
+
+def _gold():
+    mol = rdkit.library().MolFromSmiles("[Au]")
+    mol.AddConformer(rdkit.library().Conformer(1))
+    return rdkit.sdf([("gold", mol)])
 
 
 def test_what_cannot_be_averaged_is_told(tmp_path, cache, real):

@@ -75,5 +75,6 @@ def test_a_package_that_is_missing_is_named_at_once(tmp_path, cache, molecules, 
 
 
 def test_only_molecules_have_these_checks(tmp_path, cache):
-    done = evaluate(tmp_path, cache, "--posebusters")
+    np.save(tmp_path / "x.npy", np.zeros((2, 8, 8, 1), np.uint8))
+    done = evaluate(tmp_path / "x.npy", cache, "--posebusters")
     assert done.exit_code == 2 and "--posebusters is for molecules" in done.output

@@ -331,10 +331,10 @@ def test_the_shape_of_the_net_is_told_by_its_weights(weights, tmp_path):
         with torch.device("meta"):
             net = SiT(config).state_dict()
         read = public.PublicWeights(path, net, {}, "repa", "ema", {"num_classes": 1000}, None)
-        settings = public.domain_settings(read)
+        settings = read.settings()
         assert settings["net_settings"]["num_heads"] == config.num_heads
         assert settings["label_dropout"] == 0 and settings["classes"] == 1000
-        assert public.fields(read, 1, 0)["x"].shape == (32, 32, 32)
+        assert read.fields(1, 0)["x"].shape == (32, 32, 32)
 
 
 def test_the_layout_has_the_published_keys_and_shapes():

@@ -558,10 +558,12 @@ def test_the_loop_knows_no_domain():
     assert not {"ImageOutput", "SampleOptions", "ImageDomain"} & names
 
 
-class Labels:
+class Labels(sample_set.Output):
     """An output that writes one text file."""
 
-    recipe, name, said = {"form": "text"}, "", []
+    def __init__(self):
+        super().__init__()
+        self.recipe = {"form": "text"}
 
     def convert(self, drawn):
         return {"label": drawn["label"]}

@@ -23,6 +23,7 @@ from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
 from reed.evaluate import protein
 from reed.metrics.folding import Folded
+from reed.sample.outputs.protein import fasta
 from reed.sample.sampler import Sampler
 from reed.train import checkpoint, log
 from reed.train.recipe import check
@@ -171,7 +172,7 @@ def test_refolding_counts_successes(structures):
 
 
 def test_fasta_has_a_name_and_sixty_letters_to_a_line():
-    assert protein.fasta(["a", "b"], ["A" * 61, "CD"]) == f">a\n{'A' * 60}\nA\n>b\nCD\n"
+    assert fasta(["a", "b"], ["A" * 61, "CD"]) == f">a\n{'A' * 60}\nA\n>b\nCD\n"
 
 
 def test_structures_in_two_columns_are_refused(cache):

@@ -1,9 +1,10 @@
 """A domain of your own: a drawing as 64 letters, one of four greys each, hidden and guessed."""
 
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from shades import Options
 
 from reed.domains.base import Batch, Noised
 from reed.flows.masked import mask_tokens, unmask
@@ -14,7 +15,6 @@ from reed.seeding import seed_for
 
 PIPELINE = Pipeline("greys:Greys", "digits", ("pixels",), ("digits-vit",), shard_size=256)
 LETTERS, HIDDEN, SIDE = 4, 4, 8
-Options = make_dataclass("Options", [("steps", int, 64), ("seed", int, 0), ("name", str, "greys")])
 
 
 class Net(SiT):
@@ -51,7 +51,7 @@ class Greys:
         draws = draws.to(next(net.parameters()).device)
         u, gumbel = draws[..., 0], -(-draws[..., 1:].log()).log()
         x = torch.full_like(u, HIDDEN, dtype=torch.long)
-        how = {"steps": options.steps, "temperature": 1.0, "order": "random"}
+        how = {"steps": options.steps, "temperature": options.temperature, "order": "random"}
         x = unmask(lambda x: net(x)[0], x, x == HIDDEN, u, gumbel, **how)
         return {"x": x.cpu().numpy()}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,15 +24,41 @@ def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     The block writes and syncs the file. With overwrite=False a file that is there already wins,
     also against a racing writer.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
-    try:
+    with _appearing(path) as temp:
         yield temp
         try:
             _rename(temp, path, overwrite)
         except FileNotFoundError:
             if not path.exists():  # else a racing writer was first, and swept our temp file
                 raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Generator[Path]:
+    """A temp folder that replaces `path` when the block ends well, and vanishes when it does not.
+
+    The block writes files into it, which are synced here.
+    """
+    with _appearing(path) as temp:
+        temp.mkdir()
+        yield temp
+        for file in temp.iterdir():
+            sync(file)
+        sync(temp)
+        _remove(path)
+        os.replace(temp, path)
+
+
+@contextmanager
+def _appearing(path: Path) -> Generator[Path]:
+    """A temp path beside `path`, gone at the end; what the block makes of it is made durable.
+
+    Raises ReedError where there is no room.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        yield temp
         sweep(path.parent, {path.name})
         sync(path.parent)
     except OSError as error:
@@ -40,17 +67,25 @@ def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
         problem = f"cannot write {path}: {error.strerror}"
         raise ReedError(f"{problem}; make room there, then rerun to resume") from error
     finally:
-        temp.unlink(missing_ok=True)
+        _remove(temp)
 
 
 def sweep(folder: Path, names: Collection[str]) -> None:
-    """Remove the temp files that killed writers of `names` left.
+    """Remove the temp files and folders that killed writers of `names` left.
 
-    Only for files that are in place and good: a racing writer takes that for its own success.
+    Only for names that are in place and good: a racing writer takes that for its own success.
     """
     for temp in folder.glob(".*.tmp"):
         if temp.name[1:].rsplit(".", 2)[0] in names:
-            temp.unlink(missing_ok=True)
+            _remove(temp)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _rename(temp: Path, path: Path, overwrite: bool) -> None:
@@ -85,17 +120,17 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Generator[None]:
+def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
     """Keep other processes from writing the folder inside the `with`; it is made if need be.
 
     The lock goes with its process, however that ends. File systems without locks give none.
-    Raises ReedError where another process holds it.
+    Where another process holds it: wait for that one, or else raise ReedError.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise ReedError(
                 f"another process is writing {folder}; wait for it, or choose another folder"

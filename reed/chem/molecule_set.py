@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from reed.cache import files
 from reed.cache.opened import open_cache
+from reed.chem import rdkit
 from reed.chem.molecule import ATOMS, Molecule, to_matrix
-from reed.chem.rdkit import flattened
 from reed.errors import ReedError
 
 ROWS = {"coords": (3,), "atoms": (), "charges": (), "bonds": (3,)}
@@ -53,7 +53,9 @@ def is_set(path: Path) -> bool:
 
 
 def load(path: Path) -> list[Molecule]:
-    """The molecules of a file; ReedError where it is none or its parts do not fit together."""
+    """The molecules of an .npz or an SDF; ReedError where it is none or its parts do not fit."""
+    if path.suffix == ".sdf":
+        return list(rdkit.read_sdf(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             sizes = arrays["sizes"]
@@ -85,7 +87,7 @@ def known(cache: Path, *, progress: bool = False) -> frozenset[str]:
     with open_cache(cache) as opened:
         records, total = opened.records("molecule/smiles"), opened.manifest.samples
         bar = tqdm(records, "known", total, disable=not progress, dynamic_ncols=True)
-        found = {flattened(text) for text in {text for _, text in bar}}
+        found = {rdkit.flattened(text) for text in {text for _, text in bar}}
     return frozenset(found)
 
 

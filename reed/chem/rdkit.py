@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,37 @@ def problem(mol: Any) -> str:
 def to_arrays(mol: Any) -> Molecule:
     """A molecule with explicit hydrogens and a conformer, for which `problem` finds nothing."""
     assert not problem(mol) and mol.GetNumConformers(), problem(mol)
+    return _arrays(mol)
+
+
+def read_sdf(path: Path) -> Iterator[Molecule]:
+    """The molecules of an SDF as they are written, all hydrogens explicit, sound or not.
+
+    Raises ReedError naming an entry that RDKit cannot read, or that our arrays cannot hold.
+    """
+    chem = library()
+    try:
+        entries = chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
+    except OSError as error:
+        raise ReedError(f"cannot read molecules from {path}: {error}") from error
+    for number, mol in enumerate(entries):
+        if mol is None or not mol.GetNumConformers():
+            arrays = path.with_suffix(".npz")
+            hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
+            raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
+        sound = chem.Mol(mol)
+        try:
+            chem.SanitizeMol(sound)  # finds what is aromatic, which an SDF writes as two kinds
+        except (ValueError, RuntimeError):
+            sound = mol
+        try:
+            yield _arrays(sound)
+        except (ValueError, KeyError) as error:
+            raise ReedError(f"{path}: entry {number} has what no array holds: {error}") from error
+
+
+def _arrays(mol: Any) -> Molecule:
+    """Plain arrays; ValueError or KeyError for an element or a bond that they do not know."""
     numbers = {kind: number for number, kind in _kinds().items()}
     bonds = np.zeros((mol.GetNumAtoms(),) * 2, np.uint8)
     for bond in mol.GetBonds():

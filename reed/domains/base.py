@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor, nn
@@ -49,7 +49,8 @@ class Domain(Protocol):
 
     roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
     losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
-    with a property `name` that says them in short, as part of a file's name.
+    which `reed-sample --set` takes (see reed.config.option), with a property `name` that says them
+    in short, as part of a file's name. What a domain may do besides: Sized and Published.
     """
 
     roles: tuple[str, ...]
@@ -89,4 +90,22 @@ class Domain(Protocol):
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """What `generate` returned, as one picture [H, W, 1 or 3] uint8."""
+        ...
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A domain that has to know how many tokens the samples of its cache have."""
+
+    def sized(self, lengths: Sequence[int]) -> Domain:
+        """The domain that knows the lengths of all samples."""
+        ...
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A domain whose nets have a public layout of checkpoints, which reed-train export writes."""
+
+    def published(self) -> dict[str, Any]:
+        """What the weights do not show, under the names that the public code gives it."""
         ...

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from reed import config
 from reed.cache.schema import Field
+from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised
 from reed.errors import ReedError
 from reed.flows import samplers
@@ -31,11 +32,17 @@ class SampleOptions:
     balanced (i mod classes) or random; seed: sample i is a function of (seed, i) alone.
     """
 
-    sampler: str = "euler"
-    steps: int = 50
+    sampler: str = option(
+        "euler",
+        "Sampler: euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04).",
+        metavar="NAME",
+    )
+    steps: int = option(50, "Steps of the sampler.")
     guidance: Guidance = field(default_factory=Guidance)
-    labels: str = "balanced"
-    seed: int = 0
+    labels: str = option(
+        "balanced", "Labels: balanced (sample i has label i mod classes) or random.", metavar="NAME"
+    )
+    seed: int = option(0, "Seed of everything that is random.")
 
     def __post_init__(self) -> None:
         for name, known in (
@@ -105,6 +112,15 @@ class ImageDomain:
                     f"net_settings.{name} follows from the cache and the domain; drop it"
                 )
         return SiT(config.build(SiTConfig, published | self.net_settings | derived, "net_settings"))
+
+    def published(self) -> dict[str, Any]:
+        """As the training code of REPA and SiT names it in `args`."""
+        shape = config.plain(sit_config(self.size)) if self.size else {}
+        return {
+            "num_heads": (shape | self.net_settings).get("num_heads", SiTConfig.num_heads),
+            "num_classes": self.classes,
+            "path_type": self.path,
+        }
 
     def collate(
         self,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reed.config import option
 from reed.errors import ReedError, at_least
 
 GRIDS = ("log", "linear")
@@ -21,11 +22,13 @@ class MoleculeOptions:
     molecule, 0 for numbers that the data has; seed: sample i is a function of (seed, i) alone.
     """
 
-    steps: int = 100
-    grid: str = "log"
-    noise: float = 1.0
-    atoms: int = 0
-    seed: int = 0
+    steps: int = option(100, "Steps of the integration.")
+    grid: str = option(
+        "log", "Steps: shorter towards the data (log) or equal (linear).", metavar="NAME"
+    )
+    noise: float = option(1.0, "How often atoms and bonds are drawn anew.")
+    atoms: int = option(0, "Atoms of each molecule; 0: numbers that the cache has.")
+    seed: int = option(0, "Seed of everything that is random.")
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reed import config
 from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET
+from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised
 from reed.errors import ReedError, at_least
 from reed.flows import masked
@@ -60,10 +61,14 @@ class DesignOptions:
 
     structures: tuple[Structure, ...] = ()
     each: int = 1
-    steps: int = 500
-    temperature: float = 0.1
-    order: str = "purity"
-    seed: int = 0
+    steps: int = option(500, "Most steps in which residues are revealed.")
+    temperature: float = option(0.1, "Softmax temperature of the letters.")
+    order: str = option(
+        "purity",
+        "Order of the residues: purity (the most certain first) or random.",
+        metavar="NAME",
+    )
+    seed: int = option(0, "Seed of everything that is random.")
 
     def __post_init__(self) -> None:
         masked.check_sampling(self.steps, self.temperature, self.order)
@@ -119,7 +124,22 @@ class ProteinDomain:
                     f"data.{role} is {fields[role].name!r} of shape {fields[role].shape}, "
                     f"it must be {shape}"
                 )
-        return MPNN(config.build(MPNNConfig, self.net_settings, "net_settings"))
+        return MPNN(self._settings())
+
+    def _settings(self) -> MPNNConfig:
+        return config.build(MPNNConfig, self.net_settings, "net_settings")
+
+    def published(self) -> dict[str, Any]:
+        """As the options of ProteinMPNN's training are called."""
+        shape = self._settings()
+        return {
+            "hidden_dim": shape.hidden,
+            "num_encoder_layers": shape.encoder_layers,
+            "num_decoder_layers": shape.decoder_layers,
+            "num_neighbors": shape.neighbours,
+            "dropout": shape.dropout,
+            "backbone_noise": self.backbone_noise,
+        }
 
     def collate(
         self,

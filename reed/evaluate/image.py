@@ -1,10 +1,9 @@
-"""Metrics of samples against real images, and the file that says how they were taken."""
+"""Metrics of samples against real images."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,147 +11,115 @@ import numpy as np
 import torch
 
 from reed import __version__
-from reed.cache import files
+from reed.config import option
 from reed.errors import ReedError, suggest
-from reed.evaluate.provenance import alignment_of, beside, recipe_of, stage_one_of
+from reed.evaluate.base import EVALUATORS, Evaluator, Task
+from reed.evaluate.image_metrics import METRICS, Values, choose, parse_metrics, spaces_of
+from reed.evaluate.provenance import alignment_of, beside, recipe_of
+from reed.evaluate.record import Record
 from reed.evaluate.reference import Computing, Reference, check
 from reed.metrics import FEATURES
-from reed.metrics.frechet import Gaussian, frechet_distance
-from reed.metrics.image_set import ImageSet, open_images
-from reed.metrics.inception_score import inception_score
-from reed.metrics.kid import kid
-from reed.metrics.mmd import cmmd
-from reed.metrics.precision_recall import precision_recall
+from reed.metrics.image_set import ImageSet, has_images, open_images
+from reed.precision import PRECISIONS
 
 FEW, MANY = 2048, 50_000  # samples: of Inception's width; of published numbers
 FAMILIES = ("dinov2", "dinov3", "siglip", "clip", "mae", "ijepa", "mocov3", "convnext")
 
-Values = dict[str, dict[str, Any]]  # by the name of the number
 
+@EVALUATORS.register("image")
+@dataclass
+class ImageEvaluator(Evaluator):
+    """Metrics of images: an .npz or .npy, or a folder of image files.
 
-def _frechet(rows: np.ndarray, reference: Reference, output: str) -> Values:
-    value = frechet_distance(Gaussian.of(rows), reference.statistics(output))
-    return {"": {"value": value, "reference_images": reference.count(output)}}
-
-
-def _score(rows: np.ndarray, reference: Reference, output: str) -> Values:
-    return {"": {"value": inception_score(rows), "split": 5000}}
-
-
-def _precision_recall(rows: np.ndarray, reference: Reference, output: str) -> Values:
-    real, drawn = (torch.from_numpy(x).to(reference.how.device) for x in (reference.rows(), rows))
-    found = asdict(precision_recall(drawn, real, half=True))
-    about = {"k": 3, "distances": "fp16", "reference_images": len(real)}
-    return {name: {"value": value} | about for name, value in found.items()}
-
-
-def _kid(rows: np.ndarray, reference: Reference, output: str) -> Values:
-    real = reference.rows()
-    found = asdict(kid(rows, real))
-    return {"": {"value": found.pop("mean")} | found | {"reference_images": len(real)}}
-
-
-def _cmmd(rows: np.ndarray, reference: Reference, output: str) -> Values:
-    real, drawn = (torch.from_numpy(x).to(reference.how.device) for x in (reference.rows(), rows))
-    return {"": {"value": cmmd(drawn, real), "reference_images": len(real)}}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measure and the space it is taken in.
-
-    space: by name; output: of the space, empty for its first; free: whether another space may
-    take its place.
+    The reference is a cache with images, a folder, or a file, also one of the ADM suite with
+    statistics. metrics: of METRICS, with commas; features: the space of those that may be taken in
+    any; weights: SPACE=FILE; precision: of the networks. Without metrics, those are taken that the
+    reference and the weights that are here allow.
     """
 
-    measure: Callable[[np.ndarray, Reference, str], Values]
-    space: str
-    output: str = ""
-    free: bool = False
+    noun = "images"
+
+    metrics: str = option(
+        "",
+        "fd, fid, sfid, is, pr, fd-dinov2, kid, cmmd, with commas. Default: those that the "
+        "reference and the weights that are here allow.",
+        metavar="LIST",
+    )
+    features: str = option(
+        "",
+        "Space of fd, pr, kid and cmmd in place of their own: digits-mlp, inception, dinov2-l, "
+        "clip-l-336 or timm:NAME; without --metrics, of fd alone.",
+        metavar="SPACE",
+    )
+    weights: tuple[str, ...] = option(
+        (),
+        "The weights of a space, where they are not to be fetched; may be repeated.",
+        metavar="SPACE=FILE",
+    )
+    precision: str = option(
+        "fp32", "Precision of the networks: fp32, tf32 or bf16.", metavar="NAME"
+    )
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise ReedError(f"precision is {self.precision!r}, it must be one of {known}")
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """A folder, a .npy, or an .npz with arr_0 or with the statistics of the ADM suite."""
+        return path.is_dir() or path.suffix == ".npy" or has_images(path)
+
+    def measure(self, task: Task) -> Record:
+        """Measure images and write the record; ReedError for what cannot be measured.
+
+        Numbers of the same samples that are in the record stay, those of other samples go.
+        """
+        given = dict(map(_pair, self.weights))
+        how = Computing(task.device, self.precision, task.batch, task.progress)
+        wanted = parse_metrics(self.metrics) if self.metrics else ["fd"] if self.features else []
+        if wanted:
+            _check_spaces(spaces_of(wanted, self.features), given, self.precision)
+        drawn, real = (
+            open_images(task.samples, "samples"),
+            open_images(task.reference, "the reference"),
+        )
+        task.check_num(drawn.num)
+        check(drawn, real)
+        if not wanted:
+            wanted = choose(real, given, self.precision, task.say)
+        spaces = spaces_of(wanted, self.features)
+        for name in given:
+            if name not in spaces:
+                raise ReedError(f"--weights {name}: no metric uses it.{suggest(name, spaces)}")
+
+        recipe = recipe_of(task.samples, drawn.num)
+        record = Record.of(task.kind, _about(drawn), _about(real), recipe)
+        record.warnings = _warnings(drawn, recipe, spaces)
+        _take_over(task.out, record)
+        keep = beside(real.place, "").parent / ".statistics"
+        for space, names in spaces.items():
+            fitted = Reference(real, space, given.get(space), how, keep)
+            record.metrics |= _measure(drawn, fitted, names, how)
+            record.warnings += fitted.problems
+            record.write(task.out)  # what is measured stays, whatever happens in the next space
+        return record
 
 
-METRICS = {
-    "fd": Metric(_frechet, "digits-mlp", free=True),
-    "fid": Metric(_frechet, "inception", "pool"),
-    "sfid": Metric(_frechet, "inception", "spatial"),
-    "is": Metric(_score, "inception", "logits"),
-    "pr": Metric(_precision_recall, "inception", free=True),
-    "fd-dinov2": Metric(_frechet, "dinov2-l"),
-    "kid": Metric(_kid, "inception", free=True),
-    "cmmd": Metric(_cmmd, "clip-l-336", free=True),
-}
-
-
-def parse_metrics(text: str) -> list[str]:
-    """The metrics that a list with commas names, each once; ReedError with the nearest name."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names or [text]:
-        if name not in METRICS:
-            raise ReedError(f"unknown metric {name!r}.{suggest(name, METRICS)}")
-    return names
-
-
-def evaluate(
-    samples: Path,
-    reference: Path,
-    metrics: list[str],
-    features: str | None = None,
-    *,
-    weights: Mapping[str, str] | None = None,
-    num: int | None = None,
-    how: Computing | None = None,
-    out: Path | None = None,
-) -> dict[str, Any]:
-    """Measure samples and write the record: numbers, and everything that they depend on.
-
-    features: the space of the metrics that may be taken in any; weights: files by space; num: how
-    many samples there must be; out: NAME.eval.json beside the samples by default. Numbers of the
-    same samples that are there stay, those of other samples go. ReedError for what cannot be
-    measured, and where there are numbers against another reference.
-    """
-    how, given = how or Computing(), weights or {}
-    out, spaces = out or beside(samples, ".eval.json"), _spaces(metrics, features)
+def _check_spaces(spaces: Mapping[str, Any], given: Mapping[str, str], precision: str) -> None:
+    """Tell of what is wrong with weights before the first hour of work."""
     for name in given:
         if name not in spaces:
             raise ReedError(f"--weights {name}: no metric uses it.{suggest(name, spaces)}")
-    for name in spaces:  # weights that are not there are told before the first hour of work
-        FEATURES.get(name)(given.get(name), how.precision).revision()
-    drawn, real = open_images(samples, "samples"), open_images(reference, "the reference")
-    if num is not None and drawn.num != num:
-        raise ReedError(f"{samples} holds {drawn.num} samples, --num says {num}")
-    check(drawn, real)
-    recipe = recipe_of(samples, drawn.num)
-    record = {
-        "samples": _about(drawn),
-        "reference": _about(real),
-        "metrics": {},
-        "recipe": recipe,
-        "stage_one": stage_one_of(recipe),
-        "warnings": _warnings(drawn, recipe, spaces),
-    }
-    _take_over(out, record)
-    for space, wanted in spaces.items():
-        keep = beside(real.place, "").parent / ".statistics"
-        fitted = Reference(real, space, given.get(space), how, keep)
-        record["metrics"] |= _measure(drawn, fitted, wanted, how)
-        record["warnings"] += fitted.problems
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        files.write_atomic(out, text.encode())
-    return record
+    for name in spaces:
+        FEATURES.get(name)(given.get(name), precision).revision()
 
 
-def _spaces(metrics: list[str], features: str | None) -> dict[str, list[str]]:
-    """The metrics that are taken in each space, so that each image goes through it once."""
-    if features is not None and not any(METRICS[name].free for name in metrics):
-        raise ReedError(
-            f"--features {features}: of the metrics {', '.join(metrics)} none may be taken in "
-            f"another space; {', '.join(n for n, m in METRICS.items() if m.free)} may"
-        )
-    found: dict[str, list[str]] = {}
-    for name in metrics:
-        metric = METRICS[name]
-        found.setdefault(features if features and metric.free else metric.space, []).append(name)
-    return found
+def _pair(text: str) -> tuple[str, str]:
+    space, equals, file = text.rpartition("=")
+    if not (space and equals and file):
+        raise ReedError(f"--weights {text!r} must be SPACE=FILE")
+    return space, file
 
 
 def _measure(drawn: ImageSet, reference: Reference, wanted: list[str], how: Computing) -> Values:
@@ -210,29 +177,22 @@ def _family(name: str) -> str:
     return next((family for family in FAMILIES if family in name.lower()), "")
 
 
-def _take_over(out: Path, record: dict[str, Any]) -> None:
+def _take_over(out: Path, record: Record) -> None:
     """Add the numbers that an earlier record has of the same samples."""
-    old = _read(out)
-    if not old or old["samples"]["sha256"] != record["samples"]["sha256"]:
+    if not out.is_file():
         return
-    theirs, ours = old["reference"], record["reference"]
-    if theirs["sha256"] != ours["sha256"]:
-        raise ReedError(
-            f"{out} holds numbers against {theirs['place']} ({theirs['sha256'][:12]}), these are "
-            f"against {ours['place']} ({ours['sha256'][:12]}); choose another --out"
-        )
-    record["metrics"] = old["metrics"]
-    record["warnings"] = list(dict.fromkeys(old["warnings"] + record["warnings"]))
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"samples", "reference", "metrics", "warnings"} - found.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise ReedError(f"cannot read {path}: {error}; move it, or choose another --out") from error
-    if missing:
-        raise ReedError(f"{path} is no record of an evaluation; choose another --out")
-    return found
+        old = Record.read(out)
+    except ReedError as error:
+        raise ReedError(f"{error}, or choose another --out") from error
+    theirs, ours = old.reference, record.reference
+    if old.samples.get("sha256") != record.samples["sha256"]:
+        return
+    if theirs.get("sha256") != ours["sha256"]:
+        raise ReedError(
+            f"{out} holds numbers against {theirs.get('place')} "
+            f"({str(theirs.get('sha256'))[:12]}), these are against {ours['place']} "
+            f"({ours['sha256'][:12]}); choose another --out"
+        )
+    record.metrics = old.metrics
+    record.warnings = list(dict.fromkeys(old.warnings + record.warnings))

@@ -1,60 +1,59 @@
-"""Metrics of generated molecules, and the file that says how they were taken."""
+"""Metrics of generated molecules."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from reed import __version__
 from reed.bytes import file_sha256
-from reed.cache import files
 from reed.chem import molecule_set, rdkit
-from reed.errors import ReedError
-from reed.evaluate.provenance import recipe_of, stage_one_of
+from reed.config import option
+from reed.evaluate.base import EVALUATORS, Evaluator, Task
+from reed.evaluate.provenance import recipe_of
+from reed.evaluate.record import Record
 from reed.metrics.molecule import measure
 from reed.metrics.posebusters import busted, library
 
 
-def evaluate(
-    samples: Path,
-    reference: Path,
-    out: Path,
-    *,
-    num: int | None = None,
-    posebusters: bool = False,
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Measure molecules and write the record: numbers, and everything that they depend on.
+@EVALUATORS.register("molecule")
+@dataclass
+class MoleculeEvaluator(Evaluator):
+    """Measures of molecules: an .npz of reed.chem.molecule_set, or an SDF.
 
-    samples: an .npz of reed.chem.molecule_set; reference: a cache of molecules, which are not
-    novel; num: how many samples there must be; posebusters: run these checks, too. ReedError for
-    what cannot be measured.
+    The reference is a cache of molecules: what is not in it is novel.
     """
-    checker = library() if posebusters else None  # it is missed at once, not after the rest
-    molecules = molecule_set.load(samples)
-    if num is not None and len(molecules) != num:
-        raise ReedError(f"{samples} holds {len(molecules)} samples, --num says {num}")
-    recipe = recipe_of(samples, len(molecules))
-    known = molecule_set.known(reference, progress=progress)
-    found = measure(molecules, known, progress=progress)
-    about = {"evaluator": f"reed-{__version__} rdkit-{rdkit.version()}"}
-    if checker:
-        found |= busted(molecules, progress=progress)
-        about["evaluator"] += f" posebusters-{checker.__version__}"
-    record = {
-        "samples": {
-            "place": str(samples),
+
+    noun = "molecules"
+
+    posebusters: bool = option(False, "The checks of PoseBusters, too.")
+
+    @classmethod
+    def reads(cls, path: Path) -> bool:
+        """An SDF, or an .npz of molecules."""
+        return path.is_file() and (path.suffix == ".sdf" or molecule_set.is_set(path))
+
+    def measure(self, task: Task) -> Record:
+        """Measure molecules and write the record; ReedError for what cannot be measured."""
+        checker = library() if self.posebusters else None  # it is missed at once, not at the end
+        molecules = molecule_set.load(task.samples)
+        task.check_num(len(molecules))
+        recipe = recipe_of(task.samples, len(molecules))
+        known = molecule_set.known(task.reference, progress=task.progress)
+
+        found = measure(molecules, known, progress=task.progress)
+        evaluator = f"reed-{__version__} rdkit-{rdkit.version()}"
+        if checker:
+            found |= busted(molecules, progress=task.progress)
+            evaluator += f" posebusters-{checker.__version__}"
+
+        samples = {
+            "place": str(task.samples),
             "kind": "molecules",
             "num": len(molecules),
-            "sha256": file_sha256(samples),
-        },
-        "reference": {"place": str(reference), "kind": "cache", "num": len(known)},
-        "metrics": {k: {"value": v} | about for k, v in found.items() if v is not None},
-        "recipe": recipe,
-        "stage_one": stage_one_of(recipe),
-        "warnings": [f"{k}: there is nothing to average" for k, v in found.items() if v is None],
-    }
-    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-    files.write_atomic(out, text.encode())
-    return record
+            "sha256": file_sha256(task.samples),
+        }
+        reference = {"place": str(task.reference), "kind": "cache", "num": len(known)}
+        record = Record.of(task.kind, samples, reference, recipe, found, evaluator=evaluator)
+        record.write(task.out)
+        return record

@@ -1,9 +1,8 @@
-"""Sequences for structures, and their measures: recovery, perplexity on fixed masks, refolding."""
+"""Measures of designed sequences: recovery, perplexity on fixed masks, refolding."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from reed import config
-from reed.build.shard import BadSample
-from reed.cache import files
 from reed.cache.opened import open_cache
 from reed.chem.protein import ALPHABET
 from reed.domains.protein import (
     SHAPES,
-    DesignOptions,
-    ProteinDomain,
     Structure,
     collated,
     denoiser,
@@ -29,9 +23,7 @@ from reed.errors import ReedError
 from reed.flows import masked
 from reed.metrics.folding import Folded, agreement
 from reed.nets.mpnn import MASK, MPNN
-from reed.sample.sampler import Sampler
 from reed.seeding import seed_for
-from reed.sources.protein.proteins import Proteins
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # at which perplexity is taken; 1: nothing is shown
 _TOKENS = 4000  # padded residues of one batch
@@ -135,88 +127,6 @@ def refolding(
     return found | {"share_plddt_above_80": float((table["plddt"] > 80).mean())}
 
 
-def measure(
-    run: Path,
-    cache: Path,
-    *,
-    step: int | None = None,
-    device: str = "cpu",
-    fold: Callable[[str], Folded] | None = None,
-    batch: int = 16,
-    progress: bool = False,
-    **sampling: Any,
-) -> dict[str, Any]:
-    """A run on the structures of a cache that it was not trained on, one design for each.
-
-    fold: of reed.metrics.folding; without it nothing is refolded; sampling: of DesignOptions.
-    Raises ReedError for a run on anything but proteins.
-    """
-    sampler = Sampler.of_run(run, step, device)
-    if not isinstance(sampler.domain, ProteinDomain):
-        raise ReedError(f"{run} is a run on {sampler.kind!r}, not on proteins")
-    data = config.read(run / "config.json")["data"]
-    structures = sorted(structures_of(cache, data), key=lambda each: len(each.residue))
-    found = perplexity(sampler.net, structures, progress=progress)
-    options = DesignOptions(tuple(structures), **sampling)
-    batch = min(batch, len(structures))
-    drawn = sampler.draw(len(structures), options, batch=batch, progress=progress)
-    designs = drawn["sequence"].tolist()
-    found |= recovery(designs, structures)
-    found |= refolding(designs, structures, fold, progress=progress) if fold else {}
-    about = {"step": sampler.step, "cache": str(cache), "structures": len(structures)}
-    return about | {"sampling": options.name} | found
-
-
-def structure_in(path: Path) -> Structure:
-    """The structure of a .pdb, .cif or .mmcif file (also .gz): all chains of its first model.
-
-    Raises ReedError when there is no such file, or no protein in it.
-    """
-    if not path.is_file():
-        raise ReedError(f"no structure at {path}")
-    try:
-        found = Proteins(path.parent, assembly=True).read(path.name)
-    except BadSample as error:
-        raise ReedError(f"cannot design for {path}: {error}") from error
-    residue = np.array([ALPHABET.index(letter) for letter in found["sequence"]])
-    name = path.name.partition(".")[0]
-    return Structure(name, found["coords"], residue, found["number"], found["chain"])
-
-
-def design(
-    sampler: Sampler, options: DesignOptions, path: Path | None, num: int, batch: int, out: Path
-) -> Path:
-    """Draw sequences for all chains of a structure file together; returns the FASTA written.
-
-    out: a .fasta, or the folder that it goes to. A sequence's chains are separated by "/"; its
-    name tells how it was drawn and what it recovers of the letters that the file has.
-    """
-    if not isinstance(sampler.domain, ProteinDomain):
-        raise ReedError(f"--structure is for a run on proteins, this one is on {sampler.kind!r}")
-    if path is None:
-        raise ReedError("a run on proteins designs for a structure: name one with --structure")
-    native = structure_in(path)
-    options = replace(options, structures=(native,), each=num)
-    drawn = sampler.draw(num, options, batch=batch)["sequence"].tolist()
-    if out.suffix not in (".fasta", ".fa"):
-        out = out / f"{native.name}-step{sampler.step}-{options.name}.fasta"
-    names = []
-    for number, text in enumerate(drawn):
-        name = f"{native.name} design={number} step={sampler.step} {options.name}"
-        if native.counts.any():
-            name += f" recovery={recovery([text], [native])['recovery']:.4f}"
-        names.append(name)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files.write_atomic(out, fasta(names, [_by_chain(text, native) for text in drawn]).encode())
-    return out
-
-
-def _by_chain(text: str, structure: Structure) -> str:
-    ends = np.flatnonzero(np.diff(structure.chain)) + 1
-    pairs = zip([0, *ends], [*ends, len(text)], strict=True)
-    return "/".join(text[first:last] for first, last in pairs)
-
-
 def batches(structures: Sequence[Structure]) -> Iterator[tuple[Structure, ...]]:
     """All structures, those of like length together, under a budget of padded residues."""
     ordered = sorted(structures, key=lambda each: len(each.residue))
@@ -228,14 +138,6 @@ def batches(structures: Sequence[Structure]) -> Iterator[tuple[Structure, ...]]:
         some.append(each)
     if some:
         yield tuple(some)
-
-
-def fasta(names: Sequence[str], sequences: Sequence[str]) -> str:
-    """Sequences under their names, sixty letters to a line."""
-    lines = []
-    for name, sequence in zip(names, sequences, strict=True):
-        lines += [f">{name}", *(sequence[i : i + 60] for i in range(0, len(sequence), 60))]
-    return "\n".join(lines) + "\n"
 
 
 def _fixed(some: Sequence[Structure], seed: int, residue: Tensor) -> tuple[Tensor, Tensor]:

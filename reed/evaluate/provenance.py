@@ -34,23 +34,29 @@ def beside(place: Path, ending: str) -> Path:
     return where.parent / f"{where.stem if place.is_file() else where.name}{ending}"
 
 
-def recipe_of(samples: Path, num: int) -> dict[str, Any]:
-    """What reed-sample wrote beside the samples, in NAME.json; None for what is not known.
-
-    ReedError when the file cannot be read, or is of another number of samples.
-    """
+def drawn_as(samples: Path) -> dict[str, Any]:
+    """What reed-sample wrote beside the samples, in NAME.json; empty where it wrote nothing."""
     path = beside(samples, ".json")
-    found: Any = {}
-    if path.is_file():
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ReedError(f"cannot read the recipe {path}: {error}") from error
-        if not isinstance(found, dict):
-            raise ReedError(f"cannot read the recipe {path}: it holds no table")
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ReedError(f"cannot read the recipe {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ReedError(f"cannot read the recipe {path}: it holds no table")
+    return found
+
+
+def recipe_of(samples: Path, num: int) -> dict[str, Any]:
+    """How samples were drawn; None for what is not known.
+
+    ReedError when NAME.json cannot be read, or is of another number of samples.
+    """
+    found = drawn_as(samples)
     if found.get("num", num) != num:
-        problem = f"{path} says that {found['num']} samples were drawn, {samples} holds {num}"
-        raise ReedError(f"{problem}; sample again, or remove the file")
+        problem = f"{beside(samples, '.json')} says that {found['num']} samples were drawn"
+        raise ReedError(f"{problem}, {samples} holds {num}; sample again, or remove the file")
     return dict.fromkeys(RECIPE) | found
 
 

@@ -128,7 +128,7 @@ class Reference:
         title, first = f"{images.place.name} in {self.features}", 0
         hidden = not self.how.progress
         with tqdm(
-            total=images.num, desc=title, unit="image", disable=hidden, dynamic_ncols=True
+            total=images.num, desc=title, unit=" images", disable=hidden, dynamic_ncols=True
         ) as bar:
             for batch in images.read(self.how.batch):
                 yield first, self.space(batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from statistics import mean, stdev
 import click
 
 from reed.cache.files import write_atomic
+from reed.evaluate.record import Record
 from reed.experiments.command import command
 
 Main = Callable[..., None]
@@ -75,10 +75,8 @@ def sampled(
 
 def measures(record: Path) -> dict[str, float]:
     """The numbers in a record of reed-eval."""
-    found = json.loads(record.read_text(encoding="utf-8"))
-    if "metrics" in found:
-        return {name: each["value"] for name, each in found["metrics"].items()}
-    return {name: value for name, value in found.items() if isinstance(value, float)}
+    metrics = Record.read(record).metrics
+    return {name: metric["value"] for name, metric in metrics.items()}
 
 
 def table_of(records: Mapping[str, Sequence[Mapping[str, float]]]) -> str:

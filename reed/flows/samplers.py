@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from reed.config import option
 from reed.errors import ReedError, at_least
 from reed.flows.paths import Path
 
@@ -28,9 +29,16 @@ class Guidance:
     Sources: arXiv 2207.12598 and, for the interval, arXiv 2404.07724.
     """
 
-    scale: float = 1.0
-    low: float = 0.0
-    high: float = 1.0
+    scale: float = option(
+        1.0, "Scale of classifier-free guidance; 1 is off.", flag="guidance", metavar="SCALE"
+    )
+    low: float = option(
+        0.0,
+        "Times at which guidance acts; 0 is data, 1 is noise.",
+        flag="interval",
+        metavar="LOW HIGH",
+    )
+    high: float = option(1.0, "The last of these times.", flag="interval")
 
     def __post_init__(self) -> None:
         if not self.scale >= 1:

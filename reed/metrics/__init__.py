@@ -28,6 +28,13 @@ class FeatureSpace(Protocol):
         """What the features depend on: weights, preprocessing, precision, library."""
         ...
 
+    def lacks(self, real: ImageSet) -> str:
+        """Why it cannot be used for these images with what is installed; empty where it can.
+
+        Nothing is fetched to find out.
+        """
+        ...
+
     def load(self, device: str, real: ImageSet) -> None:
         """Bring the weights to `device`; real: the reference, for a space that is fitted to it."""
         ...
@@ -35,6 +42,12 @@ class FeatureSpace(Protocol):
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Features [B, D] of images [B, H, W, C] uint8, by output."""
         ...
+
+
+def unfit(real: ImageSet) -> str:
+    """Why images cannot be brought to RGB; empty where they can."""
+    channels = real.shape[-1] if real.shape else 3
+    return "" if channels in (1, 3) else f"images of {channels} channels"
 
 
 def rgb(images: np.ndarray) -> np.ndarray:

@@ -30,6 +30,13 @@ class DigitsMlp:
         sklearn = files.library("sklearn", "digits-mlp", "digits")
         return f"MLP 64, fitted to the reference, fp64 scikit-learn-{sklearn.__version__}"
 
+    def lacks(self, real: ImageSet) -> str:
+        """It is for 8x8 digits with labels."""
+        self.revision()
+        if real.shape != (8, 8, 1):
+            return "only for digits of 8x8 pixels"
+        return "" if real.labels() is not None else "the reference has no labels"
+
     def load(self, device: str, real: ImageSet) -> None:
         labels = real.labels()
         if labels is None:

@@ -31,10 +31,10 @@ DECODERS = 8  # threads; Pillow lets others run while it decodes
 class ImageSet:
     """Some images of one size.
 
-    kind: npz, folder or cache; num: 0 where there are only statistics; shape: [H, W, C] of each;
-    sha256: of the content; read: batches of at most so many, uint8 [B, H, W, C], in order;
-    labels: their classes, None where there are none; statistics: those of STATISTICS that an ADM
-    reference file has, which are of the whole training set.
+    kind: npz, npy, folder or cache; num: 0 where there are only statistics; shape: of each,
+    [H, W, C]; sha256: of the content; read: batches of at most so many, uint8 [B, H, W, C], in
+    order; labels: their classes, None where there are none; statistics: those of STATISTICS that
+    an ADM reference file has, which are of the whole training set.
     """
 
     place: Path
@@ -54,19 +54,50 @@ class ImageSet:
 
 
 def open_images(place: Path, what: str = "images") -> ImageSet:
-    """The images at a place: an .npz file, a cache or a folder of image files.
+    """The images at a place: an .npz or .npy file, a cache or a folder of image files.
 
     what: they are, for messages. ReedError when there are none, or of several sizes.
     """
     if not place.exists():
         raise ReedError(f"cannot read {what} from {place}: there is nothing")
+    if place.suffix == ".npy":
+        return _npy(place, what)
     if place.is_file():
         return _npz(place, what)
     return _cache(place) if (place / "manifest.json").is_file() else _folder(place, what)
 
 
+def has_images(path: Path) -> bool:
+    """Whether a file is an .npz with images, or with statistics of some."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as members:
+        names = {name.removesuffix(".npy") for name in members.namelist()}
+    return bool(names & {"arr_0", *STATISTICS})
+
+
+def _npy(path: Path, what: str) -> ImageSet:
+    """One array of images, not loaded at once."""
+    try:
+        images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
+            found = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"it is {found}, images are uint8 [N, H, W, C]")
+    except (OSError, EOFError, ValueError) as error:
+        raise ReedError(f"cannot read {what} from {path}: {error}") from error
+
+    def read(batch: int) -> Iterator[np.ndarray]:
+        for first in range(0, len(images), batch):
+            yield np.array(images[first : first + batch])
+
+    digest = file_sha256(path)
+    return ImageSet(path, "npy", len(images), images.shape[1:], digest, read, lambda: None)
+
+
 def _npz(path: Path, what: str) -> ImageSet:
     """arr_0 and arr_1 of a file that reed-sample or the ADM suite wrote, not loaded at once."""
+    if not zipfile.is_zipfile(path):
+        raise ReedError(f"cannot read {what} from {path}: it is no .npz, .npy, folder or cache")
     try:
         with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
             statistics = {name: arrays[name] for name in STATISTICS if name in arrays}

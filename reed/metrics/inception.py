@@ -11,7 +11,7 @@ import numpy as np
 
 from reed import weights as files
 from reed.errors import ReedError
-from reed.metrics import FEATURES, rgb
+from reed.metrics import FEATURES, rgb, unfit
 from reed.metrics.image_set import ImageSet
 from reed.precision import computing
 
@@ -54,10 +54,10 @@ class Inception:
             if not path.is_file():
                 raise ReedError(f"inception: there are no weights at {path}; {ADVICE}")
             return path
-        from torch import hub
-
-        path = Path(hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+        path = self._kept()
         if not path.is_file():
+            from torch import hub
+
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 hub.download_url_to_file(URL, str(path), hash_prefix="6726825d")
@@ -65,6 +65,18 @@ class Inception:
                 problem = f"inception: its weights cannot be fetched ({error})"
                 raise ReedError(f"{problem}; {ADVICE}") from error
         return path
+
+    @staticmethod
+    def _kept() -> Path:
+        """Where the weights are once they have been fetched."""
+        from torch import hub
+
+        return Path(hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
+
+    def lacks(self, real: ImageSet) -> str:
+        """Weights that are here, and images of one or three channels."""
+        here = self._file if self._given else self._kept()
+        return unfit(real) or ("" if here.is_file() else "no weights (--weights inception=FILE)")
 
     def load(self, device: str, real: ImageSet) -> None:
         # torch-fidelity reads any pickle: what is not plain tensors is refused here, before

@@ -33,6 +33,10 @@ class _Fixed:
             )
         self._device = "cpu"
 
+    def lacks(self, real: ImageSet) -> str:
+        """Images in colour, of the size of scenes."""
+        return "" if real.shape == (32, 32, 3) else "only for scenes of 32x32 pixels"
+
     def load(self, device: str, real: ImageSet | None = None) -> None:
         """Nothing is fitted to the reference."""
         self._device = device

@@ -10,7 +10,7 @@ import numpy as np
 
 from reed import weights as files
 from reed.errors import ReedError
-from reed.metrics import FEATURES, rgb
+from reed.metrics import FEATURES, rgb, unfit
 from reed.metrics.image_set import ImageSet
 from reed.precision import computing
 from reed.weights import Found, Origin
@@ -63,6 +63,11 @@ class TimmSpace:
 
     def _found(self) -> Found:
         return files.find(self._name, self._origin, self._weights)
+
+    def lacks(self, real: ImageSet) -> str:
+        """Weights that are here, and images of one or three channels."""
+        here = files.is_here(self._origin, self._weights)
+        return unfit(real) or ("" if here else f"no weights ({self._origin.option})")
 
     def load(self, device: str, real: ImageSet) -> None:
         path = self._found().files[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,16 +15,33 @@ from reed.picture import ROUNDING
 USUAL = "sd-vae"  # of latents that no column says anything of
 
 
+@runtime_checkable
+class Decodes(Protocol):
+    """An encoder that has a way back."""
+
+    precision: str
+
+    def decode(self, latents: np.ndarray, half: float) -> np.ndarray:
+        """uint8 [B, H, W, C] of latents [B, C, h, w]; half: what is added before rounding down."""
+        ...
+
+
+@runtime_checkable
+class Imported(Protocol):
+    """An encoder whose arrays another one made: decoder is that one's name."""
+
+    decoder: str
+
+
 class Decoder:
     """An encoder of stage one with a method `decode(latents, half)`, and what tells it from others.
 
     recipe: its name, the sha256 of its weights and its precision; said: what to tell the user.
     """
 
-    def __init__(self, encoder: Any, name: str, weights: str, said: list[str]) -> None:
+    def __init__(self, encoder: Decodes, name: str, weights: str, said: list[str]) -> None:
         self._encoder, self.said = encoder, said
-        precision = getattr(encoder, "precision", "")
-        self.recipe = {"encoder": name, "weights": weights, "precision": precision}
+        self.recipe = {"encoder": name, "weights": weights, "precision": encoder.precision}
 
     def load(self, device: str) -> None:
         """Bring the weights to a device."""
@@ -47,13 +64,15 @@ def find(column: Column | None, field: Field, weights: str) -> Decoder:
     and when its weights are not there or others than it was encoded with.
     """
     name, options = (column.encoder, dict(column.options)) if column else (USUAL, {})
-    imported = getattr(stage_one.make_encoder(name, Path.cwd(), options), "decoder", "")
-    if imported or column is None:
-        name, options, column = imported or USUAL, _of_field(field), None
+    encoder = stage_one.make_encoder(name, Path.cwd(), options)
+    if isinstance(encoder, Imported):
+        name, column = encoder.decoder, None
+    if column is None:
+        options = _of_field(field)
     if weights:
         options["weights"] = weights
     encoder = stage_one.make_encoder(name, Path.cwd(), options)
-    if not hasattr(encoder, "decode"):
+    if not isinstance(encoder, Decodes):
         raise ReedError(f"encoder {name!r} of the latents cannot decode; keep them: --vae none")
     try:
         found = _weights(encoder.revision())

@@ -1,18 +1,17 @@
 """A set of samples on disk: drawn in parts by any number of processes, written once all are there.
 
-OUT.json       the recipe: all that the samples depend on, and how many the files hold
+OUT.json       the kind of data, the recipe (all that the samples depend on), and how many there are
 OUT.parts/     a file per batch of samples, as drawn; more samples are added to these
 OUT.npz, ...   what the output of the domain writes from the parts
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -25,43 +24,68 @@ from reed.build.engines import Share
 from reed.cache import files
 from reed.errors import ReedError
 from reed.registry import Registry
-from reed.sample.sampler import Sampler
+from reed.sample.sampler import BATCH, Sampler
 
 OUTPUTS = Registry("output of samples", "reed.sample.outputs", group="reed.outputs")
+PLAIN = "arrays"  # the output of a kind that has none of its own
 # what may differ between runs of the command that draw one set: places, and what weights tell, too
-FREE = ("num", "files", "run", "checkpoint", "images_seen", "config", "versions")
+FREE = ("num", "files", "run", "checkpoint", "images_seen", "config", "versions", "kind")
 
 
-class Output(Protocol):
-    """What becomes of the samples of one domain: registered in OUTPUTS under the domain's name.
+@dataclass
+class Output:
+    """What becomes of the samples of one kind: registered in OUTPUTS under the domain's name.
 
-    An implementation is a dataclass: its settings are its fields. recipe: what the files depend on
-    besides the samples; name: the same in short, empty where it is the default; said: what to tell
+    An implementation is a dataclass that extends this one; its fields are its options (see
+    reed.config.option). recipe: what the files depend on besides the samples; said: what to tell
     the user.
     """
 
-    recipe: dict[str, Any]
-    name: str
-    said: list[str]
+    recipe: dict[str, Any] = field(default_factory=dict, init=False)
+    said: list[str] = field(default_factory=list, init=False)
+
+    @property
+    def name(self) -> str:
+        """The options in short, as part of a file's name; empty where they are the defaults."""
+        return ""
+
+    def sets(self) -> list[Any]:
+        """One output for each set of samples that these options ask for."""
+        return [self]
 
     def open(self, sampler: Sampler, device: str) -> None:
         """Get ready for the samples of a net; ReedError when that cannot be."""
-        ...
+
+    def sampling(self, options: Any) -> Any:
+        """The options of the domain, with what only the output knows."""
+        return options
 
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What is kept of a batch of samples: name -> array [batch, ...]."""
-        ...
+        return drawn
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """Path -> what writes the file (whole or not at all) or folder there."""
-        ...
+        raise NotImplementedError
+
+
+def output_of(kind: str) -> type[Output]:
+    """The class of what writes samples of a kind: its own, or else that of plain arrays."""
+    return OUTPUTS.get(kind if kind in OUTPUTS.names() else PLAIN)
 
 
 def recipe_of(sampler: Sampler, options: Any, output: Output, batch: int) -> dict[str, Any]:
-    """All that the samples depend on, in plain values."""
-    table = sampler.about | config.plain(options) | output.recipe
+    """The kind of data and all that the samples depend on, in plain values."""
+    table = {"kind": sampler.kind} | sampler.about | config.plain(options) | output.recipe
     table |= {"precision": sampler.precision, "batch": batch}
     return json.loads(json.dumps(config.plain(table), default=str))
+
+
+def batch_of(out: Path, num: int) -> int:
+    """Samples at a time unless the user says: as those that are there were drawn, or BATCH."""
+    path = beside(out, ".json")
+    there = config.read(path).get("batch") if path.is_file() else None
+    return there if isinstance(there, int) and there > 0 else min(BATCH, num)
 
 
 class SampleSet:
@@ -115,7 +139,7 @@ class SampleSet:
         """Write the files if every part is there, one process at a time; whether they are."""
         if self.missing():
             return False
-        with _alone(self._parts / "lock"):
+        with files.only_writer(self._parts, wait=True):
             for path, write in self._files.items():
                 if not self._holds_all(path):
                     write(path, self)
@@ -188,15 +212,6 @@ class SampleSet:
                 f"{self.out} has {recorded['num']} samples, more than {self.num}; the first are "
                 "the same ones, or choose another --out"
             )
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Generator[None]:
-    """Wait until no other process is in here; a lock that is held ends with its process."""
-    with open(path, "ab") as file:
-        with contextlib.suppress(OSError):  # a file system without locks: write it twice, then
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def beside(out: Path, ending: str) -> Path:

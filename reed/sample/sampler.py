@@ -15,7 +15,7 @@ from reed.cache.schema import Column, Field
 from reed.domains.base import DOMAINS, Domain
 from reed.errors import ReedError
 from reed.precision import OF_SAMPLING, computing, in_double
-from reed.train import checkpoint, export, public
+from reed.train import checkpoint, export
 from reed.train.public import PublicWeights
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
@@ -110,12 +110,12 @@ class Sampler:
         heads: of attention, where the weights cannot tell. Raises ReedError that lists the keys
         which are missing, unexpected or of another shape, and for a net without a velocity.
         """
-        settings = public.domain_settings(found, heads)
-        domain: Domain = config.build(DOMAINS.get("image"), settings, "domain")
-        fields = public.fields(found, scale, shift)
+        settings, kind = found.settings(heads), found.domain
+        domain: Domain = config.build(DOMAINS.get(kind), settings, "domain")
+        fields = found.fields(scale, shift)
         net: nn.Module = domain.net(fields)
         checkpoint.load_strict(net, found.net, str(found.path))
-        net = public.OtherTime(net) if found.origin == "sit" else net
+        net = found.on_our_time(net)
         about = {
             "run": None,
             "checkpoint": str(found.path),
@@ -129,7 +129,7 @@ class Sampler:
             "config": found.args,
         }
         name = found.path.stem + ("-model" if found.group == "model" else "")
-        return cls(net.to(device), "image", domain, fields, {}, about, name, precision)
+        return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
 
     def batch(self, number: int, options: Any, size: int) -> dict[str, np.ndarray]:
         """Samples number * size to (number + 1) * size - 1, as arrays [size, ...] by name.

@@ -93,7 +93,7 @@ MATCH: dict[str, Match] = {"token": _tokens, "sample": _pooled, "pair": _edges}
 def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Target:
     """The target, once it fits the net; ReedError naming both values where it does not."""
     where = f"align.{name}"
-    if not name or hasattr(nn.ModuleDict(), name):
+    if not name or name in dir(nn.ModuleDict()):
         raise ReedError(f"{where}: {name!r} cannot name a head; choose another name")
     at_least(1, f"{where}.", hidden=config.hidden)
     if field.kind not in MATCH:

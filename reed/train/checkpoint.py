@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reed.cache.files import sync
+from reed.cache.files import new_folder
 from reed.errors import ReedError
 from reed.weights import fill
 
@@ -40,23 +39,18 @@ class Checkpoint:
 
 
 def save(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write run/step-0001000 under a temp name, sync it, rename it into place."""
+    """Write run/step-0001000, whole or not at all."""
     final = run / f"step-{checkpoint.step:07d}"
-    temp = run / f".{final.name}.{os.getpid()}.tmp"
-    _sweep(run)
-    temp.mkdir(parents=True)
-    for group in _GROUPS:
-        tensors = {k: v.detach().contiguous().cpu() for k, v in getattr(checkpoint, group).items()}
-        save_file(tensors, temp / f"{group}.safetensors")
-    state = {"step": checkpoint.step, "extra": checkpoint.extra}
-    (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
-    for file in temp.iterdir():
-        sync(file)
-    sync(temp)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temp, final)
-    sync(run)
+    for stale in run.glob(".step-*.tmp"):  # of a writer that was killed: a run has one at a time
+        shutil.rmtree(stale, ignore_errors=True)
+
+    with new_folder(final) as temp:
+        for group in _GROUPS:
+            named = getattr(checkpoint, group).items()
+            tensors = {name: value.detach().contiguous().cpu() for name, value in named}
+            save_file(tensors, temp / f"{group}.safetensors")
+        state = {"step": checkpoint.step, "extra": checkpoint.extra}
+        (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     return final
 
 
@@ -119,11 +113,6 @@ def load_strict(module: torch.nn.Module, state: Mapping[str, Tensor], what: str)
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.param_groups[0].get("fused"))
-
-
-def _sweep(run: Path) -> None:
-    for stale in run.glob(".step-*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
 
 
 def _some(known: list[int]) -> str:

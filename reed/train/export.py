@@ -12,11 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from reed import config
+from reed.cache import files
+from reed.domains.base import Published
 from reed.errors import ReedError
-from reed.nets.sit import SiTConfig, sit_config
 from reed.train import checkpoint
 from reed.train.align import slot
 from reed.train.recipe import TrainConfig
+from reed.train.run_data import RunData
 
 PICKLES, SAFETENSORS = (".pt", ".pth", ".ckpt"), ".safetensors"
 SAID = ("args", "steps")  # what our .safetensors files say in their metadata, as JSON
@@ -29,45 +31,47 @@ def layout(net: Mapping[str, Tensor], heads: Iterable[Mapping[str, Tensor]]) -> 
 
 
 def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
-    """A run's checkpoint as REPA's trainer writes one: model, ema, steps and args.
+    """A run's checkpoint as REPA's trainer writes one: model, ema and steps.
 
     The projectors are in the order of the recipe's targets; as they have no average, those of ema
-    are the model's. args holds what the weights do not show: heads, classes and path.
+    are the model's.
     """
     saved = checkpoint.load(run, step, groups=("model", "ema"))
     settings = config.build(TrainConfig, config.read(run / "config.json"))
     net = under("net.", saved.model)
     heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
     heads = [head for head in heads if head]  # a target that is off has none
-    domain = settings.domain
-    size = domain.get("size")
-    shape = (config.plain(sit_config(size)) if size else {}) | domain.get("net_settings", {})
-    args = {
-        "num_heads": shape.get("num_heads", SiTConfig.num_heads),
-        "num_classes": domain.get("classes"),
-        "path_type": domain.get("path", "linear"),
-    }
     ema = layout(saved.ema, heads)
-    return {"model": layout(net, heads), "ema": ema, "steps": saved.step, "args": args}
+    return {"model": layout(net, heads), "ema": ema, "steps": saved.step}
 
 
 def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> int:
     """Write a run's weights for the public code; returns the step.
 
-    A .pt or .pth holds model, steps, args and, with `ema`, ema; a .safetensors only the average,
-    or without `ema` only the model. The file appears whole or not at all.
+    A .pt or .pth holds model, steps, args (what the weights do not show) and, with `ema`, ema; a
+    .safetensors only the average, or without `ema` only the model. The file appears whole or not
+    at all. Raises ReedError for a run whose domain has no public layout.
     """
     if out.suffix not in (*PICKLES, SAFETENSORS):
         raise ReedError(f"--out {out} must end in .pt, .pth or .safetensors")
     table = run_table(run, step)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temp = out.with_name(f".{out.name}.tmp")
-    if out.suffix == SAFETENSORS:
-        said = {name: json.dumps(table[name]) for name in SAID}
-        save_file(table["ema" if ema else "model"], temp, said)
-    else:
-        torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
-    temp.replace(out)
+    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    data = RunData.of_run(run, settings.shards, settings.data)
+    domain = data.make_domain(settings.domain)
+    if not isinstance(domain, Published):
+        raise ReedError(
+            f"{run} cannot be exported: nets of {type(domain).__name__} have no public layout; "
+            f"start another run from it with reed-train --init {run}"
+        )
+    table["args"] = domain.published()
+
+    with files.new_file(out) as temp:
+        if out.suffix == SAFETENSORS:
+            said = {name: json.dumps(table[name]) for name in SAID}
+            save_file(table["ema" if ema else "model"], temp, said)
+        else:
+            torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
+        files.sync(temp)
     return table["steps"]
 
 

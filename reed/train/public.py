@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import safe_open
@@ -18,18 +17,12 @@ from torch import Tensor, nn
 from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
-from reed.nets import semla
-from reed.nets.sit import SIZES
+from reed.nets import semla, sit_public
 from reed.train import checkpoint, export
 from reed.train.align import AlignedNet
 from reed.train.ema import clean_names
 
-CONVENTIONS = ("auto", "reed", "sit", "dit")
 GROUPS = ("ema", "model")
-_SIT_OR_DIT = "sit or dit"
-_PATHS = {"linear": "linear", "cosine": "cosine", "gvp": "cosine"}  # SiT's GVP is our cosine
-_CONVOLUTION, _FINAL = "x_embedder.proj.weight", "final_layer.linear.weight"
-_TABLE = "y_embedder.embedding_table.weight"
 
 
 @dataclass(frozen=True)
@@ -37,8 +30,8 @@ class PublicWeights:
     """Weights with the names and shapes of our nets.
 
     net: of the net alone; projectors: by index, the keys of a head; origin: "repa" (REPA and REED),
-    "sit" or "dit" (other conventions), "sit or dit" (they look alike), "reed run"; group: "ema" or
-    "model", empty where the file does not say; args: what it says of its training; steps: optimizer
+    or a convention of reed.nets.sit_public, "semlaflow", "reed run"; group: "ema" or "model", empty
+    where the file does not say; args: what it says of its training; steps: optimizer
     steps done, if it says.
     """
 
@@ -55,6 +48,32 @@ class PublicWeights:
         """Which weights these are, in words."""
         return f"the {self.group} weights ({self.origin})".replace("the  ", "the ")
 
+    @property
+    def domain(self) -> str:
+        """The domain whose net these weights may fit: SiT's, as no other can be sampled from."""
+        return sit_public.DOMAIN
+
+    def settings(self, heads: int = 0) -> dict[str, Any]:
+        """The settings of this domain, see reed.nets.sit_public.domain_settings."""
+        return sit_public.domain_settings(self.path, self.net, self.args, self.origin, heads)
+
+    def fields(self, scale: float, shift: float) -> dict[str, Field]:
+        """What the net was trained on, see reed.nets.sit_public.fields."""
+        return sit_public.fields(self.net, scale, shift)
+
+    def on_our_time(self, net: nn.Module) -> nn.Module:
+        """The net as one whose data is at t = 0."""
+        return sit_public.on_our_time(net, self.origin)
+
+
+@runtime_checkable
+class Adopts(Protocol):
+    """A net that may start from weights of a part of itself."""
+
+    def adopt(self, weights: Mapping[str, Tensor], what: str) -> list[str]:
+        """Start from them; returns what to tell the user."""
+        ...
+
 
 def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeights:
     """The weights in a .pt, .pth or .safetensors file, or of a run's latest checkpoint.
@@ -64,7 +83,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
     of objects that are not plain values only argparse.Namespace is let in.
     Raises ReedError naming the file for anything else, and for what are no weights.
     """
-    for name, known in ((group, GROUPS), (convention, CONVENTIONS)):
+    for name, known in ((group, GROUPS), (convention, sit_public.CONVENTIONS)):
         if name not in known:
             raise ReedError(f"{name!r} is not one of {', '.join(known)}.{suggest(name, known)}")
     content = export.run_table(path) if path.is_dir() else _content(path)
@@ -73,7 +92,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     args = dict(args) if isinstance(args, Mapping) else {}
     state = dict(zip(clean_names(list(state)), state.values(), strict=True))
-    state = _joined_blocks(state, args, path)
+    state = sit_public.joined_blocks(state, args, path)
     net = {name: value for name, value in state.items() if not name.startswith("projectors.")}
     projectors: dict[int, dict[str, Tensor]] = {}
     for name in state.keys() - net.keys():
@@ -81,11 +100,11 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
         if match is None:
             raise ReedError(f"{path} holds {name!r}, which is no part of a projector")
         projectors.setdefault(int(match[1]), {})[match[2]] = state[name]
-    fused = _is_fused(net)
-    origin = "reed run" if path.is_dir() else _origin(fused, args, convention)
+    fused = sit_public.is_fused(net)
+    origin = "reed run" if path.is_dir() else sit_public.origin_of(fused, args, convention)
     origin = "semlaflow" if "state_dict" in content else origin
     if fused:
-        net |= _velocity_rows(net)
+        net |= sit_public.velocity_rows(net)
     steps = content.get("steps")
     projectors = dict(sorted(projectors.items()))
     return PublicWeights(path, net, projectors, origin, group, args, steps)
@@ -129,57 +148,6 @@ def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}, group
 
 
-def _joined_blocks(
-    state: dict[str, Tensor], args: Mapping[str, Any], path: Path
-) -> dict[str, Tensor]:
-    """Old REPA files: decoder_blocks.<j> is blocks.<j + encoder depth>."""
-    if not any(name.startswith("decoder_blocks.") for name in state):
-        return state
-    first = _whole(args, "encoder_depth", _depth(state))
-    joined = {}
-    for name, value in state.items():
-        if match := re.fullmatch(r"decoder_blocks\.(\d+)\.(.+)", name):
-            name = f"blocks.{int(match[1]) + first}.{match[2]}"
-            if name in state:
-                raise ReedError(f"{path}: decoder_blocks.{match[1]} would be the {name} it has")
-        joined[name] = value
-    return joined
-
-
-def _depth(names: Iterable[str]) -> int:
-    return len({name.split(".")[1] for name in names if name.startswith("blocks.")})
-
-
-def _whole(args: Mapping[str, Any], name: str, default: int) -> int:
-    """A number that the file may or may not say."""
-    value = args.get(name)
-    return value if type(value) is int and value > 0 else default
-
-
-def _is_fused(net: Mapping[str, Tensor]) -> bool:
-    """Whether the final layer predicts a variance beside each channel (original SiT, DiT)."""
-    if _CONVOLUTION not in net or _FINAL not in net:
-        return False  # loading it says what is missing
-    return len(net[_FINAL]) == 2 * math.prod(net[_CONVOLUTION].shape[1:])
-
-
-def _velocity_rows(net: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The final layer without variances; its rows are (row, column, channel), channel fastest."""
-    channels = net[_CONVOLUTION].shape[1]
-    names = (_FINAL, _FINAL.replace("weight", "bias"))
-    parts = {name: net[name].unflatten(0, (-1, 2 * channels)) for name in names if name in net}
-    return {name: part[:, :channels].flatten(0, 1) for name, part in parts.items()}
-
-
-def _origin(fused: bool, args: Mapping[str, Any], convention: str) -> str:
-    if convention != "auto":
-        return "repa" if convention == "reed" else convention
-    if not fused:
-        return "repa"
-    model = str(args.get("model", "")).lower()
-    return next((name for name in ("sit", "dit") if model.startswith(name)), _SIT_OR_DIT)
-
-
 def start_from(model: AlignedNet, path: Path) -> list[str]:
     """Put a file's weights into a model that is to be trained; returns what to tell the user.
 
@@ -187,16 +155,11 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
     Raises ReedError that lists the net's keys which are missing, unexpected or of another shape.
     """
     weights = read(path)
-    adopt = getattr(model.net, "adopt", None)  # of a net that may start from a part of itself
-    if adopt and weights.origin != "reed run":
-        return adopt(weights.net, str(path))
+    if isinstance(model.net, Adopts) and weights.origin != "reed run":
+        return model.net.adopt(weights.net, str(path))
     checkpoint.load_strict(model.net, weights.net, str(path))
     said = [f"{path}: starting from {weights.kind}"]
-    if weights.origin in ("sit", "dit", _SIT_OR_DIT):
-        said.append(
-            f"{path} was trained in another convention (SiT: data at t = 1; DiT: noise predicted "
-            "at 1000 steps); its weights are taken as they are, as an initialisation"
-        )
+    said += sit_public.told(path, weights.origin)
     heads = list(model.heads.values())
     theirs = list(weights.projectors.values())
     if [_shapes(head.state_dict()) for head in heads] == [_shapes(each) for each in theirs]:
@@ -213,68 +176,3 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: value.shape for name, value in state.items()}
-
-
-def domain_settings(weights: PublicWeights, heads: int = 0) -> dict[str, Any]:
-    """The settings of the image domain whose net these weights fit, to sample from.
-
-    heads: of attention; by default what the file says, or follows from qk-norm, or what the
-    published size of this width has. Raises ReedError where they cannot be told, and for weights
-    that do not predict a velocity.
-    """
-    path, net, args = weights.path, weights.net, weights.args
-    asked = [_CONVOLUTION, _TABLE, "pos_embed", "blocks.0.mlp.fc1.weight"]
-    if missing := [name for name in asked if name not in net]:
-        raise ReedError(f"{path} is no SiT; missing: {', '.join(missing)}")
-    if weights.origin == "dit":
-        raise ReedError(f"{path} predicts noise (DiT), not a velocity; train on from it (--init)")
-    if weights.origin == _SIT_OR_DIT:
-        raise ReedError(f"{path} may be of SiT or DiT, which look alike; say --convention sit")
-    kind, prediction = str(args.get("path_type", "linear")), args.get("prediction", "v")
-    if kind.lower() not in _PATHS or prediction not in ("v", "velocity"):
-        raise ReedError(f"{path} has path {kind} and predicts {prediction}: no velocity of ours")
-    hidden, rows = net["pos_embed"].shape[-1], len(net[_TABLE])
-    classes = _whole(args, "num_classes", rows - 1)
-    if rows - classes not in (0, 1):
-        raise ReedError(f"{path} has {rows} label rows for {classes} classes")
-    norm = net.get("blocks.0.attn.q_norm.weight")
-    known = {width: number for width, _, number in SIZES.values()}
-    heads = heads or _whole(args, "num_heads", 0)
-    heads = heads or (known.get(hidden, 0) if norm is None else hidden // len(norm))
-    if not heads:
-        raise ReedError(f"{path} does not say how many heads its width {hidden} has; use --heads")
-    net_settings = {
-        "patch_size": net[_CONVOLUTION].shape[-1],
-        "hidden_size": hidden,
-        "depth": _depth(net),
-        "num_heads": heads,
-        "mlp_ratio": len(net["blocks.0.mlp.fc1.weight"]) / hidden,
-        "qk_norm": norm is not None,
-    }
-    dropout = 0.1 if rows > classes else 0.0  # above 0: there is a null class
-    return {
-        "classes": classes,
-        "label_dropout": dropout,
-        "path": _PATHS[kind.lower()],
-        "net_settings": net_settings,
-    }
-
-
-def fields(weights: PublicWeights, scale: float, shift: float) -> dict[str, Field]:
-    """What the net was trained on, from its shapes: moments that it saw as (z - shift) * scale."""
-    channels, patch = weights.net[_CONVOLUTION].shape[1:3]
-    side = math.isqrt(weights.net["pos_embed"].shape[1]) * patch
-    x = Field("latents", "moments", (2 * channels, side, side), scale=(scale,), shift=(shift,))
-    return {"x": x, "label": Field("label", "label", (), "int64")}
-
-
-class OtherTime(nn.Module):
-    """An original SiT as a net of ours: v(x, t) = -v_SiT(x, 1 - t), noise being at its t = 0."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net, self.config = net, net.config
-
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-        velocity, states = self.net(x, 1 - t, y)
-        return -velocity, states

@@ -17,7 +17,7 @@ from reed.cache.schema import Column, Field
 from reed.errors import ReedError, suggest
 
 if TYPE_CHECKING:
-    from reed.domains.base import Domain
+    from reed.domains.base import Domain, Sized
 
 NAME = "data.json"
 
@@ -55,7 +55,7 @@ class RunData:
         _check_roles(made, data)
         found = {role: cache.column_and_field(place) for role, place in data.items()}
         lengths = None
-        if hasattr(made, "sized"):
+        if issubclass(made, _sized()):
             lengths = cache.join(data).lengths
             if lengths is None:
                 places = ", ".join(data.values())
@@ -102,10 +102,16 @@ class RunData:
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """The domain with a recipe's settings; one that has `sized` is told the lengths."""
         domain = config.build(_domain_class(self.domain), settings, "domain")
-        if not hasattr(domain, "sized"):
+        if not isinstance(domain, _sized()):
             return domain
         counts = sorted((int(length), count) for length, count in self.lengths.items())
         return domain.sized([length for length, count in counts for _ in range(count)])
+
+
+def _sized() -> type[Sized]:
+    from reed.domains.base import Sized  # here, as in _domain_class
+
+    return Sized
 
 
 def _domain_class(name: str) -> Any:

@@ -12,33 +12,22 @@ import numpy as np
 
 from reed.cache import files
 from reed.picture import save_png
-from reed.sample.sample_set import OUTPUTS, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, PLAIN, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
 
 SHOWN = 100  # samples in the picture
 
 
-@OUTPUTS.register("arrays")
+@OUTPUTS.register(PLAIN)
 @dataclass
-class ArrayOutput:
+class ArrayOutput(Output):
     """OUT.npz with every array that the domain drew, by its name, and OUT.png."""
 
-    recipe: dict[str, Any] = field(default_factory=dict, init=False)
-    said: list[str] = field(default_factory=list, init=False)
     _sampler: Any = field(default=None, init=False, repr=False)
-
-    @property
-    def name(self) -> str:
-        """Nothing: there are no settings."""
-        return ""
 
     def open(self, sampler: Sampler, device: str) -> None:
         """Remember whose samples these are: its domain draws the picture."""
         self._sampler = sampler
-
-    def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The same."""
-        return drawn
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """The arrays first: they are all that was drawn."""

@@ -13,10 +13,11 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 
 from reed.cache import files
+from reed.config import option
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
 from reed.sample import decoder
-from reed.sample.sample_set import OUTPUTS, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
 
 SHOWN, COLUMNS = 100, 10  # images in the picture, and in one row of it
@@ -26,24 +27,31 @@ KEEP = "none"
 
 @OUTPUTS.register("image")
 @dataclass
-class ImageOutput:
+class ImageOutput(Output):
     """Images as OUT.npz and OUT.png; latents are decoded first.
 
     vae: the autoencoder's weights; empty: those that the latents were encoded with; "none": the
-    latents are kept. rounding: nearest or down, of pixels; png: also OUT/000000.png, …; shards:
-    also OUT.shards/000000.tar, …, as WebDataset has them.
+    latents are kept. rounding: of pixels; png: also OUT/000000.png, …; shards: also
+    OUT.shards/000000.tar, …, as WebDataset has them.
 
     OUT.npz holds arr_0, uint8 [N, H, W, C], and the labels, arr_1, int64 [N] (latents: float32
     [N, C, H, W] in the scale of the cache), uncompressed, as the evaluation suite of ADM reads it.
     """
 
-    vae: str = ""
-    rounding: str = "nearest"
-    png: bool = False
-    shards: bool = False
+    vae: str = option(
+        "",
+        "Weights to decode latents with, in place of those that the cache names; none keeps the "
+        "latents.",
+        metavar="PATH",
+    )
+    rounding: str = option(
+        "nearest",
+        "Rounding of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do.",
+        metavar="NAME",
+    )
+    png: bool = option(False, "Write a folder of PNGs, too.")
+    shards: bool = option(False, "Write WebDataset tars, too.")
 
-    said: list[str] = field(default_factory=list, init=False)
-    recipe: dict[str, Any] = field(default_factory=dict, init=False)
     _decoder: Any = field(default=None, init=False, repr=False)
     _field: Any = field(default=None, init=False, repr=False)
     _latents: bool = field(default=False, init=False, repr=False)

@@ -8,19 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reed import config
-from reed.errors import ReedError
+from reed.evaluate.record import Record
 from reed.view.pages import page
 
-SHAPE = {
-    "metrics": dict,
-    "samples": dict,
-    "reference": dict,
-    "warnings": list,
-    "recipe": dict,
-    "stage_one": dict,
-}
-DRAWN = ("sampler", "steps", "guidance", "labels", "seed", "precision", "ema", "rounding")
+# of a recipe: how samples of any kind were drawn
+DRAWN = (
+    *("sampler", "steps", "guidance", "labels", "grid", "noise", "atoms"),
+    *("temperature", "order", "sampling", "seed", "precision", "ema", "rounding"),
+)
 
 
 @dataclass(frozen=True)
@@ -144,53 +139,20 @@ def _label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str
 
 
 def _score(path: Path, run: str) -> Score:
-    record = {"recipe": {}, "stage_one": {}} | config.read(path)
-    name = path.name.removesuffix(".eval.json")
-    if {"step", "structures", "sampling"} <= record.keys():
-        return _designs(record, run, name)
-    wrong = [key for key, kind in SHAPE.items() if not isinstance(record.get(key), kind)]
-    metrics = {} if wrong else record["metrics"]
-    if not wrong and not isinstance(record["recipe"].get("step"), int | None):
-        wrong = ["the step of the recipe"]
-    wrong += [k for k, m in metrics.items() if not isinstance(m, dict) or "value" not in m]
-    if wrong:
-        what = f"{', '.join(wrong)} missing or of another form"
-        raise ReedError(f"{path} is no record of an evaluation: {what}; move it away")
-    recipe, cost = record["recipe"], record["stage_one"]
+    record = Record.read(path)
+    recipe, cost = record.recipe, record.stage_one
     columns = dict.fromkeys(column for each in cost.values() for column in each or {})
     return Score(
         run,
-        name,
+        path.name.removesuffix(".eval.json"),
         recipe.get("step"),
-        record["samples"].get("num"),
-        str(record["reference"].get("place")),
-        metrics,
-        [str(w) for w in record["warnings"]],
-        said({key: recipe[key] for key in DRAWN if key in recipe}),
+        record.samples.get("num"),
+        str(record.reference.get("place")),
+        record.metrics,
+        [str(w) for w in record.warnings],
+        said({key: recipe[key] for key in DRAWN if recipe.get(key) is not None}),
         {
             column: {key: (cost.get(key) or {}).get(column) for key in ("bytes", "seconds")}
             for column in columns
         },
-    )
-
-
-def _designs(record: dict[str, Any], run: str, name: str) -> Score:
-    """A record of designed sequences, whose numbers lie beside what they depend on."""
-    about = ("step", "cache", "structures", "sampling")
-    found: dict[str, Any] = {}
-    for key, value in record.items():
-        if key not in about:
-            nested = value.items() if isinstance(value, dict) else [("", value)]
-            found |= {f"{key} {at}".strip(): {"value": each} for at, each in nested}
-    about = f"sampling {record['sampling']}"
-    return Score(
-        run,
-        name,
-        record["step"],
-        record["structures"],
-        str(record.get("cache")),
-        found,
-        [],
-        about,
-        {},
     )
