@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from reed.bytes import file_sha256
 from reed.cache import convert, files, mend, plan, reader, schema, sealed, verify
 from reed.cli import cache as cli
 from reed.errors import ReedError
@@ -181,7 +182,7 @@ def test_members_of_other_keys_are_found(cache, edit_json):
     swapped = shard.read_bytes().replace(members[0].encode(), b"other")
     swapped = swapped.ljust(marker["bytes"], b"\0")[: marker["bytes"]]
     shard.write_bytes(swapped)
-    edit_json(path, sha256=schema.file_sha256(shard))
+    edit_json(path, sha256=file_sha256(shard))
     (problem,) = problems(cache)
     assert "000001.tar" in problem.what
 

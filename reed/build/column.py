@@ -15,6 +15,7 @@ import numpy as np
 from reed.build import shard as build
 from reed.build.shard import Encoder, Job, Source
 from reed.build.source import KEY
+from reed.bytes import file_sha256
 from reed.cache import files, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -143,9 +144,10 @@ def _create(job: Job) -> None:
         path, identity = folder / "calibration.npz", column.identity()
         if _made_for(path) != identity:
             file = io.BytesIO()
-            np.savez(file, made_for=np.array(identity), **state)  # type: ignore[arg-type]
+            arrays: dict[str, Any] = {"made_for": np.array(identity), **state}
+            np.savez(file, **arrays)
             files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
-        column = schema.replace(column, calibration=schema.file_sha256(path))
+        column = schema.replace(column, calibration=file_sha256(path))
     files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
 
 

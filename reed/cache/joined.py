@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -165,7 +165,7 @@ class JoinedColumn:
         return self._on[where]
 
 
-def _group(members: Sequence[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
+def _group(members: Iterable[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
     """The records of some places of a batch, and where they go."""
     wanted = {name: [arrays[j] for j in members] for name, arrays in out.items()}
     return [int(records[j]) for j in members], wanted

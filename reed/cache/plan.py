@@ -119,7 +119,7 @@ def propose(
         )
         return _grown(Plan(empty, (), ()), listing)
     plan = load(cache)
-    asked = {"pipeline": pipeline, "source": source, "domain": domain}
+    asked: dict[str, Any] = {"pipeline": pipeline, "source": source, "domain": domain}
     asked |= {} if options is None else {"options": dict(options)}
     for name, ours in asked.items():
         theirs = getattr(plan.manifest, name)

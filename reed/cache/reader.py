@@ -7,13 +7,14 @@ import math
 import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reed.bytes import file_sha256
 from reed.cache import schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
@@ -84,7 +85,7 @@ class OpenShards:
     @contextlib.contextmanager
     def _borrowed(
         self, shards: Iterable[int], missing: list[int] | None = None
-    ) -> Iterator[dict[int, Any]]:
+    ) -> Generator[dict[int, Any]]:
         """Open shards that stay open inside the `with`; those that cannot be go to `missing`."""
         opened: dict[int, Any] = {}
         with self._lock:
@@ -154,11 +155,11 @@ def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
 def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
     """An array of the stored size of one part of record `row`."""
     if not part.is_ragged:
-        return np.empty(part.shape or (1,), part.dtype)
+        return np.empty(part.shape_at(0) or (1,), part.dtype)
     length = marker.parts[part.name]["lengths"][row]
     if part.dtype == "utf8":
         return np.empty((length,), np.uint8)
-    return np.empty((length, *part.shape[1:]), part.dtype)
+    return np.empty(part.shape_at(length), part.dtype)
 
 
 def records(
@@ -228,7 +229,7 @@ def load_state(cache: Path, column: Column) -> dict[str, State]:
     if not needed:
         return state
     path = cache / column.name / "calibration.npz"
-    digest = schema.file_sha256(path)
+    digest = file_sha256(path)
     if digest != column.calibration:
         raise ReedError(f"{path} has sha256 {digest[:12]}, column.json {column.calibration[:12]}")
     try:

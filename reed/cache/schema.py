@@ -57,6 +57,12 @@ class Field:
             raise ReedError(f"field {self.name!r} has the shape {self.shape}; use {rule}")
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, of a field whose length does not vary."""
+        assert None not in self.shape, f"{self.name} has the shape {self.shape}"
+        return tuple(n for n in self.shape if n is not None)
+
+    @property
     def is_target(self) -> bool:
         """Whether a hidden state can be aligned to it."""
         return self.kind in ("token", "sample", "pair")
@@ -148,15 +154,6 @@ class Marker:
     sha256: str
     parts: dict[str, Any]
     stats: dict[str, Any]
-
-
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; ReedError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReedError(f"cannot read {path}: {error.strerror}") from error
 
 
 def load_manifest(cache: Path) -> Manifest:

@@ -22,7 +22,9 @@ def dump(value: Any) -> bytes:
     """
     table = config.plain(value) | {"self": _BLANK.decode()}
     data = (json.dumps(table, sort_keys=True, indent=1) + "\n").encode()
-    start, end = _SEAL.search(data).span(1)  # type: ignore[union-attr]
+    seal = _SEAL.search(data)
+    assert seal is not None, "the table was dumped with its entry `self`"
+    start, end = seal.span(1)
     return data[:start] + hashlib.sha256(data).hexdigest().encode() + data[end:]
 
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import resource
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -129,7 +129,7 @@ class ShardStream:
         batch, mine = self._share_at(step)
         return [self._plan.keys[row] for row in self._joined.rows[batch[mine]]]
 
-    def batches(self, start: int = 0) -> Iterator[Stored]:
+    def batches(self, start: int = 0) -> Generator[Stored]:
         """Endless batches from global step `start` on; one such iteration at a time."""
         if not self._ring:  # one more than are in flight: the consumer still holds one
             self._ring = [self._buffers() for _ in range(self._ahead + 1)]
@@ -203,9 +203,10 @@ class ShardStream:
         batch, mine = self._share_at(step)
         chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
         rows = self._joined.rows[chosen]
-        ragged = isinstance(self._order, RaggedOrder)
-        lengths = self._joined.lengths[chosen] if ragged else None
-        length = self._order.length_at(step) if ragged else 0
+        lengths, length = None, 0
+        if isinstance(self._order, RaggedOrder):
+            assert self._joined.lengths is not None  # which is why the order is one of lengths
+            lengths, length = self._joined.lengths[chosen], self._order.length_at(step)
         place = step % len(self._ring)
         if place in self._copied:
             self._copied.pop(place).synchronize()

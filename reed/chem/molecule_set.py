@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -31,14 +32,15 @@ def write(path: Path, molecules: Iterable[Molecule]) -> None:
     for molecule, first in zip(kept, np.cumsum(sizes) - sizes, strict=True):
         a, b = np.nonzero(np.triu(molecule.bonds, 1))
         bonds.append(np.stack([a + first, b + first, molecule.bonds[a, b]], 1).astype(np.int32))
-    arrays = {
+    parts = {
         "coords": [np.asarray(each.coords, np.float32) for each in kept],
         "atoms": [np.asarray(each.atoms, np.uint8) for each in kept],
         "charges": [np.asarray(each.charges, np.int32) for each in kept],
         "bonds": bonds,
     }
+    arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in parts.items()}
     with files.open_new(path) as file:
-        np.savez(file, sizes=sizes, **{k: np.concatenate(v) for k, v in arrays.items()})
+        np.savez(file, sizes=sizes, **arrays)
 
 
 def is_set(path: Path) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from reed.bytes import file_sha256
 from reed.cache import schema
 from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
@@ -79,7 +80,7 @@ def _npz(path: Path, what: str) -> ImageSet:
                     raise ValueError(f"{found}, images are uint8 [N, H, W, C]{hint}")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ReedError(f"cannot read {what} from {path}: {error}") from error
-    digest = schema.file_sha256(path)
+    digest = file_sha256(path)
     return ImageSet(
         path, "npz", num, tuple(shape), digest, partial(_read_npz, path), lambda: labels, statistics
     )
@@ -128,7 +129,7 @@ def _folder(folder: Path, what: str) -> ImageSet:
     digest = hashlib.sha256()
     bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)
     for name in bar:
-        digest.update(f"{name}\0{schema.file_sha256(folder / name)}\n".encode())
+        digest.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
 
     def read(batch: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(DECODERS) as pool:
@@ -162,7 +163,7 @@ def _cache(folder: Path) -> ImageSet:
     label = next((f for f in column.fields if f.kind == "label"), None)
     markers = [cache.marker(column.name, shard) for shard in range(cache.plan.shards)]
     digest = hashlib.sha256("".join(f"{marker.sha256}\n" for marker in markers).encode())
-    channels, height, width = x.shape
+    channels, height, width = x.sizes
 
     def read(batch: int) -> Iterator[np.ndarray]:
         records = (value for _, value in cache.records(f"{column.name}/{x.name}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from reed.cache.opened import open_cache
 from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, at_least, suggest
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
 from reed.train.ema import Decay, constant_decay, power_decay
@@ -46,9 +46,9 @@ class OptimConfig:
     schedule: Any = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise ReedError(f"optim.{name} is {getattr(self, name)}, it must be at least 0")
+        at_least(
+            0, "optim.", lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, clip=self.clip
+        )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ReedError(f"optim.betas are {self.betas}, each must be at least 0 and below 1")
 
@@ -89,8 +89,7 @@ class LoaderConfig:
     ahead: int = 3
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ReedError(f"loader.threads is {self.threads}, it must be at least 0")
+        at_least(0, "loader.", threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -136,9 +135,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         size = "tokens" if self.tokens else "batch"
-        for name in ("steps", size, "accumulate", "stop_after_bad"):
-            if getattr(self, name) < 1:
-                raise ReedError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        names = ("steps", size, "accumulate", "stop_after_bad")
+        at_least(1, **{name: getattr(self, name) for name in names})
         if self.tokens and self.batch:
             raise ReedError(
                 f"batch is {self.batch} and tokens is {self.tokens}: give batch where samples have "
@@ -249,7 +247,7 @@ def claim(settings: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def _shapes_alone() -> Iterator[None]:
+def _shapes_alone() -> Generator[None]:
     """Make modules without memory, and without drawing first weights, which takes long."""
     draws = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
     draws = {name: draw for name, draw in draws.items() if not name.startswith("_")}

@@ -105,9 +105,12 @@ def missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
 
 def _views(cache: Path, frozen: Plan, column: Column, row: int) -> list[dict[str, Any]]:
     """The values of every view of a sample."""
-    there = {"shards": [frozen.locate(row)[0]], "keys": {frozen.keys[row]}}
+    shards, keys = [frozen.locate(row)[0]], {frozen.keys[row]}
     with open_cache(cache) as opened:
-        views = [opened.records(column.name, view=v, **there) for v in range(opened.manifest.views)]
+        views = [
+            opened.records(column.name, view=view, shards=shards, keys=keys)
+            for view in range(opened.manifest.views)
+        ]
         return [values for view in views for _, values in view]
 
 

@@ -66,6 +66,10 @@ def targets(cache: Path, place: str) -> list[tuple[Column, Field]]:
         else:
             column = opened.column(place)
             found = [(column, f) for f in column.fields if f.kind in ("token", "sample")]
+            if not found:
+                kinds = ", ".join(sorted({field.kind for field in column.fields}))
+                problem = f"column {place!r} of {cache} has fields of kind {kinds}"
+                raise ReedError(f"{problem}: no target")
     for column, field in found:
         where = f"{column.name}/{field.name}"
         if field.kind not in ("token", "sample"):
@@ -75,9 +79,6 @@ def targets(cache: Path, place: str) -> list[tuple[Column, Field]]:
                 f"{where} is stored as {field.codec}, which keeps too little to study; "
                 f"build it again with --codec {where}=float32 in another --cache"
             )
-    if not found:
-        kinds = ", ".join(sorted({field.kind for field in column.fields}))
-        raise ReedError(f"column {place!r} of {cache} has fields of kind {kinds}: no target")
     return found
 
 

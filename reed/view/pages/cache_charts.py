@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from reed.bytes import human
 from reed.cache.codecs import codecs
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
-from reed.view import info
 from reed.view.info import Summary
 from reed.view.pages import page
 from reed.view.pages.page import Chart
@@ -49,12 +49,13 @@ def charts(
 
 
 def _sizes(summaries: Sequence[Summary]) -> Chart:
+    summaries = sorted(summaries, key=lambda each: -each.bytes)
     rows = [
         [each.column.name, each.bytes, round(each.bytes / each.samples, 1) if each.samples else ""]
-        for each in sorted(summaries, key=lambda each: -each.bytes)
+        for each in summaries
     ]
-    names, sizes = [row[0] for row in rows], [row[1] for row in rows]
-    caption = f"The files of the shards, {info.human(sum(sizes))} in all."
+    names, sizes = [each.column.name for each in summaries], [each.bytes for each in summaries]
+    caption = f"The files of the shards, {human(sum(sizes))} in all."
     columns = ["column", "bytes", "bytes per sample"]
     return _bars("Bytes per column", caption, "", "bytes", names, sizes, columns, rows)
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import reed
 from reed import config, pipelines
+from reed.bytes import human
 from reed.errors import ReedError
 from reed.evaluate.provenance import stage_one_of
-from reed.view.info import human
 from reed.view.pages import curves, page, scores
 from reed.view.pages.run_folder import Picture, Run, facts, pictures, read
 
