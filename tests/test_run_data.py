@@ -130,6 +130,16 @@ def test_data_json_is_written_once_and_must_go_on_fitting(tmp_path):
     )
 
 
+def test_a_run_keeps_the_names_of_the_classes(tmp_path):
+    cache = open_cache(TINY.build(tmp_path / "cache"))
+    assert cache.classes == () and RunData.of_cache(cache, TINY.TABLE["data"]).classes == ()
+    cache.manifest = SimpleNamespace(
+        **vars(cache.manifest) | {"samples": 64, "classes": ["a", "b"]}
+    )
+    RunData.of_cache(cache, TINY.TABLE["data"]).write(tmp_path / "run")
+    assert RunData.read(tmp_path / "run").classes == ("a", "b")
+
+
 def test_a_damaged_data_json_is_named(tmp_path):
     (tmp_path / "data.json").write_text("{")
     refused(f"cannot read {tmp_path}/data.json", call=lambda: RunData.read(tmp_path))

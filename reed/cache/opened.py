@@ -94,6 +94,11 @@ class Cache:
         return self._plan
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by number; empty where the manifest names none."""
+        return tuple(getattr(self.manifest, "classes", ()))
+
+    @property
     def columns(self) -> dict[str, Column]:
         """The columns by name, complete or not."""
         return {name: self.column(name) for name in schema.columns(self.folder)}

@@ -67,6 +67,7 @@ class RunData:
             {role: field for role, (_, field) in found.items()},
             {column.name: column for column, _ in found.values()},
             {} if lengths is None else _counted(lengths.tolist()),
+            cache.classes,
         )
 
     @classmethod
