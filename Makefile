@@ -78,8 +78,8 @@ bench-contention: $(STAMP) ## Time training alone, and beside a busy process on 
 bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
-# SCALE=smoke runs the same commands on a few pictures with small random weights,
-# on a few generated proteins, or on a few molecules that ship with RDKit.
+# SCALE=smoke runs the same commands on a few pictures with small random weights, on a few generated
+# proteins, or on a few molecules that ship with RDKit, with the settings of reed/experiments/smoke.py.
 SCALE ?= full
 DATA ?=
 REFERENCE ?=
@@ -87,13 +87,13 @@ VARIANT ?= reed
 SMOKE := runs/smoke-imagenet
 reproduce-imagenet: $(STAMP) ## Reproduce ImageNet 256x256: DATA=DIR REFERENCE=NPZ [VARIANT=repa]
 ifeq ($(SCALE),smoke)
-	$(BIN)/python tests/smoke_imagenet.py $(SMOKE)
+	$(BIN)/python tests/smoke_scale.py $(SMOKE)
 	$(BIN)/python -m reed.experiments.reproduce_image --data $(SMOKE)/photos --variant $(VARIANT) \
 	  --reference $(SMOKE)/reference.npz --settings $(SMOKE)/settings.json \
 	  --cache $(SMOKE)/cache --out $(SMOKE)
 else
-	$(BIN)/python -m reed.experiments.reproduce_image --data "$(DATA)" --reference "$(REFERENCE)" \
-	  --variant $(VARIANT) $(ARGS)
+	$(BIN)/python -m reed.experiments.reproduce_image $(if $(DATA),--data "$(DATA)") \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") --variant $(VARIANT) $(ARGS)
 endif
 
 reproduce-protein: $(STAMP) ## Reproduce protein inverse folding: DATA=DIR

@@ -34,7 +34,7 @@ class Origin:
     """Where public weights come from.
 
     repo: on the Hugging Face hub; revision: a branch, tag or commit of it; files: names or
-    patterns ("*.safetensors") of what is needed; url: the place of weights that no hub has;
+    patterns (``"*.safetensors"``) of what is needed; url: the place of weights that no hub has;
     option: how a path is given, for messages, where that is not --set of reed-cache.
     """
 

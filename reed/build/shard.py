@@ -275,7 +275,7 @@ def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[st
 
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, reader.parts_of(job.column), members())
+        index = container.write(temp, reader.parts_of(job.column.fields), members())
     marker = Marker(
         column=job.column.name,
         shard=shard,

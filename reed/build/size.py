@@ -45,7 +45,7 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
     missing = [shard for shard, path in enumerate(places) if not path.is_file()]
     samples = [len(plan.rows(shard)) for shard in missing]
     views = plan.manifest.views
-    parts = reader.parts_of(column)
+    parts = reader.parts_of(column.fields)
     ragged = any(part.is_ragged for part in parts)
     if ragged and len(missing) < plan.shards:
         first = next(shard for shard in range(plan.shards) if shard not in missing)

@@ -54,7 +54,7 @@ def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
 
 def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], shard: int) -> Marker:
     path = schema.shard_path(cache, column, shard)
-    parts, views = reader.parts_of(column), range(plan.manifest.views)
+    parts, views = reader.parts_of(column.fields), range(plan.manifest.views)
     members, index = reader.CONTAINERS[column.container].scan(path, parts)
     planned, there = plan.keys_of(shard), set(members)
     keys = tuple(key for key in planned if tar.member_key(key) in there)

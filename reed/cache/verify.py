@@ -106,7 +106,7 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
         raise ReedError("it is missing, but has a marker")
     if (size := path.stat().st_size) != marker.bytes:
         raise ReedError(f"it has {size} bytes, its marker says {marker.bytes}")
-    reader.check_index(marker, reader.parts_of(column), plan.manifest.views)
+    reader.check_index(marker, reader.parts_of(column.fields), plan.manifest.views)
     _check_stats(column, marker)
     return marker
 
@@ -124,7 +124,7 @@ def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     path = schema.shard_path(cache, column, marker.shard)
     if (digest := file_sha256(path)) != marker.sha256:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
-    members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column))
+    members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column.fields))
     views = range(plan.manifest.views)
     if members != [tar.member_key(key, view) for key in marker.keys for view in views]:
         raise ReedError("the names of its members are not those of the keys in its marker")
@@ -155,7 +155,7 @@ def _check_values(
     cache: Path, column: Column, marker: Marker, state: dict[str, State], views: int
 ) -> None:
     """Decode everything: text must be UTF-8, and numbers finite."""
-    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column)
+    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row in range(len(marker.keys) * views):

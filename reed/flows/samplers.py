@@ -134,7 +134,7 @@ def sde(
 
 
 def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
-    """grad log p_t at x from the velocity there (SiT, section 2), shaped like x."""
+    """Compute grad log p_t at x from the velocity there (SiT, section 2), shaped like x."""
     c = path.at(torch.tensor(t, dtype=torch.float64))
     ratio = c.alpha / c.d_alpha
     return (ratio * v - x) / (c.sigma**2 - ratio * c.d_sigma * c.sigma)

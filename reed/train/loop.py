@@ -48,6 +48,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
             recipe.claim(settings)
+            setup.data.write(settings.run)
             if progress:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()

@@ -1,6 +1,6 @@
 """What the containers with one array per part share (h5, zarr): records in, arrays out.
 
-A part of one shape is an array [records, *shape]. A part that varies is one flat array of all
+A part of one shape is an array ``[records, *shape]``. A part that varies is one flat array of all
 rows, or bytes of text, and NAME~offsets, [records + 1] int64: record i is rows offsets[i] to
 offsets[i + 1]. The member names are such a text, ~members. No field's name can hold "~".
 """

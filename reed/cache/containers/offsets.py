@@ -182,6 +182,6 @@ def _misfit(part: Part, found: Any, count: int, size: int) -> str:
 
 def _integers(values: list[Any], most: int) -> bool:
     """Whether all are integers from 0 to `most`; true and 1.0 are none."""
-    return all(type(v) is int for v in values) and (
-        not values or (min(values) >= 0 and max(values) <= most)
-    )
+    if not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) <= most)

@@ -29,14 +29,14 @@ class Pixels(Weightless):
         return (self.image, Field("label", "label", (), "int64"))
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """pixels [B, *shape] and label [B]; BadSample when an image does not fit."""
+        """Return ``pixels`` [B, ...] and ``label`` [B]; BadSample if an image does not fit."""
         labels = np.array([sample["label"] for sample in samples], np.int64)
         pixels = stack(samples, self.image.sizes, self.image.codec)
         return {"pixels": pixels, "label": labels}
 
 
 def stack(samples: Sequence[dict[str, Any]], shape: Sequence[int], dtype: str) -> np.ndarray:
-    """The pixels of some samples [B, *shape]; BadSample when one does not fit shape or dtype."""
+    """Stack the pixels of samples, [B, ...]; BadSample if one has another shape or dtype."""
     images = [np.asarray(sample["pixels"]) for sample in samples]
     for image in images:
         if image.shape != tuple(shape) or not np.can_cast(image.dtype, dtype, "same_kind"):

@@ -40,10 +40,10 @@ class RDKit3D(Weightless):
     """What RDKit says of a molecule and its conformer.
 
     sample: 3D descriptors (AUTOCORR3D, RDF, MORSE, WHIM, GETAWAY, USRCAT) and, through a fixed
-    random projection, counts of Morgan environments up to three bonds, all as sign(x) log(1 + |x|):
-    [1217]; token: `surroundings` of each atom and the Morgan environments it is the centre of,
-    hashed, [N, 755]. Their codec keeps the first whitened principal components over the data set,
-    without which size alone would decide a cosine.
+    random projection, counts of Morgan environments up to three bonds, all as
+    ``sign(x) log(1 + |x|)``: [1217]; token: `surroundings` of each atom and the Morgan
+    environments it is the centre of, hashed, [N, 755]. Their codec keeps the first
+    whitened principal components over the data set; without it size alone would decide a cosine.
 
     coords: the place of the coordinates that are described, such as conformer/coords.
     """

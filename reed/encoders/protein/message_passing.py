@@ -23,7 +23,7 @@ def scatter(
 ) -> torch.Tensor:
     """Rows of `src` that share an index, summed or averaged: [E, ...], [E] -> [N, ...].
 
-    Summed in the order of the rows, on a GPU too, where index_add_ would take any.
+    Summed in the order of the rows, on a GPU too, where ``index_add_`` would take any.
     """
     import torch
 

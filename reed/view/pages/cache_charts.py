@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from reed.bytes import human
-from reed.cache import reader
 from reed.cache.codecs import codecs
+from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
 from reed.view.info import Summary
@@ -77,15 +78,14 @@ def _lengths(summaries: Sequence[Summary], views: int) -> Iterator[Chart]:
 
 def _labels(cache: Path, found: Summary, field: Field, progress: bool) -> Chart:
     """Samples per class; how many classes have so many where classes are too many for bars."""
-    place, state = f"{found.column.name}/{field.name}", reader.load_state(cache, found.column)
+    place = f"{found.column.name}/{field.name}"
     counts: Counter[int] = Counter()
     total = min(found.samples, LABELS)
-    with tqdm(total=total, desc=f"count {place}", disable=not progress, dynamic_ncols=True) as bar:
-        for marker in found.markers:
-            keys = marker.keys[: total - counts.total()]
-            records = reader.records(cache, found.column, marker.shard, [field], state, keys=keys)
-            counts.update(int(values[field.name]) for _, values in records)
-            bar.update(len(keys))
+    with open_cache(cache) as opened:
+        # a column may be incomplete: only of the shards that are there
+        records = opened.records(place, shards=[marker.shard for marker in found.markers])
+        bar = tqdm(islice(records, total), f"count {place}", total, disable=not progress)
+        counts.update(int(value) for _, value in bar)
     which = "all" if total == found.samples else f"the first {total:,}, in cache order, of the"
     caption = f"Of {which} {found.samples:,} samples that are there: {len(counts)} classes."
     if len(counts) > CLASSES:
