@@ -15,13 +15,14 @@ import click
 import numpy as np
 
 from reed import pipelines
-from reed.cache import plan, reader, schema
+from reed.cache.opened import open_cache
 from reed.cli.common import one_line_errors
 from reed.domains.protein import DesignOptions, Structure
 from reed.evaluate import protein
 from reed.experiments import demo
 from reed.experiments.command import command, sets
 from reed.experiments.demo import Demo, Point, Rows
+from reed.nets.mpnn import MPNN
 from reed.sample.sampler import Sampler
 
 DEMO = Demo(
@@ -52,7 +53,9 @@ def main(steps: int, points: int) -> None:
     bounds = _bounds(test)
 
     def measured(run: Path, step: int) -> Point:
-        found = protein.perplexity(Sampler.of_run(run, step).net, test)
+        net = Sampler.of_run(run, step).net
+        assert isinstance(net, MPNN)
+        found = protein.perplexity(net, test)
         return found | {"of_bayes": found["one_shot_recovery"] / bounds["bayes"]}
 
     rows = DEMO.measure(saved, measured)
@@ -86,13 +89,8 @@ def _bounds(test: Sequence[Structure]) -> dict[str, float]:
 
 def _values(cache: Path, column: str, field: str) -> list[np.ndarray]:
     """A field of every record of a cache, in its order."""
-    found, wanted = schema.column_and_field(cache, f"{column}/{field}")
-    state = reader.load_state(cache, found)
-    return [
-        record[field]
-        for shard in range(plan.load(cache).shards)
-        for _, record in reader.records(cache, found, shard, [wanted], state)
-    ]
+    with open_cache(cache) as opened:
+        return [value for _, value in opened.records(f"{column}/{field}")]
 
 
 def _sampled(run: Path, step: int, test: Sequence[Structure]) -> float:

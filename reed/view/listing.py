@@ -90,6 +90,7 @@ def _in_files(folder: Path) -> Iterator[Line]:
 def _is_encoder(node: ast.ClassDef) -> bool:
     """Whether a class is registered as an encoder, or has the methods of one."""
     methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
-    wanted = {name for name in vars(Encoder) if not name.startswith("_")}
+    public = {name: each for name, each in vars(Encoder).items() if not name.startswith("_")}
+    wanted = {name for name, each in public.items() if inspect.isfunction(each)}
     marks = [ast.unparse(mark) for mark in node.decorator_list]
     return wanted <= methods or any("ENCODERS.register(" in mark for mark in marks)
