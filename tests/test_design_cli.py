@@ -61,7 +61,7 @@ def test_designs_need_no_cache(cache, run, tmp_path):
     finally:
         moved.rename(cache)
     assert code == 0, said
-    first, second = (next((tmp_path / name).iterdir()) for name in ("with", "without"))
+    first, second = (tmp_path / f"{name}.fasta" for name in ("with", "without"))
     assert entries(first) == entries(second)
 
 

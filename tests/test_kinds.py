@@ -262,7 +262,9 @@ def test_export_writes_the_facts_of_the_net(run, tmp_path):
 
 
 def test_a_run_without_a_public_layout_is_not_exported(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("reed.train.recipe.domain_of", lambda settings: MoleculeDomain())
+    monkeypatch.setattr(
+        "reed.train.run_data.RunData.make_domain", lambda data, settings: MoleculeDomain()
+    )
     found = exported(run, tmp_path / "x.pt")
     assert found.exit_code == 2 and list(tmp_path.iterdir()) == []
     assert "nets of MoleculeDomain have no public layout; start another run" in found.stderr

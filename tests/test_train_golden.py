@@ -17,6 +17,7 @@ from reed.train.align import check_target
 from reed.train.checkpoint import Checkpoint
 from reed.train.curriculum import Schedule
 from reed.train.recipe import Setup, TrainConfig
+from reed.train.run_data import RunData
 
 GOLDEN = Path(__file__).parent / "golden"
 STEPS, BATCH = 20, 4
@@ -124,7 +125,8 @@ def recorded_setup(golden, run):
     }
     stream = RecordedStream(golden)
     lr = Schedule.of(1.0, "lr")
-    return Setup(settings, domain, FIELDS, targets, schedules, lr, None, stream)
+    data = RunData("image", "imagenet", stream.samples, FIELDS, {})
+    return Setup(settings, domain, data, targets, schedules, lr, None, stream)
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,13 @@ def velocity_rows(net: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def origin_of(fused: bool, args: Mapping[str, Any], convention: str) -> str:
+    """Tell whose convention a file follows: "repa", "sit", "dit", or one of the last two.
+
+    Args:
+        fused: Whether the final layer also predicts a variance.
+        args: What the file says of the run that made it.
+        convention: The convention that the user names, or "auto".
+    """
     if convention != "auto":
         return "repa" if convention == "reed" else convention
     if not fused:
