@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-import reed
 from reed.cli.common import CACHES, one_line_errors, pick_device
 from reed.errors import ReedError
+from reed.extras import DISTRIBUTION
 from reed.precision import PRECISIONS
 
 
@@ -76,7 +76,7 @@ from reed.precision import PRECISIONS
     help="Of a run on proteins: refold its designs by the ESMFold there.",
 )
 @click.option("--posebusters", is_flag=True, help="Of molecules: the checks of PoseBusters, too.")
-@click.version_option(reed.__version__, prog_name="reed-eval")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
 @one_line_errors
 def main(
     samples: Path,

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-import reed
 from reed.build.engines import Share, launched_share
 from reed.cli.common import RUNS, one_line_errors, pick_device
 from reed.errors import ReedError
+from reed.extras import DISTRIBUTION
 
 # what is given of these goes to the options of the domain, to its output and to public weights
 _OPTIONS = (
@@ -141,7 +141,7 @@ _PUBLIC = ("convention", "heads", "scale", "shift")
     help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
     "samples/ in the run or by the file.",
 )
-@click.version_option(reed.__version__, prog_name="reed-sample")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
 def main(num: int, batch: int | None, array: str | None, out: Path | None, **asked: Any) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.

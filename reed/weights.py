@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 SAFE = (".safetensors",)
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -289,5 +290,5 @@ def library(name: str, purpose: str = "encoding images", extra: str = "images") 
     except ImportError as error:
         raise ReedError(
             f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
-            f"({error}); install it with: pip install 'reed[{extra}]'"
+            f"({error}); install it with: {pip_install(extra)}"
         ) from error

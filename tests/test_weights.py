@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from reed import weights
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.weights import Origin
 
 ORIGIN = Origin("some/model", "0123456789abcdef0123456789abcdef01234567")
@@ -235,4 +236,4 @@ def test_fill_loads_key_for_key_and_lists_what_differs(model):
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra():
     text = message(weights.library, "timm_of_the_future.x")
-    assert "needs timm_of_the_future" in text and "reed[images]" in text
+    assert "needs timm_of_the_future" in text and pip_install("images") in text

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.metrics.structure import lddt, rmsd, tm_score
 
 
@@ -36,7 +37,7 @@ class EsmFold:
             from transformers import EsmForProteinFolding
         except ImportError as error:
             raise ReedError(
-                f"folding needs transformers: {error}; pip install 'reed[images]'"
+                f"folding needs transformers: {error}; {pip_install('proteins')}"
             ) from error
         try:
             model, found = EsmForProteinFolding.from_pretrained(

@@ -25,6 +25,7 @@ from reed.encoders import pretrained as pre
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein.chain import backbone, segments
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.precision import computing
 from reed.weights import Found, Origin
 
@@ -171,7 +172,7 @@ def library() -> tuple[Any, Any, Any]:
         except (ImportError, AttributeError) as error:
             raise ReedError(
                 f"cannot import ESM-IF1 from fair-esm ({error}); the package `esm` of ESM3 has the "
-                "same import name: uninstall it, and: pip install 'reed[proteins]'"
+                f"same import name: uninstall it, and: {pip_install('proteins')}"
             ) from error
     return model, converter, alphabet
 
