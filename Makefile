@@ -1,22 +1,32 @@
 # `make` lists the targets. Variables: PYTHON (the interpreter that `setup` starts from),
-# VENV (where it installs) and ARGS (passed on to pytest and the demo).
+# VENV (where it installs), LOCK (the versions that it installs; empty: the newest) and ARGS (passed
+# on to pytest and the demo).
 PYTHON ?= python3
 VENV ?= .venv
+LOCK ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu bench-contention docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu bench-contention docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## Create .venv and install reed in it, editable, with what development needs
 
-$(STAMP): pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(STAMP): pyproject.toml $(LOCK) | $(BIN)/python
+	@$(BIN)/python tests/install.py $(LOCK)
 	@touch $@
+
+# Constraints of pip: what is pinned and not wanted is not installed, and a torch 2.x+cpu is a 2.x.
+lock: $(BIN)/uv ## Write the newest versions that go together to constraints.txt: then make test
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --universal --python-version 3.11 \
+	  --upgrade --no-annotate --custom-compile-command 'make lock' --output-file $(LOCK) $(ARGS)
+
+$(BIN)/uv: | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -46,10 +56,22 @@ test: $(STAMP) browser ## Run the tests, but for the slow ones and those that ne
 test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)
 
+test-oldest: $(BIN)/uv ## Run the tests with the oldest versions that pyproject.toml allows
+	@mkdir -p build
+	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --resolution lowest-direct \
+	  --only-binary :all: --no-header --python $(BIN)/python --output-file build/oldest.txt
+	$(BIN)/python -m venv --clear $(VENV)-oldest
+	$(MAKE) test VENV=$(VENV)-oldest LOCK=build/oldest.txt
+
+test-newest: $(BIN)/python ## Run the tests with the newest versions that there are
+	$(BIN)/python -m venv --clear $(VENV)-newest
+	$(MAKE) test VENV=$(VENV)-newest LOCK=
+
 # A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
-lint: $(STAMP) ## Check style, formatting, types, and which room imports which
+lint: $(STAMP) ## Check style, formatting, dependencies, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/deptry . --no-ansi
 	@rm -rf build/tree && mkdir -p build/tree && cp -r reed pyproject.toml build/tree && cp -r cli pipelines build/tree/reed
 	cd build/tree && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-cache
 	cd build/tree && $(abspath $(BIN))/ty check -q --error-on-warning --python $(abspath $(VENV)) reed

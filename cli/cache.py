@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-import reed
 from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_keep import convert, reindex, repair, verify
 from reed.cli.cache_look import doctor, info, list_, peek, study
+from reed.extras import DISTRIBUTION
 
 
 @click.group()
-@click.version_option(reed.__version__, prog_name="reed-cache")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-cache")
 def main() -> None:
     """Build and inspect feature caches (stage one).
 

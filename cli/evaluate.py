@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-import reed
 from reed.cli.common import CACHES, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
+from reed.extras import DISTRIBUTION
 
 
 def _kinds() -> Kinds:
@@ -41,7 +41,7 @@ def _kinds() -> Kinds:
     help="Where the record goes. Default: NAME.eval.json beside them.",
 )
 @SET
-@click.version_option(reed.__version__, prog_name="reed-eval")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
 @one_line_errors
 def main(
     samples: Path,

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-import reed
 from reed.build.engines import Share, launched_share
 from reed.cli.common import RUNS, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
+from reed.extras import DISTRIBUTION
 
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options of --checkpoint
 
@@ -81,7 +81,7 @@ def _kinds() -> Kinds:
     "samples/ in the run or by the file.",
 )
 @SET
-@click.version_option(reed.__version__, prog_name="reed-sample")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
 def main(
     num: int,

@@ -8,11 +8,11 @@ from typing import Any
 
 import click
 
-import reed
 from reed import config, pipelines
 from reed.build.engines import launched_share
 from reed.cache import schema
 from reed.cli.common import CACHES, RUNS, one_line_errors
+from reed.extras import DISTRIBUTION
 
 
 @click.group(invoke_without_command=True)
@@ -61,7 +61,7 @@ from reed.cli.common import CACHES, RUNS, one_line_errors
     is_flag=True,
     help="Check and print the configuration, sketch the curriculum, stop.",
 )
-@click.version_option(reed.__version__, prog_name="reed-train")
+@click.version_option(package_name=DISTRIBUTION, prog_name="reed-train")
 @click.pass_context
 @one_line_errors
 def main(

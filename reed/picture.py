@@ -11,6 +11,7 @@ import numpy as np
 
 from reed.cache.schema import Field
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 
 def library(name: str) -> Any:
@@ -21,7 +22,7 @@ def library(name: str) -> Any:
         project = name.partition(".")[0].replace("PIL", "Pillow")
         raise ReedError(
             f"a picture needs {project}, which cannot be imported: {error}; "
-            "install it with: pip install 'reed[plot]'"
+            f"install it with: {pip_install('plot')}"
         ) from error
 
 

@@ -20,11 +20,11 @@ from typing import Any
 
 from reed.bytes import file_sha256
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 SAFE = (".safetensors",)
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 HUB_SECONDS = 10.0  # to wait for the hub's answer
-SHOWN = 8  # names in a message
 
 State = dict[str, Any]
 
@@ -244,12 +244,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).strip()[:200]
 
 
-def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
-    """Load a state dict into a torch module, key for key; ReedError that lists what differs."""
-    compare(where, {key: tuple(value.shape) for key, value in model.state_dict().items()}, state)
-    model.load_state_dict(state, strict=True)
-
-
 def for_timm(model: Any, state: State) -> State:
     """A public file's content as the state dict of a timm model; no head that the model lacks."""
     names = model.pretrained_cfg.get("classifier") or ()
@@ -270,30 +264,6 @@ def for_timm(model: Any, state: State) -> State:
     return bare(state)
 
 
-def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
-    """ReedError with the first few names of each difference, unless names and shapes are equal.
-
-    where: the file, for the message; want: the shape that each tensor must have.
-    """
-    have = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
-    differences = {
-        "missing": sorted(want.keys() - have),
-        "unexpected": sorted(have.keys() - want),
-        "of another shape": [
-            f"{key} {have[key]} instead of {want[key]}"
-            for key in sorted(want.keys() & have)
-            if have[key] != want[key]
-        ],
-    }
-    parts = []
-    for what, names in differences.items():
-        if names:
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            parts.append(f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})")
-    if parts:
-        raise ReedError(f"{where}: the weights are of another model: {'; '.join(parts)}")
-
-
 def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
     """A module of the libraries that an extra installs; ReedError where it is not installed."""
     try:
@@ -301,5 +271,5 @@ def library(name: str, purpose: str = "encoding images", extra: str = "images") 
     except ImportError as error:
         raise ReedError(
             f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
-            f"({error}); install it with: pip install 'reed[{extra}]'"
+            f"({error}); install it with: {pip_install(extra)}"
         ) from error

@@ -22,6 +22,7 @@ from reed.cache.schema import Field
 from reed.chem import rdkit
 from reed.cli import cache as cli
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.view import info, peek
 from reed.view.pages import cache as pages
 from reed.view.pages import cache_charts, drawings, items, samples, tokens
@@ -380,7 +381,7 @@ def test_molecules_without_rdkit_say_so(molecules, tmp_path, open_page, monkeypa
     monkeypatch.setitem(sys.modules, "rdkit.Chem", None)
     browser = open_page(written(molecules, tmp_path / "p.html", count=2))
     text = browser.execute_script("return document.querySelector('#sample .bad').textContent")
-    assert text.startswith("not drawn: molecules need RDKit") and "reed[molecules]" in text
+    assert text.startswith("not drawn: molecules need RDKit") and pip_install("molecules") in text
 
 
 def test_what_is_no_molecule_is_drawn_or_the_reason_said(monkeypatch):
@@ -490,7 +491,7 @@ def test_a_missing_library_is_one_line(whole, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     done = run("peek", whole, "--html", tmp_path / "p.html", "--samples", 1)
     assert done.exit_code == 2 and "a picture needs plotly" in done.stderr
-    assert "reed[plot]" in done.stderr and not (tmp_path / "p.html").exists()
+    assert pip_install("plot") in done.stderr and not (tmp_path / "p.html").exists()
 
 
 def test_large_images_and_maps_are_reduced_and_it_is_said():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from contextlib import nullcontext
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +19,10 @@ from packaging.requirements import Requirement
 import reed
 from reed.cli.cache import main
 from reed.errors import ReedError
+from reed.extras import DISTRIBUTION, pip_install
 from reed.view import doctor
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +44,7 @@ def test_it_reports_versions_extras_devices_and_the_disk(tmp_path):
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     assert code == 0 and all("GPU" in line for line in advice_of(text))
     assert lines["reed"].split() == ["reed", reed.__version__]
-    for need in map(Requirement, metadata.requires("reed")):
+    for need in map(Requirement, metadata.requires(DISTRIBUTION)):
         if not need.marker:
             assert lines[need.name].split()[1] == metadata.version(need.name)
     assert f"scikit-learn {metadata.version('scikit-learn')}" in lines["digits"]
@@ -60,10 +66,12 @@ def test_a_package_that_is_missing_or_old_breaks_a_build(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor.metadata, "version", version)
     code, text = call(tmp_path)
     assert code == 1
-    error = "Error: torch 2.6.0+cu124 is not >=2.8, as reed needs: pip install 'torch>=2.8'"
-    assert error in advice_of(text)
+    (error,) = (
+        line for line in advice_of(text) if line.startswith("Error: torch 2.6.0+cu124 is not")
+    )
+    assert ">=2.8" in error and "as reed needs: pip install 'torch!=2.13.0,>=2.8'" in error
     images = next(line for line in text.splitlines() if line.startswith("  images"))
-    assert "timm missing" in images and images.endswith(": pip install 'reed[images]'")
+    assert "timm missing" in images and images.endswith(f": {pip_install('images')}")
     assert not any("timm" in line for line in advice_of(text))  # an extra may be missing
 
 
@@ -78,7 +86,7 @@ def test_a_required_package_that_is_missing_is_named(monkeypatch, tmp_path):
 def test_an_extra_that_is_too_old_is_named(monkeypatch):
     monkeypatch.setattr(doctor, "_requirements", lambda extra="": [Requirement("numpy<1")])
     found = next(iter(doctor._extras()))
-    assert "as reed needs: pip install --upgrade 'reed[digits]'" in found.advice and found.breaks
+    assert f"as reed needs: {pip_install('digits', '--upgrade')}" in found.advice and found.breaks
 
 
 def test_reed_that_is_not_installed_is_named(monkeypatch):
@@ -88,6 +96,47 @@ def test_reed_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setattr(doctor.metadata, "requires", missing)
     with pytest.raises(ReedError, match="reed is not installed here"):
         list(doctor._packages())
+
+
+def namesake(site, *files):
+    """A distribution called reed, as there is one on PyPI, in a folder of packages."""
+    info = site / "reed-0.0.4.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: reed\nVersion: 0.0.4\n")
+    (info / "top_level.txt").write_text("reed\n")
+    (info / "RECORD").write_text("".join(f"{name},,\n" for name in files))
+    return site
+
+
+def test_another_reed_that_shadows_ours_is_named(tmp_path):
+    site = namesake(tmp_path / "site", "reed/__init__.py")
+    (site / "reed").mkdir()
+    (site / "reed" / "__init__.py").write_text("class Client: ...\n")
+    words = [sys.executable, "-m", "reed.cli.cache", "doctor", tmp_path]
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(words, env=env, cwd=tmp_path, text=True, capture_output=True)
+    assert done.returncode == 1, done.stderr
+    again = pip_install("", "--force-reinstall", "--no-deps").replace(" -e .", f" -e {ROOT}")
+    wrong = f"Error: `import reed` finds {site / 'reed'}, which shadows ours in {ROOT / 'reed'}: "
+    assert f"{wrong}pip uninstall reed, then {again}" in advice_of(done.stdout)
+
+
+def test_a_folder_in_the_way_that_nothing_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor.reed, "__file__", str(tmp_path / "reed" / "__init__.py"))
+    found = doctor._reed()
+    assert found.advice.endswith(f": remove {tmp_path / 'reed'}") and found.breaks
+
+
+def test_another_reed_that_may_overwrite_ours_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(namesake(tmp_path / "site", "reed/__init__.py"))
+    found = doctor._reed()
+    assert "reed has a package `reed` too, which may overwrite" in found.advice and found.breaks
+    assert "pip uninstall reed, then pip install --force-reinstall" in found.advice
+
+
+def test_a_clone_from_before_the_name_changed_is_no_other_reed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(namesake(tmp_path / "site", "__editable__.reed-0.1.0.pth"))
+    assert not doctor._reed().advice
 
 
 def test_a_torchvision_of_another_torch_is_named(monkeypatch, tmp_path):

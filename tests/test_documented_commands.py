@@ -98,7 +98,7 @@ WRONG = {
     ),
     "make demos": "No rule to make target",
     "make bench-speedup ARGS='--settings gpu'": "No such option",
-    "pip install 'reed[image]'": "pyproject.toml has no extra {'image'}",
+    "pip install -e '.[image]'": "pyproject.toml has no extra {'image'}",
 }
 
 
@@ -139,7 +139,7 @@ def test_the_commands_in_the_text_exist():
         if (why := unknown(text))
     ]
     assert not found, "\n".join(found)
-    assert unknown("make demos") and unknown("pip install 'reed[image]'")
+    assert unknown("make demos") and unknown("pip install -e '.[image]'")
     assert unknown("reed-cache bild NAME") == "has no command bild"
     assert unknown("reed-train export RUN --in FILE") == "has no option --in"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.error
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from torch import hub
 
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.metrics import FEATURES, rgb
 from reed.metrics.timm_space import TimmSpace
 
@@ -124,7 +126,8 @@ def test_what_are_no_weights_of_inception_is_refused(tmp_path, monkeypatch):
     inception = FEATURES.get("inception")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "torch_fidelity", None)
-        refused("inception space needs torch_fidelity.*pip install 'reed.eval.'", inception)
+        command = re.escape(pip_install("eval"))
+        refused(f"inception space needs torch_fidelity.*{command}", inception)
     refused("no weights at nowhere.pth; download .*6726825d.pth", inception, "nowhere.pth")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
     refused("other.pth is another model's .*Missing key", inception, str(tmp_path / "other.pth"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import subprocess
 import sys
 import tarfile
@@ -24,6 +25,7 @@ from reed.cache import plan, reader, schema
 from reed.encoders.image.arrays import Image as ImageEncoder
 from reed.encoders.image.arrays import Labels
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.sources.image import images as images_module
 from reed.sources.image.crop import square
 from reed.sources.image.images import Images
@@ -471,7 +473,8 @@ def test_parquet_columns(photos, tmp_path):
 def test_parquet_needs_its_library(photos, tmp_path, monkeypatch):
     path = table(tmp_path / "a.parquet", photos)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ReedError, match=r"need pyarrow; install it with: pip install 'reed\[ima"):
+    command = re.escape(pip_install("images"))
+    with pytest.raises(ReedError, match=f"need pyarrow; install it with: {command}"):
         source(path).listing()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from reed.chem import molecule, rdkit
 from reed.chem.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
 from reed.cli.cache import main
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.sources.molecule import entries, pickles, toy
 from reed.sources.molecule.molecules import Molecules
 from reed.sources.molecule.toy import MoleculesToy
@@ -120,7 +122,7 @@ def test_what_has_no_conformer_is_told(monkeypatch):
 
 def test_rdkit_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "rdkit.Chem.nothing", None)
-    with pytest.raises(ReedError, match=r"pip install 'reed\[molecules\]'"):
+    with pytest.raises(ReedError, match=re.escape(pip_install("molecules"))):
         rdkit.library("Chem.nothing")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -13,6 +14,7 @@ from reed.build import column, engines
 from reed.cache import plan
 from reed.cli import cache as cli
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.view import info, peek
 
 
@@ -169,14 +171,13 @@ def test_a_missing_library_is_one_line(name, whole, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, loaded, None)
     monkeypatch.setitem(sys.modules, name, None)
     if name == "PIL":
-        with pytest.raises(
-            ReedError, match=r"a picture needs Pillow, .* pip install 'reed\[plot\]'"
-        ):
+        command = re.escape(pip_install("plot"))
+        with pytest.raises(ReedError, match=f"a picture needs Pillow, .* {command}"):
             picture.save_png(np.zeros((2, 2, 3), np.uint8), tmp_path / "p.png")
     else:
         done = run("peek", whole, "#0", "--out", tmp_path / "p.png")
         assert done.exit_code == 2 and done.stderr.count("\n") == 1
-        assert "a picture needs matplotlib" in done.stderr and "'reed[plot]'" in done.stderr
+        assert "a picture needs matplotlib" in done.stderr and pip_install("plot") in done.stderr
     assert not (tmp_path / "p.png").exists()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from reed.cache import schema
 
-pytest.importorskip("ray", reason="ray is not installed: pip install 'reed[ray]'")
+pytest.importorskip("ray", reason="ray is not installed: make setup")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 OWN = """

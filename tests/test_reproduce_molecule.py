@@ -14,6 +14,7 @@ from PIL import Image
 from reed.chem.molecule import Molecule
 from reed.chem.rdkit import sanitised
 from reed.experiments import command, demo_molecule, reproduce, reproduce_molecule
+from reed.extras import pip_install
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_a_measure_that_a_set_lacks_is_a_dash():
 def test_posebusters_are_missed_before_the_work(ran, monkeypatch):
     monkeypatch.setitem(sys.modules, "posebusters", None)
     done = run("--data", "/geom", "--posebusters")
-    assert done.exit_code == 2 and "pip install 'reed[posebusters]'" in done.output
+    assert done.exit_code == 2 and pip_install("posebusters") in done.output
     assert not ran
 
 

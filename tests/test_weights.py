@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reed import weights
+from reed import state_dict, weights
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.weights import Origin
 
 ORIGIN = Origin("some/model", "0123456789abcdef0123456789abcdef01234567")
@@ -222,17 +223,17 @@ def test_a_pickle_that_needs_code_is_refused_and_not_run(tmp_path):
 
 
 def test_fill_loads_key_for_key_and_lists_what_differs(model):
-    weights.fill(model, STATE, "enc: w.pth")
+    state_dict.fill(model, STATE, "enc: w.pth")
     assert torch.equal(model["a"].weight, STATE["a.weight"])
     wrong = {"a.weight": torch.ones(2, 4), "b.weight": torch.ones(1)}
-    text = message(weights.fill, model, wrong, "enc: w.pth")
+    text = message(state_dict.fill, model, wrong, "enc: w.pth")
     assert "1 missing (a.bias)" in text and "1 unexpected (b.weight)" in text
     assert "a.weight (2, 4) instead of (2, 3)" in text and text.startswith("enc: w.pth: ")
     many = STATE | {f"b{i:02}": torch.ones(1) for i in range(20)}
-    assert "20 unexpected (b00, " in message(weights.fill, model, many, "w")
-    assert "b07 and 12 more)" in message(weights.fill, model, many, "w")
+    assert "20 unexpected (b00, " in message(state_dict.fill, model, many, "w")
+    assert "b07 and 12 more)" in message(state_dict.fill, model, many, "w")
 
 
 def test_a_library_that_is_not_installed_is_named_with_its_extra():
     text = message(weights.library, "timm_of_the_future.x")
-    assert "needs timm_of_the_future" in text and "reed[images]" in text
+    assert "needs timm_of_the_future" in text and pip_install("images") in text

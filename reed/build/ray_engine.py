@@ -18,6 +18,7 @@ from reed.build.shard import Job, Timing
 from reed.cache.plan import Plan
 from reed.cache.schema import Marker
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 RETRIES = 3  # of a task whose worker died
 
@@ -36,7 +37,7 @@ def connect() -> Any:
         import ray
     except ImportError as error:
         problem = "--engine ray needs the package ray, which is not installed"
-        raise ReedError(f"{problem}; run: pip install 'reed[ray]'") from error
+        raise ReedError(f"{problem}; run: {pip_install('ray')}") from error
     if not ray.is_initialized():
         ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray

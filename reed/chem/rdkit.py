@@ -11,6 +11,7 @@ import numpy as np
 
 from reed.chem.molecule import AROMATIC, ATOMS, CHARGES, DEGREE, ELEMENTS, NONE, Molecule
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 EMBED_SECONDS, FORCE_STEPS = 10, 1000
 
@@ -23,7 +24,7 @@ def library(name: str = "Chem") -> Any:
     except ImportError as error:
         raise ReedError(
             f"molecules need RDKit, which cannot be imported ({error}); "
-            "install it with: pip install 'reed[molecules]'"
+            f"install it with: {pip_install('molecules')}"
         ) from error
     return found
 

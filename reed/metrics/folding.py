@@ -10,6 +10,7 @@ import numpy as np
 
 from reed.chem.geometry import rmsd
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.metrics.structure import lddt, tm_score
 
 
@@ -38,7 +39,7 @@ class EsmFold:
             from transformers import EsmForProteinFolding
         except ImportError as error:
             raise ReedError(
-                f"folding needs transformers: {error}; pip install 'reed[images]'"
+                f"folding needs transformers: {error}; {pip_install('proteins')}"
             ) from error
         try:
             loaded: Any = EsmForProteinFolding.from_pretrained(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from reed.chem import rdkit
 from reed.chem.molecule import Molecule
 from reed.errors import ReedError
+from reed.extras import pip_install
 
 CONFIG = "mol"  # its checks of a molecule alone, without a protein
 
@@ -24,7 +25,7 @@ def library() -> Any:
     except ImportError as error:
         raise ReedError(
             f"--posebusters needs PoseBusters, which cannot be imported ({error}); "
-            "install it with: pip install 'reed[posebusters]'"
+            f"install it with: {pip_install('posebusters')}"
         ) from error
 
 

@@ -13,6 +13,7 @@ from reed.errors import ReedError
 from reed.metrics import FEATURES, rgb, unfit
 from reed.metrics.image_set import ImageSet
 from reed.precision import computing
+from reed.state_dict import fill
 from reed.weights import Found, Origin
 
 
@@ -73,7 +74,7 @@ class TimmSpace:
         path = self._found().files[0]
         model = self._create()
         state = files.for_timm(model, files.read(path))
-        files.fill(model, state, f"{self._name}: {path}")
+        fill(model, state, f"{self._name}: {path}")
         if hasattr(model, "set_input_size"):  # resamples the position embedding
             model.set_input_size(img_size=(self._size, self._size))
         self._model, self._device = model.requires_grad_(False).eval().to(device), device

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reed.cache.files import new_folder
 from reed.errors import ReedError
-from reed.weights import fill
+from reed.state_dict import fill
 
 _NAME = re.compile(r"step-(\d{7,})")
 _GROUPS = ("model", "ema", "optim")

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reed import weights
 from reed.errors import ReedError
+from reed.state_dict import compare
 
 Decay = Callable[[int], float]  # optimizer steps done so far (1 after the first) -> decay
 _COMPILED = "_orig_mod"  # the name torch.compile gives to the module inside
@@ -111,7 +111,7 @@ class Ema:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over the values of `state`; raises ReedError unless names and shapes agree."""
-        weights.compare("ema", _shapes(self._values), state)
+        compare("ema", _shapes(self._values), state)
         for name, value in self._values.items():
             value.copy_(state[name])
 
@@ -123,7 +123,7 @@ class Ema:
         and shapes agree.
         """
         tensors = {name: tensor.detach() for name, tensor in _tensors(module).items()}
-        weights.compare("ema", _shapes(tensors), self._values)
+        compare("ema", _shapes(tensors), self._values)
         own = list(tensors.values())
         saved = [tensor.clone() for tensor in own]
         torch._foreach_copy_(own, [self._values[name] for name in tensors])

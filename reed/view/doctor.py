@@ -14,12 +14,14 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from tqdm import tqdm
 
 import reed
 from reed.build import engines
 from reed.cache import files
 from reed.errors import ReedError
+from reed.extras import DISTRIBUTION, ROOT, pip_install
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
@@ -49,14 +51,46 @@ def examine(folder: Path) -> Iterator[tuple[str, list[Finding]]]:
 
 
 def _python() -> Iterator[Finding]:
-    yield Finding("reed", reed.__version__)
+    yield _reed()
     yield Finding("python", f"{platform.python_version()}, {platform.platform(terse=True)}")
+
+
+def _reed() -> Finding:
+    """The version of reed, and whether another package of this name is in its way."""
+    ours, found = ROOT / "reed", Path(str(reed.__file__)).resolve().parent
+    version = getattr(reed, "__version__", "of no version")
+    others = _namesakes()
+    if found == ours and not others:
+        return Finding("reed", version)
+    if found != ours:
+        problem = f"`import reed` finds {found}, which shadows ours in {ours}"
+    else:
+        problem = f"{' and '.join(others)} has a package `reed` too, which may overwrite {ours}"
+    remedy = f"remove {found}"
+    if others:
+        again = pip_install("", "--force-reinstall", "--no-deps")
+        remedy = f"pip uninstall {' '.join(others)}, then {again}"
+    return Finding("reed", f"{version}, {found}", f"{problem}: {remedy}", breaks=True)
+
+
+def _namesakes() -> list[str]:
+    """Other distributions that hold files of a package `reed`: one on PyPI is called so.
+
+    An editable install holds none: that of a clone from before ours was renamed does no harm.
+    """
+    names = set(filter(None, metadata.packages_distributions().get("reed", [])))
+    return sorted(
+        name
+        for name in names
+        if canonicalize_name(name) != DISTRIBUTION
+        and any(file.parts[0] in ("reed", "reed.py") for file in metadata.files(name) or [])
+    )
 
 
 def _requirements(extra: str = "") -> list[Requirement]:
     """What reed needs, or what an extra adds; ReedError where reed was not installed."""
     try:
-        texts = metadata.requires("reed") or []
+        texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
         raise ReedError("reed is not installed here; run in its folder: pip install .") from error
     every = map(Requirement, texts)
@@ -102,16 +136,16 @@ def _torchvision() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     """The packages of each extra, but of one that is made of others."""
-    for extra in metadata.metadata("reed").get_all("Provides-Extra") or []:
+    for extra in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
         needs = _requirements(extra)
-        if any(need.name == "reed" for need in needs):
+        if any(need.name == DISTRIBUTION for need in needs):
             continue
         states = [(need.name, *_installed(need)) for need in needs]
         found = ", ".join(f"{name} {version or 'missing'}" for name, version, _ in states)
         if not all(version for _, version, _ in states):
-            found += f": pip install 'reed[{extra}]'"
+            found += f": {pip_install(extra)}"
         wrong = [problem for _, version, problem in states if version and problem]
-        advice = f"{'; '.join(wrong)}: pip install --upgrade 'reed[{extra}]'" if wrong else ""
+        advice = f"{'; '.join(wrong)}: {pip_install(extra, '--upgrade')}" if wrong else ""
         yield Finding(extra, found, advice, breaks=True)
 
 

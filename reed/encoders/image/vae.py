@@ -22,6 +22,7 @@ from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision, images
 from reed.errors import ReedError
 from reed.precision import computing
+from reed.state_dict import fill
 from reed.weights import Found, Origin
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class Vae(PublicWeights):
             )
         model = made.from_config(config)
         state = {_renamed(key): value for key, value in files.read(found.files[0]).items()}
-        files.fill(model, state, f"{self.name}: {found.files[0]}")
+        fill(model, state, f"{self.name}: {found.files[0]}")
         self._compare(model.config, found.folder)
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 

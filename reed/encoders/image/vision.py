@@ -21,6 +21,7 @@ from reed.encoders.image.cards import CARDS, Card
 from reed.encoders.image.preprocess import Preprocess
 from reed.errors import ReedError
 from reed.precision import computing
+from reed.state_dict import fill
 from reed.weights import Origin
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Vision(PublicWeights):
         found = self._find()
         model = create(self.card)
         where = f"{self.card.name}: {found.files[0]}"
-        files.fill(model, state_for(model, files.read(found.files[0]), self.card.convert), where)
+        fill(model, state_for(model, files.read(found.files[0]), self.card.convert), where)
         depth = len(model.feature_info)
         if self.layer > depth:
             raise ReedError(f"{self.card.name}.layer is {self.layer}, the model has {depth}")

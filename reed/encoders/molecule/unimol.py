@@ -15,6 +15,7 @@ from reed.encoders.base import PublicWeights
 from reed.encoders.molecule.molecule import READS, check_coords, molecule_of
 from reed.encoders.molecule.unimol_net import Size, collate, forward, shapes
 from reed.errors import ReedError
+from reed.state_dict import compare
 from reed.weights import Origin
 
 ORIGIN = Origin(repo="dptech/Uni-Mol-Models", files=("mol_pre_all_h_220816.pt",))
@@ -74,7 +75,7 @@ class UniMol(PublicWeights):
         if not isinstance(state, Mapping) or any(key not in state for key in needed):
             raise ReedError(f"{path} is no Uni-Mol: it lacks {' or '.join(needed)}")
         want = shapes(size := Size.of(state))
-        files.compare(str(path), want, {key: state[key] for key in want if key in state})
+        compare(str(path), want, {key: state[key] for key in want if key in state})
         if size.width != self.dim:
             problem = f"{path} has {size.width} channels, unimol.dim is {self.dim}"
             raise ReedError(f"{problem}; set dim={size.width}")

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from reed.encoders import pretrained as pre
 from reed.errors import ReedError
-from reed.weights import Found, fill, read, weights_sha256
+from reed.state_dict import fill
+from reed.weights import Found, read, weights_sha256
 
 if TYPE_CHECKING:
     import torch

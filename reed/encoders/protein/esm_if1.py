@@ -26,7 +26,9 @@ from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein.chain import backbone, segments
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.precision import computing
+from reed.state_dict import fill
 from reed.weights import Origin
 
 DIM = 512  # of the public model
@@ -102,7 +104,7 @@ class EsmIf1(PublicWeights):
         model = model_class(args, alphabet)
         own = {rename(key): value for key, value in state.items() if "version" not in key}
         buffers = {k: v for k, v in model.state_dict().items() if "version" in k}
-        files.fill(model, own | buffers, str(path))
+        fill(model, own | buffers, str(path))
         self._encoder = model.encoder.float().requires_grad_(False).eval().to(device)
         self._convert, self._device = converter(alphabet), device
 
@@ -162,7 +164,7 @@ def library() -> tuple[Any, Any, Any]:
         except (ImportError, AttributeError) as error:
             raise ReedError(
                 f"cannot import ESM-IF1 from fair-esm ({error}); the package `esm` of ESM3 has the "
-                "same import name: uninstall it, and: pip install 'reed[proteins]'"
+                f"same import name: uninstall it, and: {pip_install('proteins')}"
             ) from error
     return model, converter, alphabet
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from reed.build.shard import BadSample
 from reed.errors import ReedError
+from reed.extras import pip_install
 from reed.sources.image.layouts import Raw
 
 LABELS = ("label", "labels", "cls", "class")
@@ -148,6 +149,6 @@ def _library() -> ModuleType:
         from pyarrow import parquet
     except ImportError as error:
         raise ReedError(
-            "parquet files need pyarrow; install it with: pip install 'reed[images]'"
+            f"parquet files need pyarrow; install it with: {pip_install('images')}"
         ) from error
     return parquet
