@@ -201,7 +201,8 @@ def _sampler(
 
     device = pick_device(device)
     precision = precisions.pick(precision, device)
-    if run:
+    if checkpoint is None:
+        assert run is not None
         return Sampler.of_run(run, step, device, ema=ema, precision=precision), run, device
     group, convention = "ema" if ema else "model", asked["convention"] or "auto"
     scale = 0.18215 if asked["scale"] is None else asked["scale"]

@@ -90,7 +90,8 @@ def perplexity(
                 truth = residue.clamp(max=log_p.shape[-1] - 1).unsqueeze(-1)
                 nll[place] -= (log_p.gather(-1, truth).squeeze(-1) * judged).sum().cpu()
                 count[place] += judged.sum().cpu()
-            hits += int(((log_p.argmax(-1) == residue) & counts).sum())  # the last time is 1
+                if t == 1:  # nothing is shown
+                    hits += int(((log_p.argmax(-1) == residue) & counts).sum())
             bar.update(len(some))
     if not count.all():
         raise ReedError("too few residues of these structures count to take a perplexity")

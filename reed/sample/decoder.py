@@ -21,6 +21,10 @@ class Decodes(Protocol):
 
     precision: str
 
+    def load(self, device: str) -> None:
+        """Bring the weights to a device."""
+        ...
+
     def decode(self, latents: np.ndarray, half: float) -> np.ndarray:
         """uint8 [B, H, W, C] of latents [B, C, h, w]; half: what is added before rounding down."""
         ...
@@ -97,5 +101,6 @@ def _weights(revision: str) -> str:
 
 def _of_field(field: Field) -> dict[str, Any]:
     """The settings of the usual autoencoder for these latents; it checks all but the resolution."""
-    settings: dict[str, Any] = {"channels": field.shape[0] // 2, "resolution": field.shape[1] * 8}
+    channels, height, _ = field.sizes
+    settings: dict[str, Any] = {"channels": channels // 2, "resolution": height * 8}
     return settings | {"scale": field.scale[0], "shift": field.shift[0]}

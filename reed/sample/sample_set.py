@@ -173,7 +173,7 @@ class SampleSet:
             files.write_atomic(self._json, _dump(self._table({})), overwrite=False)
         self._check()
         with files.open_new(self._part(number)) as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
 
     def _table(self, held: dict[str, int]) -> dict[str, Any]:
         versions = {"reed": reed.__version__, "torch": str(torch.__version__)}

@@ -58,4 +58,4 @@ def write_npz(path: Path, samples: SampleSet) -> None:
     parts = list(samples.parts())
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with files.open_new(path) as file:
-        np.savez(file, **joined)
+        np.savez(file, allow_pickle=False, **joined)

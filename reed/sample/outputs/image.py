@@ -112,13 +112,13 @@ def write_npz(path: Path, samples: SampleSet) -> None:
     labels = np.empty(samples.num, np.int64)
     with files.open_new(path) as file:
         with ZipFile(file, "w") as archive:
-            done = 0
+            done, shape = 0, None
             # a ZipInfo has a fixed date, so the bytes follow from the samples
             with archive.open(ZipInfo("arr_0.npy"), "w", force_zip64=True) as member:
                 for part in samples.parts():
-                    if not done:
-                        _write_header(member, part["x"].dtype, (samples.num, *part["x"].shape[1:]))
+                    if shape is None:
                         shape = part["x"].shape[1:]
+                        _write_header(member, part["x"].dtype, (samples.num, *shape))
                     assert part["x"].shape[1:] == shape
                     member.write(np.ascontiguousarray(part["x"]).data)
                     labels[done : done + len(part["x"])] = part["label"]
@@ -144,7 +144,7 @@ def write_pngs(folder: Path, samples: SampleSet) -> None:
 
 def write_shards(folder: Path, samples: SampleSet) -> None:
     """Tars of a PNG and a label (cls) per sample."""
-    from webdataset import TarWriter
+    from webdataset.writer import TarWriter
 
     images = enumerate(_images(samples))
     for number in range(-(-samples.num // SHARD)):

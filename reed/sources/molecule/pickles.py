@@ -12,7 +12,7 @@ import pickle
 import pickletools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from reed.build.shard import BadSample
 from reed.chem import rdkit
@@ -99,7 +99,7 @@ def items(content: mmap.mmap, name: str) -> Iterator[Any]:
     """
     outline = _Outline()
     try:
-        for op, value, at in pickletools.genops(content):
+        for op, value, at in pickletools.genops(cast(IO[bytes], content)):  # it reads like a file
             yield from outline.step(op.name, value, at)
     except BadSample:
         raise
@@ -121,8 +121,9 @@ class _Outline:
         self._memo: dict[int, Any] = {}
         self._met = 0
 
-    def step(self, op: str, value: Any, at: int) -> list[Any]:
+    def step(self, op: str, value: Any, at: int | None) -> list[Any]:
         """Run one instruction; what it puts into the list at the bottom."""
+        assert at is not None  # unknown only where a stream cannot tell its position
         if op in ("APPEND", "APPENDS"):
             return self._append(self._since_mark() if op == "APPENDS" else [self.stack.pop()])
         if op in _BYTES:

@@ -116,7 +116,7 @@ def _compose(rng: np.random.Generator) -> Scene:
 
 
 def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+    return choices[int(rng.integers(len(choices)))]
 
 
 def _places(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
@@ -151,8 +151,8 @@ def render(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 def _outside(shape: str, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
     """How far each pixel is outside a shape, in pixels; negative inside."""
-    away, square = np.hypot(dx, dy), np.maximum(abs(dx), abs(dy))
-    bar = np.minimum(abs(dx), abs(dy)) - radius / 3
+    away, square = np.hypot(dx, dy), np.maximum(np.abs(dx), np.abs(dy))
+    bar = np.minimum(np.abs(dx), np.abs(dy)) - radius / 3
     return {
         "disc": away - radius,
         "square": square - 0.85 * radius,
