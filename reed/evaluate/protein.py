@@ -16,6 +16,7 @@ from reed import config
 from reed.build.shard import BadSample
 from reed.cache import files, plan, reader, schema
 from reed.chem.protein import ALPHABET
+from reed.chem.structure import ENDINGS
 from reed.domains.protein import (
     SHAPES,
     DesignOptions,
@@ -30,7 +31,7 @@ from reed.metrics.folding import Folded, agreement
 from reed.nets.mpnn import MASK, MPNN
 from reed.sample.sampler import Sampler
 from reed.seeding import seed_for
-from reed.sources.protein.proteins import Proteins
+from reed.sources.protein.proteins import whole
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # at which perplexity is taken; 1: nothing is shown
 _TOKENS = 4000  # padded residues of one batch
@@ -180,11 +181,11 @@ def structure_in(path: Path) -> Structure:
     if not path.is_file():
         raise ReedError(f"no structure at {path}")
     try:
-        found = Proteins(path.parent, assembly=True).read(path.name)
+        found = whole(path)
     except BadSample as error:
         raise ReedError(f"cannot design for {path}: {error}") from error
     residue = np.array([ALPHABET.index(letter) for letter in found["sequence"]])
-    name = path.name.partition(".")[0]
+    name = ENDINGS.sub("", path.name)
     return Structure(name, found["coords"], residue, found["number"], found["chain"])
 
 
