@@ -98,16 +98,28 @@ def _polymer(content: Content, group: Sequence[Residue], is_after: bool) -> list
     if all(residue.is_het for residue in chain) and site.unit not in content.polymers:
         if is_after or len(chain) < 2 or not any(map(is_bonded, chain[:-1], chain[1:])):
             return []
+    _forget_copies(chain)
     mirrored = sum(is_mirrored(residue.name) for residue in chain)
     return chain if 2 * mirrored <= len(chain) else []
 
 
 def _is_amino(residue: Residue) -> bool:
-    known = is_amino(residue.name)
-    if known is not None:
-        return known
-    atoms = residue.atoms
-    return "CA" in atoms and (not residue.is_het or bool({"N", "C"} & atoms))
+    known, atoms = is_amino(residue.name), residue.atoms
+    if known is None:
+        return "CA" in atoms and (not residue.is_het or bool({"N", "C"} & atoms))
+    # force fields use names that the PDB gave to other components
+    return known or (not residue.is_het and {"N", "CA", "C"} <= atoms)
+
+
+def _forget_copies(chain: Sequence[Residue]) -> None:
+    """Residues that lie where another one does are dummies, all of them: not observed."""
+    there: dict[tuple[float, ...], list[Residue]] = {}
+    for residue in chain:
+        there.setdefault(tuple(residue.backbone[1].tolist()), []).append(residue)
+    for place, residues in there.items():
+        if place[0] == place[0] and len({residue.site.place for residue in residues}) > 1:
+            for residue in residues:
+                residue.backbone = np.full_like(residue.backbone, np.nan)
 
 
 def _without_free(chain: list[Residue]) -> list[Residue]:

@@ -175,7 +175,8 @@ def _rows(stated: Stated, residues: Sequence[Residue]) -> list[int] | Residue:
     labels = [each.site.label for each in residues]
     if None not in labels:
         rows = [label - 1 for label in labels if label]
-        wrong = [i for i, row in enumerate(rows) if not 0 <= row < length]
+        first = {row: i for i, row in reversed(list(enumerate(rows)))}
+        wrong = [i for i, row in enumerate(rows) if not 0 <= row < length or first[row] != i]
         return residues[wrong[0]] if wrong else rows
     rows = [each.site.number - 1 for each in residues]
     pairs = zip(rows, ours, strict=True)
@@ -234,10 +235,6 @@ def _sure(letter: str) -> str:
 
 
 def _chain(letters: Sequence[tuple[str, str]], coords: np.ndarray, number: np.ndarray) -> Chain:
-    """A chain, without the residues that lie where another one does: dummies, all of them."""
-    alphas = np.round(coords[:, 1].astype(np.float64), 3)
-    _, place, count = np.unique(alphas, axis=0, return_inverse=True, return_counts=True)
-    coords = np.where((count[place.ravel()] > 1)[:, None, None], np.float32(np.nan), coords)
     ways = Counter(way for _, way in letters)
     text = "".join(letter for letter, _ in letters)
     return Chain("", text, coords, number.astype(np.int32), ways)
