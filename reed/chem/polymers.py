@@ -67,7 +67,9 @@ def _of_model(content: Content, residues: Sequence[Residue]) -> list[Molecule]:
         here = (residue.site.unit, residue.site.part)
         run += here != last
         last = here
-        groups.setdefault(residue.site.unit if residue.site.label else run, []).append(residue)
+        groups.setdefault(run if residue.site.label is None else residue.site.unit, []).append(
+            residue
+        )
     found: list[Molecule] = []
     ends: dict[str, Molecule] = {}  # the last molecule of each unit
     for group in groups.values():
@@ -91,8 +93,8 @@ def _polymer(content: Content, group: Sequence[Residue], is_after: bool) -> list
     if not content.polymers.get(site.unit, True):
         return []
     chain = [residue for residue in group if _is_amino(residue)]
-    if any(residue.site.label for residue in chain):  # the others are no part of a sequence
-        chain = [residue for residue in chain if residue.site.label]
+    if any(residue.site.label is not None for residue in chain):  # others are of no sequence
+        chain = [residue for residue in chain if residue.site.label is not None]
     elif site.part not in content.closed and site.unit not in content.polymers:
         chain = _without_free(chain)
     if all(residue.is_het for residue in chain) and site.unit not in content.polymers:
@@ -151,6 +153,8 @@ def _begins(before: Residue, after: Residue, seen: set[tuple[int, str]]) -> bool
     step = after.site.place[0] - before.site.place[0]
     if step < 0 or after.site.place in seen or after.segment != before.segment:
         return True
+    if after.site.label is not None:  # the file says that it is one molecule
+        return False
     return distance(before, after) > STEP * max(step, 1) + SLACK  # NaN is not
 
 

@@ -46,7 +46,7 @@ class Site(NamedTuple):
     @property
     def place(self) -> tuple[int, str]:
         """What names a residue within its molecule."""
-        return (self.number, self.icode) if self.label is None else (self.label, "")
+        return self.number if self.label is None else self.label, self.icode
 
 
 @dataclass

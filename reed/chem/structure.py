@@ -174,7 +174,7 @@ def _rows(stated: Stated, residues: Sequence[Residue]) -> list[int] | Residue:
     ours = [next((n for n in each.variants if n in names), each.name) for each in residues]
     labels = [each.site.label for each in residues]
     if None not in labels:
-        rows = [label - 1 for label in labels if label]
+        rows = [label - 1 for label in labels if label is not None]
         first = {row: i for i, row in reversed(list(enumerate(rows)))}
         wrong = [i for i, row in enumerate(rows) if not 0 <= row < length or first[row] != i]
         return residues[wrong[0]] if wrong else rows
