@@ -12,6 +12,7 @@ import click
 from reed import pipelines, stage_one
 from reed.build import engines, overlap, ray_engine
 from reed.build import size as space
+from reed.bytes import human
 from reed.cache import cost, schema
 from reed.cli.common import CACHES, completed, one_line_errors, pick_device
 from reed.encoders import ENCODERS
@@ -256,7 +257,7 @@ def _show(found: Build) -> None:
         f"{manifest.shard_size}"
     )
     for size in found.sizes:
-        known = f"{space.human(size.record)} per record, {size.basis}"
+        known = f"{human(size.record)} per record, {size.basis}"
         took = "" if size.seconds is None else space.duration(size.seconds)
         pace = f"; about {took} at the pace of the shards that are there" if took else ""
         click.echo(
@@ -266,6 +267,5 @@ def _show(found: Build) -> None:
     total = sum(size.bytes for size in found.sizes)
     files = sum(2 * size.shards for size in found.sizes)
     click.echo(
-        f"total: {total:,} bytes ({space.human(total)}) in {files} files; "
-        f"{space.human(space.free(cache))} free"
+        f"total: {total:,} bytes ({human(total)}) in {files} files; {human(space.free(cache))} free"
     )

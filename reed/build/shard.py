@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from reed.build.source import BadSample, Chunk, Reading, Sample, Source
 from reed.cache import files, reader, schema, verify
@@ -18,6 +20,7 @@ from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.cache.stats import Stats
 from reed.errors import ReedError
+from reed.weights import Found, Origin
 
 MAX_FAILED = 0.01  # of a column's samples
 FEW = 10  # failures that say nothing yet about their share
@@ -26,18 +29,35 @@ FEW = 10  # failures that say nothing yet about their share
 Record = tuple[str, Sequence[dict[str, Any]]]
 
 
+# One array, string or number for each sample of a batch; they may be rows of one array.
+Values = Sequence[Any] | np.ndarray
+
+
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 
-    reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
-    sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
-    encode. An encoder whose output has terms of use says so in `terms`, which a build prints.
+    An encoder whose output has terms of use says so in `terms`, which a build prints.
     """
 
-    reads: tuple[str, ...]
-    fields: tuple[Field, ...]
-    licence: str
-    batch_size: int
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source entries ("pixels"), fields of other columns ("describe/caption"), and "key"."""
+        ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What it writes."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Of the weights, or of the data where it only copies them."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per call of encode."""
+        ...
 
     def revision(self) -> str:
         """What the output depends on besides its inputs: weights sha256, preprocessing, layer."""
@@ -47,8 +67,27 @@ class Encoder(Protocol):
         """Bring the weights to `device`; model libraries are imported here."""
         ...
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """For each field one array (or string) per sample, in order; may raise BadSample."""
+        ...
+
+
+@runtime_checkable
+class Downloads(Protocol):
+    """What else an encoder has whose weights can be downloaded: see reed.encoders.base.
+
+    weights: the path of weights that were given in place of those of `origin`.
+    """
+
+    weights: str | None
+
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        ...
+
+    def prefetch(self) -> Found:
+        """Download the weights, unless they were given; ReedError: which file to put where."""
         ...
 
 
@@ -236,7 +275,7 @@ def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[st
 
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, reader.parts_of(job.column), members())
+        index = container.write(temp, reader.parts_of(job.column.fields), members())
     marker = Marker(
         column=job.column.name,
         shard=shard,

@@ -37,7 +37,7 @@ class Images:
     left and right swapped in the second view; label: int; caption: str, where one stands beside it.
 
     data: a folder tree of image files, a zip of one, WebDataset tars or parquet files (a file,
-    a folder of them, or a pattern such as "data/train-*.tar"); labels: a class file that names
+    a folder of them, or a pattern such as ``data/train-*.tar``); labels: a class file that names
     every key (reed.sources.image.labels), otherwise the class is what stands beside the image, or
     the place of its top folder among all top folders, sorted; max_pixels: larger images fail.
 
