@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import runpy
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 
 from reed.build.shard import BadSample
 from reed.cache import plan, schema
+from reed.chem import letters
 from reed.chem.letters import COMPONENT, FORCE_FIELD, STANDARD, STATED, UNKNOWN, letter_of
 from reed.chem.structure import Structure, read_structure
 from reed.cli.cache import main
@@ -278,6 +280,16 @@ def test_a_letter_and_how_it_came(name, more, want):
     assert letter_of(name, **more) == want
 
 
+def test_a_letter_that_only_the_dictionary_has_needs_biotite(monkeypatch):
+    monkeypatch.setitem(sys.modules, "biotite.structure.info", None)
+    letters._of_component.cache_clear()
+    with pytest.raises(
+        ReedError, match=r"letter of residue CSR needs biotite, .*'reed\[proteins\]'"
+    ):
+        letter_of("CSR")
+    assert letter_of("MSE") == ("M", COMPONENT)
+
+
 def test_a_name_of_two_components_in_the_chain_stays(tmp_path):
     """GLO is glucose to the PDB, and an end of glutamate in files of docking programs."""
     body = sum((TINY.residue(i, "GLO" if i == 4 else "ALA") for i in range(9)), [])
@@ -460,7 +472,7 @@ def test_endings_are_compared_in_lower_case_and_content_decides(tmp_path):
     }
 
 
-def test_a_listing_counts_how_letters_came(tmp_path):
+def test_a_listing_counts_how_letters_came(tmp_path, capfd):
     for name in ("ffnames", "modres_csr", "caonly"):  # the last is left out
         shutil.copy(DATA / f"{name}.pdb.gz", tmp_path)
     counts = Proteins(tmp_path, max_x=0.5).listing().counts
@@ -471,6 +483,8 @@ def test_a_listing_counts_how_letters_came(tmp_path):
         "letters: components of the PDB": 1,
         "letters: X": 5,
     }
+    said = "letters: 72 of the 20, 1 stated by the file, 11 names of force fields, 1 components"
+    assert said in "".join(capfd.readouterr())
 
 
 def test_names_that_differ_behind_a_dot_stay_apart(tmp_path):

@@ -90,6 +90,7 @@ def _table(block: Any) -> dict[str, list[str]]:
 def _atoms(table: Mapping[str, list[str]]) -> tuple[dict[str, Collector], dict[str, str]]:
     """The residues of every model, and the entity of every molecule."""
     models: dict[str, Collector] = {}
+    model, site, name, is_het = Collector(), _site("", "", "0", "", ""), "", False
     there: tuple[str, ...] = ()
     of_residue = ("model", "name", "group", "asym", "chain", "number", "icode", "label")
     residues = zip(*(table[name] for name in of_residue), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from math import nan
+from typing import Any
 
 from reed.build.shard import BadSample
 from reed.chem.residues import KEPT, Atom, Collector, Content, Site, Stated
@@ -44,7 +45,7 @@ def read_pdb(lines: Sequence[str]) -> Content:
             raise BadSample("holds several entries one after the other; split it")
     header = [line for line in lines if line.startswith(_HEADER)]
     found = library("gemmi", "reading structures", "proteins").read_pdb_string("\n".join(header))
-    parents = {}
+    parents: dict[Any, str] = {}
     for each in found.mod_residues:
         seqid, name = each.res_id.seqid, each.res_id.name
         parents[each.chain_name, seqid.num, seqid.icode.strip(), name] = each.parent_comp_id

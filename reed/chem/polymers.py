@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from reed.build.shard import BadSample
 from reed.chem.letters import is_amino, is_mirrored
@@ -168,7 +168,7 @@ def _are_apart(places: Sequence[np.ndarray]) -> bool:
     """Whether no two models overlap, by their CA."""
     if not all(map(len, places)):
         return False
-    trees = [cKDTree(each) for each in places]
+    trees = [KDTree(each) for each in places]
     for i, tree in enumerate(trees):
         for other in places[i + 1 :]:
             near = tree.query(other, distance_upper_bound=_TOUCH)[0]

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from reed.build.shard import BadSample
 from reed.build.source import Listing
-from reed.chem.letters import WAYS
+from reed.chem.letters import STANDARD, WAYS
 from reed.chem.protein import ATOMS
 from reed.chem.structure import ENDINGS, Chain, read_structure
 from reed.errors import ReedError
@@ -92,7 +92,11 @@ class Proteins:
                 stamps[key] = stamp
         if reasons := ", ".join(f"{count} {name}" for name, count in sorted(out.items()) if name):
             tqdm.write(f"proteins: {len(stamps)} samples; left out: {reasons}", file=sys.stderr)
-        counts = {f"letters: {way}": letters[way] for way in WAYS if letters[way]}
+        told = {way: letters[way] for way in WAYS if letters[way]}
+        if set(told) - {STANDARD}:
+            ways = ", ".join(f"{count} {way}" for way, count in told.items())
+            tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
+        counts = {f"letters: {way}": count for way, count in told.items()}
         return Listing(stamps, passed, counts=counts)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
