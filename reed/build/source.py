@@ -24,6 +24,7 @@ class Listing(dict[str, str]):
         passed: Files and members that are no sample, by reason ("ending .heic", "no ending"), each
             reason with their names.
         classes: Names of the classes, by number; empty where the data names none.
+        counts: What a source counted meanwhile, in words ("letters: stated by the file").
     """
 
     def __init__(
@@ -31,10 +32,12 @@ class Listing(dict[str, str]):
         stamps: Mapping[str, str],
         passed: Mapping[str, Sequence[str]] | None = None,
         classes: Sequence[str] = (),
+        counts: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(stamps)
         self.passed = {reason: tuple(names) for reason, names in (passed or {}).items() if names}
         self.classes = tuple(classes)
+        self.counts = dict(counts or {})
 
 
 class Source(Protocol):

@@ -13,12 +13,13 @@ from reed.build.shard import BadSample
 from reed.bytes import file_sha256
 from reed.cache import files
 from reed.chem.protein import ALPHABET
+from reed.chem.structure import ENDINGS
 from reed.config import option
 from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
 from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
-from reed.sources.protein.proteins import Proteins
+from reed.sources.protein.proteins import whole
 
 HASHED = 8  # characters of a file's hash that tell it from others of its name
 
@@ -94,7 +95,7 @@ def structure_in(path: Path) -> Structure:
     """
     _exists(path)
     try:
-        found = Proteins(path.parent, assembly=True).read(path.name)
+        found = whole(path)
     except BadSample as error:
         raise ReedError(f"cannot design for {path}: {error}") from error
     residue = np.array([ALPHABET.index(letter) for letter in found["sequence"]])
@@ -117,7 +118,7 @@ def fasta(names: Sequence[str], sequences: Sequence[str]) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name.partition(".")[0]
+    return ENDINGS.sub("", path.name)
 
 
 def _sha256(path: Path) -> str:

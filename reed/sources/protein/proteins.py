@@ -14,11 +14,15 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.build.shard import BadSample
-from reed.chem.structure import SUFFIXES, Chain, read_structure
+from reed.build.source import Listing
+from reed.chem.letters import STANDARD, WAYS
+from reed.chem.protein import ATOMS
+from reed.chem.structure import ENDINGS, Chain, read_structure
 from reed.errors import ReedError
 from reed.sources import SOURCES
 from reed.sources.protein.mpnn import Mpnn
 
+READING = 2  # how structures are read; a cache that was planned by another is not added to
 BETWEEN = 100  # added to the numbers of each further chain, as ProteinMPNN does
 
 
@@ -33,11 +37,12 @@ class Proteins:
     [L], which chain; cluster: int, equal for chains of one cluster, or of one sequence where there
     are no clusters; resolution: in angstroms, NaN if unknown.
 
-    data: a folder tree of .pdb, .ent, .cif or .mmcif files, also .gz, or the folder of the
-    training data of ProteinMPNN (list.csv, reed.sources.protein.mpnn); split: of the latter:
-    train, valid or test; assembly: all chains of a file are one sample, else each is one;
-    max_resolution: structures without any, as from NMR, stay; max_x: the largest share of X. What
-    these leave out is counted on stderr.
+    data: a folder tree of .pdb, .ent, .cif or .mmcif files (.pdb1 and so on: assemblies), also
+    .gz, or the folder of the training data of ProteinMPNN (list.csv, reed.sources.protein.mpnn);
+    split: of the latter: train, valid or test; assembly: all chains of a file are one sample, else
+    each is one; max_resolution: structures without any, as from NMR, stay; max_x: the largest
+    share of X. What these leave out is counted on stderr, and so is a chain without a residue that
+    has N, CA, C, O and a letter: there is nothing to learn from it.
     """
 
     data: Path | None = None
@@ -68,12 +73,17 @@ class Proteins:
     def _is_mpnn(self) -> bool:
         return self.data is not None and (self.data / "list.csv").is_file()
 
-    def listing(self) -> dict[str, str]:
-        """Every key with the size of its file; unreadable files are kept, to fail with a reason."""
+    def listing(self) -> Listing:
+        """Every key with the size of its file; unreadable files are kept, to fail with a reason.
+
+        It counts the letters of the samples by how they came, where these are files of structures.
+        """
         if self.data is None or not self.data.is_dir():
             at = "" if self.data is None else f", there is none at {self.data}"
             raise ReedError(f"proteins: name a folder of structures with --data{at}")
-        found = self._mpnn.listing(self._problem) if self._is_mpnn else self._scan()
+        passed: dict[str, list[str]] = {}
+        letters: Counter[str] = Counter()
+        found = self._mpnn.listing(self._problem) if self._is_mpnn else self._scan(passed, letters)
         stamps: dict[str, str] = {}
         out: Counter[str] = Counter()
         for key, stamp, problem in found:
@@ -82,7 +92,12 @@ class Proteins:
                 stamps[key] = stamp
         if reasons := ", ".join(f"{count} {name}" for name, count in sorted(out.items()) if name):
             tqdm.write(f"proteins: {len(stamps)} samples; left out: {reasons}", file=sys.stderr)
-        return stamps
+        told = {way: letters[way] for way in WAYS if letters[way]}
+        if set(told) - {STANDARD}:
+            ways = ", ".join(f"{count} {way}" for way, count in told.items())
+            tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
+        counts = {f"letters: {way}": count for way, count in told.items()}
+        return Listing(stamps, passed, counts=counts)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """The entries of one chain, or of all chains of a file; BadSample with the reason."""
@@ -90,36 +105,59 @@ class Proteins:
             chain, cluster, resolution = self._mpnn.read(key)
             return _sample([chain], cluster, resolution)
         assert self.data is not None, "listing() comes before read()"
-        place, _, name = key.rpartition("/") if not key.endswith(SUFFIXES) else (key, "", "")
+        if self.assembly or ENDINGS.search(key):
+            return whole(self.data / key)
+        place, _, name = key.rpartition("/")
         found = read_structure(self.data / place)
-        if name and name not in found.chains:
+        if name in found.unsound:
+            raise BadSample(f"{place}: {found.unsound[name]}")
+        if name not in found.chains:
             raise BadSample(f"{place} has no chain {name!r}, only {', '.join(found.chains)}")
-        chains = [found.chains[name]] if name else list(found.chains.values())
-        if not any(np.isfinite(chain.coords[:, 1]).any() for chain in chains):
-            raise BadSample("has no CA atom")
-        return _sample(chains, _by_sequence(chains), found.resolution)
+        chain = found.chains[name]
+        return _sample([chain], _by_sequence([chain]), found.resolution)
 
     @property
     def _mpnn(self) -> Mpnn:
         assert self.data is not None
         return Mpnn(self.data, self.split or "train")
 
-    def _scan(self) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every sample in a folder."""
+    def _scan(
+        self, passed: dict[str, list[str]], letters: Counter[str]
+    ) -> Iterator[tuple[str, str, str]]:
+        """Key, stamp and what it is left out for of every sample in a folder.
+
+        passed: filled with the files that are none, by reason; letters: with how they came.
+        """
         assert self.data is not None
-        paths = sorted(path for path in self.data.rglob("*") if path.name.endswith(SUFFIXES))
+        paths = sorted(path for path in self.data.rglob("*") if path.is_file())
         for path in tqdm(paths, "list structures", unit="file", disable=None):
-            place, stamp = path.relative_to(self.data).as_posix(), str(path.stat().st_size)
+            place, stamp = (
+                path.relative_to(self.data).as_posix(),
+                f"{path.stat().st_size}-{READING}",
+            )
+            if reason := _is_passed(path):
+                passed.setdefault(reason, []).append(place)
+                continue
             try:
                 found = read_structure(path)
             except BadSample:
                 yield place, stamp, ""
                 continue
+            if self.assembly and found.unsound:
+                yield place, stamp, ""
+                continue
+            for name in found.unsound:
+                yield f"{place}/{name}", stamp, ""
             chains = list(found.chains.values())
             for each in [chains] if self.assembly else [[chain] for chain in chains]:
                 key = place if self.assembly else f"{place}/{each[0].name}"
                 sequence = "".join(chain.sequence for chain in each)
-                yield key, stamp, self._problem(sequence, found.resolution)
+                problem = self._problem(sequence, found.resolution)
+                if not problem and not any(_designable(chain).any() for chain in each):
+                    problem = "without a residue that has N, CA, C, O and a letter"
+                if not problem:
+                    letters.update(sum((Counter(chain.ways) for chain in each), Counter()))
+                yield key, stamp, problem
 
     def _problem(self, sequence: str, resolution: float) -> str:
         """Which setting leaves a sample out; empty where none does."""
@@ -132,6 +170,29 @@ class Proteins:
         return "over max_x" if sequence.count("X") > self.max_x * len(sequence) else ""
 
 
+def whole(path: Path) -> dict[str, Any]:
+    """The entries of all chains of one file together; BadSample with the reason."""
+    found = read_structure(path)
+    if found.unsound:
+        raise BadSample(f"{path.name}: {next(iter(found.unsound.values()))}")
+    chains = list(found.chains.values())
+    return _sample(chains, _by_sequence(chains), found.resolution)
+
+
+def _is_passed(path: Path) -> str:
+    """Why a file is no sample; empty where it may be one."""
+    if path.name.startswith("."):
+        return "hidden"
+    if ENDINGS.search(path.name):
+        return ""
+    return f"ending {path.suffix.lower()}" if path.suffix else "no ending"
+
+
+def _designable(chain: Chain) -> np.ndarray:
+    """The residues that a net learns from and designs, [L]: four atoms, and one of the 20."""
+    return np.isfinite(chain.coords).all((1, 2)) & (np.array(list(chain.sequence)) != "X")
+
+
 def _by_sequence(chains: list[Chain]) -> int:
     """A number that only chains of these sequences have."""
     text = "/".join(chain.sequence for chain in chains)
@@ -139,6 +200,14 @@ def _by_sequence(chains: list[Chain]) -> int:
 
 
 def _sample(chains: list[Chain], cluster: int, resolution: float) -> dict[str, Any]:
+    """The entries of a sample; BadSample where no residue of it can be designed."""
+    if not any(_designable(chain).any() for chain in chains):
+        coords = np.concatenate([chain.coords for chain in chains])
+        lacking = np.isnan(coords).any(2).sum(0)
+        atoms = [f"{name} of {count}" for name, count in zip(ATOMS, lacking, strict=True) if count]
+        missing = f"; {', '.join(atoms)} is missing" if atoms else "; all are X"
+        what = f"0 of {len(coords)} residues have N, CA, C, O and a letter"
+        raise BadSample(f"nothing to learn or design: {what}{missing}")
     numbers, start = [], 0
     for index, chain in enumerate(chains):
         numbers.append(chain.number + start + BETWEEN * index)
