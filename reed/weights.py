@@ -130,6 +130,11 @@ def _cached(origin: Origin) -> Found | None:
     return _complete(folder, origin)
 
 
+def is_here(origin: Origin) -> bool:
+    """Whether the hub's cache on this machine has the weights of `origin`; asks no network."""
+    return bool(origin.repo) and _cached(origin) is not None
+
+
 def _complete(folder: Path, origin: Origin) -> Found | None:
     """The files of `origin` in a folder, if every name or pattern of it is met."""
     met = {pattern: sorted(folder.glob(pattern)) for pattern in origin.files}

@@ -31,7 +31,8 @@ class Encoder(Protocol):
 
     reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
     sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
-    encode. An encoder whose output has terms of use says so in `terms`, which a build prints.
+    encode. An encoder whose output has terms of use says so in `terms`, which a build prints; one
+    that reads files has `check_files()`, which opens them and raises before anything is encoded.
     """
 
     reads: tuple[str, ...]
@@ -144,7 +145,7 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
     tally = tally or new_tally(job)
     chunks = (job.reading.chunk(shard, keys) for keys in job.cuts(shard))
     encoded = encode_shard(job, chunks, failed, timing, tally)
-    marker = write_shard(job, shard, chain.from_iterable(encoded), failed)
+    marker = write_shard(job, shard, chain.from_iterable(encoded), failed, tally)
     timing.write = time.perf_counter() - began - timing.read - timing.encode
     return marker, timing
 
@@ -220,18 +221,28 @@ def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
             )
 
 
-def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[str, str]) -> Marker:
-    """Put the records of a shard in place, then its marker; `failed` is complete after them."""
+def write_shard(
+    job: Job, shard: int, records: Iterable[Record], failed: dict[str, str], tally: Tally
+) -> Marker:
+    """Put the records of a shard in place, then its marker; `failed` is complete after them.
+
+    A sample with a value that its codec cannot store (NaN, beyond float16, no Unicode) fails.
+    """
     written: list[str] = []
     stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
 
     def members() -> Iterator[tuple[str, list[Any]]]:
         for key, views in records:
+            try:
+                stored = [_stored(job, values) for values in views]
+            except BadSample as error:
+                failed[key] = str(error)
+                tally.add(0, {key: str(error)})  # it was tried when it was encoded
+                continue
             for view, values in enumerate(views):
-                arrays = _stored(job, key, values)
                 for name, running in stats.items():
                     running.add(values[name])
-                yield tar.member_key(key, view), arrays
+                yield tar.member_key(key, view), stored[view]
             written.append(key)
 
     container = reader.CONTAINERS[job.column.container]
@@ -249,13 +260,12 @@ def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[st
     return marker
 
 
-def _stored(job: Job, key: str, values: dict[str, Any]) -> list[Any]:
-    """The parts of one record, in the column's order."""
+def _stored(job: Job, values: dict[str, Any]) -> list[Any]:
+    """The parts of one record, in the column's order; BadSample for what its codec refuses."""
     arrays: list[Any] = []
     for field in job.column.fields:
         try:
             arrays += codecs.codec_of(field).encode(values[field.name], job.state[field.name])
         except ReedError as error:
-            where = f"column {job.column.name!r}, field {field.name!r}, key {key!r}"
-            raise ReedError(f"{where}: {error}") from error
+            raise BadSample(f"field {field.name!r} {error}") from error
     return arrays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,13 +17,16 @@ from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
+_OPEN, _BLOCK = 16, 8192  # shards that stay open, and records per call, where all are read
+
 
 class Joined:
     """The columns behind some names, and the rows of the plan that every one of them has.
 
-    places: name -> "column/field"; skip: how many records may be left out because their shard is
-    absent or of the wrong size (0: none, any such shard is an error). Raises ReedError if a
-    column is absent or incomplete, or if no sample is in all of them.
+    places: name -> "column/field"; lacking: column -> rows of the plan that it left out; skip: how
+    many records may be left out because their shard is absent or of the wrong size (0: none, any
+    such shard is an error). Raises ReedError if a column is absent or incomplete, or if no sample
+    is in all of them.
     """
 
     def __init__(self, cache: Path, planned: Plan, places: Mapping[str, str], skip: int = 0):
@@ -38,7 +42,13 @@ class Joined:
         if not len(self.rows):
             raise ReedError("no sample is in all of the columns that training needs")
         self.left_out = len(planned.keys) - len(self.rows)
+        self.lacking = {c.name: np.flatnonzero(c.place < 0) for c in self.columns}
         self.lengths = self._common_lengths(planned)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A field of one number per sample, of every row in `rows`."""
+        column = next(each for each in self.columns if name in each.fields)
+        return column.numbers(name, self.rows)
 
     def labels(self, cache: Path, planned: Plan, place: str) -> np.ndarray:
         """The label "column/field" of every row in `rows`; ReedError where one has none."""
@@ -139,6 +149,18 @@ class JoinedColumn:
                 except ReedError as error:
                     failed[int(j)] = error
         return failed
+
+    def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A field of one number per sample, of some rows of the plan, as stored."""
+        (part,) = self.parts[name]
+        found = np.empty((len(rows), 1), part.dtype)
+        with contextlib.closing(self.open(_OPEN)) as opened:
+            for start in range(0, len(rows), _BLOCK):
+                some = rows[start : start + _BLOCK]
+                out = {part.name: list(found[start : start + _BLOCK])}
+                if failed := self.read(opened, some, np.zeros_like(some), out):
+                    raise next(iter(failed.values()))
+        return found[:, 0]
 
     def state_on(self, name: str, device: torch.device | str) -> dict[str, torch.Tensor]:
         """The calibration of a field as tensors on a device, moved there once."""

@@ -48,7 +48,8 @@ class Domain(Protocol):
 
     roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
     losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
-    with a property `name` that says them in short, as part of a file's name.
+    with a property `name` that says them in short, as part of a file's name. One whose roles have
+    numbers with a bound says so in `limits`: role -> the setting that they must stay below.
     """
 
     roles: tuple[str, ...]

@@ -21,7 +21,7 @@ from reed import config
 from reed.cache.files import only_writer
 from reed.errors import ReedError
 from reed.seeding import Draws, seed_for
-from reed.train import checkpoint, public, recipe
+from reed.train import checkpoint, given, public, recipe
 from reed.train import log as runlog
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -48,6 +48,10 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
             recipe.claim(settings)
+            found = given.record(settings.shards, setup.stream)
+            given.write(settings.run, found)
+            if said := given.line(found):
+                print(said, file=sys.stderr)
             if progress:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()

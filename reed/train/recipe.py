@@ -17,6 +17,7 @@ from reed.cache.joined import lengths_of
 from reed.cache.stream import ShardStream
 from reed.domains.base import DOMAINS, Domain
 from reed.errors import ReedError, suggest
+from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
 from reed.train.ema import Decay, constant_decay, power_decay
@@ -239,6 +240,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         pin=pin,
         one_per=settings.one_per,
     )
+    given.check_labels(domain, stream, settings.data)
     if stream.fewest < world * settings.accumulate:
         raise ReedError(
             f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "

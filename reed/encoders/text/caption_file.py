@@ -38,6 +38,10 @@ class CaptionFile:
         """The sha256 of the file and which entries of it are read."""
         return f"{schema.file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
+    def check_files(self) -> None:
+        """ReedError for what `load` refuses."""
+        self.load("cpu")
+
     def load(self, device: str) -> None:
         """All captions, in memory; ReedError when the file is no such file or repeats a key."""
         readers = {".jsonl": _lines, ".parquet": _rows}
@@ -49,6 +53,8 @@ class CaptionFile:
         for number, record in readers[self.file.suffix](self.file, (self.key, self.text)):
             where = f"{self.file}, record {number}"
             key, text = (record.get(name) for name in (self.key, self.text))
+            if text is None and self.text in record:
+                text = ""  # as if it were not there
             for name, value in ((self.key, key), (self.text, text)):
                 if not isinstance(value, str):
                     raise ReedError(f"{where}: {name!r} is {value!r}, it must be text")

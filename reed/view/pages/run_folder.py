@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from reed import config
 from reed.cache import schema
 from reed.errors import ReedError
-from reed.train import log
+from reed.train import given, log
+from reed.view.info import classes_of
 
 NEEDED = {
     "shards": str,
@@ -98,13 +99,15 @@ def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
 def facts(run: Run) -> dict[str, Any]:
     """What heads the page: words and numbers by what they say; None for what is not known."""
     last, settings = run.lines[-1], run.settings
-    samples, manifest = last.get("samples"), run.manifest
+    samples, manifest, found = last.get("samples"), run.manifest, given.read(run.place)
     one_of_each = settings.get("one_per") or manifest is None
     rates = [each for each in run.logged("samples_per_s")[1] if each]
     net, heads = parameters(run)
     return {
         "folder": str(run.place),
         "cache": settings["shards"] + ("" if manifest else " (not there)"),
+        "samples left out": given.line(found) or None,
+        "classes": classes_of(found.get("classes", ())),
         "pipeline": manifest and f"{manifest.pipeline}, domain {manifest.domain}",
         "aligned to": ", ".join(each["target"] for each in _aligned(settings)) or "nothing",
         "parameters of the net": net,
