@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from reed.build.shard import BadSample
-from reed.sources.image.kinds import HEAD, format_of
+from reed.image_files import HEAD, format_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image

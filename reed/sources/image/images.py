@@ -184,8 +184,10 @@ class _Opened:
             if label not in self.numbers:
                 raise BadSample(f"its class {label!r} is none of the {len(self.numbers)} known")
             return self.numbers[label]
-        if not 0 <= label <= MOST:
+        if label < 0:
             raise BadSample(f"its class is {label}: it has none")
+        if label > MOST:
+            raise BadSample(f"its class is {str(label)[:20]}…, more than {MOST}")
         return label
 
 

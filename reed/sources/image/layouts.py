@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from reed import image_files as kinds
 from reed.errors import ReedError
-from reed.sources.image import kinds
-from reed.sources.image.kinds import SUFFIXES
+from reed.image_files import SUFFIXES
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 OUTSIDE = "lies beside the class folders, in none of them"

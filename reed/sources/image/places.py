@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from re import split
 
+from reed import image_files as kinds
 from reed.errors import ReedError
-from reed.sources.image import kinds
 from reed.sources.image.layouts import SPLITS, Layout, Passed
 from reed.sources.image.parquet import Parquet
 from reed.sources.image.tars import Tars

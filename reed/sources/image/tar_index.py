@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from reed import image_files as kinds
 from reed.errors import ReedError
-from reed.sources.image import kinds
 from reed.sources.image.layouts import Passed, is_debris
 
 COMPANIONS = (".cls", ".txt", ".json")  # of an image that has their name
 _BLOCK = 512  # bytes, of a tar
+_OCTAL = re.compile(rb"[0-7]+")
 
 Place = tuple[int, int]  # where the bytes of a member begin, and how many they are
 
@@ -44,6 +46,23 @@ def stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
+class _Quick(tarfile.TarInfo):
+    """A member whose header, where it is that of a plain file, is read without what we leave."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        size, checksum = buf[124:136].rstrip(b" \0"), buf[148:156].rstrip(b" \0")
+        is_plain = buf[156:157] == tarfile.REGTYPE and _OCTAL.fullmatch(size + checksum)
+        # the sum is taken with blanks in the place of the sum
+        if not is_plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != int(checksum or b"0", 8):
+            return super().frombuf(buf, encoding, errors)
+        found = cls(buf[:100].split(b"\0", 1)[0].decode(encoding, errors))
+        found.size = int(size or b"0", 8)
+        if prefix := buf[345:500].split(b"\0", 1)[0]:
+            found.name = f"{prefix.decode(encoding, errors)}/{found.name}"
+        return found
+
+
 def index(path: Path) -> Index:
     """The index of a tar; ReedError if it is not whole, or holds a name twice."""
     files: dict[str, Place] = {}
@@ -65,7 +84,7 @@ def _scan(
     size, begin = os.fstat(file.fileno()).st_size, 0
     while begin < size or not begin:
         file.seek(begin)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
+        with tarfile.open(fileobj=file, mode="r:", tarinfo=_Quick) as tar:
             for member in tar:
                 # A plain list of all members would keep a kilobyte of each.
                 tar.members = []
@@ -140,10 +159,10 @@ def _sorted(file: BinaryIO, files: dict[str, Place], passed: Passed) -> Index:
     companions: dict[str, str] = {}
     others = []
     for name in files:
-        root, ending = os.path.splitext(name)
         if kinds.is_image(name):
             groups.setdefault(base(name), []).append(name)
-        elif ending.lower() in COMPANIONS:
+        elif name.lower().endswith(COMPANIONS):
+            root, ending = os.path.splitext(name)
             companions[root + ending.lower()] = name
         else:
             others.append(name)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from reed import image_files as kinds
 from reed.build.shard import BadSample
 from reed.errors import ReedError
-from reed.sources.image import kinds
-from reed.sources.image.kinds import is_image
+from reed.image_files import is_image
 from reed.sources.image.layouts import Folders, Found, Raw, is_debris, sifted
 
 
@@ -35,7 +35,7 @@ class Tree(Folders):
     def found(self) -> Found:
         stamps, passed, hidden = {}, {}, []
         for key, entry in walk(self._root, hidden):
-            if not is_image(entry.name) and not self._begins_like_one(entry):
+            if not is_image(entry.name) and not kinds.begins_like_one(entry.path):
                 kinds.by_reason([key], passed)
                 continue
             try:
@@ -43,15 +43,6 @@ class Tree(Folders):
             except OSError as error:  # such as a link to nothing
                 stamps[key] = f"unreadable ({error.strerror})"
         return sifted(stamps, passed | ({"hidden": hidden} if hidden else {}), self._root)
-
-    def _begins_like_one(self, entry: os.DirEntry) -> bool:
-        try:
-            if not entry.is_file():  # to open a pipe would wait forever
-                return False
-            with open(entry.path, "rb") as file:
-                return kinds.is_known(file.read(kinds.HEAD))
-        except OSError:
-            return False
 
     def raw(self, key: str) -> Raw:
         path = self._root / key

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from reed import image_files as kinds
 from reed.build.shard import BadSample
 from reed.errors import ReedError
-from reed.sources.image import kinds
-from reed.sources.image.kinds import is_image
+from reed.image_files import is_image
 from reed.sources.image.layouts import (
     SPLITS,
     Folders,
