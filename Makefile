@@ -7,7 +7,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup demo demo-protein demo-molecule browser test test-slow lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu bench-contention docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -47,11 +47,12 @@ test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)
 
 # A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
-lint: $(STAMP) ## Check style, formatting, and which room imports which
+lint: $(STAMP) ## Check style, formatting, types, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build/tree && mkdir -p build/tree && cp -r reed build/tree && cp -r cli pipelines build/tree/reed
+	@rm -rf build/tree && mkdir -p build/tree && cp -r reed pyproject.toml build/tree && cp -r cli pipelines build/tree/reed
 	cd build/tree && $(abspath $(BIN))/lint-imports ../../pyproject.toml --no-cache
+	cd build/tree && $(abspath $(BIN))/ty check -q --error-on-warning --python $(abspath $(VENV)) reed
 
 docs: $(STAMP) ## Build the documentation into docs/_build
 	$(BIN)/python -m sphinx -E -a -W --keep-going -q docs docs/_build
@@ -71,11 +72,14 @@ bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at ev
 bench-speedup: $(STAMP) ## Count the steps to equal quality with and without alignment
 	$(BIN)/python tests/bench/speedup.py $(ARGS)
 
+bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
+	$(BIN)/python tests/bench/contention.py $(ARGS)
+
 bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
-# SCALE=smoke runs the same commands on a few pictures with small random weights,
-# on a few generated proteins, or on a few molecules that ship with RDKit.
+# SCALE=smoke runs the same commands on a few pictures with small random weights, on a few generated
+# proteins, or on a few molecules that ship with RDKit, with the settings of reed/experiments/smoke.py.
 SCALE ?= full
 DATA ?=
 REFERENCE ?=
@@ -83,13 +87,13 @@ VARIANT ?= reed
 SMOKE := runs/smoke-imagenet
 reproduce-imagenet: $(STAMP) ## Reproduce ImageNet 256x256: DATA=DIR REFERENCE=NPZ [VARIANT=repa]
 ifeq ($(SCALE),smoke)
-	$(BIN)/python tests/smoke_imagenet.py $(SMOKE)
+	$(BIN)/python tests/smoke_scale.py $(SMOKE)
 	$(BIN)/python -m reed.experiments.reproduce_image --data $(SMOKE)/photos --variant $(VARIANT) \
 	  --reference $(SMOKE)/reference.npz --settings $(SMOKE)/settings.json \
 	  --cache $(SMOKE)/cache --out $(SMOKE)
 else
-	$(BIN)/python -m reed.experiments.reproduce_image --data "$(DATA)" --reference "$(REFERENCE)" \
-	  --variant $(VARIANT) $(ARGS)
+	$(BIN)/python -m reed.experiments.reproduce_image $(if $(DATA),--data "$(DATA)") \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") --variant $(VARIANT) $(ARGS)
 endif
 
 reproduce-protein: $(STAMP) ## Reproduce protein inverse folding: DATA=DIR

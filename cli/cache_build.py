@@ -13,6 +13,7 @@ import click
 from reed import pipelines, stage_one
 from reed.build import engines, overlap, ray_engine
 from reed.build import size as space
+from reed.bytes import human
 from reed.cache import cost, schema
 from reed.cache.plan import Plan
 from reed.cli.common import CACHES, completed, one_line_errors, pick_device
@@ -285,7 +286,7 @@ def _shown(found: Build) -> Iterator[str]:
         f"{manifest.shard_size}"
     )
     for size in found.sizes:
-        known = f"{space.human(size.record)} per record, {size.basis}"
+        known = f"{human(size.record)} per record, {size.basis}"
         took = "" if size.seconds is None else space.duration(size.seconds)
         pace = f"; about {took} at the pace of the shards that are there" if took else ""
         yield (
@@ -295,6 +296,5 @@ def _shown(found: Build) -> Iterator[str]:
     total = sum(size.bytes for size in found.sizes)
     files = sum(2 * size.shards for size in found.sizes)
     yield (
-        f"total: {total:,} bytes ({space.human(total)}) in {files} files; "
-        f"{space.human(space.free(cache))} free"
+        f"total: {total:,} bytes ({human(total)}) in {files} files; {human(space.free(cache))} free"
     )

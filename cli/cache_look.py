@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from reed.bytes import human
 from reed.cli.common import CACHES, one_line_errors
 from reed.errors import ReedError
 
@@ -149,11 +150,10 @@ def peek(
       reed-cache peek cache/digits random --seed 3
       reed-cache peek cache/digits '#0' --out first.png
     """
-    from reed.view import info
     from reed.view import peek as peeking
 
     row = None if key is None else peeking.find(cache, key, seed)
-    if key is not None and html is None:
+    if row is not None and html is None:
         if samples is not None:
             raise ReedError("--samples is of a page, a KEY alone asks for a picture; add --html")
         click.echo(peeking.save(cache, row, out))
@@ -163,7 +163,7 @@ def peek(
     from reed.view.pages import cache as pages
 
     page = pages.save(cache, html, count=samples or 24, seed=seed, first=row)
-    click.echo(f"{page} ({info.human(page.stat().st_size)})")
+    click.echo(f"{page} ({human(page.stat().st_size)})")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tomllib
 import types
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from reed.errors import ReedError, suggest
 
 T = TypeVar("T")
+_PLAIN = (bool, int, float, str)
 
 
 def read(path: Path | str) -> dict[str, Any]:
@@ -65,7 +67,8 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """
     if not isinstance(data, Mapping):
         raise ReedError(f"{where or 'the configuration'} must be a table, got {data!r}")
-    hints = typing.get_type_hints(cls)
+    assert dataclasses.is_dataclass(cls), cls
+    hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     values = {}
     for key, value in data.items():
@@ -77,6 +80,11 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
         if name not in values and all(value is dataclasses.MISSING for value in defaults):
             raise ReedError(f"setting {_join(where, name)!r} is missing")
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
 
 
 def plain(value: Any) -> Any:
@@ -137,6 +145,8 @@ def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
     same = origin is list or args[-1] is Ellipsis
     if not same and len(args) != len(value):
         raise ReedError(f"{where} must have {len(args)} entries, got {len(value)}: {value!r}")
+    if same and args[0] in _PLAIN and set(map(type, value)) <= {args[0]}:
+        return origin(value)  # the many keys of a marker, without a look at each
     hints = [args[0]] * len(value) if same else args
     items = zip(hints, value, strict=True)
     return origin(_convert(h, item, f"{where}[{i}]") for i, (h, item) in enumerate(items))

@@ -1,4 +1,4 @@
-"""The one exception a user should ever see, and the nearest-name hint that goes with it."""
+"""The one exception that users should ever see, and the hint that names the nearest option."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from collections.abc import Iterable
 
 
 class ReedError(Exception):
-    """What a user can cause: one line that says what, where, both values and what to do.
+    """An error that a user can cause and mend.
 
-    The command line prints it without a traceback and exits with code 2.
+    Its message is one line that says what is wrong, where, both values and what to do. The
+    commands print it without a traceback and exit with code 2.
     """
 
 
+def at_least(least: float, where: str = "", **values: float) -> None:
+    """ReedError unless each value, by its name, is `least` or more; where: before the name."""
+    for name, value in values.items():
+        if not value >= least:
+            raise ReedError(f"{where}{name} is {value}, it must be at least {least}")
+
+
 def suggest(name: str, options: Iterable[str]) -> str:
-    """The tail of an unknown-name message: the nearest option, then all of them."""
+    """Return the end of an "unknown name" message: the nearest option, then all options."""
     known = sorted(options)
     if not known:
         return " (none are available)"

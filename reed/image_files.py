@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp")
 SUFFIXES = (
-    *(*JPEGS, ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
+    *(".png", *JPEGS, ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc"),
 )
 HEAD = 64  # bytes that tell

@@ -1,4 +1,4 @@
-"""Image samples as pictures: uint8 arrays and grids."""
+"""Turns image samples into pictures: uint8 arrays, grids and PNG files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reed.errors import ReedError
 
 
 def library(name: str) -> Any:
-    """A module of the libraries that draw; ReedError naming the extra where it is not installed."""
+    """Import a drawing library; ReedError names the extra that installs it if it is missing."""
     try:
         return import_module(name)
     except ImportError as error:
@@ -25,14 +25,20 @@ def library(name: str) -> Any:
         ) from error
 
 
-# what is added to 127.5 x, x in -1..1, before the fraction is dropped: SiT's way, ADM's and REPA's
+# Added to 127.5 x, with x in -1..1, before truncation: SiT rounds to nearest, ADM and REPA down.
 ROUNDING = {"nearest": 128.0, "down": 127.5}
 
 
 def to_uint8(x: np.ndarray, field: Field, rounding: str = "nearest") -> np.ndarray:
-    """Stored values [N, C, H, W] as uint8 [N, H, W, C]: what a net sees as -1..1 is 0..255.
+    """Convert stored values to bytes; -1..1 in the scale of the net becomes 0..255.
 
-    rounding: of ROUNDING.
+    Args:
+        x: Stored values, [N, C, H, W].
+        field: Field of the cache, whose scale and shift lead to the scale of the net.
+        rounding: A key of ROUNDING.
+
+    Returns:
+        uint8 [N, H, W, C].
     """
     scale = np.asarray(field.scale, np.float32).reshape(-1, 1, 1)
     shift = np.asarray(field.shift, np.float32).reshape(-1, 1, 1)
@@ -41,9 +47,10 @@ def to_uint8(x: np.ndarray, field: Field, rounding: str = "nearest") -> np.ndarr
 
 
 def stretched(latents: np.ndarray) -> np.ndarray:
-    """The first three channels (or the only one) of [N, C, H, W] as uint8 [N, H, W, 3 or 1].
+    """Show latents as false colours: [N, C, H, W] becomes uint8 [N, H, W, 3 or 1].
 
-    Each sample's channels go from their 1st to their 99th percentile: colours say nothing.
+    The first three channels (or the only one) of every sample are stretched from their 1st to
+    their 99th percentile, so colours carry no meaning.
     """
     first = latents[:, : 3 if latents.shape[1] >= 3 else 1].astype(np.float64)
     low, high = np.percentile(first, [1, 99], axis=(2, 3), keepdims=True)
@@ -52,7 +59,7 @@ def stretched(latents: np.ndarray) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
-    """Images [N, H, W, C] uint8, row by row in one [H', W', C] picture on white."""
+    """Arrange images [N, H, W, C] uint8 row by row on white, as one picture [H, W, C]."""
     rows = -(-len(images) // columns)
     _, height, width, channels = images.shape
     shape = (rows * (height + gap) + gap, columns * (width + gap) + gap, channels)
@@ -65,9 +72,15 @@ def grid(images: np.ndarray, columns: int, gap: int = 1) -> np.ndarray:
 
 
 def save_png(picture: np.ndarray, path: Path | BytesIO, enlarge: int = 1) -> None:
-    """Write [H, W, C] uint8 (C = 1, 3 or 4) as a PNG, each pixel `enlarge` times as large.
+    """Write a picture as a PNG.
 
-    ReedError without Pillow.
+    Args:
+        picture: uint8 [H, W, C] with 1, 3 or 4 channels.
+        path: File or buffer to write to; its folder is made.
+        enlarge: Pixels of the file per pixel of the picture, in both directions.
+
+    Raises:
+        ReedError: Pillow is not installed.
     """
     image = library("PIL.Image")
     large = picture.repeat(enlarge, 0).repeat(enlarge, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ OF_SAMPLING = (*PRECISIONS, "fp64")
 
 
 @contextmanager
-def computing(device: str, precision: str) -> Iterator[None]:
+def computing(device: str, precision: str) -> Generator[None]:
     """Inference with a stated precision.
 
     fp32: no TF32 anywhere, not in the convolutions either, where torch allows it by default;

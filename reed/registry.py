@@ -1,4 +1,4 @@
-"""Names to objects: of the modules of one package, imported on first use, and of plugins."""
+"""Registries map names to objects of one package and of installed plugins."""
 
 from __future__ import annotations
 
@@ -14,12 +14,19 @@ from reed.errors import ReedError, suggest
 
 
 class Registry:
-    """A table of named things of one kind, filled by the modules at and below `package`.
+    """A table of named objects of one kind, filled by the modules in ``package``.
 
-    What an installed distribution offers as entry points of `group` (by default the name of the
-    package) is in it, too, and imported when asked for by its name. `get` also accepts
-    "package.module:attribute", so a user's own file needs no registration.
-    prefixes: what makes the object for "prefix:rest" from the rest, filled by the modules too.
+    Entry points of installed distributions are in the table, too, and are imported when they are
+    asked for. ``get`` also accepts "package.module:attribute", so a user's own file needs no
+    registration.
+
+    Args:
+        kind: Kind of object, for error messages.
+        package: Package whose modules, at any depth, register their objects when imported.
+        group: Group of the entry points; by default the name of the package.
+
+    Attributes:
+        prefixes: Functions that make the object for "prefix:rest" from the rest, by prefix.
     """
 
     def __init__(self, kind: str, package: str, group: str = "") -> None:
@@ -32,7 +39,7 @@ class Registry:
         self._scanned = False
 
     def register(self, name: str) -> Callable[[Any], Any]:
-        """Decorator that files the decorated object under `name`; ReedError if that is taken."""
+        """Register the decorated object under ``name``; ReedError if the name is taken."""
 
         def add(item: Any) -> Any:
             if name in self._items:
@@ -43,9 +50,13 @@ class Registry:
         return add
 
     def get(self, name: str) -> Any:
-        """The object called `name`, or what "prefix:rest" or "module:attribute" points to.
+        """Return the object called ``name``.
 
-        Raises ReedError with the nearest name when there is none.
+        Args:
+            name: A registered name, "prefix:rest" or "package.module:attribute".
+
+        Raises:
+            ReedError: There is no such object; the message suggests the nearest name.
         """
         self._scan()
         prefix, colon, rest = name.partition(":")
@@ -58,7 +69,7 @@ class Registry:
         return found
 
     def names(self) -> list[str]:
-        """All names, sorted: those that are registered and those of plugins."""
+        """Return all names, sorted: registered ones and those of plugins."""
         self._scan()
         return sorted({*self._items, *self._plugins.names})
 
@@ -72,7 +83,7 @@ class Registry:
         self._scanned = True
 
     def _plugged(self, name: str) -> Any:
-        """What one installed distribution offers under a name that nothing else has."""
+        """Load a plugin, unless another distribution or module also offers its name."""
         first, *others = self._plugins.select(name=name)
         found = by_path(self.kind, first.value)
         if others or self._items.get(name, found) is not found:
@@ -85,15 +96,22 @@ class Registry:
 
 
 def find_in(folder: Path) -> None:
-    """Let modules be imported from a folder, before all others."""
+    """Import modules from a folder first."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 def by_path(kind: str, name: str) -> Any:
-    """What "package.module:attribute" points to; a file in the current folder is found, too.
+    """Import the object that "package.module:attribute" names.
 
-    kind: of thing, for the message. Raises ReedError where there is none.
+    Modules in the current folder are found, too.
+
+    Args:
+        kind: Kind of object, for the error message.
+        name: The module and the attribute, joined by a colon.
+
+    Raises:
+        ReedError: The module or the attribute does not exist.
     """
     find_in(Path.cwd())
     module_name, _, attribute = name.partition(":")

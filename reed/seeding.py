@@ -1,4 +1,4 @@
-"""Random numbers as a function of place (seed, step, row), never of history."""
+"""Random numbers that depend on (seed, step, row) alone, never on history."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ if TYPE_CHECKING:
 
 
 def seed_for(*scope: int | str) -> int:
-    """A 63-bit seed that depends on every part of `scope` and on nothing else."""
+    """Return a 63-bit seed that depends on every part of ``scope`` and on nothing else."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in scope)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 
 class Draws:
-    """The random numbers of some rows of one global batch.
+    """Draws the random numbers of some samples of one global batch.
 
-    Every rank draws the numbers of the whole global batch and keeps its own rows, so a row gets
-    the same numbers whatever the number of processes and however the batch is cut up.
+    Every process draws the numbers of the whole global batch and keeps those of its own samples.
+    So a sample gets the same numbers for any number of processes and any split of the batch.
 
-    seed, step: the place; total: rows of the global batch; rows: the half-open slice kept here.
+    Args:
+        seed: Seed of the run.
+        step: Optimizer step.
+        total: Samples in the global batch.
+        rows: Slice of the global batch that this process keeps.
+        device: Where the numbers are drawn.
     """
 
     def __init__(
@@ -33,13 +38,13 @@ class Draws:
         self._generator = torch.Generator(device).manual_seed(seed_for(seed, "noise", step))
 
     def uniform(self, *shape: int) -> torch.Tensor:
-        """Float32 numbers in [0, 1), shape [rows, *shape]."""
+        """Draw float32 numbers in [0, 1), shape [samples, ...shape]."""
         import torch
 
         return self._rows_of(torch.rand, shape)
 
     def normal(self, *shape: int) -> torch.Tensor:
-        """Standard normal float32 numbers, shape [rows, *shape]."""
+        """Draw standard normal float32 numbers, shape [samples, ...shape]."""
         import torch
 
         return self._rows_of(torch.randn, shape)

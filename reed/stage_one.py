@@ -17,7 +17,7 @@ from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import early, size
 from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options
-from reed.build.shard import Encoder, Job
+from reed.build.shard import Downloads, Encoder, Job
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
 from reed.cache import plan, schema
@@ -221,7 +221,7 @@ def prefetch(request: Request) -> Iterator[Weights]:
     """Download the weights of every column of a request; ReedError: which file to put where."""
     for job in chosen(request):
         encoder = job.make_encoder()
-        if not hasattr(encoder, "prefetch"):  # nothing to download
+        if not isinstance(encoder, Downloads):
             yield Weights(job.column)
             continue
         origin = f"{encoder.origin.repo} at {encoder.origin.revision}"

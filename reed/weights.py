@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from reed.bytes import file_sha256
 from reed.errors import ReedError
 
 SAFE = (".safetensors",)
@@ -32,7 +34,7 @@ class Origin:
     """Where public weights come from.
 
     repo: on the Hugging Face hub; revision: a branch, tag or commit of it; files: names or
-    patterns ("*.safetensors") of what is needed; url: the place of weights that no hub has;
+    patterns (``"*.safetensors"``) of what is needed; url: the place of weights that no hub has;
     option: how a path is given, for messages, where that is not --set of reed-cache.
     """
 
@@ -53,7 +55,7 @@ class Found:
     @property
     def sha256(self) -> str:
         """Of the content: that of the file, or of the files' own hashes where there are several."""
-        hashes = [file_sha256(path) for path in self.files]
+        hashes = [weights_sha256(path) for path in self.files]
         joined = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return hashes[0] if len(hashes) == 1 else joined
 
@@ -69,7 +71,7 @@ def find(name: str, origin: Origin, weights: str | None = None) -> Found:
         return _given(name, Path(weights).expanduser(), origin)
     if not origin.repo:
         raise ReedError(f"{name}: its weights are on no hub; {_advice(name, origin)}")
-    return _cached(origin) or prefetch(name, origin)
+    return cached(origin) or prefetch(name, origin)
 
 
 def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
@@ -120,7 +122,7 @@ def _snapshot(origin: Origin, *, local: bool) -> str:
     )
 
 
-def _cached(origin: Origin) -> Found | None:
+def cached(origin: Origin) -> Found | None:
     """What the hub's cache has, if it is all there."""
     missing = library("huggingface_hub.errors").LocalEntryNotFoundError
     try:
@@ -128,11 +130,6 @@ def _cached(origin: Origin) -> Found | None:
     except missing:
         return None
     return _complete(folder, origin)
-
-
-def is_here(origin: Origin) -> bool:
-    """Whether the hub's cache on this machine has the weights of `origin`; asks no network."""
-    return bool(origin.repo) and _cached(origin) is not None
 
 
 def _complete(folder: Path, origin: Origin) -> Found | None:
@@ -173,19 +170,18 @@ def _given(name: str, path: Path, origin: Origin) -> Found:
     raise ReedError(f"{name}: the folder {path} holds no weights (no file that ends in {endings})")
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; a file that has not changed is read once per process."""
+def weights_sha256(path: Path) -> str:
+    """The sha256 of a file, hex; one that has not changed is read once per process."""
     try:
         status = path.stat()
-        return _hash(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise ReedError(f"cannot read the weights {path}: {error.strerror}") from error
+    return _hash(path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _hash(path: Path, size: int, changed: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def check(path: Path) -> None:
@@ -225,11 +221,13 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
         with torch.serialization.safe_globals(list(allow)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {found[1]}" if found else _first_line(error)
         raise ReedError(
-            f"{path} is not plain weights: reading it would run code or fails "
-            f"({_first_line(error)}); save its tensors as safetensors"
+            f"{path} is not plain weights: reading it would run code or fails ({reason}); "
+            "save its tensors as safetensors"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         problem = f"cannot read the weights {path} ({_first_line(error)})"
         raise ReedError(f"{problem}; download them again") from error
     if not isinstance(state, Mapping):
@@ -243,13 +241,7 @@ def _first_line(error: Exception) -> str:
 
 def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict into a torch module, key for key; ReedError that lists what differs."""
-    want = model.state_dict()
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(want[key].shape)}"
-        for key in want.keys() & state.keys()
-        if getattr(state[key], "shape", ()) != want[key].shape
-    ]
-    refuse_unless_equal(where, sorted(want.keys() - state), sorted(state.keys() - want), shapes)
+    compare(where, {key: tuple(value.shape) for key, value in model.state_dict().items()}, state)
     model.load_state_dict(state, strict=True)
 
 
@@ -273,16 +265,26 @@ def for_timm(model: Any, state: State) -> State:
     return bare(state)
 
 
-def refuse_unless_equal(
-    where: str, missing: list[str], unexpected: list[str], shapes: list[str]
-) -> None:
-    """ReedError with the first few names of each list, when any list has one."""
-    differences = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
+    """ReedError with the first few names of each difference, unless names and shapes are equal.
+
+    where: the file, for the message; want: the shape that each tensor must have.
+    """
+    have = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
+    differences = {
+        "missing": sorted(want.keys() - have),
+        "unexpected": sorted(have.keys() - want),
+        "of another shape": [
+            f"{key} {have[key]} instead of {want[key]}"
+            for key in sorted(want.keys() & have)
+            if have[key] != want[key]
+        ],
+    }
     parts = []
     for what, names in differences.items():
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            parts.append(f"{len(names)} {what} ({', '.join(sorted(names)[:SHOWN])}{more})")
+            parts.append(f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})")
     if parts:
         raise ReedError(f"{where}: the weights are of another model: {'; '.join(parts)}")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SUFFIXES = {".py", ".toml", ".safetensors", ".html", ".css", ".js"}
+SUFFIXES = {".py", ".typed", ".toml", ".safetensors", ".html", ".css", ".js"}
 
 
 def main() -> None:

@@ -1,7 +1,11 @@
 """How a documented command is run at smoke scale; for runpy.
 
 A command runs as it is written, with words added behind that make it small. The tables below are
-all that is added or replaced, and why.
+all that is added or replaced, and why; the sizes of recipes are those of reed.experiments.smoke.
+
+Run as a program: smoke_scale.py FOLDER writes what make reproduce-imagenet SCALE=smoke is given:
+FOLDER/photos, FOLDER/reference.npz, small random weights, and FOLDER/settings.json, the words that
+make every command small.
 """
 
 from __future__ import annotations
@@ -9,7 +13,9 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +26,8 @@ from reed import config, stage_one
 from reed.cache import schema
 from reed.cli import cache_build
 from reed.encoders.image.cards import CARDS
+from reed.experiments import smoke
+from reed.experiments.command import sets
 from reed.stage_one import Request
 
 WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_world.py"))))
@@ -56,16 +64,14 @@ ENCODERS = (
 )
 
 # Recipes: two steps; large nets and batches are small ones.
-SMALL_SEMLA = "{width=16, layers=5, heads=2, sets=4, message=8, hidden=8, edge=8, size_emb=4}"
-SEMLA = {"tokens": 256, "domain.net_settings": SMALL_SEMLA}
 TRAIN: dict[str, dict[str, Any]] = {
     "digits": {},
     "scenes": {},
     "proteins-toy": {},
-    "molecules-toy": SEMLA,
-    "geom": SEMLA,
-    "imagenet": WORLD.SMOKE.NET,
-    "pdb": {"tokens": 400},
+    "molecules-toy": smoke.RECIPES["geom"],
+    "geom": smoke.RECIPES["geom"],
+    "imagenet": smoke.RECIPES["imagenet"],
+    "pdb": {"tokens": smoke.RECIPES["pdb"]["tokens"]},  # its net, which public weights have to fit
 }
 
 # Options whose value is cut down, or added where a command leaves a large default; the only
@@ -135,12 +141,6 @@ def launch(words: list[str]) -> list[str]:
     return [str(LAUNCH.get(before, word)) for before, word in pairs]
 
 
-def added(table: dict[str, Any], column: str = "") -> list[str]:
-    """--set of every entry."""
-    prefix = f"{column}." if column else ""
-    return [word for name, value in table.items() for word in ("--set", f"{prefix}{name}={value}")]
-
-
 def cut(words: list[str]) -> list[str]:
     """The values of some options, at most those of CUT."""
     pairs = zip(["", *words], words, strict=False)
@@ -165,15 +165,15 @@ def build(words: list[str], place) -> list[str]:
     for job, (_, _, settings, weights) in small.items():
         given = "weights" in json.loads(job.options)
         own = {} if given or not weights else {"weights": place(weights)}
-        more += added(settings | own, job.column)
-    return [*more, *added(SOURCES.get(jobs[0].source, {}), "source")]
+        more += sets(settings | own, job.column)
+    return [*more, *sets(SOURCES.get(jobs[0].source, {}), "source")]
 
 
 def train(wanted: dict[str, Any]) -> list[str]:
     """The recipe of the cache's pipeline at smoke scale."""
     shards = wanted["shards"] or config.read(wanted["files"][0])["shards"]
     pipeline = schema.load_manifest(Path(shards)).pipeline
-    return added(TRAIN.get(pipeline, {}) | {"steps": STEPS, "every.log": 1})
+    return sets(TRAIN.get(pipeline, {}) | {"steps": STEPS, "every.log": 1})
 
 
 def evaluate(wanted: dict[str, Any], place) -> list[str]:
@@ -190,3 +190,24 @@ def evaluate(wanted: dict[str, Any], place) -> list[str]:
         if space in SPACES and space not in given:
             more += ["--weights", f"{space}={place(SPACES[space])}"]
     return more
+
+
+def reproduction(folder: Path) -> None:
+    """What the reproduction of ImageNet is given; a folder that has it is left as it is."""
+    if (folder / "settings.json").is_file():
+        return
+    place, photos = partial(WORLD.place, folder), folder / "photos"
+    WORLD.IMAGES.sound_photos(photos, WORLD.PHOTOS)
+    WORLD.arrays(folder / "reference.npz", 32)
+    words = {
+        "build": build(["build", "imagenet", "--data", str(photos)], place),
+        "train": sets(smoke.RECIPES["imagenet"] | smoke.EVERY),
+        "sample": ["--steps", "4"],
+        "evaluate": ["--weights", f"inception={place(SPACES['inception'])}"],
+        "num": 12,
+    }
+    (folder / "settings.json").write_text(json.dumps(words, indent=1))
+
+
+if __name__ == "__main__":
+    reproduction(Path(sys.argv[1]))

@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from reed.cache import account, plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.cli import train as cli_train
-from reed.train import given
+from reed.train.run_data import Lacking, RunData
 
 PIPELINE = """
 from reed.cache.schema import Field
@@ -267,7 +267,7 @@ def test_plan_says_which_weights_a_build_would_fetch(folder, monkeypatch):
     from reed import weights
 
     add(folder / "data", "cat", 3)
-    monkeypatch.setattr(weights, "_cached", lambda origin: None)
+    monkeypatch.setattr(weights, "cached", lambda origin: None)
     words = ("plan", "photos:PHOTOS", "--cache", "c", "--data", "data", *SMALL[:4])
     said = done(*words, "--encoder", "dinov2-b").output
     assert "dinov2-b: its weights are not on this machine; a build fetches them" in said
@@ -317,12 +317,9 @@ def test_a_run_says_what_its_columns_lack_and_keeps_the_names(folder, one_thread
     assert result.exit_code == 0, result.output
     want = "trains on 199 of the cache's 200 samples: image lacks 1 (a/3.png)"
     assert want in result.output.splitlines()
-    assert json.loads((folder / "r" / given.NAME).read_text()) == {
-        "samples": 200,
-        "trained_on": 199,
-        "lacking": {"image": {"count": 1, "keys": ["a/3.png"]}},
-        "classes": ["a", "b"],
-    }
+    kept = RunData.read(folder / "r")
+    assert (kept.samples, kept.left_out, kept.classes) == (200, 1, ("a", "b"))
+    assert kept.lacking == {"image": Lacking(1, ("a/3.png",))}
     pytest.importorskip("plotly")
     done("report", "r", command=cli_train.main)
     page = (folder / "r" / "report.html").read_text()

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
+
+import reed.cli.cache
 
 BENCH = Path(__file__).with_name("bench")
 STATED = {"name", "value", "unit", "minimum", "median", "maximum", "runs", "compared_with"}
@@ -177,6 +182,59 @@ def test_every_training_row_of_gpu_fits_its_recipe(bench, tmp_path):
         cache = train.build(small, tmp_path / "cache")
         setup = train.recipe.check(train.settings_of(small, cache, tmp_path / "run"))
         assert set(setup.targets) == {"image", "caption"}
+
+
+def test_contention(bench, monkeypatch):
+    contention = bench("contention")
+    environments = []
+
+    def in_process(words: list[str], **options) -> SimpleNamespace:
+        """Of the processes that the benchmark starts, only the busy ones are."""
+        if "--alone" not in words:
+            return SimpleNamespace(stdout=run(reed.cli.cache.main, *words[3:]))
+        environments.append(options["env"])
+        return SimpleNamespace(stdout=run(contention.main, *words[2:]))
+
+    monkeypatch.setattr(contention.subprocess, "run", in_process)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    printed = run(contention.main, "--steps", "2", "--seconds", "60", "--runs", "1")
+    figures = published("contention")
+    check(list(figures.values()), 1)
+    for where in ("busy", "idle"):
+        ratio = figures[f"ours, {where} / default, {where}"]
+        assert ratio["compared_with"] == f"default, {where}" and ratio["unit"] == "ratio"
+    assert figures["a core-second: ours, idle / ours, busy"]["unit"] == "ratio"
+    assert printed.count("'steps': 2") == 2 * 4 and "load before: " in printed
+    spins = [environment.get("GOMP_SPINCOUNT") for environment in environments]
+    assert spins == ["300000", None] * 4
+    assert not any("OMP_WAIT_POLICY" in environment for environment in environments)
+
+
+def test_a_run_of_contention_ends_by_its_time(bench, monkeypatch, tmp_path):
+    contention = bench("contention")
+    run(reed.cli.cache.main, "build", "digits", "--cache", str(tmp_path / "digits"))
+    assert contention.steps_alone(tmp_path / "digits", steps=1000, seconds=0.0)["steps"] == 1
+
+
+def test_busy_processes_end_with_the_benchmark(bench):
+    """With its block, and where the benchmark is killed within it."""
+    contention = bench("contention")
+    started, real = [], contention.subprocess.Popen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            contention.subprocess, "Popen", lambda *a: started.append(real(*a)) or started[-1]
+        )
+        with contention.company(2):
+            assert [process.poll() for process in started] == [None, None]
+    assert len(started) == 2 and None not in [process.poll() for process in started]
+
+    killed = (
+        f"import os, sys; sys.path.insert(0, {str(BENCH)!r}); import contention\n"
+        "with contention.company(1): os._exit(1)"
+    )
+    # the busy process holds the pipe, too: what is read ends only when it does
+    done = subprocess.run([sys.executable, "-c", killed], stdout=subprocess.PIPE, timeout=60)
+    assert done.returncode == 1
 
 
 class Inline:

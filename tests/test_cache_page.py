@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from reed.build import engines
+from reed.bytes import human
 from reed.cache import plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.schema import Field
@@ -135,7 +136,7 @@ def test_the_command_writes_a_page(hostile, tmp_path, monkeypatch):
     done = run("peek", hostile, "--samples", 2)
     assert done.exit_code == 0, done.output
     size = (tmp_path / "peek-hostile.html").stat().st_size
-    assert done.stdout == f"peek-hostile.html ({info.human(size)})\n" and size < 6e6
+    assert done.stdout == f"peek-hostile.html ({human(size)})\n" and size < 6e6
     key = plan.load(hostile).keys[7]
     done = run("peek", hostile, key, "--html", tmp_path / "own.html", "--samples", 3)
     found = [each["key"] for each in data_of(tmp_path / "own.html")["samples"]]
@@ -173,10 +174,10 @@ def test_numbers_are_those_of_info(whole, tmp_path):
     text = written(whole, tmp_path / "p.html", count=1).read_text()
     body = text[text.index("<h1>") :]
     for each in found:
-        assert info.human(each.bytes) in body and each.column.identity() in body
+        assert human(each.bytes) in body and each.column.identity() in body
         assert each.column.identity() in "\n".join(info.lines(whole))
         row = pages._column(each)
-        assert row[3] == 60 and row[5] == info.human(each.bytes)
+        assert row[3] == 60 and row[5] == human(each.bytes)
         stored = sum(pages._payload(f, each, 1) for f in each.column.fields)
         assert 0 < stored < each.bytes
     tokens_ = next(each for each in found if each.column.name == "tokens")
@@ -186,7 +187,7 @@ def test_numbers_are_those_of_info(whole, tmp_path):
     letters = fakes_letters(frozen)
     assert pages._payload(caption.column.field("text"), caption, 1) == letters
     size = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
-    assert dict(pages._facts(whole, frozen, found))["on disk"] == info.human(size)
+    assert dict(pages._facts(whole, frozen, found))["on disk"] == human(size)
 
 
 def fakes_letters(frozen):

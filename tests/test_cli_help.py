@@ -95,7 +95,9 @@ WRONG = [
     (("reed-sample",), "--run DIR or --checkpoint FILE"),
     (("reed-eval", "x.npz"), "Missing option '--reference'"),
     (("reed-eval", "x.npz", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
+    (("python -m reed.experiments.demo_image", "--points", "0"), "'--points'"),
     (("python -m reed.experiments.reproduce_molecule",), "DATA=/data/geom"),
+    (("python -m reed.experiments.reproduce_protein", "--esmfold", "x"), "'--esmfold'"),
     (
         (
             "python -m reed.experiments.reproduce_image",

@@ -182,8 +182,11 @@ def test_weights_that_changed_or_went_are_refused(vae, other, tmp_path):
     (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
     refused(["column 'sd-vae' was encoded by", "those found are", "--vae PATH"], "--run", run)
     (folder / WEIGHTS).unlink()
+    cache.rename(tmp_path / "moved")  # what decodes is in the run, too
     refused(["sd-vae", str(folder), "--vae PATH; --vae none keeps latents"], "--run", run)
     assert not (run / "samples").exists()
+    latents, _, _ = draw(tmp_path / "s", "--run", run, "--vae", "none")
+    assert latents.shape[1:] == (4, SIDE // 8, SIDE // 8)
 
 
 def test_imported_latents_are_decoded_by_the_usual_autoencoder(vae, tmp_path):

@@ -62,6 +62,19 @@ def design(run, structure, out, *words):
     )
 
 
+def test_designs_need_no_cache(cache, run, tmp_path):
+    path, moved = PDB.straight(tmp_path / "mine.pdb"), cache.with_name("moved")
+    design(run, path, tmp_path / "with")
+    cache.rename(moved)
+    try:
+        code, said = design(run, path, tmp_path / "without")
+    finally:
+        moved.rename(cache)
+    assert code == 0, said
+    first, second = (next((tmp_path / name).iterdir()) for name in ("with", "without"))
+    assert entries(first) == entries(second)
+
+
 def test_a_structure_file_becomes_fasta(run, tmp_path):
     path = PDB.straight(tmp_path / "mine.pdb", 40, chains="AB")
     code, said = design(run, path, tmp_path / "out")

@@ -162,14 +162,14 @@ def test_averaging_does_not_touch_training():
 def test_load_is_strict():
     ema = Ema(nn.Linear(3, 2), constant_decay())
     weight, bias = torch.zeros(2, 3), torch.zeros(2)
-    with pytest.raises(ReedError, match="missing: bias; unknown: none"):
+    with pytest.raises(ReedError, match=r"ema: .*another model: 1 missing \(bias\)$"):
         ema.load_state_dict({"weight": weight})
-    with pytest.raises(ReedError, match="unknown: a, b, c and 1 more"):
+    with pytest.raises(ReedError, match=r"4 unexpected \(a, b, c, d\)"):
         extra = dict.fromkeys("dcba", bias)
         ema.load_state_dict({"weight": weight, "bias": bias, **extra})
-    with pytest.raises(ReedError, match=r"weight has shape \[3, 2\] but the net's is \[2, 3\]"):
+    with pytest.raises(ReedError, match=r"weight \(3, 2\) instead of \(2, 3\)"):
         ema.load_state_dict({"weight": weight.T, "bias": bias})
-    with pytest.raises(ReedError, match="another net"), ema.weights_in(nn.Linear(4, 2)):
+    with pytest.raises(ReedError, match="another model"), ema.weights_in(nn.Linear(4, 2)):
         pass
 
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from reed.bytes import file_sha256
 from reed.cache import plan, reader, schema, sealed, verify
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
@@ -557,7 +558,7 @@ def test_a_made_up_calibration_takes_no_memory(small, edit_json):
     for content in (header, npy(np.array([{}], object), allow_pickle=True), b"", b"\x93NUMPY"):
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("tokens/rms.npy", content)
-        edit_json(described, calibration=schema.file_sha256(path))
+        edit_json(described, calibration=file_sha256(path))
         with pytest.raises(ReedError, match=r"cannot read .*calibration.npz"):
             reader.load_state(small, schema.load_column(small, "tokens"))
     path.write_bytes(kept[0])

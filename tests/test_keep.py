@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from reed.bytes import file_sha256
 from reed.cache import convert, files, mend, plan, reader, schema, sealed, verify
 from reed.cli import cache as cli
 from reed.errors import ReedError
@@ -132,7 +133,7 @@ def remade(cache, name, shard, change):
     """Write a shard again with other values, and a marker that fits it."""
     column = schema.load_column(cache, name)
     path, marker = schema.shard_path(cache, column, shard), schema.load_marker(cache, column, shard)
-    module, parts = reader.CONTAINERS[column.container], reader.parts_of(column)
+    module, parts = reader.CONTAINERS[column.container], reader.parts_of(column.fields)
     opened = module.Shard(path, marker.parts)
     rows = [reader.stored(opened.read, marker, parts, row) for row in range(len(marker.keys))]
     opened.close()
@@ -177,11 +178,11 @@ def test_members_of_other_keys_are_found(cache, edit_json):
     path = cache / "caption" / "000001.json"
     column, marker = schema.load_column(cache, "caption"), json.loads(path.read_text())
     shard = schema.shard_path(cache, column, 1)
-    members, _ = reader.CONTAINERS["tar"].scan(shard, reader.parts_of(column))
+    members, _ = reader.CONTAINERS["tar"].scan(shard, reader.parts_of(column.fields))
     swapped = shard.read_bytes().replace(members[0].encode(), b"other")
     swapped = swapped.ljust(marker["bytes"], b"\0")[: marker["bytes"]]
     shard.write_bytes(swapped)
-    edit_json(path, sha256=schema.file_sha256(shard))
+    edit_json(path, sha256=file_sha256(shard))
     (problem,) = problems(cache)
     assert "000001.tar" in problem.what
 

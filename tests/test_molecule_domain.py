@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from reed import open_cache
 from reed.cache.schema import Field
-from reed.cache.stream import ShardStream
 from reed.chem.molecule import CHARGES, to_matrix
 from reed.domains.molecule import MoleculeDomain, MoleculeOptions, bond_matrix
 from reed.errors import ReedError
@@ -370,7 +370,7 @@ def test_no_molecule_is_dropped_by_bucketing(tmp_path):
     """The released sampler used 16 of 64 molecules."""
     cache = TINY.build(tmp_path / "cache")
     for tokens in (24, 50, 1000):
-        stream = ShardStream(cache, TINY.DATA, tokens=tokens, threads=0)
+        stream = open_cache(cache).stream(TINY.DATA, tokens=tokens, threads=0)
         steps = round(stream.samples / stream.batch)
         keys = [key for step in range(steps) for key in stream.keys_at(step)]
         assert sorted(keys) == sorted(TINY.Source().listing())

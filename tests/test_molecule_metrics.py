@@ -12,11 +12,12 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from reed.chem import rdkit
+from reed.chem.geometry import rmsd
 from reed.chem.molecule import ATOMS
 from reed.chem.rdkit import flat, flattened
 from reed.errors import ReedError
 from reed.metrics import molecule as metrics
-from reed.metrics.molecule import measure, relax, stable_atoms, superposed
+from reed.metrics.molecule import measure, relax, stable_atoms
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
 
@@ -127,10 +128,10 @@ def test_rmsd_after_superposition():
     rng = np.random.default_rng(0)
     a = rng.standard_normal((9, 3))
     turned = Rotation.random(rng=rng).apply(a) + 5
-    assert superposed(a, turned) == pytest.approx(0, abs=1e-6)
-    assert superposed(a, -a) > 0.5  # a mirror image is none
+    assert rmsd(a, turned) == pytest.approx(0, abs=1e-6)
+    assert rmsd(a, -a) > 0.5  # a mirror image is none
     line = np.array([[0.0, 0, 0], [1, 0, 0]])
-    assert superposed(line, 3 * line) == pytest.approx(1.0)
+    assert rmsd(line, 3 * line) == pytest.approx(1.0)
 
 
 def test_shares_of_a_mixed_set(real):

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from reed import open_cache
 from reed.build.shard import BadSample
 from reed.cache import plan, reader, schema
-from reed.cache.stream import ShardStream
 from reed.chem import molecule, rdkit
 from reed.chem.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
 from reed.cli.cache import main
@@ -446,7 +446,7 @@ def test_molecules_survive_the_cache(cache):
 def test_all_columns_are_streamed_together(cache):
     places = {n: f"molecule/{n}" for n in ("coords", "atoms", "charges", "partners", "orders")}
     places |= {"token": "rdkit3d/token", "sample": "synthetic/sample"}
-    stream = ShardStream(cache, places, tokens=64, threads=0)
+    stream = open_cache(cache).stream(places, tokens=64, threads=0)
     assert stream.samples == 21 and stream.left_out == 1
     stored = next(iter(stream.batches()))
     values, mask = stream.decode(stored), stored.mask()
@@ -458,7 +458,7 @@ def test_all_columns_are_streamed_together(cache):
 
 def test_another_conformer_is_described_apart(cache):
     def arrays(place):
-        column, field = schema.column_and_field(cache, place)
+        column, field = open_cache(cache).column_and_field(place)
         state = reader.load_state(cache, column)
         found = reader.records(cache, column, 0, [field], state)
         return {key: values[field.name] for key, values in found}

@@ -60,7 +60,7 @@ def test_package_data_covers_the_data_files():
     globs = SETUPTOOLS["package-data"]
     for package, folder in packages_of_tree().items():
         for path in folder.iterdir():
-            if path.suffix in (".toml", ".safetensors"):
+            if path.suffix in (".toml", ".safetensors", ".typed"):
                 covered = any(fnmatch.fnmatch(path.name, glob) for glob in globs.get(package, ()))
                 assert covered, f"{path.relative_to(ROOT)} matches no package-data of {package}"
 

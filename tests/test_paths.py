@@ -78,5 +78,5 @@ def test_known_values():
 def test_unknown_names():
     with pytest.raises(ReedError, match="unknown path 'linaer'.*Did you mean 'linear'"):
         get_path("linaer")
-    with pytest.raises(ReedError, match="law of times 'log-normal'.*Did you mean 'lognormal'"):
+    with pytest.raises(ReedError, match="time law 'log-normal'.*Did you mean 'lognormal'"):
         get_time_law("log-normal")

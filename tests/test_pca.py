@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from reed import open_cache
 from reed.cache import plan, reader, schema
 from reed.cache.codecs import codecs, fidelity, pca
 from reed.cache.codecs.codecs import codec_of
 from reed.cache.schema import Field
-from reed.cache.stream import ShardStream
 from reed.domains.base import Batch, Noised
 from reed.errors import ReedError
 from reed.nets import Tap
@@ -217,7 +217,7 @@ def test_a_changed_basis_is_refused(reduced, tmp_path):
     with pytest.raises(ReedError, match="calibration.npz has sha256"):
         reader.load_state(cache, column)
     with pytest.raises(ReedError, match="calibration.npz has sha256"):
-        ShardStream(cache, {"z": "tokens/tokens"}, 4)
+        open_cache(cache).stream({"z": "tokens/tokens"}, 4)
 
 
 class Net(torch.nn.Module):
@@ -237,7 +237,7 @@ class Net(torch.nn.Module):
 
 def test_a_stream_gives_k_channels_and_a_head_learns_them(reduced):
     places = {"z": "tokens/tokens", "m": "tokens/mean", "x": "pixels/x"}
-    stream, net = ShardStream(reduced, places, 16, threads=0), Net()
+    stream, net = open_cache(reduced).stream(places, 16, threads=0), Net()
     column = schema.load_column(reduced, "tokens")
     names = {"z": "tokens", "m": "mean"}
     targets = {

@@ -9,9 +9,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from reed import open_cache
 from reed.build.shard import BadSample
 from reed.cache import reader, schema
-from reed.cache.stream import ShardStream
 from reed.chem.protein import COIL, HELIX, STRAND, phi_psi, secondary, torsion, virtual_beta
 from reed.cli.cache import main
 from reed.encoders.protein import toy
@@ -193,7 +193,7 @@ def assert_targets_do_not_depend_on_the_batch(cache):
     places = {"token": "toy-structure/token", "pair": "toy-structure/pair", "row": "chain/cluster"}
     seen: dict[int, dict[str, torch.Tensor]] = {}
     for tokens in (80, 1000):
-        stream = ShardStream(cache, places, tokens=tokens, threads=0)
+        stream = open_cache(cache).stream(places, tokens=tokens, threads=0)
         for stored in itertools.islice(stream.batches(), round(20 / stream.batch)):
             values = stream.decode(stored)
             for j, row in enumerate(values["row"].tolist()):
@@ -229,7 +229,7 @@ def test_both_pipelines_columns_are_streamed_together(tmp_path):
         "sample": "toy-structure/sample",
         "bayes": "toy-bayes/bayes",
     }
-    stream = ShardStream(cache, places, tokens=512, threads=0)
+    stream = open_cache(cache).stream(places, tokens=512, threads=0)
     stored = next(iter(stream.batches()))
     values, mask = stream.decode(stored), stored.mask()
     rows, length = mask.shape

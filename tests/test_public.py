@@ -160,6 +160,12 @@ def test_safetensors_are_read(weights, tmp_path):
     same(flat(public.read(tmp_path / "x.safetensors")), weights)
 
 
+def test_what_a_file_says_of_itself_must_be_json(weights, tmp_path):
+    save_file(weights, tmp_path / "x.safetensors", metadata={export.SAID[0]: "{"})
+    with pytest.raises(ReedError, match="x.safetensors cannot be read: .*no JSON"):
+        public.read(tmp_path / "x.safetensors")
+
+
 class Stranger:
     """Neither plain nor argparse.Namespace."""
 
@@ -190,7 +196,7 @@ def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        ([1, 2], "holds no weights, but list"),
+        ([1, 2], "holds list, not a table of tensors"),
         ({}, "holds no weights, but nothing"),
         ({"ema": {"x": 3}}, "holds no weights, but x"),
         ({"x": torch.ones(1), "lr": 0.1}, "holds no weights, but lr"),
@@ -230,7 +236,11 @@ def test_keys_that_do_not_fit_are_listed(weights, saved):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ReedError) as caught:
         public.start_from(model, saved(weights))
-    for part in ("missing: x_embedder.proj.bias", "unexpected: extra.weight", "shape: pos_embed"):
+    for part in (
+        "missing (x_embedder.proj.bias)",
+        "unexpected (extra.weight)",
+        "shape (pos_embed ",
+    ):
         assert part in str(caught.value)
     same(model.state_dict(), before)
 
@@ -425,7 +435,7 @@ def test_an_init_that_does_not_fit_leaves_no_run(run, cache, recipe, tmp_path):
     words += ["--set", "domain.net_settings.depth=2", "--set", "curriculum.caption-ngrams=0"]
     for more in ([], ["--dry-run"]):
         found = call(cli_train, *words, *more)
-        assert found.exit_code == 2 and "unexpected: blocks.2." in found.stderr, found.output
+        assert found.exit_code == 2 and "unexpected (blocks.2." in found.stderr, found.output
         assert found.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
 
 

@@ -1,6 +1,7 @@
 """make reproduce-molecule and demo-molecule: what they run; .ci/run goes through a smoke scale."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,23 +13,25 @@ from PIL import Image
 
 from reed.chem.molecule import Molecule
 from reed.chem.rdkit import sanitised
-from reed.experiments import demo_molecule, reproduce_molecule
+from reed.experiments import command, demo_molecule, reproduce, reproduce_molecule
 
 
 @pytest.fixture
 def ran(monkeypatch, tmp_path):
-    """The commands it runs, of which reed-eval writes a record with the seed as validity."""
+    """The programs it starts, of which reed-eval writes a record with the seed as validity."""
     commands = []
 
-    def command(*words):
+    def start(words, check):
+        words = tuple(words[2:])  # python -m
         commands.append(words)
         if words[0] == "reed.cli.evaluate":
             record = Path(words[words.index("--out") + 1])
             record.parent.mkdir(parents=True, exist_ok=True)
             metrics = {"validity": {"value": float(words[1].removesuffix(".npz")[-1])}}
             record.write_text(json.dumps({"metrics": metrics}))
+        return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr(reproduce_molecule, "command", command)
+    monkeypatch.setattr(command.subprocess, "run", start)
     monkeypatch.chdir(tmp_path)
     return commands
 
@@ -62,7 +65,7 @@ def test_two_runs_are_each_sampled_three_times(ran, tmp_path):
 
 def test_a_measure_that_a_set_lacks_is_a_dash():
     records = {"plain": [{"a": 1.0, "b": 2.0}, {"a": 2.0}], "reed": [{"a": 0.0}, {"a": 0.0}]}
-    head, a, b, *_ = reproduce_molecule.table_of(records).splitlines()
+    head, a, b, *_ = reproduce.table_of(records).splitlines()
     assert head.split() == ["plain", "reed"] and b.split() == ["b", "-", "-"]
     assert a.split() == ["a", "1.5000", "+-", "0.7071", "0.0000", "+-", "0.0000"]
 
@@ -85,12 +88,14 @@ def test_data_and_the_smoke_scale_exclude_each_other(ran):
 def test_the_demo_takes_small_molecules_where_rdkit_ships_some(monkeypatch, shipped):
     commands = []
 
-    def command(*words):
+    def start(words, check):
+        words = tuple(words[2:])  # python -m
         commands.append(words)
         if words[0] == "reed.cli.train":
             raise click.Abort
+        return subprocess.CompletedProcess(words, 0)
 
-    monkeypatch.setattr(demo_molecule, "command", command)
+    monkeypatch.setattr(command.subprocess, "run", start)
     if not shipped:
         monkeypatch.setattr(demo_molecule, "LIST", Path("not/there.smi"))
     done = CliRunner().invoke(demo_molecule.main)
@@ -101,7 +106,6 @@ def test_the_demo_takes_small_molecules_where_rdkit_ships_some(monkeypatch, ship
 
 
 def test_the_demo_draws_whatever_a_net_does(monkeypatch, tmp_path):
-    monkeypatch.setattr(demo_molecule, "OUT", tmp_path)
     rng, count = np.random.default_rng(0), 9
     kinds = np.triu(rng.integers(0, 5, (count, count)), 1).astype(np.uint8)
     wild = Molecule(
@@ -111,7 +115,8 @@ def test_the_demo_draws_whatever_a_net_does(monkeypatch, tmp_path):
         kinds + kinds.T,
     )
     assert sanitised(wild) is None
-    demo_molecule._grid({"plain": [wild] * 7, "reed": [wild] * 7})
-    with Image.open(tmp_path / "molecules.png") as picture:
+    grid = tmp_path / "molecules.png"
+    demo_molecule._draw_grid({"plain": [wild] * 7, "reed": [wild] * 7}, grid)
+    with Image.open(grid) as picture:
         assert picture.size == (6 * 200, 2 * 180)
         assert picture.convert("L").getextrema()[0] < 100

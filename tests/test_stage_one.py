@@ -218,22 +218,6 @@ def test_a_rebuild_may_use_the_room_of_what_it_throws_away(digits, tmp_path, mon
     done("plan", "digits", "--cache", cache, "--rebuild")
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (19354112, "19.4 MB"),
-        (1e9, "1.0 GB"),
-        (2.5e12, "2.5 TB"),
-        (7e15, "7000.0 TB"),
-    ],
-)
-def test_sizes_as_people_read_them(count, text):
-    assert space.human(count) == text
-
-
 # ---- reed-cache build
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from reed import open_cache
 from reed.cache import plan, reader, schema
 from reed.cache import stream as stream_module
 from reed.cache.codecs import codecs
-from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 
 PLACES = {"x": "pixels/x", "label": "pixels/label", "target": "tokens/tokens", "m": "tokens/mean"}
@@ -57,7 +57,7 @@ def refused(*parts, call):
 
 def reference(cache, place):
     """Every record of a field, decoded one at a time: key -> array."""
-    column, field = schema.column_and_field(cache, place)
+    column, field = open_cache(cache).column_and_field(place)
     state = reader.load_state(cache, column)
     shards = range(plan.load(cache).shards)
     found = (pair for i in shards for pair in reader.records(cache, column, i, [field], state))
@@ -71,7 +71,7 @@ def open_files():
 @pytest.fixture(scope="module")
 def straight(whole):
     """Twelve global batches of 24, read in place: more than four epochs of 60."""
-    return take(ShardStream(whole, PLACES, 24, seed=5, threads=0), 0, 12)
+    return take(open_cache(whole).stream(PLACES, 24, seed=5, threads=0), 0, 12)
 
 
 # ---- the same batches
@@ -81,7 +81,7 @@ def straight(whole):
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
 def test_ranks_and_threads_do_not_change_a_batch(whole, straight, world, threads):
     streams = [
-        ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
+        open_cache(whole).stream(PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
         for rank in range(world)
     ]
     parts = [take(stream, 0, 12) for stream in streams]
@@ -91,14 +91,14 @@ def test_ranks_and_threads_do_not_change_a_batch(whole, straight, world, threads
 
 @pytest.mark.parametrize("ahead", [1, 2, 7])
 def test_reading_further_ahead_does_not_change_a_batch(whole, straight, ahead):
-    assert_equal(take(ShardStream(whole, PLACES, 24, seed=5, ahead=ahead), 0, 12), straight)
+    assert_equal(take(open_cache(whole).stream(PLACES, 24, seed=5, ahead=ahead), 0, 12), straight)
 
 
 @pytest.mark.parametrize("start", [0, 1, 4, 5, 7, 11])
 @pytest.mark.parametrize(("world", "threads"), [(1, 2), (3, 0)])
 def test_a_run_resumes_at_any_step_with_any_number_of_ranks(whole, straight, start, world, threads):
     streams = [
-        ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
+        open_cache(whole).stream(PLACES, 24, seed=5, rank=rank, world=world, threads=threads)
         for rank in range(world)
     ]
     parts = [take(stream, start, 12 - start) for stream in streams]
@@ -106,7 +106,7 @@ def test_a_run_resumes_at_any_step_with_any_number_of_ranks(whole, straight, sta
 
 
 def test_one_stream_can_be_begun_again(whole, straight):
-    stream = ShardStream(whole, PLACES, 24, seed=5)
+    stream = open_cache(whole).stream(PLACES, 24, seed=5)
     for start in (3, 0, 8):
         assert_equal(take(stream, start, 4), straight[start : start + 4])
 
@@ -118,14 +118,14 @@ def test_each_sample_is_seen_once_per_epoch(whole, straight):
 
 
 def test_a_batch_that_does_not_divide_the_epoch_loses_nothing(whole):
-    found = take(ShardStream(whole, {"x": "pixels/x"}, 25, threads=2), 0, 12)
+    found = take(open_cache(whole).stream({"x": "pixels/x"}, 25, threads=2), 0, 12)
     rows = np.concatenate([rows for _, rows, _ in found])
     for epoch in range(5):
         assert np.array_equal(np.sort(rows[epoch * 60 : epoch * 60 + 60]), np.arange(60))
 
 
 def test_a_batch_larger_than_the_data_repeats_it(whole):
-    ((_, rows, values),) = take(ShardStream(whole, {"x": "pixels/x"}, 150), 0, 1)
+    ((_, rows, values),) = take(open_cache(whole).stream({"x": "pixels/x"}, 150), 0, 1)
     assert np.bincount(rows).tolist().count(2) == 30 and len(values["x"]) == 150
     truth = reference(whole, "pixels/x")
     keys = plan.load(whole).keys
@@ -135,7 +135,7 @@ def test_a_batch_larger_than_the_data_repeats_it(whole):
 
 
 def test_seeds_give_other_orders(whole, straight):
-    other = take(ShardStream(whole, PLACES, 24, seed=6), 0, 12)
+    other = take(open_cache(whole).stream(PLACES, 24, seed=6), 0, 12)
     assert not any(np.array_equal(a[1], b[1]) for a, b in zip(straight, other, strict=True))
 
 
@@ -144,7 +144,7 @@ def test_more_shards_than_may_be_open(fakes, tmp_path, monkeypatch):
     monkeypatch.setattr(stream_module, "_file_limit", lambda: 7)
     cache = fakes.build(tmp_path, ["pixels"], fakes.Source(100), shard_size=1)
     before = open_files()
-    ((_, rows, values),) = take(ShardStream(cache, {"x": "pixels/x"}, 100), 0, 1)
+    ((_, rows, values),) = take(open_cache(cache).stream({"x": "pixels/x"}, 100), 0, 1)
     assert open_files() == before
     truth, keys = reference(cache, "pixels/x"), plan.load(cache).keys
     for row, x in zip(rows, values["x"], strict=True):
@@ -179,7 +179,7 @@ def test_a_batch_holds_what_the_codec_decodes_from_what_it_encoded(fakes, whole,
 def test_keys_at_names_the_samples_of_this_rank(whole, straight):
     keys = plan.load(whole).keys
     for rank in range(2):
-        stream = ShardStream(whole, PLACES, 24, seed=5, rank=rank, world=2)
+        stream = open_cache(whole).stream(PLACES, 24, seed=5, rank=rank, world=2)
         for step, rows, _ in straight:
             mine = rows[rank * 12 : rank * 12 + 12]
             assert stream.keys_at(step) == [keys[row] for row in mine]
@@ -187,14 +187,14 @@ def test_keys_at_names_the_samples_of_this_rank(whole, straight):
 
 def test_one_field_under_two_names(whole, straight):
     places = {"a": "pixels/x", "b": "pixels/x", "label": "pixels/label"}
-    found = take(ShardStream(whole, places, 24, seed=5), 0, 6)
+    found = take(open_cache(whole).stream(places, 24, seed=5), 0, 6)
     for (_, _, values), (_, _, want) in zip(found, straight[:6], strict=True):
         assert torch.equal(values["a"], want["x"]) and torch.equal(values["b"], want["x"])
         assert torch.equal(values["label"], want["label"])
 
 
 def test_a_stream_describes_its_fields(whole):
-    stream = ShardStream(whole, PLACES, 12)
+    stream = open_cache(whole).stream(PLACES, 12)
     assert stream.field("target").codec == "int8" and stream.field("target").shape == (6, 8)
     assert stream.field("x").kind == "data"
     assert (stream.samples, stream.left_out) == (60, 0)
@@ -202,7 +202,7 @@ def test_a_stream_describes_its_fields(whole):
 
 @pytest.mark.parametrize(("threads", "ahead"), [(0, 0), (0, 3), (1, 1), (1, 2), (3, 4)])
 def test_a_batch_stays_until_the_one_after_next_is_asked_for(whole, straight, threads, ahead):
-    stream = ShardStream(whole, PLACES, 24, seed=5, threads=threads, ahead=ahead)
+    stream = open_cache(whole).stream(PLACES, 24, seed=5, threads=threads, ahead=ahead)
     with contextlib.closing(stream.batches()) as batches:
         held = next(batches)
         for step in range(1, 12):
@@ -212,7 +212,7 @@ def test_a_batch_stays_until_the_one_after_next_is_asked_for(whole, straight, th
 
 
 def test_a_batch_is_views_of_buffers_that_are_used_again(whole):
-    stream = ShardStream(whole, PLACES, 12, threads=2, ahead=3)
+    stream = open_cache(whole).stream(PLACES, 12, threads=2, ahead=3)
     with contextlib.closing(stream.batches()) as batches:
         addresses = {next(batches).parts["x"][0].data_ptr() for _ in range(20)}
     assert len(addresses) == 4
@@ -220,7 +220,7 @@ def test_a_batch_is_views_of_buffers_that_are_used_again(whole):
 
 def test_a_decoded_batch_is_never_overwritten(whole, straight):
     """Also where the codec keeps values as they are and the device is the host."""
-    stream = ShardStream(whole, PLACES, 24, seed=5, threads=0, ahead=0)
+    stream = open_cache(whole).stream(PLACES, 24, seed=5, threads=0, ahead=0)
     assert_equal(take(stream, 0, 12), straight)
     with contextlib.closing(stream.batches()) as batches:
         stored = next(batches)
@@ -230,19 +230,19 @@ def test_a_decoded_batch_is_never_overwritten(whole, straight):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_iteration_leaves_no_file_open(whole, threads):
-    stream = ShardStream(whole, PLACES, 12, threads=threads)
+    stream = open_cache(whole).stream(PLACES, 12, threads=threads)
     take(stream, 0, 8)
     before = open_files()
     for _ in range(3):
         take(stream, 0, 8)
-        take(ShardStream(whole, PLACES, 12, threads=threads), 0, 8)
+        take(open_cache(whole).stream(PLACES, 12, threads=threads), 0, 8)
     assert open_files() == before
 
 
 @pytest.mark.gpu
 def test_a_busy_device_gets_every_batch_whole(whole, straight):
     """Copies from pinned buffers wait behind the work that is queued; readers wait for them."""
-    stream = ShardStream(whole, PLACES, 24, seed=5, threads=2, pin=True)
+    stream = open_cache(whole).stream(PLACES, 24, seed=5, threads=2, pin=True)
     square = torch.randn(8192, 8192, device="cuda")
     with contextlib.closing(stream.batches()) as batches:
         found = []
@@ -269,7 +269,7 @@ def torn(fakes, tmp_path):
 
 def test_columns_are_joined_by_key(fakes, torn):
     cache, source = torn
-    stream = ShardStream(cache, {"x": "pixels/x", "m": "tokens/mean"}, 27, threads=2)
+    stream = open_cache(cache).stream({"x": "pixels/x", "m": "tokens/mean"}, 27, threads=2)
     assert (stream.samples, stream.left_out) == (297, 3)
     keys, seen = plan.load(cache).keys, []
     for _, rows, values in take(stream, 0, 11):
@@ -284,15 +284,15 @@ def test_columns_are_joined_by_key(fakes, torn):
 
 def test_what_one_column_left_out_is_in_batches_of_the_other(torn):
     cache, _ = torn
-    assert ShardStream(cache, {"x": "pixels/x"}, 10).left_out == 1
-    assert ShardStream(cache, {"m": "tokens/mean"}, 10).left_out == 2
+    assert open_cache(cache).stream({"x": "pixels/x"}, 10).left_out == 1
+    assert open_cache(cache).stream({"m": "tokens/mean"}, 10).left_out == 2
 
 
 def test_no_common_sample_is_refused(fakes, tmp_path):
     fakes.build(tmp_path, ["pixels"], fakes.Source(2, bad=(0,)))
     fakes.build(tmp_path, ["tokens"], fakes.Source(2, bad=(1,)))
     places = {"x": "pixels/x", "m": "tokens/mean"}
-    refused("no sample is in all", call=lambda: ShardStream(tmp_path, places, 1))
+    refused("no sample is in all", call=lambda: open_cache(tmp_path).stream(places, 1))
 
 
 # ---- refused
@@ -309,15 +309,18 @@ def test_no_common_sample_is_refused(fakes, tmp_path):
     ],
 )
 def test_a_place_that_no_net_can_read_is_refused(whole, place, parts):
-    refused(*parts, call=lambda: ShardStream(whole, {"x": place}, 4))
+    refused(*parts, call=lambda: open_cache(whole).stream({"x": place}, 4))
 
 
 def test_an_empty_batch_is_refused(whole):
-    refused("the batch is 0", call=lambda: ShardStream(whole, PLACES, 0))
+    refused("the batch is 0", call=lambda: open_cache(whole).stream(PLACES, 0))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(whole):
-    refused("(10) is not a multiple of the 3", call=lambda: ShardStream(whole, PLACES, 10, world=3))
+    refused(
+        "(10) is not a multiple of the 3",
+        call=lambda: open_cache(whole).stream(PLACES, 10, world=3),
+    )
 
 
 def test_an_incomplete_column_is_refused_with_the_command_that_ends_it(cache):
@@ -326,14 +329,16 @@ def test_an_incomplete_column_is_refused_with_the_command_that_ends_it(cache):
         "column 'tokens'",
         "1 of 4 shards are missing (first: 2)",
         f"reed-cache build fake --encoder tokens --cache {cache}",
-        call=lambda: ShardStream(cache, PLACES, 4),
+        call=lambda: open_cache(cache).stream(PLACES, 4),
     )
-    assert ShardStream(cache, {"x": "pixels/x"}, 4).samples == 60
+    assert open_cache(cache).stream({"x": "pixels/x"}, 4).samples == 60
 
 
 def test_a_missing_file_is_refused(cache):
     (cache / "tokens" / "000001.tar").unlink()
-    refused("tokens/000001.tar is missing", "verify", call=lambda: ShardStream(cache, PLACES, 4))
+    refused(
+        "tokens/000001.tar is missing", "verify", call=lambda: open_cache(cache).stream(PLACES, 4)
+    )
 
 
 def test_a_truncated_file_is_refused(cache):
@@ -341,18 +346,18 @@ def test_a_truncated_file_is_refused(cache):
     refused(
         "tokens/000001.tar has 5000 bytes, its marker says",
         "verify",
-        call=lambda: ShardStream(cache, PLACES, 4),
+        call=lambda: open_cache(cache).stream(PLACES, 4),
     )
 
 
 def test_a_broken_marker_is_refused(cache):
     (cache / "tokens" / "000001.json").write_text("{")
-    refused("tokens/000001.json", call=lambda: ShardStream(cache, PLACES, 4))
+    refused("tokens/000001.json", call=lambda: open_cache(cache).stream(PLACES, 4))
 
 
 def test_a_marker_of_another_shard_is_refused(cache):
     shutil.copy(cache / "tokens" / "000000.json", cache / "tokens" / "000001.json")
-    refused("is the marker of 'tokens' shard 0", call=lambda: ShardStream(cache, PLACES, 4))
+    refused("is the marker of 'tokens' shard 0", call=lambda: open_cache(cache).stream(PLACES, 4))
 
 
 def test_a_marker_with_other_keys_is_refused(cache, edit_json):
@@ -360,20 +365,22 @@ def test_a_marker_with_other_keys_is_refused(cache, edit_json):
     keys = schema.load_marker(cache, schema.load_column(cache, "tokens"), 1).keys
     edit_json(path, keys=[*reversed(keys)])
     refused(
-        "column 'tokens' shard 1", "not the planned", call=lambda: ShardStream(cache, PLACES, 4)
+        "column 'tokens' shard 1",
+        "not the planned",
+        call=lambda: open_cache(cache).stream(PLACES, 4),
     )
 
 
 def test_a_changed_calibration_is_refused(cache):
     with open(cache / "tokens" / "calibration.npz", "r+b") as file:
         file.write(b"x")
-    refused("calibration.npz has sha256", call=lambda: ShardStream(cache, PLACES, 4))
+    refused("calibration.npz has sha256", call=lambda: open_cache(cache).stream(PLACES, 4))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
 def test_a_shard_that_breaks_while_training_is_named(cache, threads, damage):
-    stream = ShardStream(cache, PLACES, 60, threads=threads)
+    stream = open_cache(cache).stream(PLACES, 60, threads=threads)
     path = cache / "tokens" / "000001.tar"
     if damage == "cut":
         os.truncate(path, 9000)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from reed import open_cache
 from reed.build import engines
 from reed.build.engines import Share
 from reed.build.shard import BadSample
 from reed.cache.schema import Field
-from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 
 BUDGET = 96
@@ -96,7 +96,9 @@ def take(stream, start, count):
 
 
 def open_stream(ragged, **changes):
-    return ShardStream(ragged[0], PLACES, tokens=BUDGET, **({"seed": 2, "threads": 0} | changes))
+    return open_cache(ragged[0]).stream(
+        PLACES, tokens=BUDGET, **({"seed": 2, "threads": 0} | changes)
+    )
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
@@ -133,7 +135,7 @@ def test_records_are_whole_padded_with_zeros_and_masked(ragged):
 
 def test_the_mask_is_as_long_as_the_padding_whatever_else_is_asked_for(ragged):
     places = {"whole": "chain/whole"} | PLACES  # a field of one size, first
-    stream = ShardStream(ragged[0], places, tokens=BUDGET, threads=0)
+    stream = open_cache(ragged[0]).stream(places, tokens=BUDGET, threads=0)
     for _, values, mask, lengths in take(stream, 0, 10):
         assert mask.shape == values["x"].shape[:2] and mask.sum(1).tolist() == lengths.tolist()
         assert torch.equal(values["whole"][:, 0].long(), values["label"])
@@ -153,17 +155,17 @@ def test_each_ragged_sample_is_read_once_per_epoch(ragged):
 
 def test_a_ragged_field_needs_a_budget(ragged):
     with pytest.raises(ReedError, match="chain/x.*need a budget of tokens"):
-        ShardStream(ragged[0], PLACES, 4)
+        open_cache(ragged[0]).stream(PLACES, 4)
 
 
 def test_a_budget_below_the_longest_sample_is_refused(ragged):
     with pytest.raises(ReedError, match="longest sample has 41 tokens, the budget is 40"):
-        ShardStream(ragged[0], PLACES, tokens=40)
+        open_cache(ragged[0]).stream(PLACES, tokens=40)
 
 
 def test_fields_whose_lengths_differ_are_not_paired(ragged):
     with pytest.raises(ReedError, match=r"sample .* tokens in one column and .* in long/tokens"):
-        ShardStream(ragged[0], PLACES | {"t": "long/tokens"}, tokens=BUDGET)
+        open_cache(ragged[0]).stream(PLACES | {"t": "long/tokens"}, tokens=BUDGET)
 
 
 def test_one_sample_per_family_and_epoch_for_any_number_of_ranks(ragged):
@@ -202,4 +204,4 @@ def test_a_sample_without_the_label_is_named(ragged):
 
 def test_one_per_is_for_samples_of_different_lengths(whole):
     with pytest.raises(ReedError, match="one_per is for samples of different lengths"):
-        ShardStream(whole, {"x": "pixels/x"}, 4, one_per="pixels/label")
+        open_cache(whole).stream({"x": "pixels/x"}, 4, one_per="pixels/label")

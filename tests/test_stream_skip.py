@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from reed import open_cache
 from reed.cache import plan
-from reed.cache.stream import ShardStream
 from reed.errors import ReedError
 
 PLACES = {"x": "pixels/x", "target": "tokens/tokens"}
@@ -32,9 +32,9 @@ def damage(cache):
 
 @pytest.mark.parametrize("threads", [0, 2])
 def test_unreadable_records_are_replaced_and_counted(cache, threads):
-    whole = ShardStream(cache, PLACES, 20, threads=0)
+    whole = open_cache(cache).stream(PLACES, 20, threads=0)
     truth = {row: x for rows, v in take(whole, 3) for row, x in zip(rows, v["target"], strict=True)}
-    stream = ShardStream(cache, PLACES, 20, threads=threads, skip=1000)
+    stream = open_cache(cache).stream(PLACES, 20, threads=threads, skip=1000)
     damage(cache)
     found = take(stream, 3)
     assert 0 < stream.skipped < 16
@@ -46,14 +46,14 @@ def test_unreadable_records_are_replaced_and_counted(cache, threads):
 
 
 def test_more_unreadable_records_than_allowed_are_an_error(cache):
-    stream = ShardStream(cache, PLACES, 20, threads=0, skip=1)
+    stream = open_cache(cache).stream(PLACES, 20, threads=0, skip=1)
     damage(cache)
     with pytest.raises(ReedError, match=r"000001\.tar, key 'a/sample-.*ends at byte"):
         take(stream, 6)
 
 
 def test_a_batch_without_one_good_record_is_an_error(cache):
-    stream = ShardStream(cache, PLACES, 20, threads=0, skip=1000)
+    stream = open_cache(cache).stream(PLACES, 20, threads=0, skip=1000)
     for shard in range(4):
         os.truncate(cache / "tokens" / f"{shard:06d}.tar", 10)
     with pytest.raises(ReedError, match="ends at byte 10"):
@@ -66,8 +66,8 @@ def test_missing_shards_are_left_out_up_to_the_limit(cache, name):
     planned = plan.load(cache)
     lost = len(planned.rows(1))
     with pytest.raises(ReedError, match="000001|incomplete"):
-        ShardStream(cache, PLACES, 4, skip=lost - 1)
-    stream = ShardStream(cache, PLACES, 4, skip=lost)
+        open_cache(cache).stream(PLACES, 4, skip=lost - 1)
+    stream = open_cache(cache).stream(PLACES, 4, skip=lost)
     assert (stream.samples, stream.left_out) == (60 - lost, lost)
     rows = np.concatenate([rows for rows, _ in take(stream, stream.samples // 4)])
     assert not set(rows.tolist()) & set(planned.rows(1))

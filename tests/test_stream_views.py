@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from reed.cache import plan, reader, schema
-from reed.cache.stream import ShardStream
+from reed import open_cache
+from reed.cache import plan, reader
 
 PLACES = {"x": "pixels/x", "target": "tokens/tokens"}
 
@@ -21,7 +21,7 @@ def flipped(fakes, tmp_path_factory):
 
 
 def stored(cache, place, view):
-    column, field = schema.column_and_field(cache, place)
+    column, field = open_cache(cache).column_and_field(place)
     state = reader.load_state(cache, column)
     shards = range(plan.load(cache).shards)
     pairs = (
@@ -41,7 +41,7 @@ def test_a_batch_pairs_the_same_view_in_every_column(flipped):
     truth = {name: [stored(flipped, place, v) for v in (0, 1)] for name, place in PLACES.items()}
     keys = plan.load(flipped).keys
     drawn = []
-    for rows, values in take(ShardStream(flipped, PLACES, 20, threads=2), 0, 9):
+    for rows, values in take(open_cache(flipped).stream(PLACES, 20, threads=2), 0, 9):
         for j, row in enumerate(rows):
             fits = [
                 [torch.equal(values[name][j], truth[name][v][keys[row]]) for name in PLACES]
@@ -56,7 +56,7 @@ def test_a_batch_pairs_the_same_view_in_every_column(flipped):
 
 
 def test_views_do_not_depend_on_ranks_or_on_where_a_run_resumes(flipped):
-    whole = take(ShardStream(flipped, PLACES, 20), 0, 6)
-    ranks = [take(ShardStream(flipped, PLACES, 20, rank=r, world=2), 3, 3) for r in range(2)]
+    whole = take(open_cache(flipped).stream(PLACES, 20), 0, 6)
+    ranks = [take(open_cache(flipped).stream(PLACES, 20, rank=r, world=2), 3, 3) for r in range(2)]
     for (_, want), (_, one), (_, two) in zip(whole[3:], *ranks, strict=True):
         assert all(torch.equal(want[name], torch.cat([one[name], two[name]])) for name in PLACES)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from reed.chem.geometry import rmsd, superpose
 from reed.errors import ReedError
 from reed.metrics.folding import EsmFold, Folded, agreement
-from reed.metrics.structure import lddt, rmsd, superpose, tm_score
+from reed.metrics.structure import lddt, tm_score
 
 
 def helices(length, seed):
@@ -102,6 +103,9 @@ def test_what_cannot_be_compared_is_refused():
         with pytest.raises(ReedError, match=r"\(19, 3\) and \(20, 3\) cannot be superposed"):
             measure(points[:19], points)
         with pytest.raises(ReedError, match=r"must be \[N, 3\]"):
+            measure(points[:, :2], points[:, :2])
+    for measure in (tm_score, lddt):
+        with pytest.raises(ReedError, match="2 residues are too few to compare"):
             measure(points[:2], points[:2])
     with pytest.raises(ReedError, match="no two CA .* within 15.0 A"):
         lddt(points * 100, points * 100)

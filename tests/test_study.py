@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from reed.bytes import human
 from reed.cache import schema
 from reed.cache.schema import Field
 from reed.cli import cache as cli
@@ -225,7 +226,7 @@ def test_info_shows_a_few_failures_and_counts_the_others(fakes, tmp_path):
     ],
 )
 def test_sizes_have_human_units(count, text):
-    assert info.human(count) == text
+    assert human(count) == text
 
 
 def test_codecs_are_listed_with_their_patterns():

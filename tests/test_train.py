@@ -9,8 +9,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from reed import config
-from reed.cache.stream import ShardStream
+from reed import config, open_cache
 from reed.errors import ReedError
 from reed.nets.sit import SiT
 from reed.train import checkpoint
@@ -195,7 +194,7 @@ def test_too_many_bad_steps_end_the_run(make, poison, cache):
     settings = make(steps=20, stop_after_bad=2)
     with pytest.raises(ReedError) as caught:
         trained(settings)
-    keys = ShardStream(cache, {"x": "pixels/pixels"}, BATCH).keys_at(3)
+    keys = open_cache(cache).stream({"x": "pixels/pixels"}, BATCH).keys_at(3)
     for part in ("2 steps", "step 3", ", ".join(keys[:4]), "optim.lr"):
         assert part in str(caught.value)
     assert checkpoint.steps(settings.run) == []

@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from reed import config, pipelines
+from reed import config, open_cache, pipelines
 from reed.domains.base import Batch
 from reed.errors import ReedError
 from reed.seeding import Draws
-from reed.train import checkpoint, loop, recipe
+from reed.train import checkpoint, loop
 from reed.train import log as runlog
 from reed.train.align import AlignedNet
 from reed.train.recipe import TrainConfig, check
+from reed.train.run_data import RunData
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -121,9 +122,10 @@ def test_recipes_fit_their_nets(name, variant, cache):
     places = {"shards": str(cache), "run": "run"}
     settings = config.build(TrainConfig, config.merge(table, places))
     assert settings.precision == "fp32"  # in bfloat16 it trains worse, say SemlaFlow's authors
-    domain = recipe.domain_of(settings)
+    data = RunData.of_cache(open_cache(cache), settings.data)
+    domain = data.make_domain(settings.domain)
     with torch.device("meta"):
-        net = domain.net(recipe.fields_of(settings, domain))
+        net = domain.net(data.fields)
     assert set(domain.losses) | set(settings.align) == set(settings.curriculum)
     assert all(1 <= each.tap <= len(net.taps()) for each in settings.align.values())
 

@@ -413,7 +413,7 @@ def test_a_grid_that_the_model_cannot_give_is_refused(folder):
 
 def test_the_revision_follows_the_weights_and_every_option(dino_file, folder):
     base = make("dinov2-s", dino_file).revision()
-    assert weights.file_sha256(dino_file) in base and "normalise-resize bicubic" in base
+    assert weights.weights_sha256(dino_file) in base and "normalise-resize bicubic" in base
     changed = [{"grid": 32}, {"layer": 3}, {"norm": False}, {"precision": "bf16"}]
     found = {base} | {make("dinov2-s", dino_file, **options).revision() for options in changed}
     (folder / "other.safetensors").write_bytes(b"other weights")

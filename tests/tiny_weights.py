@@ -1,4 +1,4 @@
-"""Small random weights of encoders of proteins and molecules, in the files of the real ones.
+"""Small random weights of encoders and of Inception, in the files of the real ones.
 
 Test modules run this file with runpy. Beside them: what AlphaFold 3 writes for a job.
 """
@@ -187,3 +187,23 @@ def af3(
     name = {"new": f"{job}_seed-{seed}_embeddings.npz", "old": "embeddings.npz"}[layout]
     np.savez_compressed(place / name, **content)
     return folder / job
+
+
+def inception(path: Path) -> Path:
+    """Random weights under the keys and in the file of torch-fidelity's Inception."""
+    import torch_fidelity
+
+    class Bare(torch_fidelity.FeatureExtractorInceptionV3):
+        """The network as it is before its weights are loaded."""
+
+        def load_state_dict(self, state: dict) -> None:
+            pass
+
+    torch.save({}, path)  # what it reads first
+    torch.manual_seed(0)
+    state = Bare("inception-v3-compat", ["2048"], str(path)).state_dict()
+    for name, value in state.items():
+        if name.endswith("running_var"):
+            value.uniform_(0.1, 0.25)  # so that activations neither fade nor grow
+    torch.save(state, path)
+    return path

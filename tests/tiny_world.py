@@ -15,20 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 
 HERE = Path(__file__).parent
-IMAGES, MOLECULES, PROTEINS, WEIGHTS, SMOKE, LANGUAGE = (
+IMAGES, MOLECULES, PROTEINS, WEIGHTS, LANGUAGE = (
     SimpleNamespace(**runpy.run_path(str(HERE / f"{name}.py")))
     for name in (
         "tiny_images",
         "tiny_molecules",
         "tiny_proteins",
         "tiny_weights",
-        "smoke_imagenet",
         "tiny_language",
     )
 )
 SIDE = IMAGES.SIDE
 # A codec keeps 64 components of the descriptors of molecules, which takes more molecules than that.
 TEXTS = [*MOLECULES.SMILES, *(f"{'C' * n}{end}" for n in range(1, 11) for end in "COFSN")]
+PHOTOS = 40  # images to train on
 COUNT = 4  # images to measure; as many as a reduced reed-sample draws
 CHAINS = {f"{number}abc": 34 + 2 * number for number in range(1, 9)}  # file -> residues
 
@@ -136,7 +136,7 @@ def vae(path: Path) -> Path:
 
 # Name in the documents -> what writes it. Those that do not start with / lie in the current folder.
 FILES = {
-    "/data/imagenet/train": lambda path: IMAGES.sound_photos(path, SMOKE.PHOTOS),
+    "/data/imagenet/train": lambda path: IMAGES.sound_photos(path, PHOTOS),
     "/data/imagenet-256": pictures,
     "/data/captions.jsonl": captions,
     "/data/repa": IMAGES.repa,
@@ -164,7 +164,7 @@ FILES = {
     "drawn": pictures,
     "samples.npz": arrays,
     "VIRTUAL_imagenet256_labeled.npz": arrays,
-    "weights-inception-2015-12-05-6726825d.pth": SMOKE.inception,
+    "weights-inception-2015-12-05-6726825d.pth": WEIGHTS.inception,
 }
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from reed.build import shard as build
 from reed.build.shard import Encoder, Job, Source
 from reed.build.source import KEY
+from reed.bytes import file_sha256
 from reed.cache import files, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
+from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column
@@ -115,7 +117,8 @@ def open_job(
 def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> None:
     for place in encoder.reads:
         if "/" in place:
-            schema.column_and_field(cache, place)
+            with open_cache(cache) as opened:
+                opened.column_and_field(place)
         else:
             check_entry(place, source, name)
 
@@ -130,7 +133,7 @@ def check_entry(place: str, source: Source, name: str) -> None:
 def _check_parts(column: Column) -> None:
     """Refuse two parts of one name (webdataset reads names in lower case)."""
     seen: set[str] = set()
-    for part in reader.parts_of(column):
+    for part in reader.parts_of(column.fields):
         if part.name.lower() in seen:
             raise ReedError(f"column {column.name!r} stores two {part.name!r}; rename a field")
         seen.add(part.name.lower())
@@ -147,9 +150,10 @@ def _create(job: Job) -> None:
         path, identity = folder / "calibration.npz", column.identity()
         if _made_for(path) != identity:
             file = io.BytesIO()
-            np.savez(file, made_for=np.array(identity), **state)  # type: ignore[arg-type]
+            arrays: dict[str, Any] = {"made_for": np.array(identity), **state}
+            np.savez(file, **arrays)
             files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
-        column = schema.replace(column, calibration=schema.file_sha256(path))
+        column = schema.replace(column, calibration=file_sha256(path))
     files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from reed import weights
 from reed.build.column import check_entry
-from reed.build.shard import Encoder
+from reed.build.shard import Downloads, Encoder, ReadsFiles
 from reed.build.source import Source
-from reed.cache import schema
+from reed.cache.opened import open_cache
 from reed.cache.schema import Column
+from reed.weights import Origin
 
 
 def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
@@ -26,22 +27,27 @@ def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) ->
             elif owner in described:
                 described[owner].field(field)
             else:
-                schema.column_and_field(cache, place)
+                with open_cache(cache) as opened:
+                    opened.column_and_field(place)
 
 
 def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
     """Open what an encoder reads from disk; yields what is to be said of column `name`.
 
     ReedError for weights that are not found or are none, and for a file that cannot be read.
-    fetch: download weights that are not on this machine, rather than say so. An encoder that
-    reads other files has a method `check_files`.
+    fetch: download weights that are not on this machine, rather than say so.
     """
-    if hasattr(encoder, "check_files"):
+    if isinstance(encoder, ReadsFiles):
         encoder.check_files()
-    elif not hasattr(encoder, "prefetch"):
+    elif not isinstance(encoder, Downloads):
         encoder.revision()
-    elif encoder.weights is None and not fetch and not weights.is_here(encoder.origin):
+    elif encoder.weights is None and not fetch and _is_elsewhere(encoder.origin):
         yield f"{name}: its weights are not on this machine; a build fetches them"
     else:
         for path in encoder.prefetch().files:
             weights.check(path)
+
+
+def _is_elsewhere(origin: Origin) -> bool:
+    """Whether weights would have to be downloaded."""
+    return bool(origin.repo) and weights.cached(origin) is None

@@ -13,7 +13,7 @@ import queue
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -43,7 +43,7 @@ def default_workers(samples: int) -> int:
 
 def build_shards(
     job: Job, shards: Iterable[int], timing: Timing, tally: Tally, workers: int = 0
-) -> Iterator[Marker]:
+) -> Generator[Marker]:
     """Build some shards; yields each one's marker once it is in place.
 
     workers: processes that read ahead; 0 reads in this one, between encoding. A shard that
@@ -119,7 +119,7 @@ def _result(job: Job, shard: int, future: Future[Chunk]) -> Chunk:
 
 
 @contextlib.contextmanager
-def _deaths_told(job: Job, shard: int) -> Iterator[None]:
+def _deaths_told(job: Job, shard: int) -> Generator[None]:
     """A dead process is noticed when more is asked of the pool, or when its result is."""
     try:
         yield
@@ -131,7 +131,7 @@ def _deaths_told(job: Job, shard: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _pool(reading: Reading, workers: int) -> Iterator[ProcessPoolExecutor]:
+def _pool(reading: Reading, workers: int) -> Generator[ProcessPoolExecutor]:
     # spawn: a fork would inherit the locks of torch's and zarr's threads
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, spawn, _start, (reading,))

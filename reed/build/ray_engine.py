@@ -6,6 +6,7 @@ Ray; what it left is a temporary file, as after any other kill.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
@@ -37,7 +38,7 @@ def connect() -> Any:
         problem = "--engine ray needs the package ray, which is not installed"
         raise ReedError(f"{problem}; run: pip install 'reed[ray]'") from error
     if not ray.is_initialized():
-        ray.init(logging_level="warning", log_to_driver=False)
+        ray.init(logging_level=logging.WARNING, log_to_driver=False)
     return ray
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
 
 from reed.build.source import BadSample, Chunk, Reading, Sample, Source
+from reed.build.tally import Tally as Tally
+from reed.build.tally import Timing as Timing
 from reed.cache import files, reader, schema, verify
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -18,27 +22,41 @@ from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.cache.stats import Stats
 from reed.errors import ReedError
-
-MAX_FAILED = 0.01  # of a column's samples
-FEW = 10  # failures that say nothing yet about their share
+from reed.weights import Found, Origin
 
 # A sample's key and, for each of its views, {field: value}.
 Record = tuple[str, Sequence[dict[str, Any]]]
 
 
+# One array, string or number for each sample of a batch; they may be rows of one array.
+Values = Sequence[Any] | np.ndarray
+
+
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 
-    reads: source entries ("pixels"), fields of other columns ("describe/caption"), and "key", the
-    sample's own; fields: what it writes; licence: of the weights; batch_size: samples per call of
-    encode. An encoder whose output has terms of use says so in `terms`, which a build prints; one
-    that reads files has `check_files()`, which opens them and raises before anything is encoded.
+    An encoder whose output has terms of use says so in `terms`, which a build prints.
     """
 
-    reads: tuple[str, ...]
-    fields: tuple[Field, ...]
-    licence: str
-    batch_size: int
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source entries ("pixels"), fields of other columns ("describe/caption"), and "key"."""
+        ...
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """What it writes."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Of the weights, or of the data where it only copies them."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per call of encode."""
+        ...
 
     def revision(self) -> str:
         """What the output depends on besides its inputs: weights sha256, preprocessing, layer."""
@@ -48,8 +66,36 @@ class Encoder(Protocol):
         """Bring the weights to `device`; model libraries are imported here."""
         ...
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """For each field one array (or string) per sample, in order; may raise BadSample."""
+        ...
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """What else an encoder has that reads files which are no weights."""
+
+    def check_files(self) -> None:
+        """Open them, before anything is encoded; ReedError for what `load` would refuse."""
+        ...
+
+
+@runtime_checkable
+class Downloads(Protocol):
+    """What else an encoder has whose weights can be downloaded: see reed.encoders.base.
+
+    weights: the path of weights that were given in place of those of `origin`.
+    """
+
+    weights: str | None
+
+    @property
+    def origin(self) -> Origin:
+        """Where the public weights are."""
+        ...
+
+    def prefetch(self) -> Found:
+        """Download the weights, unless they were given; ReedError: which file to put where."""
         ...
 
 
@@ -74,54 +120,6 @@ class Job:
         """The keys of a shard in chunks, always cut at the same places, whoever encodes them."""
         keys, size = self.plan.keys_of(shard), self.encoder.batch_size
         return [keys[start : start + size] for start in range(0, len(keys), size)]
-
-
-@dataclass
-class Timing:
-    """Seconds that building waited for samples, encoded them, and waited for their writing."""
-
-    read: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
-
-    def add(self, other: Timing) -> None:
-        """Add the seconds of another shard."""
-        self.read += other.read
-        self.encode += other.encode
-        self.write += other.write
-
-    def summary(self) -> str:
-        """One line that says what limits."""
-        seconds = {"read": self.read, "encode": self.encode, "write": self.write}
-        spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        return f"{spent} ({max(seconds, key=seconds.__getitem__)} limits)"
-
-
-@dataclass
-class Tally:
-    """Samples of a column that were tried and that failed; ReedError once too many have.
-
-    planned: samples of the whole column. At most 1 % of these may fail; beyond the first ten
-    failures, at most 1 % of those that were tried so far.
-    """
-
-    column: str
-    planned: int
-    tried: int = 0
-    failed: int = 0
-
-    def add(self, tried: int, failed: dict[str, str]) -> None:
-        """Count some samples, of which `failed` failed for these reasons."""
-        self.tried += tried
-        self.failed += len(failed)
-        few = max(FEW, MAX_FAILED * self.tried)
-        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
-            key, reason = next(iter(failed.items()))
-            raise ReedError(
-                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
-                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
-                "mend the source, then rerun with --retry-failed"
-            )
 
 
 def is_done(job: Job, shard: int) -> bool:
@@ -247,7 +245,7 @@ def write_shard(
 
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, reader.parts_of(job.column), members())
+        index = container.write(temp, reader.parts_of(job.column.fields), members())
     marker = Marker(
         column=job.column.name,
         shard=shard,

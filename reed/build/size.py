@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.bytes import human
 from reed.cache import reader, schema
 from reed.cache.codecs.codecs import Part
 from reed.cache.plan import Plan
@@ -45,7 +45,7 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
     missing = [shard for shard, path in enumerate(places) if not path.is_file()]
     samples = [len(plan.rows(shard)) for shard in missing]
     views = plan.manifest.views
-    parts = reader.parts_of(column)
+    parts = reader.parts_of(column.fields)
     ragged = any(part.is_ragged for part in parts)
     if ragged and len(missing) < plan.shards:
         first = next(shard for shard in range(plan.shards) if shard not in missing)
@@ -114,14 +114,6 @@ def check(cache: Path, sizes: Iterable[Size], reclaimed: int = 0) -> None:
             f"{cache} needs {human(need)} more and its file system has {human(room)} free; make "
             "room, choose another --cache or a smaller --codec, or go on with --force"
         )
-
-
-def human(count: float) -> str:
-    """Bytes as people read them: 1234567 is "1.2 MB"."""
-    if count < 1000:
-        return f"{count:.0f} bytes"
-    power = min(4, int(math.log10(count) / 3))
-    return f"{count / 1000**power:.1f} {' kMGT'[power]}B"
 
 
 def duration(seconds: float) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from reed.cache import plan, reader, schema
+from reed.cache import plan
 from reed.cache.account import Account
+from reed.cache.opened import open_cache
 
 Sample = dict[str, Any]
 KEY = "key"  # what an encoder reads that needs to know which sample it is; no source entry
@@ -131,13 +132,9 @@ class Reading:
 
     def _stored(self, shard: int, keys: Sequence[str], view: int) -> dict[str, Sample]:
         """Place in another column -> key -> value, of one view."""
-        found = {}
-        for place in self.reads:
-            if "/" in place:
-                column, field = schema.column_and_field(self.cache, place)
-                state = reader.load_state(self.cache, column)
-                records = reader.records(
-                    self.cache, column, shard, [field], state, view=view, keys=keys
-                )
-                found[place] = {key: values[field.name] for key, values in records}
-        return found
+        with open_cache(self.cache) as cache:
+            return {
+                place: dict(cache.records(place, view=view, shards=[shard], keys=keys))
+                for place in self.reads
+                if "/" in place
+            }

@@ -76,7 +76,7 @@ def _convert_shard(
         verify.check_file(cache, frozen, column, marker)
     except ReedError as error:
         raise ReedError(f"{source}: {error}; run reed-cache repair {cache}") from error
-    views, parts = frozen.manifest.views, reader.parts_of(column)
+    views, parts = frozen.manifest.views, reader.parts_of(column.fields)
 
     def members() -> Iterator[tuple[str, list]]:
         for row, values in enumerate(_stored(source, column, marker, views)):
@@ -98,7 +98,7 @@ def _convert_shard(
 
 def _stored(path: Path, column: Column, marker: Marker, views: int) -> Iterator[list[np.ndarray]]:
     """The parts of every record of a shard file, as stored."""
-    parts = reader.parts_of(column)
+    parts = reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row in range(len(marker.keys) * views):

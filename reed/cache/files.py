@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 
 @contextmanager
-def new_file(path: Path, *, overwrite: bool = True) -> Iterator[Path]:
+def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     """A temp path that becomes `path` when the block ends well, and vanishes when it does not.
 
     The block writes and syncs the file. With overwrite=False a file that is there already wins,
@@ -70,7 +70,7 @@ def _rename(temp: Path, path: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def open_new(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
+def open_new(path: Path, *, overwrite: bool = True) -> Generator[BinaryIO]:
     """As new_file, opened for writing and synced at the end."""
     with new_file(path, overwrite=overwrite) as temp, open(temp, "wb") as file:
         yield file
@@ -85,7 +85,7 @@ def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Generator[None]:
     """Keep other processes from writing the folder inside the `with`; it is made if need be.
 
     The lock goes with its process, however that ends. File systems without locks give none.

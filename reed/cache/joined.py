@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,9 +14,11 @@ from reed.cache import reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.containers.offsets import Out
 from reed.cache.plan import Plan
-from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
+
+if TYPE_CHECKING:
+    from reed.cache.opened import Cache
 
 _OPEN, _BLOCK = 16, 8192  # shards that stay open, and records per call, where all are read
 
@@ -29,44 +32,42 @@ class Joined:
     is in all of them.
     """
 
-    def __init__(self, cache: Path, planned: Plan, places: Mapping[str, str], skip: int = 0):
-        fields = _by_column(cache, places)
-        self.columns = [
-            JoinedColumn(cache, planned, schema.load_column(cache, name), each, skip)
-            for name, each in fields.items()
-        ]
-        kept = np.ones(len(planned.keys), dtype=bool)
+    def __init__(self, cache: Cache, places: Mapping[str, str], skip: int = 0) -> None:
+        self._plan = cache.plan
+        fields: dict[str, dict[str, Field]] = {}  # by column, so that a record is read once
+        for name, place in places.items():
+            column, field = cache.column_and_field(place)
+            fields.setdefault(column.name, {})[name] = field
+        self.columns = [JoinedColumn(cache, name, each, skip) for name, each in fields.items()]
+        kept = np.ones(len(self._plan.keys), dtype=bool)
         for column in self.columns:
             kept &= column.place >= 0
         self.rows = np.flatnonzero(kept)
         if not len(self.rows):
-            raise ReedError("no sample is in all of the columns that training needs")
-        self.left_out = len(planned.keys) - len(self.rows)
+            raise ReedError(f"no sample is in all of {', '.join(places.values())}")
+        self.left_out = len(self._plan.keys) - len(self.rows)
         self.lacking = {c.name: np.flatnonzero(c.place < 0) for c in self.columns}
-        self.lengths = self._common_lengths(planned)
 
     def numbers(self, name: str) -> np.ndarray:
         """A field of one number per sample, of every row in `rows`."""
         column = next(each for each in self.columns if name in each.fields)
         return column.numbers(name, self.rows)
 
-    def labels(self, cache: Path, planned: Plan, place: str) -> np.ndarray:
+    def labels(self, cache: Cache, place: str) -> np.ndarray:
         """The label "column/field" of every row in `rows`; ReedError where one has none."""
-        column, field = schema.column_and_field(cache, place)
+        _, field = cache.column_and_field(place)
         if field.kind != "label":
             raise ReedError(f"{place} is of kind {field.kind!r}, one_per takes a label")
-        state = reader.load_state(cache, column)
-        found: dict[str, int] = {}
-        for shard in sorted({planned.locate(int(row))[0] for row in self.rows}):
-            records = reader.records(cache, column, shard, [field], state)
-            found |= {key: int(values[field.name]) for key, values in records}
-        keys = [planned.keys[row] for row in self.rows]
+        shards = sorted({self._plan.locate(int(row))[0] for row in self.rows})
+        found = {key: int(value) for key, value in cache.records(place, shards=shards)}
+        keys = [self._plan.keys[row] for row in self.rows]
         if missing := next((key for key in keys if key not in found), None):
             raise ReedError(f"sample {missing!r} has no {place}, which one_per needs")
         return np.array([found[key] for key in keys])
 
-    def _common_lengths(self, planned: Plan) -> np.ndarray | None:
-        """The length of every row in `rows`, None where no field varies in length."""
+    @cached_property
+    def lengths(self) -> np.ndarray | None:
+        """The length of every row in `rows`, None where none varies; ReedError if fields differ."""
         found: np.ndarray | None = None
         for column in self.columns:
             for part in column.ragged:
@@ -74,7 +75,7 @@ class Joined:
                 if found is None:
                     found = lengths
                 if (differ := np.flatnonzero(lengths != found)).size:
-                    key = planned.keys[self.rows[differ[0]]]
+                    key = self._plan.keys[self.rows[differ[0]]]
                     raise ReedError(
                         f"sample {key!r} has {found[differ[0]]} tokens in one column and "
                         f"{lengths[differ[0]]} in {column.name}/{part}; they cannot be paired"
@@ -82,39 +83,54 @@ class Joined:
         return found
 
 
-def lengths_of(cache: Path, places: Mapping[str, str]) -> list[int]:
-    """How many tokens each sample has that is in every column; ReedError where all have as many."""
-    lengths = Joined(cache, load_plan(cache), places).lengths
-    if lengths is None:
-        raise ReedError(f"the samples of {cache} are all of one length: {', '.join(places)}")
-    return lengths.tolist()
+class Index:
+    """Where the samples of one column are.
+
+    Attributes:
+        markers: Those of its shards, by number; each file has been checked for its size.
+        problems: What is wrong with the shards that have none, by number.
+        shard: The shard of every row of the plan.
+    """
+
+    def __init__(self, cache: Cache, name: str) -> None:
+        self._plan = cache.plan
+        self.markers: dict[int, Marker] = {}
+        self.problems: dict[int, str] = {}
+        for shard in range(self._plan.shards):
+            try:
+                self.markers[shard] = cache.marker(name, shard)
+            except ReedError as error:
+                self.problems[shard] = str(error)
+        sizes = [len(self._plan.rows(i)) for i in range(self._plan.shards)]
+        self.shard = np.repeat(np.arange(self._plan.shards), sizes)
+
+    @cached_property
+    def place(self) -> np.ndarray:
+        """The place in its shard of every row of the plan, -1 where the sample was left out."""
+        shards = range(self._plan.shards)
+        return np.concatenate([_places(self._plan, self.markers.get(i), i) for i in shards])
 
 
 class JoinedColumn:
     """One column: where the records of each row are, and how its fields decode."""
 
-    def __init__(
-        self, cache: Path, planned: Plan, column: Column, fields: dict[str, Field], skip: int
-    ) -> None:
-        self.name, self.fields = column.name, fields
+    def __init__(self, cache: Cache, name: str, fields: dict[str, Field], skip: int) -> None:
+        self.name, self.fields = name, fields
         self.parts = {name: codecs.codec_of(field).parts(field) for name, field in fields.items()}
-        self.ragged = {p.name for parts in self.parts.values() for p in parts if p.is_ragged}
-        self._cache, self._column, self._plan = cache, column, planned
-        self._views = planned.manifest.views
-        self._markers = _markers(cache, planned, column, skip)
-        self._state = reader.load_state(cache, column)
+        self.ragged = {p.name for parts in self.parts.values() for p in parts if None in p.shape}
+        self._folder, self._column, self._plan = cache.folder, cache.column(name), cache.plan
+        self._views = cache.manifest.views
+        index = cache.index(name)
+        _check_complete(cache, self._column, index, skip)
+        self._markers, self.shard, self.place = index.markers, index.shard, index.place
+        self._state = cache.state(name)
         self._on: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
-        sizes = [len(planned.rows(i)) for i in range(planned.shards)]
-        # shard and place of every row of the plan; place -1 where the sample was left out
-        self.shard = np.repeat(np.arange(planned.shards), sizes)
-        self.place = np.concatenate(
-            [_places(planned, self._markers.get(i), i) for i in range(planned.shards)]
-        )
 
     def open(self, limit: int) -> reader.OpenShards:
         """Readers of the column's shards, of which `limit` stay open."""
-        markers = self._markers
-        return reader.OpenShards(self._cache, self._column, markers, views=self._views, limit=limit)
+        return reader.OpenShards(
+            self._folder, self._column, self._markers, views=self._views, limit=limit
+        )
 
     def lengths(self, part: str) -> np.ndarray:
         """The length of a ragged part for every row of the plan; 0 where it was left out."""
@@ -171,56 +187,27 @@ class JoinedColumn:
         return self._on[where]
 
 
-def _group(members: Sequence[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
+def _group(members: Iterable[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
     """The records of some places of a batch, and where they go."""
     wanted = {name: [arrays[j] for j in members] for name, arrays in out.items()}
     return [int(records[j]) for j in members], wanted
 
 
-def _by_column(cache: Path, places: Mapping[str, str]) -> dict[str, dict[str, Field]]:
-    """The requested fields by column, so that a record is read once."""
-    fields: dict[str, dict[str, Field]] = {}
-    for name, place in places.items():
-        column, field = schema.column_and_field(cache, place)
-        if field.kind == "text":
-            raise ReedError(
-                f"{place} is text, which no net can read; name a column that encodes it"
-            )
-        fields.setdefault(column.name, {})[name] = field
-    return fields
-
-
-def _markers(cache: Path, planned: Plan, column: Column, skip: int) -> dict[int, Marker]:
-    """Shard -> marker, its file checked for its size; ReedError where one is missing or wrong."""
-    found: dict[int, Marker] = {}
-    problems: dict[int, str] = {}
-    for shard in range(planned.shards):
-        try:
-            found[shard] = _sound_marker(cache, column, shard, planned.manifest.views)
-        except ReedError as error:
-            problems[shard] = str(error)
+def _check_complete(cache: Cache, column: Column, index: Index, skip: int) -> None:
+    """ReedError where a shard is missing or wrong, unless no more than `skip` records are lost."""
+    planned, problems = cache.plan, index.problems
     lost = sum(len(planned.rows(shard)) for shard in problems)
     if lost <= skip:
-        return found
-    absent = [s for s in problems if not schema.marker_path(cache, column, s).is_file()]
+        return
+    folder = cache.folder
+    absent = [s for s in problems if not schema.marker_path(folder, column, s).is_file()]
     if absent:
         raise ReedError(
-            f"column {column.name!r} of {cache} is incomplete: {len(absent)} of {planned.shards} "
+            f"column {column.name!r} of {folder} is incomplete: {len(absent)} of {planned.shards} "
             f"shards are missing (first: {absent[0]}); finish it with: "
-            f"reed-cache build {planned.manifest.pipeline} --encoder {column.name} --cache {cache}"
+            f"reed-cache build {planned.manifest.pipeline} --encoder {column.name} --cache {folder}"
         )
     raise ReedError(next(iter(problems.values())))
-
-
-def _sound_marker(cache: Path, column: Column, shard: int, views: int) -> Marker:
-    marker = schema.load_marker(cache, column, shard)
-    path = schema.shard_path(cache, column, shard)
-    size = path.stat().st_size if path.is_file() else None
-    if size != marker.bytes:
-        have = "is missing" if size is None else f"has {size} bytes"
-        raise ReedError(f"{path} {have}, its marker says {marker.bytes}; run reed-cache verify")
-    reader.check_index(marker, reader.parts_of(column), views)
-    return marker
 
 
 def _places(planned: Plan, marker: Marker | None, shard: int) -> np.ndarray:

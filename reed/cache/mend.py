@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from reed.bytes import file_sha256
 from reed.cache import files, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -53,7 +54,7 @@ def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
 
 def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], shard: int) -> Marker:
     path = schema.shard_path(cache, column, shard)
-    parts, views = reader.parts_of(column), range(plan.manifest.views)
+    parts, views = reader.parts_of(column.fields), range(plan.manifest.views)
     members, index = reader.CONTAINERS[column.container].scan(path, parts)
     planned, there = plan.keys_of(shard), set(members)
     keys = tuple(key for key in planned if tar.member_key(key) in there)
@@ -67,7 +68,7 @@ def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], sh
         keys=keys,
         failed={key: ABSENT for key in planned if key not in set(keys)},
         bytes=path.stat().st_size,
-        sha256=schema.file_sha256(path),
+        sha256=file_sha256(path),
         parts=index,
         stats={},
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ class Plan:
             begin += count
         return [*starts, begin]
 
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
     @property
     def shards(self) -> int:
         """The number of shards of every column."""
@@ -61,6 +67,18 @@ class Plan:
         """The shard of a row and its place there."""
         shard = bisect_right(self._starts, row) - 1
         return shard, row - self._starts[shard]
+
+    def row_of(self, key: str) -> int | None:
+        """The row of a sample; None where there is no such key."""
+        return self._rows.get(key)
+
+    def near(self, key: str) -> list[str]:
+        """Three keys like it, out of its neighbours in the alphabet and some that contain it."""
+        ordered = sorted(self.keys)
+        place = bisect_left(ordered, key)
+        parts = islice((each for each in self.keys if key and key in each), 50)
+        among = dict.fromkeys([*ordered[max(0, place - 50) : place + 50], *parts])
+        return difflib.get_close_matches(key, among, n=3, cutoff=0.0)
 
 
 def propose(
@@ -102,7 +120,7 @@ def propose(
         )
         return _grown(Plan(empty, (), ()), listing)
     plan = load(cache)
-    asked = {"pipeline": pipeline, "source": source, "domain": domain}
+    asked: dict[str, Any] = {"pipeline": pipeline, "source": source, "domain": domain}
     asked |= {} if options is None else {"options": _unnamed(options)}
     for name, ours in asked.items():
         theirs = getattr(plan.manifest, name)

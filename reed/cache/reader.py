@@ -7,13 +7,14 @@ import math
 import threading
 import zipfile
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reed.bytes import file_sha256
 from reed.cache import schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
@@ -84,7 +85,7 @@ class OpenShards:
     @contextlib.contextmanager
     def _borrowed(
         self, shards: Iterable[int], missing: list[int] | None = None
-    ) -> Iterator[dict[int, Any]]:
+    ) -> Generator[dict[int, Any]]:
         """Open shards that stay open inside the `with`; those that cannot be go to `missing`."""
         opened: dict[int, Any] = {}
         with self._lock:
@@ -121,9 +122,21 @@ class OpenShards:
                 self._open.popitem()[1].close()
 
 
-def parts_of(column: Column) -> list[Part]:
-    """Every part of a column, in the order in which a record stores them."""
-    return [part for field in column.fields for part in codecs.codec_of(field).parts(field)]
+def parts_of(fields: Iterable[Field]) -> list[Part]:
+    """Every part of some fields of a column, in the order in which a record stores them."""
+    return [part for field in fields for part in codecs.codec_of(field).parts(field)]
+
+
+def sound_marker(cache: Path, column: Column, shard: int, views: int) -> Marker:
+    """The marker of a shard, without statistics; ReedError where its file cannot be as it says."""
+    marker = schema.load_marker(cache, column, shard, stats=False)
+    path = schema.shard_path(cache, column, shard)
+    size = path.stat().st_size if path.is_file() else None
+    if size != marker.bytes:
+        have = "is missing" if size is None else f"has {size} bytes"
+        raise ReedError(f"{path} {have}, its marker says {marker.bytes}; run reed-cache verify")
+    check_index(marker, parts_of(column.fields), views)
+    return marker
 
 
 def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
@@ -142,11 +155,11 @@ def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
 def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
     """An array of the stored size of one part of record `row`."""
     if not part.is_ragged:
-        return np.empty(part.shape or (1,), part.dtype)
+        return np.empty(part.shape_at(0) or (1,), part.dtype)
     length = marker.parts[part.name]["lengths"][row]
     if part.dtype == "utf8":
         return np.empty((length,), np.uint8)
-    return np.empty((length, *part.shape[1:]), part.dtype)
+    return np.empty(part.shape_at(length), part.dtype)
 
 
 def records(
@@ -163,10 +176,11 @@ def records(
 
     keys: only these of them; those that the shard lacks are skipped.
     """
-    marker, views = schema.load_marker(cache, column, shard), schema.load_manifest(cache).views
-    check_index(marker, parts_of(column), views)
+    marker = schema.load_marker(cache, column, shard, stats=False)
+    views = schema.load_manifest(cache).views
+    check_index(marker, parts_of(column.fields), views)
     wanted = set(marker.keys if keys is None else keys)
-    parts = [part for field in fields for part in codecs.codec_of(field).parts(field)]
+    parts = parts_of(fields)
     opened = OpenShards(cache, column, {shard: marker}, views=views)
     with contextlib.closing(opened):
         for place, key in enumerate(marker.keys):
@@ -215,7 +229,7 @@ def load_state(cache: Path, column: Column) -> dict[str, State]:
     if not needed:
         return state
     path = cache / column.name / "calibration.npz"
-    digest = schema.file_sha256(path)
+    digest = file_sha256(path)
     if digest != column.calibration:
         raise ReedError(f"{path} has sha256 {digest[:12]}, column.json {column.calibration[:12]}")
     try:
@@ -234,8 +248,9 @@ def _load_array(arrays: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     with arrays.open(info) as file:
         if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
             raise ValueError(f"{info.filename} is not stored as numpy.savez does")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
         if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
             raise ValueError(f"{info.filename} is not {dtype} {shape} in {info.file_size} bytes")
-        file.seek(0)
-        return np.lib.format.read_array(file, allow_pickle=False)
+        if by_column or dtype.hasobject:
+            raise ValueError(f"{info.filename} is not plain numbers, row by row")
+        return np.frombuffer(bytearray(file.read()), dtype).reshape(shape)

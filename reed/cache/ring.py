@@ -20,17 +20,15 @@ class Buffer:
 
     def __init__(self, part: Part, shapes: Iterable[tuple[int, int]], pin: bool) -> None:
         self._part = part
-        counts = [
-            rows * prod(length if n is None else n for n in part.shape) for rows, length in shapes
-        ]
+        counts = [rows * prod(part.shape_at(length)) for rows, length in shapes]
         flat = torch.from_numpy(np.zeros(max(counts), part.dtype))
         self._flat = flat.pin_memory() if pin else flat
         # Kept, because objects made per record and batch keep the garbage collector busy
-        self._rows = [] if None in part.shape else _cut(self._flat.numpy(), prod(part.shape))
+        self._rows = [] if None in part.shape else _cut(self._flat.numpy(), prod(part.shape_at(0)))
 
     def tensor(self, rows: int, length: int) -> torch.Tensor:
         """The beginning of the memory as [rows, ...]; length: where the part's own varies."""
-        shape = (rows, *(length if n is None else n for n in self._part.shape))
+        shape = (rows, *self._part.shape_at(length))
         return self._flat[: prod(shape)].view(shape)
 
     def records(
@@ -48,5 +46,5 @@ class Buffer:
 
 def _cut(flat: np.ndarray, count: int) -> list[memoryview]:
     """The memory of every `count` entries."""
-    memory, size = memoryview(flat).cast("B"), count * flat.itemsize
+    memory, size = flat.data.cast("B"), count * flat.itemsize
     return [memory[start : start + size] for start in range(0, len(memory), size)]

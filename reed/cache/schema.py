@@ -57,6 +57,12 @@ class Field:
             raise ReedError(f"field {self.name!r} has the shape {self.shape}; use {rule}")
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """The shape, of a field whose length does not vary."""
+        assert None not in self.shape, f"{self.name} has the shape {self.shape}"
+        return tuple(n for n in self.shape if n is not None)
+
+    @property
     def is_target(self) -> bool:
         """Whether a hidden state can be aligned to it."""
         return self.kind in ("token", "sample", "pair")
@@ -156,15 +162,6 @@ class Marker:
     stats: dict[str, Any]
 
 
-def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; ReedError when it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ReedError(f"cannot read {path}: {error.strerror}") from error
-
-
 def load_manifest(cache: Path) -> Manifest:
     """The manifest of the cache folder; ReedError when there is none or of another format."""
     path = cache / "manifest.json"
@@ -205,12 +202,16 @@ def marker_path(cache: Path, column: Column, shard: int) -> Path:
     return cache / column.name / f"{shard:06d}.json"
 
 
-def load_marker(cache: Path, column: Column, shard: int) -> Marker:
-    """The marker of one shard; ReedError when it is absent, does not parse or is another's."""
+def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) -> Marker:
+    """The marker of one shard; ReedError when it is absent, does not parse or is another's.
+
+    stats: whether to read these, too; they are most of the file, and reading records needs none.
+    """
     path = marker_path(cache, column, shard)
     if not path.is_file():
         raise ReedError(f"column {column.name!r} of {cache} has no shard {shard}; rerun the build")
-    marker = config.build(Marker, read(path), str(path))
+    table = read(path) if stats else read(path, until="stats") | {"stats": {}}
+    marker = config.build(Marker, table, str(path))
     if (marker.column, marker.shard) != (column.name, shard):
         raise ReedError(f"{path} is the marker of {marker.column!r} shard {marker.shard}")
     return marker
@@ -224,16 +225,6 @@ def columns(cache: Path) -> list[str]:
 def is_column_name(name: str) -> bool:
     """Whether `name` is fit to be a folder: letters, digits, '.', '_', '-', no leading dot."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
-
-
-def column_and_field(cache: Path, place: str) -> tuple[Column, Field]:
-    """The column and field that "column/field" names."""
-    column_name, _, field_name = place.partition("/")
-    column = load_column(cache, column_name)
-    if not field_name:
-        names = ", ".join(f"{column_name}/{field.name}" for field in column.fields)
-        raise ReedError(f"{place!r} names a column; name one of its fields: {names}")
-    return column, column.field(field_name)
 
 
 def with_codec(column: Column, codecs: dict[str, str]) -> Column:

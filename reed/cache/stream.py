@@ -6,17 +6,16 @@ import contextlib
 import itertools
 import resource
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from reed.cache import plan
 from reed.cache.codecs import codecs
 from reed.cache.joined import Joined
+from reed.cache.opened import Cache
 from reed.cache.order import Order, RaggedOrder
 from reed.cache.reader import OpenShards
 from reed.cache.ring import Buffer
@@ -73,7 +72,7 @@ class ShardStream:
 
     def __init__(
         self,
-        cache: Path,
+        cache: Cache,
         places: Mapping[str, str],
         batch: int = 0,
         *,
@@ -91,12 +90,17 @@ class ShardStream:
             raise ReedError(
                 f"the global batch ({batch}) is not a multiple of the {world} processes"
             )
-        self._plan = plan.load(cache)
-        self._joined = Joined(cache, self._plan, places, skip)
+        for place in places.values():
+            if cache.column_and_field(place)[1].kind == "text":
+                raise ReedError(
+                    f"{place} is text, which no net can read; name a column that encodes it"
+                )
+        self._plan = cache.plan
+        self._joined = Joined(cache, places, skip)
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
-        groups = self._joined.labels(cache, self._plan, one_per) if one_per else None
+        groups = self._joined.labels(cache, one_per) if one_per else None
         self._order = _order(self._joined, places, batch, tokens, seed, groups)
         self._ring: list[dict[str, dict[str, Buffer]]] = []
         self._copied: dict[int, torch.cuda.Event] = {}  # place in the ring -> when it may be reused
@@ -139,7 +143,7 @@ class ShardStream:
         batch, mine = self._share_at(step)
         return [self._plan.keys[row] for row in self._joined.rows[batch[mine]]]
 
-    def batches(self, start: int = 0) -> Iterator[Stored]:
+    def batches(self, start: int = 0) -> Generator[Stored]:
         """Endless batches from global step `start` on; one such iteration at a time."""
         if not self._ring:  # one more than are in flight: the consumer still holds one
             self._ring = [self._buffers() for _ in range(self._ahead + 1)]
@@ -213,9 +217,10 @@ class ShardStream:
         batch, mine = self._share_at(step)
         chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
         rows = self._joined.rows[chosen]
-        ragged = isinstance(self._order, RaggedOrder)
-        lengths = self._joined.lengths[chosen] if ragged else None
-        length = self._order.length_at(step) if ragged else 0
+        lengths, length = None, 0
+        if isinstance(self._order, RaggedOrder):
+            assert self._joined.lengths is not None  # which is why the order is one of lengths
+            lengths, length = self._joined.lengths[chosen], self._order.length_at(step)
         place = step % len(self._ring)
         if place in self._copied:
             self._copied.pop(place).synchronize()

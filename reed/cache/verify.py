@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from reed.bytes import file_sha256
 from reed.cache import account, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -116,7 +117,7 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
         raise ReedError("it is missing, but has a marker")
     if (size := path.stat().st_size) != marker.bytes:
         raise ReedError(f"it has {size} bytes, its marker says {marker.bytes}")
-    reader.check_index(marker, reader.parts_of(column), plan.manifest.views)
+    reader.check_index(marker, reader.parts_of(column.fields), plan.manifest.views)
     _check_stats(column, marker)
     return marker
 
@@ -132,9 +133,9 @@ def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Mark
 def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     """ReedError unless a shard has the sha256 and the headers that its marker says."""
     path = schema.shard_path(cache, column, marker.shard)
-    if (digest := schema.file_sha256(path)) != marker.sha256:
+    if (digest := file_sha256(path)) != marker.sha256:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
-    members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column))
+    members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column.fields))
     views = range(plan.manifest.views)
     if members != [tar.member_key(key, view) for key in marker.keys for view in views]:
         raise ReedError("the names of its members are not those of the keys in its marker")
@@ -153,23 +154,19 @@ def _check_stats(column: Column, marker: Marker) -> None:
 
 
 def _is_summary(found: dict[str, Any]) -> bool:
-    count, *sums = (found.get(name) for name in ("count", "sum", "sumsq"))
-    lists = all(isinstance(each, list) and len(each) == len(sums[0]) for each in sums)
-    numbers = lists and all(type(value) is float for each in sums for value in each)
-    return (
-        len(found) == 3
-        and type(count) is int
-        and count >= 0
-        and numbers
-        and all(math.isfinite(value) for each in sums for value in each)
-    )
+    count, one, two = (found.get(name) for name in ("count", "sum", "sumsq"))
+    if len(found) != 3 or type(count) is not int or count < 0:
+        return False
+    if not isinstance(one, list) or not isinstance(two, list) or len(one) != len(two):
+        return False
+    return all(type(value) is float and math.isfinite(value) for value in (*one, *two))
 
 
 def _check_values(
     cache: Path, column: Column, marker: Marker, state: dict[str, State], views: int
 ) -> None:
     """Decode everything: text must be UTF-8, and numbers finite."""
-    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column)
+    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row in range(len(marker.keys) * views):

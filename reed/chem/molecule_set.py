@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import files, plan, reader, schema
+from reed.cache import files
+from reed.cache.opened import open_cache
 from reed.chem.molecule import ATOMS, Molecule, to_matrix
 from reed.chem.rdkit import flattened
 from reed.errors import ReedError
@@ -29,14 +32,15 @@ def write(path: Path, molecules: Iterable[Molecule]) -> None:
     for molecule, first in zip(kept, np.cumsum(sizes) - sizes, strict=True):
         a, b = np.nonzero(np.triu(molecule.bonds, 1))
         bonds.append(np.stack([a + first, b + first, molecule.bonds[a, b]], 1).astype(np.int32))
-    arrays = {
+    parts = {
         "coords": [np.asarray(each.coords, np.float32) for each in kept],
         "atoms": [np.asarray(each.atoms, np.uint8) for each in kept],
         "charges": [np.asarray(each.charges, np.int32) for each in kept],
         "bonds": bonds,
     }
+    arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in parts.items()}
     with files.open_new(path) as file:
-        np.savez(file, sizes=sizes, **{k: np.concatenate(v) for k, v in arrays.items()})
+        np.savez(file, sizes=sizes, **arrays)
 
 
 def is_set(path: Path) -> bool:
@@ -78,25 +82,19 @@ def load(path: Path) -> list[Molecule]:
 
 def known(cache: Path, *, progress: bool = False) -> frozenset[str]:
     """The SMILES of a cache of molecules, without stereo; ReedError where it has none."""
-    column, smiles = schema.column_and_field(cache, "molecule/smiles")
-    state, found = reader.load_state(cache, column), set()
-    shards = range(plan.load(cache).shards)
-    for shard in tqdm(shards, "known", unit="shard", disable=not progress, dynamic_ncols=True):
-        records = reader.records(cache, column, shard, [smiles], state)
-        found |= {flattened(text) for text in {values["smiles"] for _, values in records}}
+    with open_cache(cache) as opened:
+        records, total = opened.records("molecule/smiles"), opened.manifest.samples
+        bar = tqdm(records, "known", total, disable=not progress, dynamic_ncols=True)
+        found = {flattened(text) for text in {text for _, text in bar}}
     return frozenset(found)
 
 
 def of_cache(cache: Path, num: int) -> list[Molecule]:
     """The first molecules of a cache."""
-    column = schema.load_column(cache, "molecule")
-    fields = [field for field in column.fields if field.kind == "data"]
-    state, found = reader.load_state(cache, column), []
-    for shard in range(plan.load(cache).shards):
-        for _, values in reader.records(cache, column, shard, fields, state):
+    found = []
+    with open_cache(cache) as opened:
+        for _, values in islice(opened.records("molecule"), num):
             bonds = to_matrix(values["partners"], values["orders"])
             parts = [values[name] for name in ("coords", "atoms", "charges")]
             found.append(Molecule(*parts, bonds))
-            if len(found) == num:
-                return found
     return found

@@ -18,7 +18,7 @@ def library(name: str = "Chem") -> Any:
     """A module of RDKit, silenced; ReedError where it is not installed."""
     try:
         found = import_module(f"rdkit.{name}")
-        import_module("rdkit.RDLogger").DisableLog("rdApp.*")
+        import_module("rdkit.RDLogger").DisableLog("rdApp.*")  # ty: ignore[missing-attribute]  # a C++ name
     except ImportError as error:
         raise ReedError(
             f"molecules need RDKit, which cannot be imported ({error}); "

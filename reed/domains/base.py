@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from reed.cache.schema import Field
+from reed.nets import Net
 from reed.registry import Registry
 from reed.seeding import Draws
 
@@ -56,7 +57,7 @@ class Domain(Protocol):
     losses: tuple[str, ...]
     sampling: type
 
-    def net(self, fields: Mapping[str, Field]) -> nn.Module:
+    def net(self, fields: Mapping[str, Field]) -> Net:
         """A freshly initialised net for data of these fields (by role)."""
         ...
 

@@ -90,13 +90,13 @@ class ImageDomain:
     def net(self, fields: Mapping[str, Field]) -> SiT:
         """A SiT for the shape of the field `x`, [C, H, W] with H = W."""
         _check_fields(fields["x"], fields["label"])
-        channels, height, width = fields["x"].shape
+        channels, height, width = _net_shape(fields["x"])
         if height != width:
             raise ReedError(f"SiT needs square data, {fields['x'].name!r} is {height}x{width}")
         published = config.plain(sit_config(self.size)) if self.size else {}
         derived = {
             "input_size": height,
-            "in_channels": channels // 2 if fields["x"].kind == "moments" else channels,
+            "in_channels": channels,
             "num_classes": self.classes,
             "null_class": self.label_dropout > 0,
         }
@@ -150,7 +150,7 @@ class ImageDomain:
         places = [_Place(options.seed, index, self.classes) for index in indices]
         labels = [place.label(options.labels) for place in places]
         y = torch.tensor(labels, device=device)
-        shape = (net.config.in_channels, net.config.input_size, net.config.input_size)
+        shape = _net_shape(spec)
 
         def noise(step: int) -> Tensor:
             return torch.stack([place.normal(shape, step) for place in places]).to(device)
@@ -195,13 +195,19 @@ class _Place:
 
 def _check_fields(x: Field, label: Field) -> None:
     divisor = {"data": 1, "moments": 2}.get(x.kind)
-    if divisor is None or len(x.shape) != 3 or x.shape[0] % divisor:
+    if divisor is None or len(x.shape) != 3 or None in x.shape or x.sizes[0] % divisor:
         raise ReedError(
             f"data.x is {x.name!r} of kind {x.kind!r} and shape {x.shape}; it must be 'data' "
             "[C, H, W] or 'moments' [2C, H, W]"
         )
     if label.kind != "label":
         raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
+
+
+def _net_shape(x: Field) -> tuple[int, int, int]:
+    """Channels, height and width of what the net sees: of moments a draw, half as many channels."""
+    channels, height, width = x.sizes
+    return channels // 2 if x.kind == "moments" else channels, height, width
 
 
 def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 
 GRIDS = ("log", "linear")
 LAST = 0.01  # how far from the data the logarithmic grid ends
@@ -28,8 +28,7 @@ class MoleculeOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ReedError(f"steps is {self.steps}, it must be at least 1")
+        at_least(1, steps=self.steps)
         if self.grid not in GRIDS:
             raise ReedError(f"grid is {self.grid!r}, it must be one of {GRIDS}")
         if not self.noise >= 0 or self.atoms < 0:

@@ -15,7 +15,7 @@ from reed import config
 from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET
 from reed.domains.base import DOMAINS, Batch, Noised
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.flows import masked
 from reed.nets.layers import masked_mean
 from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
@@ -42,7 +42,7 @@ class Structure:
     @property
     def resolved(self) -> np.ndarray:
         """[L], True where all four atoms are there."""
-        return np.isfinite(self.coords).all((1, 2))
+        return np.asarray(np.isfinite(self.coords).all((1, 2)))
 
     @property
     def counts(self) -> np.ndarray:
@@ -67,8 +67,7 @@ class DesignOptions:
 
     def __post_init__(self) -> None:
         masked.check_sampling(self.steps, self.temperature, self.order)
-        if self.each < 1:
-            raise ReedError(f"each is {self.each}, it must be at least 1 design per structure")
+        at_least(1, each=self.each)
 
     @property
     def name(self) -> str:
@@ -104,8 +103,7 @@ class ProteinDomain:
     net_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.backbone_noise >= 0:
-            raise ReedError(f"backbone_noise is {self.backbone_noise}, it must be at least 0")
+        at_least(0, backbone_noise=self.backbone_noise)
         if not 0 <= self.min_t < 0.5:
             raise ReedError(f"min_t is {self.min_t}, it must be in [0, 0.5)")
         if not 0 <= self.label_smoothing < 1:
@@ -160,6 +158,7 @@ class ProteinDomain:
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
         counts = batch.mask
+        assert counts is not None  # collate made one
         if self.loss_on == "masked":
             counts = counts & (noised.inputs["residues"] == MASK)
         return {"diffusion": masked_mean(nll, counts)}
@@ -179,6 +178,7 @@ class ProteinDomain:
         wanted = [min(index // options.each, last) for index in indices]
         first = wanted[0]
         structures = options.structures[first : wanted[-1] + 1]
+        assert isinstance(net, MPNN)
         weight = net.W_e.weight
         device = weight.device
         inputs, residue = collated(structures, device)
@@ -212,7 +212,7 @@ class ProteinDomain:
         return shades.repeat(4, 0).repeat(4, 1)
 
 
-def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Tensor], Tensor]:
+def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Any], Tensor]:
     """What `MPNN.encode` is called with for some structures, padded, and their residues [B, L]."""
     longest = max(len(each.residue) for each in structures)
     coords = np.zeros((len(structures), longest, 4, 3), np.float32)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
-from reed.cache import schema
+from reed.build.shard import BadSample, Values
+from reed.bytes import file_sha256
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, at_least, suggest
 
 KINDS = ("sample", "token")
 
@@ -41,8 +41,7 @@ class ArrayFile:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ReedError(f"array-file: unknown kind {self.kind!r}.{suggest(self.kind, KINDS)}")
-        if self.channels < 1:
-            raise ReedError(f"array-file: channels is {self.channels}, it must be at least 1")
+        at_least(1, "array-file: ", channels=self.channels)
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -53,7 +52,7 @@ class ArrayFile:
     def revision(self) -> str:
         """The sha256 of the .npz, or of the names and sizes of the files in the folder."""
         if not self.file.is_dir():
-            return schema.file_sha256(self.file)[:16]
+            return file_sha256(self.file)[:16]
         sizes = sorted(
             f"{path.relative_to(self.file).as_posix()} {path.stat().st_size}"
             for path in self.file.rglob("*.npy")
@@ -75,7 +74,7 @@ class ArrayFile:
         except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
             raise ReedError(f"cannot read {self.file} as .npz or folder: {error}") from error
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """array of each sample; BadSample where it is absent, no plain numbers, or does not fit."""
         return {"array": [self._array(sample["key"]) for sample in samples]}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
 from reed.precision import computing
-from reed.weights import Found, Origin, check, file_sha256
+from reed.weights import Found, Origin, check, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def fingerprint(found: Found) -> str:
     seen = hashlib.sha256()
     for path in sorted(found.folder.iterdir()):
         if path.suffix in SETTINGS and not path.name.endswith(".index.json"):
-            seen.update(f"{path.name}:{file_sha256(path)}\n".encode())
+            seen.update(f"{path.name}:{weights_sha256(path)}\n".encode())
     return f"{found.sha256[:16]}-{seen.hexdigest()[:16]}"
 
 
@@ -88,8 +88,10 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
             raise ReedError(f"{problem}; restore the files of the model there") from error
 
 
-def open_model(kind: str, found: Found, precision: str) -> torch.nn.Module:
-    """The frozen model, on the CPU; ReedError when its files lack weights.
+def open_model(kind: str, found: Found, precision: str) -> Any:
+    """The frozen model of the transformers class `kind`, on the CPU.
+
+    ReedError when its files lack weights.
 
     precision: of reed.encoders.image.batches; "bf16" also holds the weights in bfloat16. A pooler
     may lack weights: transformers adds one to some models, and nothing here reads it.
@@ -108,7 +110,7 @@ def open_model(kind: str, found: Found, precision: str) -> torch.nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet() -> Generator[None]:
     """No progress bars and no report of weights that are in the files and not needed."""
     from transformers.utils import logging
 

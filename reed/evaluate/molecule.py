@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from reed import __version__
-from reed.cache import files, schema
+from reed.bytes import file_sha256
+from reed.cache import files
 from reed.chem import molecule_set, rdkit
 from reed.errors import ReedError
 from reed.evaluate.provenance import recipe_of, stage_one_of
@@ -46,7 +47,7 @@ def evaluate(
             "place": str(samples),
             "kind": "molecules",
             "num": len(molecules),
-            "sha256": schema.file_sha256(samples),
+            "sha256": file_sha256(samples),
         },
         "reference": {"place": str(reference), "kind": "cache", "num": len(known)},
         "metrics": {k: {"value": v} | about for k, v in found.items() if v is not None},

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from reed import config
 from reed.build.shard import BadSample
-from reed.cache import files, plan, reader, schema
+from reed.cache import files
+from reed.cache.opened import open_cache
 from reed.chem.protein import ALPHABET
 from reed.domains.protein import (
     SHAPES,
@@ -38,22 +39,16 @@ _TOKENS = 4000  # padded residues of one batch
 
 def structures_of(cache: Path, data: Mapping[str, str]) -> list[Structure]:
     """Every structure of a cache, in its order; data: role -> "column/field", as in a recipe."""
-    places = {role: schema.column_and_field(cache, data[role]) for role in SHAPES}
-    columns = {column.name for column, _ in places.values()}
-    if len(columns) > 1:
-        raise ReedError(f"coords, residue, number and chain lie in {columns}, not in one column")
-    column = places["coords"][0]
-    fields = {role: field for role, (_, field) in places.items()}
-    state = reader.load_state(cache, column)
-    records = (
-        record
-        for shard in range(plan.load(cache).shards)
-        for record in reader.records(cache, column, shard, list(fields.values()), state)
-    )
-    return [
-        Structure(key, **{role: values[field.name] for role, field in fields.items()})
-        for key, values in records
-    ]
+    with open_cache(cache) as opened:
+        places = {role: opened.column_and_field(data[role]) for role in SHAPES}
+        columns = {column.name for column, _ in places.values()}
+        if len(columns) > 1:
+            problem = f"coords, residue, number and chain lie in {columns}"
+            raise ReedError(f"{problem}, not in one column")
+        return [
+            Structure(key, **{role: values[field.name] for role, (_, field) in places.items()})
+            for key, values in opened.records(columns.pop())
+        ]
 
 
 def recovery(designs: Sequence[str], structures: Sequence[Structure]) -> dict[str, float]:

@@ -109,7 +109,10 @@ class Reference:
         """Of the real images; from an ADM file where that has them."""
         names = ADM.get(output, ()) if self.features == "inception" else ()
         given = [self.real.statistics[name] for name in names if name in self.real.statistics]
-        return Gaussian(*map(np.float64, given)) if len(given) == 2 else self._fit()[0][output]
+        if len(given) < 2:
+            return self._fit()[0][output]
+        mean, covariance = (np.asarray(each, np.float64) for each in given)
+        return Gaussian(mean, covariance)
 
     def count(self, output: str) -> int | None:
         """The number of images that `statistics` are of; None where an ADM file does not say."""
@@ -181,7 +184,7 @@ class Reference:
     def _save(self, gaussians: dict[str, Gaussian], rows: np.ndarray) -> None:
         if not self._file:
             return
-        arrays = {"rows": rows}
+        arrays: dict[str, Any] = {"rows": rows}
         for name, each in gaussians.items():
             arrays |= {f"{name}.mean": each.mean, f"{name}.covariance": each.covariance}
         try:

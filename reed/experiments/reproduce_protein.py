@@ -12,51 +12,23 @@ generated proteins and a net of a few channels, and checks no number.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from reed.cli.common import one_line_errors
-from reed.experiments.command import command
+from reed.experiments import reproduce, smoke
+from reed.experiments.command import command, sets, train
+from reed.experiments.reproduce import PATH, Words
 
 SPLITS = ("train", "test")
-FULL = ("--set", "source.max_length=256")
-SMOKE = {
-    "build": ("--source", "proteins-toy", "--set", "source.samples=16"),
-    "train": (
-        "--set",
-        "steps=4",
-        "--set",
-        "tokens=400",
-        "--set",
-        "one_per=",
-        "--set",
-        "domain.net_settings={hidden=16, neighbours=8}",
-        "--set",
-        "curriculum.esm2-650m=0.0",
-        "--set",
-        "every.log=2",
-    ),
-    "taps": {"token": (5, "0.1"), "pair": (5, "0.4")},
-}
+FULL = Words(build=(*sets({"source.max_length": 256}),))
+ESM2 = ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 
 
 @click.command()
-@click.option("--data", type=click.Path(path_type=Path), help="ProteinMPNN's pdb_2021aug02.")
-@click.option(
-    "--scale",
-    type=click.Choice(["full", "smoke"]),
-    default="full",
-    show_default=True,
-    help="smoke: a few generated proteins, in minutes.",
-)
-@click.option(
-    "--af3",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="AlphaFold 3's outputs, for the paper's own targets; else ESM-2.",
-)
+@reproduce.options("reproduce-protein", "ProteinMPNN's pdb_2021aug02.", "a few generated proteins")
+@click.option("--af3", type=PATH, help="AlphaFold 3's outputs, the paper's targets; else ESM-2.")
 @click.option(
     "--accept-af3-terms",
     "accepted",
@@ -65,20 +37,12 @@ SMOKE = {
 )
 @click.option(
     "--esmfold",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True),  # it is missed at once, not after days
     help="ESMFold's weights, to refold the designs.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("runs/reproduce-protein"),
-    show_default=True,
-    help="The runs and their measures.",
 )
 @one_line_errors
 def main(
-    data: Path | None, scale: str, af3: Path | None, accepted: bool, esmfold: Path | None, out: Path
+    data: Path | None, scale: str, out: Path, af3: Path | None, accepted: bool, esmfold: Path | None
 ) -> None:
     """Cache, train without and with alignment, design for the test set, print a table.
 
@@ -87,78 +51,42 @@ def main(
       python -m reed.experiments.reproduce_protein --data /data/pdb_2021aug02
       python -m reed.experiments.reproduce_protein --scale smoke
     """
-    smoke = scale == "smoke"
-    if (data is None) != smoke:
-        raise click.UsageError("give the data (DATA=/data/pdb_2021aug02), or SCALE=smoke without")
+    words = reproduce.words_of(scale, data, FULL, smoke.PDB, "/data/pdb_2021aug02")
+    targets: list[str] = []
+    encoders = _af3(af3, accepted) if af3 else ESM2
+    if scale == "smoke":
+        encoders, targets = ("--encoder", "toy-structure"), _toy_targets()
     caches = {split: Path("cache") / f"reproduce-protein-{scale}-{split}" for split in SPLITS}
     for split, cache in caches.items():
-        where = SMOKE["build"] if smoke else ("--data", str(data), *FULL)
-        command(
-            "reed.cli.cache",
-            "build",
-            "pdb",
-            "--cache",
-            str(cache),
-            "--set",
-            f"source.split={split}",
-            *where,
-            *(_encoders(smoke, af3, accepted) if split == "train" else ("--encoder", "chain")),
-        )
-    aligned = "af3" if af3 else ""
-    runs = {"plain": out / scale / "plain", "reed": out / scale / (aligned or "esm2")}
-    for name, run in runs.items():
-        variant = "plain" if name == "plain" else aligned
-        command(
-            "reed.cli.train",
-            "--shards",
-            str(caches["train"]),
-            "--run",
-            str(run),
-            *(("--variant", variant) if variant else ()),
-            *((*SMOKE["train"], *(_targets() if name == "reed" else ())) if smoke else ()),
-        )
-        command(
-            "reed.cli.evaluate",
-            str(run),
-            "--reference",
-            str(caches["test"]),
-            *(("--esmfold", str(esmfold)) if esmfold else ()),
-            *(("--steps", "10") if smoke else ()),
-        )
-    click.echo(_table(runs))
+        columns = encoders if split == "train" else ("--encoder", "chain")
+        own = (*sets({"source.split": split}), *words.build, *columns)
+        command("reed-cache", "build", "pdb", "--cache", cache, *own)
+
+    refolded = ("--esmfold", esmfold) if esmfold else ()
+    aligned = ("af3", "af3", targets) if af3 else ("esm2", "reed", targets)
+    records = {}
+    for name, variant, more in (("plain", "plain", ()), aligned):
+        run = out / scale / name
+        train(caches["train"], run, variant, *words.train, *more)
+        command("reed-eval", run, "--reference", caches["test"], *refolded, *words.evaluate)
+        records[name] = [reproduce.measures(max(run.glob("step-*.eval.json")))]
+    reproduce.publish(reproduce.table_of(records), out / scale / "table.txt")
 
 
-def _encoders(smoke: bool, af3: Path | None, accepted: bool) -> tuple[str, ...]:
-    if smoke:
-        return ("--encoder", "toy-structure")
-    if af3:
-        terms = f"af3.accept_terms={str(accepted).lower()}"
-        more = (f"af3.folder={af3}", "af3.structure=true", terms)
-        return ("--encoder", "af3", *(word for each in more for word in ("--set", each)))
-    return ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
+def _af3(folder: Path, accepted: bool) -> tuple[str, ...]:
+    terms = str(accepted).lower()
+    settings = {"folder": folder, "structure": "true", "accept_terms": terms}
+    return ("--encoder", "af3", *sets(settings, "af3"))
 
 
-def _targets() -> tuple[str, ...]:
+def _toy_targets() -> list[str]:
     """The settings that align the smoke run to what its cache has."""
-    words: list[str] = []
-    for field, (tap, weight) in SMOKE["taps"].items():
-        words += ["--set", f'align.{field}.target="toy-structure/{field}"']
-        words += ["--set", f"align.{field}.tap={tap}", "--set", f"align.{field}.hidden=16"]
-        words += ["--set", f"curriculum.{field}={weight}"]
-    return tuple(words)
-
-
-def _table(runs: dict[str, Path]) -> str:
-    """What reed-eval measured of each run, number by number."""
-    found = {
-        name: json.loads(max(run.glob("step-*.eval.json")).read_text())
-        for name, run in runs.items()
-    }
-    names = [name for name, value in found["plain"].items() if isinstance(value, float)]
-    lines = [f"{'':24}" + "".join(f"{run:>10}" for run in found)]
-    for name in names:
-        lines.append(f"{name:24}" + "".join(f"{each[name]:10.4f}" for each in found.values()))
-    return "\n".join(lines)
+    settings: dict[str, object] = {}
+    for field, weight in (("token", 0.1), ("pair", 0.4)):
+        target = {"target": f'"toy-structure/{field}"', "tap": 5, "hidden": 16}
+        settings |= {f"align.{field}.{name}": value for name, value in target.items()}
+        settings[f"curriculum.{field}"] = weight
+    return sets(settings)
 
 
 if __name__ == "__main__":

@@ -70,13 +70,13 @@ def train(data: Rows, steps: int) -> dict[str, torch.Tensor]:
         pixels, labels = augment(data.pixels[rows], rng), data.labels[rows]
         states = vit.features(weights, pixels)
         tokens = states[:, 1:]  # [B, 16, WIDTH]
-        losses = (
-            functional.cross_entropy(vit.logits(weights, states), labels, label_smoothing=0.1),
-            MEANING * functional.cross_entropy(tokens.mean(1) @ heads["pooled"].T, labels),
-            PLACE * functional.mse_loss(tokens @ heads["around"].T, neighbourhoods(pixels)),
+        loss = (
+            functional.cross_entropy(vit.logits(weights, states), labels, label_smoothing=0.1)
+            + MEANING * functional.cross_entropy(tokens.mean(1) @ heads["pooled"].T, labels)
+            + PLACE * functional.mse_loss(tokens @ heads["around"].T, neighbourhoods(pixels))
         )
         optimizer.zero_grad()
-        sum(losses).backward()
+        loss.backward()
         optimizer.step()
     return {name: value.detach().half() for name, value in weights.items()}
 

@@ -146,7 +146,10 @@ def train_judge(seen: Data, steps: int) -> Weights:
 
     def loss(rows: Tensor) -> Tensor:
         scores = told_by_judge(weights, images[rows])
-        return sum(cross_entropy(score, pairs[rows, i]) for i, score in enumerate(scores))
+        total = scores[0].new_zeros(())
+        for i, score in enumerate(scores):
+            total = total + cross_entropy(score, pairs[rows, i])
+        return total
 
     descend(weights, loss, len(images), steps, "judge")
     return weights

@@ -1,7 +1,7 @@
-"""Flows of categories whose noise is uniform: from a random category to that of the data.
+"""Discrete flows from uniform noise: a random category moves to the category of the data.
 
-At time s (0 is noise, 1 is data) a category is the data's with probability s, else what the noise
-had. Source: Campbell et al., Discrete flow models (arXiv 2402.04997), appendix F.1.
+At time s (0 is noise, 1 is data) an entry equals the data with probability s and the noise
+otherwise. Source: Campbell et al., Discrete flow models (arXiv 2402.04997), appendix F.1.
 """
 
 from __future__ import annotations
@@ -13,18 +13,38 @@ EPS = 1e-5
 
 
 def mixed(data: Tensor, noise: Tensor, s: Tensor, u: Tensor) -> Tensor:
-    """The data's category where the uniform number u is below s [B], else the noise's: [B, ...]."""
+    """Mix data and noise at time s.
+
+    Args:
+        data: Categories of the data, [B, ...].
+        noise: Categories of the noise, [B, ...].
+        s: Time of each sample, [B]; 0 is noise and 1 is data.
+        u: Uniform numbers, [B, ...].
+
+    Returns:
+        The data where u < s, and the noise elsewhere, [B, ...].
+    """
     return torch.where(u < s.view(-1, *[1] * (data.ndim - 1)), data, noise)
 
 
 def stepped(now: Tensor, odds: Tensor, s: float, step: float, noise: float, u: Tensor) -> Tensor:
-    """The categories a step later, from s to s + step: [B, ...].
+    """Advance categories from time s to s + step.
 
-    now: categories; odds: probabilities of the data's, [B, ..., K]; noise: how often a category
-    is drawn anew besides, none in the last step; u: uniform, [B, ...].
+    Args:
+        now: Categories at time s, [B, ...].
+        odds: Predicted probabilities of the categories of the data, [B, ..., K].
+        s: Time before the step.
+        step: Length of the step.
+        noise: Rate at which categories are also resampled; the last step ignores it.
+        u: Uniform numbers, [B, ...].
+
+    Returns:
+        Categories at time s + step, [B, ...].
     """
     kinds, s = odds.shape[-1], min(max(s, EPS), 1 - EPS)
     noise = noise if s + step < 1 - EPS else 0.0
+
+    # The rate from the present category to every other one (eq. 29 there); staying is the rest.
     here = odds.gather(-1, now.unsqueeze(-1))
     rate = odds * (1 + noise + noise * (kinds - 1) * s) / (1 - s) + noise * here
     chance = (step * rate).scatter(-1, now.unsqueeze(-1), 0.0)
@@ -34,17 +54,17 @@ def stepped(now: Tensor, odds: Tensor, s: float, step: float, noise: float, u: T
 
 
 def picked(chance: Tensor, u: Tensor) -> Tensor:
-    """A category per row of probabilities [..., K], by a uniform number [...]."""
+    """Draw categories [...] from probabilities [..., K] with uniform numbers [...]."""
     reached = chance.cumsum(-1) / chance.sum(-1, keepdim=True)
     return (reached < u.unsqueeze(-1)).sum(-1).clamp(max=chance.shape[-1] - 1)
 
 
 def symmetric(u: Tensor) -> Tensor:
-    """Numbers of pairs [B, N, N], those above the diagonal also below it."""
+    """Mirror the numbers above the diagonal of [B, N, N] to below it; the diagonal is 0."""
     upper = u.triu(1)
     return upper + upper.mT
 
 
 def anything(u: Tensor, kinds: int) -> Tensor:
-    """Uniform numbers as categories, int64."""
+    """Turn uniform numbers into uniformly drawn categories, int64."""
     return (u * kinds).long().clamp(max=kinds - 1)

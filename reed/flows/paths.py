@@ -1,4 +1,4 @@
-"""Interpolants between data (t = 0) and noise (t = 1), and the laws that times are drawn from.
+"""Interpolants between data (t = 0) and noise (t = 1), and distributions of training times.
 
 Source: stochastic interpolants in SiT (arXiv 2401.08740), section 2 and table 1 there; the names
 and constants are those of the REPA and REED code.
@@ -18,7 +18,7 @@ from reed.errors import ReedError, suggest
 
 
 class Coefficients(NamedTuple):
-    """x_t = alpha x + sigma noise, and the derivatives of both by t; all shaped like t."""
+    """Coefficients of x_t = alpha x + sigma noise and their derivatives by t, shaped like t."""
 
     alpha: Tensor
     sigma: Tensor
@@ -30,7 +30,9 @@ class Coefficients(NamedTuple):
 class Path:
     """One interpolant.
 
-    at(t): its coefficients; time_at(s): the t in [0, 1] at which sigma / alpha = s.
+    Attributes:
+        at: Maps times to coefficients.
+        time_at: Maps a ratio sigma / alpha to the time in [0, 1] at which it holds.
     """
 
     at: Callable[[Tensor], Coefficients]
@@ -55,35 +57,42 @@ PATHS = {
 
 
 def get_path(name: str) -> Path:
-    """The path called `name`; raises ReedError with the nearest name when there is none."""
+    """Return the path called ``name``; ReedError suggests the nearest name if there is none."""
     if name not in PATHS:
         raise ReedError(f"unknown path {name!r}.{suggest(name, PATHS)}")
     return PATHS[name]
 
 
 class Interpolated(NamedTuple):
-    """The noised sample x_t and the velocity d x_t / dt, both shaped like the data."""
+    """The noised sample x_t and its velocity d x_t / dt, both shaped like the data."""
 
     x_t: Tensor
     velocity: Tensor
 
 
 def interpolate(path: Path, x: Tensor, noise: Tensor, t: Tensor) -> Interpolated:
-    """The noised samples and the velocity that the net is to predict there.
+    """Noise samples, and return the velocities that a net should predict for them.
 
-    x, noise: [B, ...]; t: [B]. Linear: velocity = noise - x.
+    On the linear path the velocity is noise - x.
+
+    Args:
+        path: The interpolant.
+        x: Data, [B, ...].
+        noise: Noise, [B, ...].
+        t: Times, [B].
     """
     assert t.shape == x.shape[:1] and noise.shape == x.shape, (t.shape, x.shape, noise.shape)
-    c = path.at(t.view(-1, *[1] * (x.ndim - 1)))  # each [B, 1, ...]
+    c = path.at(t.view(-1, *[1] * (x.ndim - 1)))  # every coefficient is [B, 1, ...]
     return Interpolated(c.alpha * x + c.sigma * noise, c.d_alpha * x + c.d_sigma * noise)
 
 
 @dataclass(frozen=True)
 class TimeLaw:
-    """How random numbers become times.
+    """Turns random numbers into training times.
 
-    draws: the kind of numbers to hand in, named like the method of reed.seeding.Draws;
-    times(numbers, path): [B] -> [B] in [0, 1].
+    Attributes:
+        draws: Kind of random numbers, named like the method of reed.seeding.Draws.
+        times: Maps numbers [B] and a path to times [B] in [0, 1].
     """
 
     draws: Literal["uniform", "normal"]
@@ -92,13 +101,13 @@ class TimeLaw:
 
 TIME_LAWS = {
     "uniform": TimeLaw("uniform", lambda numbers, path: numbers),
-    # sigma / alpha is log-normal, whatever the path (EDM, arXiv 2206.00364, with mean 0, std 1)
+    # sigma / alpha is log-normal on every path (EDM, arXiv 2206.00364, with mean 0, std 1).
     "lognormal": TimeLaw("normal", lambda numbers, path: path.time_at(numbers.exp())),
 }
 
 
 def get_time_law(name: str) -> TimeLaw:
-    """The law called `name`; raises ReedError with the nearest name when there is none."""
+    """Return the law called ``name``; ReedError suggests the nearest name if there is none."""
     if name not in TIME_LAWS:
-        raise ReedError(f"unknown law of times {name!r}.{suggest(name, TIME_LAWS)}")
+        raise ReedError(f"unknown time law {name!r}.{suggest(name, TIME_LAWS)}")
     return TIME_LAWS[name]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.flows.paths import Path
 
 # velocity(x [B, ...] float64, t, t at the beginning of the step) -> [B, ...] float64
@@ -56,7 +56,8 @@ def guided_velocity(
     Only guided steps pay for a doubled batch: the labelled half first, then the null half.
     Raises ReedError when guidance is asked of a net without a null class.
     """
-    if guidance.scale > 1 and null_class is None:
+    null = None if null_class is None else torch.full_like(y, null_class)
+    if guidance.scale > 1 and null is None:
         raise ReedError(
             f"guidance scale {guidance.scale} needs a net trained with a null class, and this "
             "one has none; sample with scale 1"
@@ -67,8 +68,9 @@ def guided_velocity(
         guided = guidance.is_on(step_start)
         inputs, labels = x.float(), y
         if guided:
+            assert null is not None  # else guidance is off
             inputs = torch.cat([inputs, inputs])
-            labels = torch.cat([y, torch.full_like(y, null_class)])
+            labels = torch.cat([y, null])
         times = torch.full((len(inputs),), t, dtype=torch.float32, device=x.device)
         v = net(inputs, times, labels)[0].double()
         if not guided:
@@ -132,7 +134,7 @@ def sde(
 
 
 def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
-    """grad log p_t at x from the velocity there (SiT, section 2), shaped like x."""
+    """Compute grad log p_t at x from the velocity there (SiT, section 2), shaped like x."""
     c = path.at(torch.tensor(t, dtype=torch.float64))
     ratio = c.alpha / c.d_alpha
     return (ratio * v - x) / (c.sigma**2 - ratio * c.d_sigma * c.sigma)
@@ -140,5 +142,4 @@ def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
 
 def check_steps(steps: int) -> None:
     """ReedError when there is no step."""
-    if steps < 1:
-        raise ReedError(f"sampler: steps is {steps}, it must be at least 1")
+    at_least(1, "sampler: ", steps=steps)

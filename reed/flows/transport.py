@@ -10,27 +10,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from reed.chem.geometry import rotation
+
 
 def transported(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """The noise renumbered and rotated towards the data: all [B, N, 3], centred; mask: [B, N]."""
+    """Renumber and rotate noise towards data: centred point clouds [B, N, 3], mask [B, N]."""
     return rotated(renumbered(noise, data, mask), data, mask)
 
 
 def renumbered(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """The noise in the order in which its squared distances to the data add up to the least."""
+    """Permute the points of the noise so that their squared distances to the data are least."""
     from scipy.optimize import linear_sum_assignment
 
     costs = torch.cdist(data.float(), noise.float()).square().cpu().numpy()
-    place = torch.arange(mask.shape[1]).repeat(len(mask), 1)
+    order = torch.arange(mask.shape[1]).repeat(len(mask), 1)
     for row, size in enumerate(mask.sum(1).tolist()):
-        place[row, :size] = torch.from_numpy(linear_sum_assignment(costs[row, :size, :size])[1])
-    return noise.gather(1, place.to(noise.device).unsqueeze(-1).expand_as(noise))
+        order[row, :size] = torch.from_numpy(linear_sum_assignment(costs[row, :size, :size])[1])
+    return noise.gather(1, order.to(noise.device).unsqueeze(-1).expand_as(noise))
 
 
 def rotated(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """The noise turned, not mirrored, as near to the data as it gets. Source: Kabsch, 1976."""
+    """The noise turned, not mirrored, as near to the data as it gets."""
     weight = mask.unsqueeze(-1).double()
-    u, _, v = torch.linalg.svd((noise * weight).mT @ (data * weight))  # [B, 3, 3]
-    sign = torch.linalg.det(u @ v).sign()
-    keep = torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign], -1)
-    return (noise.double() @ ((u * keep.unsqueeze(-2)) @ v)).to(noise.dtype)
+    covariance = (noise * weight).mT @ (data * weight)  # [B, 3, 3]
+    turn = torch.from_numpy(rotation(covariance.cpu().numpy())).to(noise.device)
+    return (noise.double() @ turn).to(noise.dtype)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from reed.chem.geometry import rmsd
 from reed.errors import ReedError
-from reed.metrics.structure import lddt, rmsd, tm_score
+from reed.metrics.structure import lddt, tm_score
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class EsmFold:
                 f"folding needs transformers: {error}; pip install 'reed[images]'"
             ) from error
         try:
-            model, found = EsmForProteinFolding.from_pretrained(
+            loaded: Any = EsmForProteinFolding.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True
             )
+            model, found = loaded  # its annotation leaves the loading info out
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             reason = str(error).partition("\n")[0]
             raise ReedError(f"cannot read ESMFold from {folder}: {reason}") from error

@@ -56,7 +56,7 @@ class Moments:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)), at least 0.
+    """Compute ``|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2))``, at least 0.
 
     The trace of the square root is taken from the eigenvalues of A^(1/2) B A^(1/2), which is
     symmetric and positive, so that near-singular covariances give no imaginary part.

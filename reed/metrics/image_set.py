@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from reed.cache import plan, reader, schema
+from reed.bytes import file_sha256
+from reed.cache import schema
 from reed.cache.account import Account
+from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
 from reed.picture import to_uint8
@@ -79,7 +82,7 @@ def _npz(path: Path, what: str) -> ImageSet:
                     raise ValueError(f"{found}, images are uint8 [N, H, W, C]{hint}")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ReedError(f"cannot read {what} from {path}: {error}") from error
-    digest = schema.file_sha256(path)
+    digest = file_sha256(path)
     return ImageSet(
         path, "npz", num, tuple(shape), digest, partial(_read_npz, path), lambda: labels, statistics
     )
@@ -131,7 +134,7 @@ def _folder(folder: Path, what: str) -> ImageSet:
     digest = hashlib.sha256()
     bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)
     for name in bar:
-        digest.update(f"{name}\0{schema.file_sha256(folder / name)}\n".encode())
+        digest.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
 
     def read(batch: int) -> Iterator[np.ndarray]:
         with ThreadPoolExecutor(DECODERS) as pool:
@@ -158,36 +161,27 @@ def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
     return pixels
 
 
-def _cache(cache: Path) -> ImageSet:
+def _cache(folder: Path) -> ImageSet:
     """The images of the first column that has some."""
-    frozen = plan.load(cache)
+    cache = open_cache(folder)
     column, x = _data_column(cache)
     label = next((f for f in column.fields if f.kind == "label"), None)
-    markers = [schema.load_marker(cache, column, shard) for shard in range(frozen.shards)]
+    markers = [cache.marker(column.name, shard) for shard in range(cache.plan.shards)]
     digest = hashlib.sha256("".join(f"{marker.sha256}\n" for marker in markers).encode())
-    channels, height, width = x.shape
-
-    def stored(name: str) -> Iterator[np.ndarray]:
-        state = reader.load_state(cache, column)
-        for shard in range(frozen.shards):
-            for _, record in reader.records(cache, column, shard, [column.field(name)], state):
-                yield record[name]
+    channels, height, width = x.sizes
 
     def read(batch: int) -> Iterator[np.ndarray]:
-        held: list[np.ndarray] = []
-        for value in stored(x.name):
-            held.append(value)
-            if len(held) == batch:
-                yield to_uint8(np.stack(held), x)
-                held = []
-        if held:
+        records = (value for _, value in cache.records(f"{column.name}/{x.name}"))
+        while held := list(islice(records, batch)):
             yield to_uint8(np.stack(held), x)
 
     def labels() -> np.ndarray | None:
-        return np.array([int(value) for value in stored(label.name)]) if label else None
+        if label is None:
+            return None
+        return np.array([int(n) for _, n in cache.records(f"{column.name}/{label.name}")])
 
     return ImageSet(
-        cache,
+        folder,
         "cache",
         sum(len(marker.keys) for marker in markers),
         (height, width, channels),
@@ -197,13 +191,12 @@ def _cache(cache: Path) -> ImageSet:
     )
 
 
-def _data_column(cache: Path) -> tuple[schema.Column, schema.Field]:
-    for name in schema.columns(cache):
-        column = schema.load_column(cache, name)
+def _data_column(cache: Cache) -> tuple[schema.Column, schema.Field]:
+    for column in cache.columns.values():
         for each in column.fields:
             if each.kind == "data" and len(each.shape) == 3 and None not in each.shape:
                 return column, each
     raise ReedError(
-        f"{cache} has no column with images to compare with (a cache of latents has none); name "
-        "a folder of images or an .npz"
+        f"{cache.folder} has no column with images to compare with (a cache of latents has none); "
+        "name a folder of images or an .npz"
     )

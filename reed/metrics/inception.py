@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,7 +42,7 @@ class Inception:
 
     def revision(self) -> str:
         return (
-            f"sha256:{files.file_sha256(self._file)} 299px {self._precision} "
+            f"sha256:{files.weights_sha256(self._file)} 299px {self._precision} "
             f"torch-fidelity-{version('torch-fidelity')}"
         )
 
@@ -79,7 +80,7 @@ class Inception:
         # TensorFlow's mixed_6 is Mixed_6d here, the third block of 17 x 17, and conv its 1x1 branch
         self._net.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
-    def _keep(self, module: object, inputs: object, output: object) -> None:
+    def _keep(self, module: Any, inputs: Any, output: Any) -> None:
         self._conv = output  # [B, 192, 17, 17]
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:

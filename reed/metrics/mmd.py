@@ -12,8 +12,8 @@ ROWS = 512  # at a time
 def cmmd(samples: Tensor, real: Tensor) -> float:
     """1000 times the squared MMD of embeddings [N, D] and [M, D] at unit length, 0 for equal sets.
 
-    Kernel exp(-|a - b|^2 / (2 * 10^2)); the estimate of least variance, in which a sample is also
-    compared with itself. Source: Jayasumana et al. (arXiv 2401.09603), section 4; estimator,
+    Kernel ``exp(-|a - b|^2 / (2 * 10^2))``; the estimate of least variance, in which a sample is
+    also compared with itself. Source: Jayasumana et al. (arXiv 2401.09603), section 4; estimator,
     sigma and scale as in its public code.
     """
     x, y = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (samples, real))

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.chem import rdkit
+from reed.chem.geometry import rmsd
 from reed.chem.molecule import AROMATIC, ATOMS, Molecule
 from reed.errors import ReedError, suggest
 
@@ -166,16 +167,7 @@ def relax(mol: Any) -> Relaxed | None:
     end = copy.GetConformer().GetPositions()
     if not np.isfinite([before, after, *end.ravel()]).all():
         return None
-    return Relaxed(before, after, superposed(start, end), left == 0)
-
-
-def superposed(a: np.ndarray, b: np.ndarray) -> float:
-    """The RMSD of paired points [N, 3] after the best rotation and shift. Source: Kabsch, 1976."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    u, values, v = np.linalg.svd(a.T @ b)
-    values[-1] *= np.sign(np.linalg.det(u @ v))
-    left = (a**2).sum() + (b**2).sum() - 2 * values.sum()
-    return float(np.sqrt(max(left, 0.0) / len(a)))
+    return Relaxed(before, after, rmsd(end, start), left == 0)
 
 
 def measure(

@@ -1,35 +1,15 @@
-"""Two structures compared, residue by residue: RMSD, TM-score, lDDT."""
+"""Two structures compared, residue by residue: TM-score and lDDT.
+
+biotite's functions are no substitute: they compute in float32, so that a distance at a limit of
+lDDT may fall on the other side, and its TM-score takes a superposition instead of searching one.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
+from reed.chem.geometry import superpose
 from reed.errors import ReedError
-
-Motion = tuple[np.ndarray, np.ndarray]  # rotation [3, 3] and shift [3]: x @ rotation + shift
-
-
-def superpose(model: np.ndarray, reference: np.ndarray, weight: np.ndarray | None = None) -> Motion:
-    """The motion of `model` [N, 3] that brings it nearest to `reference` [N, 3] (least squares).
-
-    weight: [N] of the points, by default all alike.
-    Source: Kabsch, Acta Cryst. A32 (1976) 922; the sign of the last axis makes it a rotation.
-    """
-    if model.shape != reference.shape or model.ndim != 2 or len(model) < 3:
-        shapes = f"{model.shape} and {reference.shape}"
-        raise ReedError(f"structures of shape {shapes} cannot be superposed: both must be [N, 3]")
-    weight = np.ones(len(model)) if weight is None else weight
-    centre, aim = (np.average(points, axis=0, weights=weight) for points in (model, reference))
-    u, _, vt = np.linalg.svd((model - centre).T @ ((reference - aim) * weight[:, None]))
-    u[:, -1] *= np.sign(np.linalg.det(u @ vt))
-    rotation = u @ vt
-    return rotation, aim - centre @ rotation
-
-
-def rmsd(model: np.ndarray, reference: np.ndarray) -> float:
-    """Root mean square distance of points [N, 3] after the best superposition, in their unit."""
-    rotation, shift = superpose(model, reference)
-    return float(np.sqrt(np.square(model @ rotation + shift - reference).sum(1).mean()))
 
 
 def tm_score(model: np.ndarray, reference: np.ndarray) -> float:
@@ -40,8 +20,8 @@ def tm_score(model: np.ndarray, reference: np.ndarray) -> float:
     to 3. There a fragment grows by the residues within a cutoff; here each step weighs every
     residue by the slope of its term, which can only raise the score.
     """
+    _check(model, reference)
     length = len(reference)
-    superpose(model, reference)  # says so when the shapes differ
     scale = max(0.5, 1.24 * np.cbrt(length - 15) - 1.8) if length > 15 else 0.5
     best, size = 0.0, length
     while True:
@@ -54,12 +34,18 @@ def tm_score(model: np.ndarray, reference: np.ndarray) -> float:
         size = max(4, size // 2)
 
 
+def _check(model: np.ndarray, reference: np.ndarray) -> None:
+    superpose(model, reference)  # refuses shapes that differ
+    if len(model) < 3:
+        raise ReedError(f"{len(model)} residues are too few to compare; 3 or more are needed")
+
+
 def _climbed(model: np.ndarray, reference: np.ndarray, weight: np.ndarray, scale: float) -> float:
     """The TM-score at the end of an ascent from the superposition that `weight` gives."""
     score = 0.0
     for _ in range(40):
-        rotation, shift = superpose(model, reference, weight)
-        square = np.square(model @ rotation + shift - reference).sum(1)
+        turn, shift = superpose(model, reference, weight)
+        square = np.square(model @ turn + shift - reference).sum(1)
         terms = 1 / (1 + square / scale**2)
         before, score = score, float(terms.mean())
         if score < before + 1e-5:
@@ -74,7 +60,7 @@ def lddt(model: np.ndarray, reference: np.ndarray, reach: float = 15.0) -> float
     The share of the reference's distances below `reach` that the model keeps within 0.5, 1, 2 and
     4 A, averaged over the four. Source: Mariani et al., Bioinformatics 29 (2013) 2722.
     """
-    superpose(model, reference)
+    _check(model, reference)
     ours, theirs = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (model, reference))
     counted = (theirs < reach) & ~np.eye(len(reference), dtype=bool)
     if not counted.any():

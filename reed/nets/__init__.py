@@ -1,8 +1,10 @@
 """Nets, with the state-dict names of the public checkpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -30,3 +32,22 @@ class GraphState:
     edges: Tensor
     index: Tensor
     real: Tensor
+
+
+State = Tensor | GraphState  # of a net at a tap: tokens [B, T, D], or those and their edges
+
+
+class Net(nn.Module):
+    """What the trainer and the sampler ask of a net, besides what every module of torch has."""
+
+    def taps(self) -> list[Tap]:
+        """The places whose hidden states can be aligned; tap 1 is the first."""
+        raise NotImplementedError
+
+    def repeated(self) -> list[nn.Module]:
+        """The parts that torch.compile takes one by one; those that are alike share a graph."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Mapping[int, State]]:
+        """The prediction, and the states at the taps that the keyword `taps` names."""
+        raise NotImplementedError

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reed.errors import ReedError
-from reed.nets import GraphState, Tap
+from reed.errors import ReedError, at_least
+from reed.nets import GraphState, Net, Tap
 from reed.nets.layers import placed_dropout
 from reed.nets.mpnn_features import ProteinFeatures, gather_nodes
 
@@ -35,9 +35,14 @@ class MPNNConfig:
     dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "encoder_layers", "decoder_layers", "neighbours"):
-            if getattr(self, name) < 1:
-                raise ReedError(f"net: {name} is {getattr(self, name)}, it must be at least 1")
+        at_least(
+            1,
+            "net: ",
+            **{
+                name: getattr(self, name)
+                for name in ("hidden", "encoder_layers", "decoder_layers", "neighbours")
+            },
+        )
         if not 0 <= self.dropout < 1:
             raise ReedError(f"net: dropout is {self.dropout}, it must be in [0, 1)")
 
@@ -174,7 +179,7 @@ class _DecoderLayer(_Layer):
         return self.receive(nodes, message, real, resolved, seed), edges
 
 
-class MPNN(nn.Module):
+class MPNN(Net):
     """Logits of every residue from a backbone and a partly masked sequence, and states to align.
 
     Taps are the encoder layers, then the decoder layers; a tap gives the states of the nodes

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reed.chem.molecule import ATOMS, BONDS, CHARGES
-from reed.errors import ReedError
-from reed.nets import Tap
+from reed.errors import ReedError, at_least
+from reed.nets import Net, Tap
 
 EPS = 1e-6
 
@@ -44,13 +44,11 @@ class SemlaConfig:
     self_cond: bool = True
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.width % self.heads:
-            raise ReedError(f"net_settings: heads {self.heads} must divide width {self.width}")
-        if self.layers < 3:
-            raise ReedError(f"net_settings.layers is {self.layers}, it must be at least 3")
-        small = min(self.sets, self.message, self.hidden, self.edge, self.size_emb, self.max_atoms)
-        if small < 1:
-            raise ReedError(f"a size in net_settings is {small}, it must be at least 1")
+        sizes = "width heads sets message hidden edge size_emb max_atoms".split()
+        at_least(1, "net: ", **{name: getattr(self, name) for name in sizes})
+        at_least(3, "net: ", layers=self.layers)
+        if self.width % self.heads:
+            raise ReedError(f"net: heads {self.heads} must divide width {self.width}")
 
 
 def mlp(first: int, hidden: int, last: int) -> nn.Sequential:
@@ -273,7 +271,7 @@ class Dynamics(nn.Module):
             & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         )
         x = self.coord_proj(coords).movedim(-1, 1) * mask[:, None, :, None]
-        states = {}
+        states, given = {}, edges
         for number, layer in enumerate(self.layers, 1):
             x, h, given = layer(x, h, pairs, mask, edges if number == 1 else None)
             if number in taps:
@@ -285,7 +283,7 @@ class Dynamics(nn.Module):
         return out, self.feat_norm(h), edges, states
 
 
-class Semla(nn.Module):
+class Semla(Net):
     """The data that a noised molecule comes from: coordinates, and logits of the rest.
 
     forward: coords [B, N, 3]; atoms [B, N] and bonds [B, N, N], whole numbers; time [B], 0 is noise

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reed.errors import ReedError, suggest
-from reed.nets import Tap
+from reed.errors import ReedError, at_least, suggest
+from reed.nets import Net, Tap
 from reed.nets.layers import Attention, Mlp, TimestepEmbedder, init_linear, sincos_2d
 
 SIZES = {  # hidden size, depth, heads; DiT (arXiv 2212.09748), table 1
@@ -43,9 +43,7 @@ class SiTConfig:
 
     def __post_init__(self) -> None:
         sizes = "input_size patch_size in_channels hidden_size depth num_heads num_classes"
-        for name in sizes.split():
-            if getattr(self, name) < 1:
-                raise ReedError(f"net: {name} is {getattr(self, name)}, it must be at least 1")
+        at_least(1, "net: ", **{name: getattr(self, name) for name in sizes.split()})
         if not self.mlp_ratio > 0:
             raise ReedError(f"net: mlp_ratio is {self.mlp_ratio}, it must be positive")
         self._check_multiple("input_size", "patch_size", self.patch_size)
@@ -150,7 +148,7 @@ class _FinalLayer(nn.Module):
         return self.linear(_modulate(self.norm_final(x), shift, scale))
 
 
-class SiT(nn.Module):
+class SiT(Net):
     """Velocity of the flow at (x, t) for a class label, and token states for alignment.
 
     Keys and shapes are those of the public REPA and REED checkpoints without their projectors.
@@ -183,12 +181,17 @@ class SiT(nn.Module):
         self.pos_embed.copy_(sincos_2d(grid, config.hidden_size)[None])
         # the convolution is a linear layer over the patch, so its fan is counted that way
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(config.hidden_size, -1))
+        assert self.x_embedder.proj.bias is not None
         nn.init.zeros_(self.x_embedder.proj.bias)
         nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[0].weight, std=0.02)
-        nn.init.normal_(self.t_embedder.mlp[2].weight, std=0.02)
-        for layer in [*self.blocks, self.final_layer]:
-            nn.init.zeros_(layer.adaLN_modulation[1].weight)
+        for layer in self.t_embedder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, _Block | _FinalLayer):
+                last = module.adaLN_modulation[1]
+                assert isinstance(last, nn.Linear)
+                nn.init.zeros_(last.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def taps(self) -> list[Tap]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -191,7 +191,7 @@ class SampleSet:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _alone(path: Path) -> Generator[None]:
     """Wait until no other process is in here; a lock that is held ends with its process."""
     with open(path, "ab") as file:
         with contextlib.suppress(OSError):  # a file system without locks: write it twice, then

@@ -11,14 +11,14 @@ from torch import nn
 from tqdm import tqdm
 
 from reed import config, weights
-from reed.cache import schema
 from reed.cache.schema import Column, Field
 from reed.domains.base import DOMAINS, Domain
 from reed.errors import ReedError
 from reed.precision import OF_SAMPLING, computing, in_double
-from reed.train import checkpoint, export, public, recipe
+from reed.train import checkpoint, export, public
 from reed.train.public import PublicWeights
 from reed.train.recipe import TrainConfig
+from reed.train.run_data import RunData
 
 BATCH = 64
 
@@ -70,9 +70,9 @@ class Sampler:
         group = "ema" if ema else "model"
         saved = checkpoint.load(run, step, groups=(group,))
         settings = config.build(TrainConfig, config.read(run / "config.json"))
-        domain: Domain = recipe.domain_of(settings)
-        fields = recipe.fields_of(settings, domain)
-        net: nn.Module = domain.net(fields)
+        data = RunData.of_run(run, settings.shards, settings.data)
+        domain = data.make_domain(settings.domain)
+        net: nn.Module = domain.net(data.fields)
         state = saved.ema if ema else export.under("net.", saved.model)
         checkpoint.load_strict(net, state, f"{run} step {saved.step}")
         name = f"step-{saved.step:07d}"
@@ -82,18 +82,17 @@ class Sampler:
             "checkpoint": str(file),
             "step": saved.step,
             "ema": ema,
-            "weights": weights.file_sha256(file),
+            "weights": weights.weights_sha256(file),
             "images_seen": saved.extra.get("samples"),
             "convention": "reed",
             "domain": settings.domain,
-            "fields": config.plain(fields),
+            "fields": config.plain(data.fields),
             "config": config.plain(settings),
         }
-        places = {role: settings.data[role] for role in domain.roles}
-        columns = {r: schema.column_and_field(settings.shards, p)[0] for r, p in places.items()}
-        kind = schema.load_manifest(settings.shards).domain
+        columns = {r: data.columns[p.partition("/")[0]] for r, p in settings.data.items()}
         name += "" if ema else "-model"
-        return cls(net.to(device), kind, domain, fields, columns, about, name, precision)
+        net = net.to(device)
+        return cls(net, data.domain, domain, data.fields, columns, about, name, precision)
 
     @classmethod
     def of_weights(
@@ -123,7 +122,7 @@ class Sampler:
             "step": found.steps,
             "ema": found.group != "model",
             "images_seen": None,
-            "weights": weights.file_sha256(found.path) if found.path.is_file() else None,
+            "weights": weights.weights_sha256(found.path) if found.path.is_file() else None,
             "convention": found.origin,
             "domain": settings,
             "fields": config.plain(fields),

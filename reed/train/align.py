@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from reed.cache.codecs import codecs
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
-from reed.errors import ReedError
-from reed.nets import GraphState
+from reed.errors import ReedError, at_least
+from reed.nets import GraphState, Net, State
 from reed.nets.layers import masked_mean, projector
 from reed.train.time_weight import TimeWeight
 
@@ -46,7 +46,9 @@ class Target:
     @property
     def channels(self) -> int:
         """How many channels it has once decoded: what its head must give."""
-        return codecs.codec_of(self.field).decoded_shape(self.field)[-1]
+        channels = codecs.codec_of(self.field).decoded_shape(self.field)[-1]
+        assert channels is not None, self.field  # only the first length of a field may vary
+        return channels
 
 
 def _tokens(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
@@ -84,18 +86,16 @@ def _nodes(hidden: State) -> Tensor:
     return hidden.nodes if isinstance(hidden, GraphState) else hidden
 
 
-State = Tensor | GraphState  # of a net at a tap: tokens [B, T, D], or those and their edges
 Match = Callable[[nn.Module, State, Tensor, Batch], Tensor]  # -> the mean cosine, [B]
 MATCH: dict[str, Match] = {"token": _tokens, "sample": _pooled, "pair": _edges}
 
 
-def check_target(name: str, config: AlignConfig, field: Field, net: nn.Module) -> Target:
+def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Target:
     """The target, once it fits the net; ReedError naming both values where it does not."""
     where = f"align.{name}"
     if not name or hasattr(nn.ModuleDict(), name):
         raise ReedError(f"{where}: {name!r} cannot name a head; choose another name")
-    if config.hidden < 1:
-        raise ReedError(f"{where}.hidden is {config.hidden}, it must be at least 1")
+    at_least(1, f"{where}.", hidden=config.hidden)
     if field.kind not in MATCH:
         raise ReedError(
             f"{where}: {config.target} is of kind {field.kind!r}, not one of {list(MATCH)}"
@@ -137,7 +137,7 @@ class AlignedNet(nn.Module):
     state and the representation, as in REPA (arXiv 2410.06940, equation 8), times w(t) per sample.
     """
 
-    def __init__(self, net: nn.Module, targets: Mapping[str, Target]) -> None:
+    def __init__(self, net: Net, targets: Mapping[str, Target]) -> None:
         super().__init__()
         self.net = net
         self.targets = dict(targets)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from reed.cache.files import sync
 from reed.errors import ReedError
+from reed.weights import fill
 
 _NAME = re.compile(r"step-(\d{7,})")
 _GROUPS = ("model", "ema", "optim")
@@ -113,16 +114,7 @@ def load_optimizer(
 
 def load_strict(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
     """load_state_dict that must match name for name; ReedError lists what does not."""
-    own = module.state_dict()
-    wrong = {
-        "missing": [name for name in own if name not in state],
-        "unexpected": [name for name in state if name not in own],
-        "of another shape": [n for n in own if n in state and own[n].shape != state[n].shape],
-    }
-    found = [f"{kind}: {', '.join(names)}" for kind, names in wrong.items() if names]
-    if found:
-        raise ReedError(f"{what} does not fit the net; {'; '.join(found)}")
-    module.load_state_dict(state)
+    fill(module, state, what)
 
 
 def _is_fused(optimizer: torch.optim.Optimizer) -> bool:

@@ -1,7 +1,7 @@
 """How much each loss counts at each optimizer step: a product of clamped ramps.
 
 REED (arXiv 2507.08980) phases the diffusion loss in while alignment runs at full weight from the
-first step, and may fade either out later. In TOML, its schedule with both decays is
+first step, and may fade either out later. In TOML, its schedule with both decays is::
 
     diffusion = [
         {kind = "linear", start = 0, end = 1, ends = 50000},

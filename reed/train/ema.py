@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reed import weights
 from reed.errors import ReedError
 
 Decay = Callable[[int], float]  # optimizer steps done so far (1 after the first) -> decay
@@ -110,19 +111,19 @@ class Ema:
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes over the values of `state`; raises ReedError unless names and shapes agree."""
-        _check_match(self._values, state)
+        weights.compare("ema", _shapes(self._values), state)
         for name, value in self._values.items():
             value.copy_(state[name])
 
     @contextmanager
-    def weights_in(self, module: nn.Module) -> Iterator[None]:
+    def weights_in(self, module: nn.Module) -> Generator[None]:
         """Inside the `with`, `module` holds the average; afterwards its own values, bit for bit.
 
         module: the averaged net or a copy of it, wrapped or not. Raises ReedError unless names
         and shapes agree.
         """
         tensors = {name: tensor.detach() for name, tensor in _tensors(module).items()}
-        _check_match(tensors, self._values)
+        weights.compare("ema", _shapes(tensors), self._values)
         own = list(tensors.values())
         saved = [tensor.clone() for tensor in own]
         torch._foreach_copy_(own, [self._values[name] for name in tensors])
@@ -138,22 +139,5 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return dict(zip(clean_names(list(state)), state.values(), strict=True))
 
 
-def _check_match(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
-    missing = sorted(ours.keys() - theirs.keys())
-    unknown = sorted(theirs.keys() - ours.keys())
-    if missing or unknown:
-        raise ReedError(
-            f"ema: the names differ; missing: {_few(missing)}; unknown: {_few(unknown)}; "
-            "these weights belong to another net"
-        )
-    for name, value in ours.items():
-        if value.shape != theirs[name].shape:
-            raise ReedError(
-                f"ema: {name} has shape {list(theirs[name].shape)} but the net's is "
-                f"{list(value.shape)}; these weights belong to another net"
-            )
-
-
-def _few(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (", ".join(names[:3]) or "none") + more
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}

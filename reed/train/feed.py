@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,7 @@ class Feed:
         self._stream, self._device, self.waited = stream, device, 0.0
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
-    def batches(self, start: int) -> Iterator[Fed]:
+    def batches(self, start: int) -> Generator[Fed]:
         """Endless batches from step `start` on.
 
         The host asks for a batch once it has queued the step before; the copy and the decoding
@@ -56,18 +56,19 @@ class Feed:
                 began = time.perf_counter()
                 stored = next(source)
                 self.waited += time.perf_counter() - began
-                yield self._fed(stored) if self._side is None else self._fed_beside(stored)
+                side = self._side
+                yield self._fed(stored) if side is None else self._fed_beside(stored, side)
 
     def _fed(self, stored: Stored) -> Fed:
         values = self._stream.decode(stored, self._device)
         rows, mask = len(stored.rows), stored.mask(self._device)
         return Fed(values, mask, rows, stored.first, stored.total)
 
-    def _fed_beside(self, stored: Stored) -> Fed:
-        with torch.cuda.stream(self._side):
+    def _fed_beside(self, stored: Stored, side: torch.cuda.Stream) -> Fed:
+        with torch.cuda.stream(side):
             fed = self._fed(stored)
         current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._side)
+        current.wait_stream(side)
         for tensor in (*fed.values.values(), *([] if fed.mask is None else [fed.mask])):
             tensor.record_stream(current)  # else their memory could be given out before it is read
         return fed

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from reed import config
-from reed.cache import schema
-from reed.cache.files import write_atomic
 from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
 from reed.errors import ReedError
+from reed.train.run_data import Lacking, RunData
 
-NAME = "data.json"  # in the run's folder
-KEPT, SHOWN = 100, 3  # keys of one column: in the file, in a line
+KEPT = 100  # keys of one column, in data.json
 
 
 def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str]) -> None:
@@ -36,41 +31,11 @@ def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str])
             )
 
 
-def record(shards: Path, stream: ShardStream) -> dict[str, Any]:
-    """What is written to data.json: counts of samples, and per column how many it lacks."""
-    manifest = schema.load_manifest(shards)
-    return {
-        "samples": manifest.samples,
-        "trained_on": manifest.samples - stream.left_out,
-        "lacking": {
-            name: {"count": len(keys), "keys": keys[:KEPT]}
-            for name, keys in stream.lacking.items()
-            if keys
-        },
-        "classes": list(manifest.classes),
+def with_lacking(data: RunData, stream: ShardStream) -> RunData:
+    """What the run keeps of its cache, with the samples that its columns lack."""
+    lacking = {
+        name: Lacking(len(keys), tuple(keys[:KEPT]))
+        for name, keys in stream.lacking.items()
+        if keys
     }
-
-
-def write(run: Path, found: Mapping[str, Any]) -> None:
-    """Put the record into the run's folder."""
-    write_atomic(run / NAME, (json.dumps(found, indent=1) + "\n").encode())
-
-
-def read(run: Path) -> dict[str, Any]:
-    """The record of a run; empty where it has none, as those of before."""
-    return config.read(run / NAME) if (run / NAME).is_file() else {}
-
-
-def line(found: Mapping[str, Any]) -> str:
-    """The samples that are not trained on, and why, in one line; empty where there are none."""
-    if not found.get("lacking"):
-        return ""
-    lacks = "; ".join(
-        f"{name} lacks {each['count']:,} ({_some(each)})" for name, each in found["lacking"].items()
-    )
-    return f"trains on {found['trained_on']:,} of the cache's {found['samples']:,} samples: {lacks}"
-
-
-def _some(lacking: Mapping[str, Any]) -> str:
-    more = ", …" if lacking["count"] > SHOWN else ""
-    return ", ".join(lacking["keys"][:SHOWN]) + more
+    return replace(data, left_out=stream.left_out, lacking=lacking)

@@ -21,7 +21,7 @@ from reed import config
 from reed.cache.files import only_writer
 from reed.errors import ReedError
 from reed.seeding import Draws, seed_for
-from reed.train import checkpoint, given, public, recipe
+from reed.train import checkpoint, public, recipe
 from reed.train import log as runlog
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -48,10 +48,9 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
             recipe.claim(settings)
-            found = given.record(settings.shards, setup.stream)
-            given.write(settings.run, found)
-            if said := given.line(found):
-                print(said, file=sys.stderr)
+            setup.data.write(settings.run)
+            if setup.data.said:
+                print(setup.data.said, file=sys.stderr)
             if progress:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()
@@ -179,8 +178,8 @@ class Trainer:
             disable=not progress,
             dynamic_ncols=True,
         )
-        log = self._log() if main else contextlib.nullcontext()
-        with stop, bar, log, contextlib.closing(batches):
+        log = self._log() if main else None
+        with stop, bar, log or contextlib.nullcontext(), contextlib.closing(batches):
             while self.step < settings.steps:
                 meter.add(self.train_step(next(batches)))
                 bar.update()
@@ -189,11 +188,11 @@ class Trainer:
                     line = meter.line(self.step, self.samples)
                     self._guard.check(self.setup)
                     bar.set_postfix_str(f"loss {line['loss']:.3f}")
-                    if main:
+                    if log is not None:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):
                     self.save()
-                if main and _due(self.step, settings.preview.every):
+                if log is not None and _due(self.step, settings.preview.every):
                     log.picture(self.step, self.preview())
                 if last:
                     break
@@ -232,7 +231,8 @@ class Trainer:
             group["lr"] = settings.optim.lr * setup.lr(self.step)
         if self.accelerator.scaler is None:
             self._guard.watch(norm, self.step)
-            self._optimizer.found_inf = self._guard.bad
+            # torch's fused optimizers read it: a step that is not finite is skipped
+            self._optimizer.found_inf = self._guard.bad  # ty: ignore[missing-attribute]
         else:  # gradients overflow now and then; the scaler skips that step and lowers its scale
             self._guard.watch(logged["loss"], self.step)
         self.optimizer.step()

@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 from reed.nets import semla
@@ -98,31 +97,15 @@ def _content(path: Path) -> Mapping[str, Any]:
         raise ReedError(f"{path} is no checkpoint: use a .pt, .pth or .safetensors file, or a run")
     if not path.is_file():
         raise ReedError(f"there is no checkpoint at {path}")
+    content = files.read(path, allow=(argparse.Namespace,))
+    if path.suffix != export.SAFETENSORS:
+        return content
+    with safe_open(path, "pt") as file:
+        said = file.metadata() or {}
     try:
-        if path.suffix == export.SAFETENSORS:
-            with safe_open(path, "pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                said = {
-                    k: json.loads(v) for k, v in (file.metadata() or {}).items() if k in export.SAID
-                }
-            return said | tensors
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            # mapped, so that the optimizer's state beside the weights is never read
-            content = torch.load(
-                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-            )
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"{found[1]}, which is not loaded" if found else "what is no plain data, or is damaged"
-        )
-        raise ReedError(f"{path} holds {what}: loading objects could run code") from error
-    except (OSError, RuntimeError, ValueError, LookupError, EOFError, SafetensorError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ReedError(f"{path} cannot be read: {type(error).__name__}: {reason}") from error
-    if not isinstance(content, Mapping):
-        raise ReedError(f"{path} holds no weights, but {type(content).__name__}")
-    return content
+        return {k: json.loads(v) for k, v in said.items() if k in export.SAID} | content
+    except ValueError as error:
+        raise ReedError(f"{path} cannot be read: what it says of itself is no JSON") from error
 
 
 def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[str, Tensor], str]:
@@ -143,7 +126,7 @@ def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[
     others = [name for name, value in content.items() if not isinstance(value, Tensor)]
     if others or not content:
         raise ReedError(f"{path} holds no weights, but {', '.join(map(str, others)) or 'nothing'}")
-    return content, group
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}, group
 
 
 def _joined_blocks(

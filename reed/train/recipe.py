@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import json
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from reed import config
-from reed.cache import schema
 from reed.cache.files import write_atomic
-from reed.cache.joined import lengths_of
+from reed.cache.opened import open_cache
+from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
-from reed.domains.base import DOMAINS, Domain
-from reed.errors import ReedError, suggest
+from reed.domains.base import Domain
+from reed.errors import ReedError, at_least, suggest
 from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
 from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.run_data import RunData
 
 CHOICES = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
@@ -44,9 +47,9 @@ class OptimConfig:
     schedule: Any = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "weight_decay", "clip"):
-            if not getattr(self, name) >= 0:
-                raise ReedError(f"optim.{name} is {getattr(self, name)}, it must be at least 0")
+        at_least(
+            0, "optim.", lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, clip=self.clip
+        )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ReedError(f"optim.betas are {self.betas}, each must be at least 0 and below 1")
 
@@ -87,8 +90,7 @@ class LoaderConfig:
     ahead: int = 3
 
     def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ReedError(f"loader.threads is {self.threads}, it must be at least 0")
+        at_least(0, "loader.", threads=self.threads)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         size = "tokens" if self.tokens else "batch"
-        for name in ("steps", size, "accumulate", "stop_after_bad"):
-            if getattr(self, name) < 1:
-                raise ReedError(f"{name} is {getattr(self, name)}, it must be at least 1")
+        names = ("steps", size, "accumulate", "stop_after_bad")
+        at_least(1, **{name: getattr(self, name) for name in names})
         if self.tokens and self.batch:
             raise ReedError(
                 f"batch is {self.batch} and tokens is {self.tokens}: give batch where samples have "
@@ -161,50 +162,24 @@ class TrainConfig:
 class Setup:
     """A recipe that fits its cache: what the trainer builds from.
 
-    fields: role -> cached field; targets: alignment targets whose weight is not off; schedules:
-    loss name -> weight, in optimizer steps; lr: the factor of the learning rate; preview: how the
-    domain draws the samples of a preview.
+    data: what the run keeps of the cache; targets: alignment targets whose weight is not off;
+    schedules: loss name -> weight, in optimizer steps; lr: the factor of the learning rate;
+    preview: how the domain draws the samples of a preview.
     """
 
     config: TrainConfig
     domain: Domain
-    fields: dict[str, schema.Field]
+    data: RunData
     targets: dict[str, Target]
     schedules: dict[str, Schedule]
     lr: Schedule
     preview: Any
     stream: ShardStream
 
-
-def domain_of(settings: TrainConfig) -> Domain:
-    """The domain that the cache's manifest names, with the recipe's settings.
-
-    One that has a method `sized` is told how many tokens the samples have.
-    """
-    manifest = schema.load_manifest(settings.shards)
-    made = DOMAINS.get(manifest.domain)
-    if not dataclasses.is_dataclass(made):
-        raise ReedError(
-            f"domain {manifest.domain!r} is {made!r}, not a dataclass; write "
-            "@dataclass(frozen=True) before it, its fields are its settings"
-        )
-    domain = config.build(made, settings.domain, "domain")
-    places = {role: place for role, place in settings.data.items() if role in domain.roles}
-    if hasattr(domain, "sized") and len(places) == len(domain.roles):
-        return domain.sized(lengths_of(settings.shards, places))
-    return domain
-
-
-def fields_of(settings: TrainConfig, domain: Domain) -> dict[str, schema.Field]:
-    """Role -> cached field; ReedError for a role that is missing or unknown."""
-    for role in domain.roles:
-        if role not in settings.data:
-            raise ReedError(f"data.{role} is missing: name the column/field that holds it")
-    for role in settings.data:
-        if role not in domain.roles:
-            raise ReedError(f"data.{role} is unknown.{suggest(role, domain.roles)}")
-    places = settings.data.items()
-    return {role: schema.column_and_field(settings.shards, place)[1] for role, place in places}
+    @property
+    def fields(self) -> dict[str, Field]:
+        """Role -> the cached field."""
+        return self.data.fields
 
 
 def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = False) -> Setup:
@@ -214,21 +189,20 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
             f"batch {settings.batch} is not a multiple of {world} processes x "
             f"{settings.accumulate} micro-batches"
         )
-    domain = domain_of(settings)
-    fields = fields_of(settings, domain)
+    # every file of the cache is parsed once, for the domain, the targets and the stream alike
+    cache = open_cache(settings.shards)
+    data = RunData.of_cache(cache, settings.data)
+    domain = data.make_domain(settings.domain)
     preview = config.build(domain.sampling, settings.preview.options, "preview.options")
     schedules = _schedules(settings, domain)
     active = {n: a for n, a in settings.align.items() if not schedules[n].is_off()}
-    with torch.device("meta"):
-        net = domain.net(fields)
+    with _shapes_alone():
+        net = domain.net(data.fields)
     targets = {
-        name: check_target(
-            name, each, schema.column_and_field(settings.shards, each.target)[1], net
-        )
+        name: check_target(name, each, cache.column_and_field(each.target)[1], net)
         for name, each in active.items()
     }
-    stream = ShardStream(
-        settings.shards,
+    stream = cache.stream(
         settings.data | {name: each.target for name, each in active.items()},
         settings.batch,
         tokens=settings.tokens,
@@ -241,6 +215,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         one_per=settings.one_per,
     )
     given.check_labels(domain, stream, settings.data)
+    data = given.with_lacking(data, stream)
     if stream.fewest < world * settings.accumulate:
         raise ReedError(
             f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "
@@ -250,7 +225,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     kept = [*domain.losses, *targets]
     resolved = {name: schedules[name].resolve(*lengths) for name in kept}
     lr = Schedule.of(settings.optim.schedule, "optim.schedule").resolve(*lengths)
-    return Setup(settings, domain, fields, targets, resolved, lr, preview, stream)
+    return Setup(settings, domain, data, targets, resolved, lr, preview, stream)
 
 
 def claim(settings: TrainConfig) -> None:
@@ -272,6 +247,21 @@ def claim(settings: TrainConfig) -> None:
                 "choose another --run"
             )
     write_atomic(path, (json.dumps(ours, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _shapes_alone() -> Generator[None]:
+    """Make modules without memory, and without drawing first weights, which takes long."""
+    draws = {name: getattr(nn.init, name) for name in dir(nn.init) if name.endswith("_")}
+    draws = {name: draw for name, draw in draws.items() if not name.startswith("_")}
+    try:
+        for name in draws:
+            setattr(nn.init, name, lambda tensor, *_, **__: tensor)
+        with torch.device("meta"):
+            yield
+    finally:
+        for name, draw in draws.items():
+            setattr(nn.init, name, draw)
 
 
 def _schedules(settings: TrainConfig, domain: Domain) -> dict[str, Schedule]:

@@ -59,13 +59,14 @@ class TimeWeight:
         if kind != WINDOW:
             return cls(kind)
         low, high = table.get("low"), table.get("high")
-        numbers = all(type(bound) in (int, float) for bound in (low, high))
-        if not numbers or not 0 <= low <= high <= 1:
+        plain = [bound for bound in (low, high) if isinstance(bound, int | float)]
+        numbers = [float(bound) for bound in plain if not isinstance(bound, bool)]
+        if len(numbers) < 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
             raise ReedError(
                 f"{where}: time weight 'cutoff' needs 0 <= low <= high <= 1, "
                 f"but low is {low} and high is {high}"
             )
-        return cls(kind, float(low), float(high))
+        return cls(kind, *numbers)
 
     def __call__(self, t: Tensor) -> Tensor:
         """The weights of samples at times t, [B] -> [B]."""

@@ -87,9 +87,10 @@ def _torchvision() -> Iterator[Finding]:
     """timm needs it, and one that was built for another torch fails when it is imported."""
     try:
         version = metadata.version("torchvision")
-        import torchvision  # noqa: F401
     except metadata.PackageNotFoundError:
         return
+    try:
+        import torchvision  # noqa: F401
     except Exception as error:  # a missing operator is a RuntimeError, a missing symbol an OSError
         reason = str(error).partition("\n")[0]
         problem = f"torchvision {version} does not fit torch ({reason})"

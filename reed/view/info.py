@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from reed.bytes import human
 from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
@@ -85,15 +86,6 @@ def classes_of(names: Sequence[str]) -> str | None:
         return None
     more = f", … {names[-1]}" if len(names) > CLASSES else ""
     return f"{len(names)}: {', '.join(names[:CLASSES])}{more}"
-
-
-def human(count: float) -> str:
-    """A number of bytes in decimal units: 999 B, 1.2 kB, 3.4 GB."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    power = 0
-    while round(count, min(power, 1)) >= 1000 and power < len(units) - 1:
-        count, power = count / 1000, power + 1
-    return f"{count:.{min(power, 1)}f} {units[power]}"
 
 
 def _column(cache: Path, found: Summary) -> Iterator[str]:

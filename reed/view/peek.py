@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 import math
 import re
 import textwrap
 import warnings
-from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,6 +19,7 @@ from reed import picture
 from reed.cache import files, plan, reader, schema
 from reed.cache.codecs import codecs, pca
 from reed.cache.codecs.codecs import State
+from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError
@@ -43,28 +42,20 @@ class Panel:
 
 def find(cache: Path, key: str, seed: int = 0) -> int:
     """The row of a sample: its key, "#ROW", or "random"; ReedError with the nearest keys."""
-    keys = plan.load(cache).keys
-    if key in keys:
-        return keys.index(key)
+    frozen = plan.load(cache)
+    keys, row = frozen.keys, frozen.row_of(key)
+    if row is not None:
+        return row
     if key == "random":
         return int(np.random.default_rng(seed).integers(len(keys)))
     if re.fullmatch(r"#[0-9]{1,18}", key):
         if (row := int(key[1:])) >= len(keys):
             raise ReedError(f"{cache} has no row {row}: its rows are #0 to #{len(keys) - 1}")
         return row
-    near = ", ".join(map(repr, _nearest(key, keys)))
+    near = ", ".join(map(repr, frozen.near(key)))
     raise ReedError(
         f"{cache} has no sample {key!r}. Near it: {near}; or give '#ROW' (of {len(keys)}) or random"
     )
-
-
-def _nearest(key: str, keys: Sequence[str]) -> list[str]:
-    """Three like it, out of its neighbours in the alphabet and some keys that it is a part of."""
-    ordered = sorted(keys)
-    place = bisect_left(ordered, key)
-    parts = islice((each for each in keys if key and key in each), 50)
-    among = dict.fromkeys([*ordered[max(0, place - 50) : place + 50], *parts])
-    return difflib.get_close_matches(key, among, n=3, cutoff=0.0)
 
 
 def save(cache: Path, row: int, out: Path | None = None) -> Path:
@@ -114,13 +105,13 @@ def missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
 
 def _views(cache: Path, frozen: Plan, column: Column, row: int) -> list[dict[str, Any]]:
     """The values of every view of a sample."""
-    shard, _ = frozen.locate(row)
-    state, keys = reader.load_state(cache, column), {frozen.keys[row]}
-    found = []
-    for view in range(frozen.manifest.views):
-        read = reader.records(cache, column, shard, column.fields, state, view=view, keys=keys)
-        found += [values for _, values in read]
-    return found
+    shards, keys = [frozen.locate(row)[0]], {frozen.keys[row]}
+    with open_cache(cache) as opened:
+        views = [
+            opened.records(column.name, view=view, shards=shards, keys=keys)
+            for view in range(opened.manifest.views)
+        ]
+        return [values for view in views for _, values in view]
 
 
 def _panels(cache: Path, column: Column, field: Field, value: Any, which: str) -> Iterator[Panel]:
@@ -177,14 +168,15 @@ def palette(cache: Path, column: Column, field: Field) -> State:
 
     A state of reed.cache.codecs.pca, of three components or what the records allow; empty for none.
     """
-    codec, state = codecs.codec_of(field), reader.load_state(cache, column)
-    for shard in range(plan.load(cache).shards):
-        if schema.marker_path(cache, column, shard).is_file():
-            found = islice(reader.records(cache, column, shard, [field], state), FITTED)
-            fitted = [codec.restore(values[field.name], state[field.name]) for _, values in found]
-            kept = min(3, field.shape[-1] or 0, sum(map(len, fitted)) - 1)
-            return pca.fit(fitted, kept) if kept > 0 else {}
-    return {}
+    codec, place = codecs.codec_of(field), f"{column.name}/{field.name}"
+    with open_cache(cache) as opened:
+        shards = range(opened.plan.shards)
+        built = (s for s in shards if schema.marker_path(cache, column, s).is_file())
+        found = islice(opened.records(place, shards=islice(built, 1)), FITTED)
+        state = opened.state(column.name)[field.name]
+        fitted = [codec.restore(value, state) for _, value in found]
+    kept = min(3, field.shape[-1] or 0, sum(map(len, fitted)) - 1)
+    return pca.fit(fitted, kept) if kept > 0 else {}
 
 
 def colours(tokens: np.ndarray, palette: State) -> np.ndarray:

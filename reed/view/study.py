@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from reed.cache import plan, reader, schema
 from reed.cache.codecs import codecs, fidelity
 from reed.cache.codecs.codecs import Codec, State
+from reed.cache.opened import open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError
 
@@ -59,11 +60,16 @@ class Study:
 
 def targets(cache: Path, place: str) -> list[tuple[Column, Field]]:
     """The fields to study: the one that "column/field" names, or all targets of "column"."""
-    if "/" in place:
-        found = [schema.column_and_field(cache, place)]
-    else:
-        column = schema.load_column(cache, place)
-        found = [(column, f) for f in column.fields if f.kind in ("token", "sample")]
+    with open_cache(cache) as opened:
+        if "/" in place:
+            found = [opened.column_and_field(place)]
+        else:
+            column = opened.column(place)
+            found = [(column, f) for f in column.fields if f.kind in ("token", "sample")]
+            if not found:
+                kinds = ", ".join(sorted({field.kind for field in column.fields}))
+                problem = f"column {place!r} of {cache} has fields of kind {kinds}"
+                raise ReedError(f"{problem}: no target")
     for column, field in found:
         where = f"{column.name}/{field.name}"
         if field.kind not in ("token", "sample"):
@@ -73,9 +79,6 @@ def targets(cache: Path, place: str) -> list[tuple[Column, Field]]:
                 f"{where} is stored as {field.codec}, which keeps too little to study; "
                 f"build it again with --codec {where}=float32 in another --cache"
             )
-    if not found:
-        kinds = ", ".join(sorted({field.kind for field in column.fields}))
-        raise ReedError(f"column {place!r} of {cache} has fields of kind {kinds}: no target")
     return found
 
 
@@ -116,16 +119,10 @@ def _read(
     cache: Path, column: Column, field: Field, samples: int, progress: bool
 ) -> list[np.ndarray]:
     """The first records of a field in cache order, which is a random one."""
-    state = reader.load_state(cache, column)
-    arrays: list[np.ndarray] = []
-    with tqdm(total=samples, desc="read", unit="record", disable=not progress) as bar:
-        for shard in range(plan.load(cache).shards):
-            for _, value in reader.records(cache, column, shard, [field], state):
-                arrays.append(value[field.name])
-                bar.update()
-                if len(arrays) == samples:
-                    return arrays
-    return arrays
+    with open_cache(cache) as opened:
+        records = islice(opened.records(f"{column.name}/{field.name}"), samples)
+        bar = tqdm(records, "read", samples, unit="record", disable=not progress)
+        return [value for _, value in bar]
 
 
 class _PlainInt8(codecs.Int8):

@@ -18,16 +18,16 @@ from pathlib import Path
 
 import click
 import numpy as np
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+import torch
 from PIL import Image
 
+from reed import open_cache
 from reed.build import column, engines
 from reed.cache import plan
 from reed.cache.schema import Field
-from reed.cache.stream import ShardStream
 
 BATCH = 256
 TOKENS, MOMENTS = (256, 768), (8, 32, 32)
@@ -105,7 +105,7 @@ def build(folder: Path, samples: int) -> None:
 def ours(cache: Path, threads: int) -> Iterator[torch.Tensor]:
     """Batches of the stream, as stored (decoding is the device's work)."""
     places = {"moments": "both/moments", "tokens": "both/tokens"}
-    for stored in ShardStream(cache, places, BATCH, threads=threads).batches():
+    for stored in open_cache(cache).stream(places, BATCH, threads=threads).batches():
         yield stored.parts["tokens"][0]
 
 

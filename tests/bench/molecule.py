@@ -19,11 +19,11 @@ from time import process_time
 from typing import Any
 
 import click
-import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+import torch
+from torch import Tensor, nn
 
 from reed.nets.semla import EPS, CoordAttention, Layer, SemlaConfig, attention
 

@@ -29,10 +29,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
+from reed import open_cache
 from reed.build import column, engines
 from reed.cache import plan
 from reed.cache.schema import Field
-from reed.cache.stream import ShardStream
 from reed.chem.protein import NEIGHBOURS
 
 SINGLE, PAIR = 384, 128  # channels
@@ -171,7 +171,7 @@ def held() -> float:
 def streamed(cache: Path, tokens: int) -> float:
     """The most that reading one epoch, decoded, adds."""
     before, most = held(), 0.0
-    stream = ShardStream(cache, PLACES, tokens=tokens)
+    stream = open_cache(cache).stream(PLACES, tokens=tokens)
     with contextlib.closing(stream.batches()) as batches:
         for stored in itertools.islice(batches, round(stream.samples / stream.batch)):
             values = stream.decode(stored)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import reed  # a benchmark imports this module before torch: see there
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -57,7 +59,7 @@ def cpu_seconds() -> float:
 
 def publish(name: str, what: str, figures: list[Figure], out: Path = Path("runs/bench")) -> None:
     """Print the table and write runs/bench/NAME.json."""
-    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}"
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, reed {reed.__version__}"
     head = ("figure", "median", "minimum", "maximum", "runs", "unit", "compared with")
     rows = [
         (

@@ -25,12 +25,12 @@ from typing import Any
 
 import click
 import numpy as np
-import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 import curves
 import report
+import torch
+from tqdm import tqdm
 
 from reed import config, picture, pipelines
 from reed.cache.files import write_atomic

@@ -1,8 +1,7 @@
 """How one array is stored: float32(+nan), float16, bfloat16, int8, pca:K, standard, integers, text.
 
 A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
-and shape, so that a container only ever sees plain arrays. Encoding is numpy, decoding is torch
-on whichever device the parts are.
+and shape, as containers take them. Encoding is numpy, decoding is torch on the parts' device.
 """
 
 from __future__ import annotations
@@ -38,6 +37,10 @@ class Part:
     def is_ragged(self) -> bool:
         """Whether its size differs from sample to sample."""
         return self.dtype == "utf8" or None in self.shape
+
+    def shape_at(self, length: int) -> tuple[int, ...]:
+        """The shape of a sample; length: its own, where the part's varies."""
+        return tuple(length if n is None else n for n in self.shape)
 
 
 class Codec(Protocol):
@@ -241,7 +244,6 @@ CODECS: dict[str, Codec] = {
     "utf8": Utf8(),
 }
 
-
 NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8", "standard", "standard+int8")
 _PCA = re.compile(r"(?:pca:([1-9][0-9]{0,5})|standard)(\+int8)?")
 
@@ -285,8 +287,7 @@ def decode_one(codec: Codec, parts: Sequence[np.ndarray], state: State) -> np.nd
     import torch
 
     tensors = [torch.from_numpy(np.asarray(part))[None] for part in parts]
-    on_cpu = {name: torch.from_numpy(array) for name, array in state.items()}
-    return codec.decode(tensors, on_cpu)[0].numpy()
+    return codec.decode(tensors, {n: torch.from_numpy(a) for n, a in state.items()})[0].numpy()
 
 
 def _cosine(codec: Codec, arrays: Sequence[np.ndarray], state: State) -> np.ndarray:

@@ -1,18 +1,17 @@
 """What the containers with one array per part share (h5, zarr): records in, arrays out.
 
-A part of one shape is an array [records, *shape]. A part that varies is one flat array of all
+A part of one shape is an array ``[records, *shape]``. A part that varies is one flat array of all
 rows, or bytes of text, and NAME~offsets, [records + 1] int64: record i is rows offsets[i] to
 offsets[i + 1]. The member names are such a text, ~members. No field's name can hold "~".
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from reed.bytes import file_sha256
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
 from reed.errors import ReedError
@@ -48,7 +48,7 @@ class Array:
 @contextmanager
 def spooled(
     path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
-) -> Iterator[list[Array]]:
+) -> Generator[list[Array]]:
     """The arrays of a shard, collected in nameless files beside `path`: members first."""
     with ExitStack() as stack:
         parts = [MEMBERS, *parts]
@@ -90,8 +90,8 @@ def _arrays(part: Part, file: BinaryIO, lengths: Sequence[int]) -> list[Array]:
 def shapes_of(part: Part, count: int, rows: int) -> list[tuple[int, ...]]:
     """The shape of a part's array, and of its offsets where it varies."""
     if not part.is_ragged:
-        return [(count, *part.shape)]  # type: ignore[list-item]
-    return [(rows, *part.shape[1:]), (count + 1,)]  # type: ignore[list-item]
+        return [(count, *part.shape_at(0))]
+    return [(rows, *part.shape_at(0)[1:]), (count + 1,)]
 
 
 def scan(
@@ -144,6 +144,4 @@ def _bounds(path: Path, file: BinaryIO, part: Part, starts, rows) -> list[int]:
 
 def finished(path: Path, index: dict[str, Any]) -> dict[str, Any]:
     """What `write` returns, of a file that is written and synced."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest, "parts": index}
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path), "parts": index}

@@ -48,7 +48,7 @@ class Shard:
 
     def calls(self, rows: Sequence[int], out: Out) -> list[Call]:
         """What `read` will ask of the system, for `perform`; nothing is read yet."""
-        wanted = []
+        wanted: list[tuple[int, memoryview]] = []
         for name, arrays in out.items():
             starts = _starts(self._parts[name]["offsets"], rows)
             wanted += zip(starts, map(bytes_of, arrays), strict=True)
@@ -72,7 +72,7 @@ def bytes_of(array: np.ndarray | memoryview) -> memoryview:
     if isinstance(array, memoryview):
         return array
     # a view without entries cannot be cast
-    return memoryview(array).cast("B") if array.size else _scratch[:0]
+    return array.data.cast("B") if array.size else _scratch[:0]
 
 
 def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
@@ -182,6 +182,6 @@ def _misfit(part: Part, found: Any, count: int, size: int) -> str:
 
 def _integers(values: list[Any], most: int) -> bool:
     """Whether all are integers from 0 to `most`; true and 1.0 are none."""
-    return all(type(v) is int for v in values) and (
-        not values or (min(values) >= 0 and max(values) <= most)
-    )
+    if not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) <= most)

@@ -170,11 +170,11 @@ def _parse(path: Path, head: bytes, key: str, part: Part, position: int) -> _Pla
         raise _refuse(path, name, position, what)
     if part.dtype == "utf8":
         return _Place(name, _BLOCK, size, size)
-    length, shape = 1, part.shape
+    length = 1
     if part.is_ragged:
         found = _SHAPE.search(head, _BLOCK)
         length = int(found[1]) if found else 0
-        shape = (length, *part.shape[1:])
+    shape = part.shape_at(length)
     payload = length * offsets.row_bytes(part)
     if head[_BLOCK:] != npy_header(part.dtype, shape) or size != _NPY_HEADER + payload:
         what = f"it is no .npy of {part.dtype} {part.shape} in {size} bytes"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.errors import ReedError
 
 SD_VAE_SCALE = 0.18215  # of Stable Diffusion's VAE: one over the deviation of its latents
@@ -19,29 +20,20 @@ SD_VAE_FACTOR = 8  # pixels per latent pixel
 
 @ENCODERS.register("labels")
 @dataclass(frozen=True)
-class Labels:
+class Labels(Weightless):
     """The class of a sample. label: int64."""
 
     reads = ("label",)
     fields = (Field("label", "label", (), "int64"),)
-    licence = "as the data"
-    batch_size = 256
 
-    def revision(self) -> str:
-        """A constant: nothing is computed."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """label [B]."""
         return {"label": np.array([sample["label"] for sample in samples], np.int64)}
 
 
 @ENCODERS.register("image")
 @dataclass(frozen=True)
-class Image:
+class Image(Weightless):
     """The pixels themselves; a net sees pixel / 127.5 - 1.
 
     image: uint8 [3, resolution, resolution].
@@ -50,7 +42,6 @@ class Image:
     resolution: int = 256
 
     reads = ("image",)
-    licence = "as the data"
     batch_size = 64
 
     def __post_init__(self) -> None:
@@ -66,10 +57,7 @@ class Image:
         """The resolution; nothing is computed."""
         return f"1-{self.resolution}"
 
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """image [B, 3, R, R]; BadSample when one has another size."""
         shape = (self.resolution, self.resolution, 3)
         images = [_of_shape("image", sample["image"], shape) for sample in samples]
@@ -78,7 +66,7 @@ class Image:
 
 @ENCODERS.register("sd-vae-import")
 @dataclass(frozen=True)
-class ImportedMoments:
+class ImportedMoments(Weightless):
     """Latents of Stable Diffusion's VAE that were encoded before, as mean and deviation.
 
     moments: [8, resolution / 8, resolution / 8], float16 in the cache (values beyond its range
@@ -90,7 +78,6 @@ class ImportedMoments:
     reads = ("moments",)
     licence = "MIT"  # of the VAE, stabilityai/sd-vae-ft-mse
     decoder = "sd-vae"  # the encoder that turns samples of them into images
-    batch_size = 256
 
     def __post_init__(self) -> None:
         _check_resolution("sd-vae-import", self.resolution, SD_VAE_FACTOR)
@@ -109,10 +96,7 @@ class ImportedMoments:
         """The resolution; nothing is computed."""
         return f"imported1-{self.resolution}"
 
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """moments [B, 8, R / 8, R / 8]; BadSample when one has another shape."""
         moments = [_of_shape("moments", sample["moments"], self._shape) for sample in samples]
         return {"moments": np.stack(moments)}

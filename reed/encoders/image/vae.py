@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reed import weights as files
+from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision, images
 from reed.errors import ReedError
 from reed.precision import computing
@@ -32,7 +34,7 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 
 
 @dataclass
-class Vae:
+class Vae(PublicWeights):
     """Mean and standard deviation (not its logarithm) of a diffusers autoencoder's posterior.
 
     moments: [2 * channels, resolution / down, resolution / down], means first, as the encoder
@@ -84,13 +86,9 @@ class Vae:
         names = (f"{inside}config.json", f"{inside}{WEIGHTS}")
         return Origin(repo, revision or "main", names)
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch(self.name, self.origin, self.weights)
-
     def revision(self) -> str:
         """Weights, configuration, precision and library; nothing is loaded for it."""
-        found = files.find(self.name, self.origin, self.weights)
+        found = self._find()
         said = {k: v for k, v in self._config(found).items() if k != "_diffusers_version"}
         digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
         return (
@@ -100,7 +98,7 @@ class Vae:
 
     def load(self, device: str) -> None:
         """The autoencoder on `device`; ReedError when it is not what the options say."""
-        found = files.find(self.name, self.origin, self.weights)
+        found = self._find()
         config = self._config(found)
         family = str(config.get("_class_name", FAMILY))
         made = getattr(files.library("diffusers"), family, None)
@@ -115,7 +113,7 @@ class Vae:
         self._compare(model.config, found.folder)
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """moments, float32 [B, 2 * channels, h, w]; BadSample when an image is not uint8 RGB."""
         import torch
 

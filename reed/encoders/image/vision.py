@@ -5,28 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from reed import weights as files
+from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision, images
 from reed.encoders.image.cards import CARDS, Card
 from reed.encoders.image.preprocess import Preprocess
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.weights import Found, Origin
+from reed.weights import Origin
 
 if TYPE_CHECKING:
     import torch
 
 
 @dataclass
-class Vision:
+class Vision(PublicWeights):
     """Patch tokens after the final norm, without class and register tokens; and one vector.
 
     tokens: [grid * grid, dim], row by row; cls: [dim], the class token, or pooled: [dim], the
@@ -92,12 +94,10 @@ class Vision:
         """Where the public weights are."""
         return self.card.origin
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch(self.card.name, self.origin, self.weights)
-
-    def _find(self) -> Found:
-        return files.find(self.card.name, self.origin, self.weights)
+    @property
+    def name(self) -> str:
+        """As the card says."""
+        return self.card.name
 
     def revision(self) -> str:
         """Weights, preprocessing, layer, precision and library; nothing is loaded for it."""
@@ -126,7 +126,7 @@ class Vision:
             model.set_input_size(img_size=(self.size, self.size))
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """tokens [B, grid * grid, dim], and cls or pooled [B, dim], float32.
 
         BadSample when an image is not uint8 RGB and square.
@@ -161,7 +161,7 @@ class Vision:
         (inner,) = model.forward_intermediates(
             x, indices=[block], norm=self.norm, stop_early=True, intermediates_only=True, **more
         )
-        inner, before = inner if prefix else (inner, None)
+        inner, before = inner if prefix else (inner, inner[:, :0])
         tokens = inner.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, T, D]
         return tokens, tokens.mean(1) if self.card.pooled else before[:, 0]
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem import rdkit
 from reed.chem.molecule import DEGREE, Molecule, to_matrix
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
@@ -20,7 +21,7 @@ READS = tuple(f"molecule/{name}" for name in ("coords", "atoms", "charges", "par
 
 
 @ENCODERS.register("molecule")
-class Copied:
+class Copied(Weightless):
     """A molecule as the source has it.
 
     coords: angstroms [N, 3]; atoms: places in reed.chem.molecule.ATOMS [N]; charges: formal [N];
@@ -37,24 +38,17 @@ class Copied:
         Field("orders", "data", (None, DEGREE), "uint8"),
         Field("smiles", "text", (), "utf8"),
     )
-    licence = "as the data"
     batch_size = 64
+    version = "1"  # raise it when the vocabulary changes
 
-    def revision(self) -> str:
-        """A number to raise when the vocabulary changes."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One value per field and sample."""
         return {name: [sample[name] for sample in samples] for name in self.reads}
 
 
 @ENCODERS.register("conformer")
 @dataclass(frozen=True)
-class NewConformer:
+class NewConformer(Weightless):
     """Another conformer of the same molecule, the same atoms in the same order, same stereo.
 
     coords: angstroms [N, 3]. It is what other encoders can see in place of the data set's own
@@ -66,7 +60,6 @@ class NewConformer:
 
     reads = ("key", *READS)
     fields = (Field("coords", "data", (None, 3)),)
-    licence = "as the data"
     batch_size = 16
 
     def revision(self) -> str:
@@ -77,7 +70,7 @@ class NewConformer:
         """RDKit is imported here."""
         rdkit.library()
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """coords of each sample; BadSample where none is found."""
         return {"coords": [self._coords(sample) for sample in samples]}
 

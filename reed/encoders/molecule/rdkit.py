@@ -6,18 +6,19 @@ numbered otherwise; the atoms' rows then follow their numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem import rdkit
 from reed.chem.molecule import ATOMS
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.encoders.molecule.molecule import READS, check_coords, rdkit_mol
 
 SHAPES = {"AUTOCORR3D": 80, "RDF": 210, "MORSE": 224, "WHIM": 114, "GETAWAY": 273}
@@ -35,14 +36,14 @@ TOKEN = LOCAL + HASHED
 
 @ENCODERS.register("rdkit3d")
 @dataclass(frozen=True)
-class RDKit3D:
+class RDKit3D(Weightless):
     """What RDKit says of a molecule and its conformer.
 
     sample: 3D descriptors (AUTOCORR3D, RDF, MORSE, WHIM, GETAWAY, USRCAT) and, through a fixed
-    random projection, counts of Morgan environments up to three bonds, all as sign(x) log(1 + |x|):
-    [1217]; token: `surroundings` of each atom and the Morgan environments it is the centre of,
-    hashed, [N, 755]. Their codec keeps the first whitened principal components over the data set,
-    without which size alone would decide a cosine.
+    random projection, counts of Morgan environments up to three bonds, all as
+    ``sign(x) log(1 + |x|)``: [1217]; token: `surroundings` of each atom and the Morgan
+    environments it is the centre of, hashed, [N, 755]. Their codec keeps the first
+    whitened principal components over the data set; without it size alone would decide a cosine.
 
     coords: the place of the coordinates that are described, such as conformer/coords.
     """
@@ -72,7 +73,7 @@ class RDKit3D:
         """RDKit is imported here."""
         rdkit.library("Chem.rdMolDescriptors")
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample; BadSample where a descriptor is not finite."""
         mols = [rdkit_mol(sample, self.coords) for sample in samples]
         found = {"sample": [whole(mol) for mol in mols], "token": [atoms(mol) for mol in mols]}

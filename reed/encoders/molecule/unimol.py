@@ -7,20 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from reed import weights as files
+from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.chem.molecule import ATOMS
 from reed.encoders import ENCODERS
+from reed.encoders.base import PublicWeights
 from reed.encoders.molecule.molecule import READS, check_coords, molecule_of
 from reed.encoders.molecule.unimol_net import Size, collate, forward, shapes
 from reed.errors import ReedError
-from reed.weights import Found, Origin
+from reed.weights import Origin
 
 ORIGIN = Origin(repo="dptech/Uni-Mol-Models", files=("mol_pre_all_h_220816.pt",))
 
 
 @ENCODERS.register("unimol")
 @dataclass
-class UniMol:
+class UniMol(PublicWeights):
     """What Uni-Mol says of a conformer with all its hydrogens.
 
     token: [N, dim], of each atom; sample: [dim], their mean: neither padding nor the tokens before
@@ -39,7 +41,9 @@ class UniMol:
     _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _device: str = field(default="cpu", init=False, repr=False)
 
+    name = "unimol"
     licence = "MIT"
+    origin = ORIGIN
 
     def __post_init__(self) -> None:
         check_coords("unimol", self.coords)
@@ -57,42 +61,27 @@ class UniMol:
             Field("token", "token", (None, self.dim), "int8"),
         )
 
-    @property
-    def origin(self) -> Origin:
-        """Where the public weights are."""
-        return ORIGIN
-
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch("unimol", ORIGIN, self.weights)
-
     def revision(self) -> str:
         """The weights, and a number to raise when the computation changes."""
-        return f"{files.find('unimol', ORIGIN, self.weights).sha256[:16]} 1 fp32"
+        return f"{self._find().sha256[:16]} 1 fp32"
 
     def load(self, device: str) -> None:
         """The weights; ReedError that lists what is missing or of another shape."""
-        path = files.find("unimol", ORIGIN, self.weights).files[0]
+        path = self._find().files[0]
         state = files.read(path)
         state = next((state[k] for k in ("model", "model_state_dict") if k in state), state)
         needed = ("encoder.layers.0.fc1.weight", "gbf_proj.linear2.weight")
         if not isinstance(state, Mapping) or any(key not in state for key in needed):
             raise ReedError(f"{path} is no Uni-Mol: it lacks {' or '.join(needed)}")
         want = shapes(size := Size.of(state))
-        missing = sorted(want.keys() - state.keys())
-        differing = [
-            f"{key} {tuple(state[key].shape)} instead of {shape}"
-            for key, shape in want.items()
-            if key in state and tuple(state[key].shape) != shape
-        ]
-        files.refuse_unless_equal(str(path), missing, [], differing)
+        files.compare(str(path), want, {key: state[key] for key in want if key in state})
         if size.width != self.dim:
             problem = f"{path} has {size.width} channels, unimol.dim is {self.dim}"
             raise ReedError(f"{problem}; set dim={size.width}")
         self._state = {key: state[key].float().to(device) for key in want}
         self._device = device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """sample [dim] and token [N, dim] of each molecule, float32."""
         import torch
 

@@ -8,13 +8,14 @@ and REED's branch of it, which adds structure_embeddings (arXiv 2507.08980).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.chem.protein import NEIGHBOURS
 from reed.encoders import ENCODERS
@@ -97,7 +98,7 @@ class Af3:
         if not self.folder.is_dir():
             raise ReedError(f"there is no folder {self.folder}; name it with --set af3.folder=DIR")
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample; BadSample where a job is absent or of other residues."""
         found: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
         for sample in samples:

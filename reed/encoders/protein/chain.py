@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET, NEIGHBOURS
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 
 
 @ENCODERS.register("chain")
-class ProteinChain:
+class ProteinChain(Weightless):
     """Coordinates and sequence as they are, and the graph that pair representations are kept on.
 
     coords: N, CA, C, O in angstroms [L, 4, 3], NaN where not observed; residue: places in ALPHABET
@@ -32,17 +33,10 @@ class ProteinChain:
         Field("cluster", "label", (), "int64"),
         Field("resolution", "data", (), "float32+nan"),
     )
-    licence = "as the data"
     batch_size = 64
+    version = "1"  # raise it when the graph or the alphabet changes
 
-    def revision(self) -> str:
-        """A number to raise when the graph or the alphabet changes."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample; BadSample where their lengths differ."""
         found: dict[str, list[Any]] = {field.name: [] for field in self.fields}
         for sample in samples:

@@ -6,18 +6,19 @@ the Hugging Face hub, which are the same numbers under other names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reed import weights as files
+from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.chem.protein import NEIGHBOURS
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein import esm2_weights
 from reed.encoders.protein.chain import segments
@@ -44,7 +45,7 @@ class Card:
 
 
 @dataclass
-class Esm2:
+class Esm2(PublicWeights):
     """Hidden states of ESM-2 on the sequence of each chain of a sample.
 
     weights: a folder of transformers, or the .pt file of fair-esm, instead of the hub's; layer:
@@ -96,9 +97,10 @@ class Esm2:
         """Where the public weights are."""
         return pre.origin_of(self.card.hub)
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch(self.card.name, self.origin, self.weights)
+    @property
+    def name(self) -> str:
+        """As the card says."""
+        return self.card.name
 
     def revision(self) -> str:
         """The weights, the layer, the precision and the library."""
@@ -107,9 +109,6 @@ class Esm2:
         heads = f" {esm2_weights.contact_sha256(found)[:16]}" if self._has_beside(found) else ""
         layer = self.layer or self.card.layers
         return f"{print_of}{heads} {pre.version('transformers')} {self.precision} layer {layer}"
-
-    def _find(self) -> Found:
-        return files.find(self.card.name, self.origin, self.weights)
 
     def _is_fair(self, found: Found) -> bool:
         return found.files[0].suffix == ".pt"
@@ -134,7 +133,7 @@ class Esm2:
         model.set_attn_implementation("eager")  # as fair-esm computes, and gives the maps
         self._model, self._device = model.to(device), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample."""
         names = [field.name for field in self.fields if field.name != "mean"]
         parts: dict[str, list[list[np.ndarray]]] = {name: [[] for _ in samples] for name in names}

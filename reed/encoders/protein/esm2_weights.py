@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from reed.encoders import pretrained as pre
 from reed.errors import ReedError
-from reed.weights import Found, file_sha256, fill, read
+from reed.weights import Found, fill, read, weights_sha256
 
 if TYPE_CHECKING:
     import torch
@@ -46,8 +46,8 @@ def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def open_fair(found: Found, *, contacts: bool) -> torch.nn.Module:
-    """The frozen model of a .pt file, in float32 on the CPU.
+def open_fair(found: Found, *, contacts: bool) -> Any:
+    """The frozen EsmModel of a .pt file, in float32 on the CPU.
 
     contacts: with its contact head, from the file NAME-contact-regression.pt beside it. ReedError
     where a file is none of ESM-2, or lacks tensors.
@@ -75,7 +75,7 @@ def open_fair(found: Found, *, contacts: bool) -> torch.nn.Module:
 
 def contact_sha256(found: Found) -> str:
     """The hash of the weights of the contact head; ReedError when the file is not there."""
-    return file_sha256(_contact_file(found))
+    return weights_sha256(_contact_file(found))
 
 
 def _contact_file(found: Found) -> Path:

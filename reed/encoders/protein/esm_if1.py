@@ -8,28 +8,26 @@ from __future__ import annotations
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from reed import weights as files
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein.chain import backbone, segments
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.weights import Found, Origin
-
-if TYPE_CHECKING:
-    pass
+from reed.weights import Origin
 
 DIM = 512  # of the public model
 BETWEEN = 10  # empty residues between chains, as in fair-esm's multichain_util
@@ -51,7 +49,7 @@ SHADOWED = ("torch_geometric", "torch_scatter", "biotite", "esm.inverse_folding"
 
 @ENCODERS.register("esm-if1")
 @dataclass
-class EsmIf1:
+class EsmIf1(PublicWeights):
     """The encoder states of ESM-IF1 on N, CA and C; it sees no letter.
 
     weights: the public .pt file (no hub has it); dim: its channels; coords: the column of the
@@ -67,7 +65,9 @@ class EsmIf1:
     precision: str = "fp32"
     batch_size: int = 4
 
+    name = "esm-if1"
     licence = "MIT"
+    origin = ORIGIN
 
     def __post_init__(self) -> None:
         check_precision("esm-if1", self.precision)
@@ -84,23 +84,14 @@ class EsmIf1:
         """One, per residue."""
         return (Field("tokens", "token", (None, self.dim), "int8"),)
 
-    @property
-    def origin(self) -> Origin:
-        """Where the public weights are."""
-        return ORIGIN
-
-    def prefetch(self) -> Found:
-        """The file that was given; ReedError: what to download."""
-        return files.prefetch("esm-if1", ORIGIN, self.weights)
-
     def revision(self) -> str:
         """The weights, the centring, the masking and the library."""
-        found = files.find("esm-if1", ORIGIN, self.weights)
+        found = self._find()
         return f"{found.sha256[:16]} {pre.version('fair-esm')} {self.precision} centred masked1"
 
     def load(self, device: str) -> None:
         """The model; ReedError where the file is none of ESM-IF1."""
-        path = files.find("esm-if1", ORIGIN, self.weights).files[0]
+        path = self._find().files[0]
         table = files.read(path, allow=(Namespace,))
         args, state = table.get("args"), table.get("model")
         if not isinstance(args, Namespace) or not isinstance(state, Mapping):
@@ -115,7 +106,7 @@ class EsmIf1:
         self._encoder = model.encoder.float().requires_grad_(False).eval().to(device)
         self._convert, self._device = converter(alphabet), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """tokens [L, dim] of each sample, float32; BadSample where it has no whole residue."""
         given = [_prepared(sample, self.coords) for sample in samples]
         found: list[np.ndarray] = []
@@ -132,7 +123,7 @@ class EsmIf1:
 def _prepared(sample: dict[str, Any], place: str) -> tuple[np.ndarray, np.ndarray]:
     """Atoms [T, 3, 3] centred, chains with empty residues between, and the rows that are real."""
     atoms = backbone({"coords": sample[place], "sequence": sample["sequence"]})[:, :3]
-    whole = np.isfinite(atoms).all((1, 2))
+    whole = np.asarray(np.isfinite(atoms).all((1, 2)))
     if not whole.any():
         raise BadSample("no residue has N, CA and C")
     # float64, and CA of whole residues alone, so that a shift of all atoms leaves no trace
@@ -177,7 +168,7 @@ def library() -> tuple[Any, Any, Any]:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Without the warnings of an old library about functions that newer torch will drop."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -185,7 +176,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
+def _stand_ins() -> Generator[None]:
     """The modules that importing ESM-IF1 asks for; what was there comes back afterwards."""
 
     def shadowed() -> list[str]:
@@ -205,7 +196,7 @@ def _modules() -> dict[str, ModuleType]:
     from reed.encoders.protein.message_passing import message_passing, scatter
 
     names = "AtomArray filter_backbone get_chains get_residues ProteinSequence".split()
-    unused = dict.fromkeys(names)  # imported, or in annotations
+    unused: dict[str, Any] = {name: None for name in names}  # imported, or in annotations
     contents: dict[str, dict[str, Any]] = {
         "torch_geometric": {},
         "torch_geometric.nn": {"MessagePassing": message_passing()},
@@ -217,9 +208,9 @@ def _modules() -> dict[str, ModuleType]:
         "biotite.structure.io": {"pdb": None, "pdbx": None},
     }
     found = {}
-    for name, names in contents.items():
+    for name, content in contents.items():
         found[name] = ModuleType(name)
-        vars(found[name]).update(names)
+        vars(found[name]).update(content)
         if "." in name:
             parent, _, child = name.rpartition(".")
             setattr(found[parent], child, found[name])

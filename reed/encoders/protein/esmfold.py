@@ -6,23 +6,23 @@ can read (`--set esm-if1.coords=esmfold/coords`). Source: Lin et al., 2023, Scie
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reed import weights as files
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem.protein import NEIGHBOURS
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein.chain import at_neighbours
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.weights import Found, Origin
+from reed.weights import Origin
 
 ATOMS = [0, 1, 2, 3]  # N, CA, C, O of its 14 atoms per residue
 ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"))
@@ -30,7 +30,7 @@ ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"
 
 @ENCODERS.register("esmfold")
 @dataclass
-class EsmFold:
+class EsmFold(PublicWeights):
     """The folding trunk of ESMFold on the sequence of one chain.
 
     weights: a folder of transformers, instead of the hub's; single_dim, pair_dim, structure_dim:
@@ -52,7 +52,9 @@ class EsmFold:
     precision: str = "fp32"
     batch_size: int = 1
 
+    name = "esmfold"
     licence = "MIT"
+    origin = ORIGIN
 
     def __post_init__(self) -> None:
         check_precision("esmfold", self.precision)
@@ -77,25 +79,16 @@ class EsmFold:
             *([Field("pair", "pair", shape, "int8")] if self.pair else []),
         )
 
-    @property
-    def origin(self) -> Origin:
-        """Where the public weights are."""
-        return ORIGIN
-
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch("esmfold", ORIGIN, self.weights)
-
     def revision(self) -> str:
         """The weights, the recycling, the precision and the library."""
-        found = files.find("esmfold", ORIGIN, self.weights)
+        found = self._find()
         recycles = "own" if self.recycles < 0 else self.recycles
         version = pre.version("transformers")
         return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
 
     def load(self, device: str) -> None:
         """The model; ReedError where its channels are others."""
-        found = files.find("esmfold", ORIGIN, self.weights)
+        found = self._find()
         model = pre.open_model("EsmForProteinFolding", found, "fp32").float()
         trunk = model.config.esmfold_config.trunk
         module = trunk.structure_module
@@ -109,7 +102,7 @@ class EsmFold:
             model.trunk.config.max_recycles = self.recycles + 1  # which counts the first pass
         self._model, self._device = model.to(device), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample; BadSample for several chains in one."""
         found: dict[str, list[np.ndarray]] = {field.name: [] for field in self.fields}
         for sample in samples:

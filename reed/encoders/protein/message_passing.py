@@ -6,6 +6,7 @@ What fair-esm's ESM-IF1 uses of torch_geometric and torch_scatter, with their na
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,14 +23,14 @@ def scatter(
 ) -> torch.Tensor:
     """Rows of `src` that share an index, summed or averaged: [E, ...], [E] -> [N, ...].
 
-    Summed in the order of the rows, on a GPU too, where index_add_ would take any.
+    Summed in the order of the rows, on a GPU too, where ``index_add_`` would take any.
     """
     import torch
 
     assert dim == 0 and out is None and reduce in ("sum", "add", "mean"), (dim, out, reduce)
     counts = torch.bincount(index, minlength=dim_size or 0)
     rows = src[torch.argsort(index, stable=True)].flatten(1)  # [E, D]
-    found = torch.segment_reduce(rows, "sum", lengths=counts, axis=0, initial=0)
+    found = torch.segment_reduce(rows, "sum", lengths=counts, axis=0, initial=0)  # ty: ignore[missing-attribute]  # torch's stubs lack it
     if reduce == "mean":
         found = found / counts.clamp(min=1)[:, None]
     return found.view(-1, *src.shape[1:])
@@ -43,6 +44,8 @@ def message_passing() -> type:
         """aggr: "add" or "mean". A parameter NAME_i of `message` is NAME at an edge's target,
         NAME_j at its source, any other is passed as it is.
         """
+
+        message: Callable[..., Any]  # of the subclass
 
         def __init__(self, aggr: str = "add") -> None:
             super().__init__()

@@ -6,12 +6,12 @@ have to work out: secondary structure, burial, hydrogen bonds, and the company t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem.protein import (
     ALPHABET,
@@ -25,6 +25,7 @@ from reed.chem.protein import (
     virtual_beta,
 )
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.encoders.protein.chain import at_neighbours, backbone, residues
 
 RADII = (6.0, 8.0, 10.0, 12.0, 14.0)  # angstroms between CB, within which neighbours are counted
@@ -34,7 +35,7 @@ TOKEN, PAIR = 33, 22  # channels
 
 
 @ENCODERS.register("toy-structure")
-class ToyStructure:
+class ToyStructure(Weightless):
     """Descriptors of local structure, of residues, of pairs at the neighbours, and of the chain.
 
     token: [L, 33]; pair: [L, 48, 22], at chain/neighbours; sample: [66], mean and deviation of the
@@ -50,15 +51,9 @@ class ToyStructure:
     )
     licence = "MIT"
     batch_size = 64
+    version = "1"  # raise it when a descriptor changes
 
-    def revision(self) -> str:
-        """A number to raise when a descriptor changes."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One array per field and sample."""
         found: dict[str, list[np.ndarray]] = {"token": [], "pair": [], "sample": []}
         for sample in samples:
@@ -76,7 +71,7 @@ class ToyStructure:
 
 
 @ENCODERS.register("toy-bayes")
-class ToyBayes:
+class ToyBayes(Weightless):
     """The best that any model can do on generated proteins.
 
     bayes: the probability that the best guess of a residue is right, float32 [L]; its mean over
@@ -86,16 +81,8 @@ class ToyBayes:
     reads = ("distribution",)
     fields = (Field("bayes", "data", (None,)), Field("distribution", "data", (None, 20)))
     licence = "MIT"
-    batch_size = 256
 
-    def revision(self) -> str:
-        """A constant: nothing is computed."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """bayes and distribution of each sample."""
         odds = [np.asarray(sample["distribution"], np.float32) for sample in samples]
         return {"bayes": [each.max(1) for each in odds], "distribution": odds}

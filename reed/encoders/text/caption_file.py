@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reed.build.shard import BadSample
-from reed.cache import schema
+from reed.build.shard import BadSample, Values
+from reed.bytes import file_sha256
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
@@ -36,7 +36,7 @@ class CaptionFile:
 
     def revision(self) -> str:
         """The sha256 of the file and which entries of it are read."""
-        return f"{schema.file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
+        return f"{file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
     def check_files(self) -> None:
         """ReedError for what `load` refuses."""
@@ -52,22 +52,26 @@ class CaptionFile:
         self._captions: dict[str, str] = {}
         for number, record in readers[self.file.suffix](self.file, (self.key, self.text)):
             where = f"{self.file}, record {number}"
-            key, text = (record.get(name) for name in (self.key, self.text))
-            if text is None and self.text in record:
-                text = ""  # as if it were not there
-            for name, value in ((self.key, key), (self.text, text)):
-                if not isinstance(value, str):
-                    raise ReedError(f"{where}: {name!r} is {value!r}, it must be text")
+            if record.get(self.text, "") is None:
+                record[self.text] = ""  # as if there were none
+            key, text = (_text(record, name, where) for name in (self.key, self.text))
             if key in self._captions:
                 raise ReedError(f"{where}: key {key!r} has a caption already; keep one")
             self._captions[key] = text.strip()
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One caption per sample; BadSample when the file has none for a key."""
         captions = [self._captions.get(sample["key"], "") for sample in samples]
         if not all(captions):
             raise BadSample(f"no caption in {self.file}")
         return {"text": captions}
+
+
+def _text(record: dict[str, Any], name: str, where: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str):
+        raise ReedError(f"{where}: {name!r} is {value!r}, it must be text")
+    return value
 
 
 def _lines(path: Path, names: tuple[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from reed import weights as files
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
 from reed.seeding import seed_for
@@ -26,7 +26,7 @@ ENGINES = ("transformers", "vllm")
 
 @ENCODERS.register("captions")
 @dataclass
-class Captions:
+class Captions(PublicWeights):
     """What a vision-language model answers to a prompt about the image.
 
     hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; weights: a
@@ -52,6 +52,7 @@ class Captions:
     precision: str = "bf16"
     batch_size: int = 32
 
+    name = "captions"
     reads = ("image",)
     fields = (Field("text", "text", (), "utf8"),)
 
@@ -69,10 +70,6 @@ class Captions:
         """Where the public weights are."""
         return pre.origin_of(self.hub)
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch("captions", self.origin, self.weights)
-
     def revision(self) -> str:
         """The weights, how the answer is decoded, and the library that does it."""
         drawn = f"temperature={self.temperature} top_p={self.top_p} seed={self.seed}"
@@ -83,9 +80,6 @@ class Captions:
             f"repetition_penalty={self.repetition_penalty} "
             "left-padded, trimmed by input length, special tokens skipped"
         )
-
-    def _find(self) -> Found:
-        return files.find("captions", self.origin, self.weights)
 
     def load(self, device: str) -> None:
         """The processor, and the model in the chosen engine."""
@@ -98,7 +92,7 @@ class Captions:
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One caption per image; BadSample when one is empty or an image is none."""
         images = pre.pictures(samples)
         captions = [text.strip() for text in self._generate(self._turn, images)]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 
 WIDTH = 64  # one signed bit per channel and n-gram bucket: a row is one 64-bit random number
 BUCKETS = 4096
@@ -18,7 +19,7 @@ SEED = 20240229
 
 
 @ENCODERS.register("caption-ngrams")
-class CaptionNgrams:
+class CaptionNgrams(Weightless):
     """A caption as its hashed words and word pairs, projected to 64 channels of unit norm.
 
     embedding: float32 [64]. There is nothing to learn and nothing to download: the vocabulary is
@@ -28,7 +29,6 @@ class CaptionNgrams:
     reads = ("describe/caption",)
     fields = (Field("embedding", "sample", (WIDTH,), "float32"),)
     licence = "MIT"
-    batch_size = 256
 
     def revision(self) -> str:
         """Everything the embedding depends on: the vectoriser's settings and the projection."""
@@ -55,7 +55,7 @@ class CaptionNgrams:
         )
         self._projection = projection()
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """embedding [B, 64]; BadSample when a caption has no word of two letters or more."""
         captions = [sample["describe/caption"] for sample in samples]
         embedding = self._vectoriser.transform(captions) @ self._projection  # [B, 64]

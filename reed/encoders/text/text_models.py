@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from reed import weights as files
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
-from reed.weights import Found, Origin
+from reed.weights import Origin
 
 UNLIMITED = 1 << 30  # tokens; some tokenizers say 1e30, which is no length to cut at
 
@@ -48,7 +48,7 @@ def _mean(output: Any, mask: Any) -> np.ndarray:
 
 
 @dataclass
-class TextModel:
+class TextModel(PublicWeights):
     """One vector per caption from a frozen text encoder.
 
     hub: REPOSITORY@REVISION ("" for the card's); weights: a folder with its files, instead; dim:
@@ -93,9 +93,10 @@ class TextModel:
         """Where the public weights are."""
         return pre.origin_of(self.hub)
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch(self.card.name, self.origin, self.weights)
+    @property
+    def name(self) -> str:
+        """As the card says."""
+        return self.card.name
 
     def revision(self) -> str:
         """The weights, the pooling, what happens to long captions, and the library."""
@@ -104,9 +105,6 @@ class TextModel:
             f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
             f"{self.card.pooling}, captions over {limit} {'cut' if self.truncate else 'refused'}"
         )
-
-    def _find(self) -> Found:
-        return files.find(self.card.name, self.origin, self.weights)
 
     def load(self, device: str) -> None:
         """The tokenizer and the model; ReedError when its vectors have other than dim channels."""
@@ -128,7 +126,7 @@ class TextModel:
         self._limit = self.max_tokens or own
         self._model, self._device = model.to(device), device
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """embedding [B, dim], float32; BadSample when a caption is empty or, uncut, too long."""
         captions = pre.captions_of(samples, self.captions)
         cut = {"truncation": True, "max_length": self._limit} if self.truncate else {}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reed import weights as files
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
+from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
-from reed.weights import Found, Origin
+from reed.weights import Origin
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ PARITIES = ("", "reed")
 
 @ENCODERS.register(NAME)
 @dataclass
-class VlmEmbedding:
+class VlmEmbedding(PublicWeights):
     """The mean of one layer's hidden states over a dialogue: image and prompt, then the caption.
 
     hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; weights: a
@@ -54,6 +54,8 @@ class VlmEmbedding:
     precision: str = "bf16"
     batch_size: int = 16
 
+    name = NAME
+
     def __post_init__(self) -> None:
         pre.one_of("span", self.span, SPANS)
         pre.one_of("parity", self.parity, PARITIES)
@@ -77,10 +79,6 @@ class VlmEmbedding:
         """Where the public weights are."""
         return pre.origin_of(self.hub)
 
-    def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
-        return files.prefetch(NAME, self.origin, self.weights)
-
     def revision(self) -> str:
         """The weights, the dialogue, the layer, the tokens of the mean, and the library."""
         parity = f"parity={self.parity} (empty assistant header, as public code at batch size one) "
@@ -89,9 +87,6 @@ class VlmEmbedding:
             f"prompt={self.prompt!r} layer={self.layer} span={self.span} without padding "
             f"{parity if self.parity else ''}float32 mean"
         )
-
-    def _find(self) -> Found:
-        return files.find(NAME, self.origin, self.weights)
 
     def load(self, device: str) -> None:
         """The processor and the layers up to `layer`; ReedError if the model has no such state."""
@@ -120,7 +115,7 @@ class VlmEmbedding:
             problem = f"{folder} has {text.num_hidden_layers} layers, layer is {self.layer}"
             raise ReedError(f"{problem}; use 0 (the embedding) to {text.num_hidden_layers}")
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """embedding [B, dim], float32; BadSample when an image or a caption is none."""
         images = pre.pictures(samples)
         captions = pre.captions_of(samples, self.captions)

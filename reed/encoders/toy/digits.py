@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.encoders.image.pixels import stack
 from reed.encoders.toy import digits_vit as vit
 from reed.encoders.toy.shipped import Shipped
@@ -37,7 +38,7 @@ class DigitsVit(Shipped):
     def __init__(self) -> None:
         super().__init__(vit.shipped)
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """tokens [B, 16, 64] and cls [B, 64]; BadSample when an image is not [1, 8, 8]."""
         import torch
 
@@ -49,22 +50,15 @@ class DigitsVit(Shipped):
 
 
 @ENCODERS.register("describe")
-class Describe:
+class Describe(Weightless):
     """One English sentence per digit, from what can be measured on the image; not its label."""
 
     reads = ("pixels",)
     fields = (Field("caption", "text", (), "utf8"),)
     licence = "MIT"
-    batch_size = 256
+    version = "1"  # raise it with every change of a measure, a cut or a word (a test notices)
 
-    def revision(self) -> str:
-        """A number to raise with every change of a measure, a cut or a word (a test notices)."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One caption per sample; BadSample when an image is not [1, 8, 8] or has no ink."""
         return {
             "caption": [sentence(measure(image[0])) for image in stack(samples, SHAPE, "float32")]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.base import Weightless
 from reed.encoders.image.pixels import stack
 from reed.encoders.toy import scenes_net as nets
 from reed.encoders.toy.shipped import Shipped
@@ -34,7 +35,7 @@ class ScenesConv(Shipped):
     def __init__(self) -> None:
         super().__init__(nets.shipped)
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """tokens [B, 64, 64]; BadSample when an image is not [3, 32, 32]."""
         import torch
 
@@ -51,22 +52,15 @@ class ScenesConv(Shipped):
 
 
 @ENCODERS.register("scenes-caption")
-class ScenesCaption:
+class ScenesCaption(Weightless):
     """One English sentence per scene: count, what is common, ground, objects, places."""
 
     reads = ("scene",)
     fields = (Field("caption", "text", (), "utf8"),)
     licence = "MIT"
-    batch_size = 256
+    version = "1"  # raise it with every change of the wording (a test notices)
 
-    def revision(self) -> str:
-        """A number to raise with every change of the wording (a test notices)."""
-        return "1"
-
-    def load(self, device: str) -> None:
-        """Nothing to load."""
-
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """One caption per sample."""
         return {"caption": [describe(sample["scene"]) for sample in samples]}
 
@@ -97,7 +91,7 @@ class ScenesText(Shipped):
     def __init__(self) -> None:
         super().__init__(nets.shipped)
 
-    def encode(self, samples: Sequence[dict[str, Any]]) -> dict[str, Sequence[Any]]:
+    def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """embedding [B, 64]; BadSample when a caption has a word that no scene's caption has."""
         import torch
 

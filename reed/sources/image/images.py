@@ -39,7 +39,7 @@ class Images:
     left and right swapped in the second view; label: int; caption: str, where one stands beside it.
 
     data: a folder tree of image files, a zip of one, tars or parquet files (a file, a folder of
-    them, or a pattern such as "data/train-*.tar"); labels: a class file that names every key
+    them, or a pattern such as ``data/train-*.tar``); labels: a class file that names every key
     (reed.sources.image.labels), otherwise the class is what stands beside the image, or its top
     folder; label: the column of parquet files, or the entry of the JSON in tars, that is the class;
     classes: names of classes by number, such as those that a cache has frozen: others follow them,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import reed
+from reed.bytes import human
 from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
@@ -105,21 +106,21 @@ def _facts(cache: Path, frozen: Plan, summaries: Sequence[Summary]) -> list[tupl
         ("order seed", manifest.order_seed),
         ("columns", len(summaries)),
         ("containers", ", ".join(containers) or "none"),
-        ("on disk", info.human(size)),
+        ("on disk", human(size)),
         ("state", state if summaries else "no column is built yet"),
     ]
 
 
 def _column(found: Summary) -> list[Any]:
     column, state = found.column, "complete" if found.is_complete else "INCOMPLETE"
-    each = info.human(found.bytes / found.samples) if found.samples else "none"
+    each = human(found.bytes / found.samples) if found.samples else "none"
     return [
         column.name,
         state,
         f"{len(found.markers)}/{found.shards}",
         found.samples,
         len(found.failed),
-        info.human(found.bytes),
+        human(found.bytes),
         each,
         column.encoder,
         column.revision,
@@ -144,7 +145,7 @@ def _fields(cache: Path, found: Summary, views: int) -> Iterator[list[Any]]:
             field.kind,
             info.shape(field.shape),
             field.codec,
-            info.human(stored) if found.samples else "none",
+            human(stored) if found.samples else "none",
             "" if decoded == field.shape else info.shape(decoded),
             kept,
         ]
@@ -155,7 +156,7 @@ def _payload(field: Field, found: Summary, views: int) -> int:
     total = 0
     for part in codecs.codec_of(field).parts(field):
         itemsize = 1 if part.dtype == "utf8" else np.dtype(part.dtype).itemsize
-        rows = itemsize * math.prod(part.shape[1:] if part.is_ragged else part.shape)
+        rows = itemsize * math.prod(part.shape_at(0)[1:] if part.is_ragged else part.shape_at(0))
         lengths = (sum(m.parts[part.name]["lengths"]) for m in found.markers)
         total += rows * (sum(lengths) if part.is_ragged else found.samples * views)
     return total

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import reader
+from reed.bytes import human
 from reed.cache.codecs import codecs
+from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
-from reed.view import info
 from reed.view.info import Summary
 from reed.view.pages import page
 from reed.view.pages.page import Chart
@@ -48,12 +49,13 @@ def charts(
 
 
 def _sizes(summaries: Sequence[Summary]) -> Chart:
+    summaries = sorted(summaries, key=lambda each: -each.bytes)
     rows = [
         [each.column.name, each.bytes, round(each.bytes / each.samples, 1) if each.samples else ""]
-        for each in sorted(summaries, key=lambda each: -each.bytes)
+        for each in summaries
     ]
-    names, sizes = [row[0] for row in rows], [row[1] for row in rows]
-    caption = f"The files of the shards, {info.human(sum(sizes))} in all."
+    names, sizes = [each.column.name for each in summaries], [each.bytes for each in summaries]
+    caption = f"The files of the shards, {human(sum(sizes))} in all."
     columns = ["column", "bytes", "bytes per sample"]
     return _bars("Bytes per column", caption, "", "bytes", names, sizes, columns, rows)
 
@@ -76,15 +78,14 @@ def _lengths(summaries: Sequence[Summary], views: int) -> Iterator[Chart]:
 
 def _labels(cache: Path, found: Summary, field: Field, progress: bool) -> Chart:
     """Samples per class; how many classes have so many where classes are too many for bars."""
-    place, state = f"{found.column.name}/{field.name}", reader.load_state(cache, found.column)
+    place = f"{found.column.name}/{field.name}"
     counts: Counter[int] = Counter()
     total = min(found.samples, LABELS)
-    with tqdm(total=total, desc=f"count {place}", disable=not progress, dynamic_ncols=True) as bar:
-        for marker in found.markers:
-            keys = marker.keys[: total - counts.total()]
-            records = reader.records(cache, found.column, marker.shard, [field], state, keys=keys)
-            counts.update(int(values[field.name]) for _, values in records)
-            bar.update(len(keys))
+    with open_cache(cache) as opened:
+        # a column may be incomplete: only of the shards that are there
+        records = opened.records(place, shards=[marker.shard for marker in found.markers])
+        bar = tqdm(islice(records, total), f"count {place}", total, disable=not progress)
+        counts.update(int(value) for _, value in bar)
     which = "all" if total == found.samples else f"the first {total:,}, in cache order, of the"
     caption = f"Of {which} {found.samples:,} samples that are there: {len(counts)} classes."
     if len(counts) > CLASSES:

@@ -72,7 +72,7 @@ def planned(run: Run) -> tuple[dict[str, Line], str]:
     """
     settings, found, unknown = run.settings, {}, []
     steps, batch = settings["steps"], per_step(run)
-    epoch = run.manifest.samples if run.manifest and not settings.get("one_per") else None
+    epoch = run.data.samples if run.data and not settings.get("one_per") else None
     for key, schedule, factor in _schedules(run):
         text = " ".join(f"{ramp.begins} {ramp.ends}" for ramp in schedule.ramps)
         if ("epoch" in text and not (epoch and batch)) or ("sample" in text and not batch):

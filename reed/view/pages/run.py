@@ -9,9 +9,9 @@ from typing import Any
 
 import reed
 from reed import config, pipelines
+from reed.bytes import human
 from reed.errors import ReedError
 from reed.evaluate.provenance import stage_one_of
-from reed.view.info import human
 from reed.view.pages import curves, page, scores
 from reed.view.pages.run_folder import Picture, Run, facts, pictures, read
 
@@ -127,7 +127,7 @@ def _costs(runs: Sequence[Run], found: Sequence[scores.Score]) -> list[list[Any]
 
 
 def _cost_now(run: Run) -> dict[str, dict[str, float | None]]:
-    if run.manifest is None:
+    if run.data is None:
         return {}
     told = stage_one_of({"config": run.settings})
     names = dict.fromkeys(name for each in told.values() for name in each or {})
@@ -150,9 +150,9 @@ def _recipe(run: Run) -> dict[str, Any] | None:
     None where the pipeline is not known. A setting that the recipe leaves to the package is not
     compared.
     """
-    if run.manifest is None or run.manifest.pipeline not in pipelines.names():
+    if run.data is None or run.data.pipeline not in pipelines.names():
         return None
-    name, nearest = run.manifest.pipeline, None
+    name, nearest = run.data.pipeline, None
     for variant in ["", *pipelines.variants(name)]:
         theirs = config.plain(pipelines.recipe(name, variant))
         rows = [

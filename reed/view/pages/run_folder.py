@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 from reed import config
 from reed.cache import schema
 from reed.errors import ReedError
-from reed.train import given, log
+from reed.train import log
+from reed.train.run_data import RunData
 from reed.view.info import classes_of
 
 NEEDED = {
@@ -42,13 +43,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. manifest: of its cache, where that is still there."""
+    """What a run folder holds. data: what it was trained on; of an older run the manifest of its
+    cache, where that is still there."""
 
     place: Path
     name: str
     settings: dict[str, Any]
     lines: list[dict[str, Any]]
-    manifest: schema.Manifest | None
+    data: RunData | schema.Manifest | None
     checkpoints: list[int]
     previews: list[Picture]
     warnings: list[str] = field(default_factory=list)
@@ -74,11 +76,11 @@ def read(place: Path, name: str) -> Run:
     if not lines:
         often = settings.get("every", {}).get("log", "every.log")
         raise ReedError(f"{place} has logged nothing yet; the first line comes at step {often}")
-    manifest, problems = _manifest(Path(settings["shards"]))
+    data, problems = _data(place, Path(settings["shards"]))
     previews, unread = pictures(sorted((place / "previews").glob("step-*.png")))
     checkpoints = sorted(int(p.parent.name[5:]) for p in place.glob("step-*/state.json"))
     problems += unread + _cut(place) + _not_finite(lines) + _unfinished(settings, lines, place)
-    return Run(place, name, settings, lines, manifest, checkpoints, previews, problems)
+    return Run(place, name, settings, lines, data, checkpoints, previews, problems)
 
 
 def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
@@ -99,22 +101,23 @@ def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
 def facts(run: Run) -> dict[str, Any]:
     """What heads the page: words and numbers by what they say; None for what is not known."""
     last, settings = run.lines[-1], run.settings
-    samples, manifest, found = last.get("samples"), run.manifest, given.read(run.place)
-    one_of_each = settings.get("one_per") or manifest is None
+    samples, data = last.get("samples"), run.data
+    one_of_each = settings.get("one_per") or data is None
+    is_there = (Path(settings["shards"]) / "manifest.json").is_file()
     rates = [each for each in run.logged("samples_per_s")[1] if each]
     net, heads = parameters(run)
     return {
         "folder": str(run.place),
-        "cache": settings["shards"] + ("" if manifest else " (not there)"),
-        "samples left out": given.line(found) or None,
-        "classes": classes_of(found.get("classes", ())),
-        "pipeline": manifest and f"{manifest.pipeline}, domain {manifest.domain}",
+        "cache": settings["shards"] + ("" if is_there else " (not there)"),
+        "samples left out": data.said if isinstance(data, RunData) else None,
+        "classes": data and classes_of(data.classes),
+        "pipeline": data and f"{data.pipeline}, domain {data.domain}",
         "aligned to": ", ".join(each["target"] for each in _aligned(settings)) or "nothing",
         "parameters of the net": net,
         "parameters of the alignment heads": heads,
         "steps": f"{last['step']:,} of {settings['steps']:,}",
         "samples seen": samples,
-        "epochs": samples / manifest.samples if samples and not one_of_each else None,
+        "epochs": samples / data.samples if samples and not one_of_each else None,
         "training time": _duration(run.lines),
         "samples per second, median": statistics.median(rates) if rates else None,
         "precision": settings.get("precision"),
@@ -161,7 +164,9 @@ def _settings(place: Path) -> dict[str, Any]:
     return settings
 
 
-def _manifest(cache: Path) -> tuple[schema.Manifest | None, list[str]]:
+def _data(place: Path, cache: Path) -> tuple[RunData | schema.Manifest | None, list[str]]:
+    if kept := RunData.read(place):
+        return kept, []
     try:
         return schema.load_manifest(cache), []
     except ReedError as error:

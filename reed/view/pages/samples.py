@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import reader
+from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.view import peek
 from reed.view.info import Summary
@@ -75,10 +75,9 @@ def _read(cache: Path, frozen: Plan, summary: Summary, shard: int, there: list[S
             sample.missing[column.name] = reason
     wanted = {each.key: each for each in there if column.name not in each.missing}
     if wanted:
-        state = reader.load_state(cache, column)
-        found = reader.records(cache, column, shard, column.fields, state, keys=wanted.keys())
-        for key, values in found:
-            wanted[key].values[column.name] = values
+        with open_cache(cache) as opened:
+            for key, values in opened.records(column.name, shards=[shard], keys=wanted.keys()):
+                wanted[key].values[column.name] = values
 
 
 def nearest(vectors: Mapping[int, np.ndarray], count: int = 5) -> dict[int, list[list[Any]]]:

@@ -1,0 +1,26 @@
+"""Bytes: how many there are, as people read it, and what a file of them hashes to."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from reed.errors import ReedError
+
+
+def human(count: float) -> str:
+    """A number of bytes in decimal units: 999 B, 1.2 kB, 3.4 GB."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = 0
+    while round(count, min(power, 1)) >= 1000 and power < len(units) - 1:
+        count, power = count / 1000, power + 1
+    return f"{count:.{min(power, 1)}f} {units[power]}"
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, hex; ReedError when it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ReedError(f"cannot read {path}: {error.strerror}") from error
