@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from reed.build import engines, overlap, ray_engine
 from reed.build import size as space
 from reed.bytes import human
 from reed.cache import cost, schema
+from reed.cache.plan import Plan
 from reed.cli.common import CACHES, completed, one_line_errors, pick_device
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
 from reed.sources import SOURCES
 from reed.stage_one import Build, Request
+from reed.view import account
 
 _COLUMNS = (
     click.argument("pipeline", shell_complete=completed(pipelines.names)),
@@ -88,6 +91,12 @@ _WHAT = (
         help="Throw away the plan and ALL columns of the cache, and start anew.",
     ),
     click.option("--force", is_flag=True, help="Go on when the disk looks too small."),
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Print the account of samples and files as JSON; what is said goes to stderr.",
+    ),
 )
 
 
@@ -126,7 +135,7 @@ def prefetch(**asked: Any) -> None:
 @click.command()
 @_takes(*_WHAT)
 @one_line_errors
-def plan(force: bool, **asked: Any) -> None:
+def plan(force: bool, as_json: bool, **asked: Any) -> None:
     """Show what a build would write, and refuse what does not fit.
 
     Writes nothing.
@@ -138,7 +147,9 @@ def plan(force: bool, **asked: Any) -> None:
       reed-cache plan digits --codec digits-vit/tokens=float16
     """
     found = stage_one.prepare(_request(**asked))
-    _show(found)
+    for line in (found.listing.line, *_shown(found), *found.open_files(fetch=False)):
+        _say(line, as_json)
+    _account(found, found.plan, as_json)
     if not force:
         found.check_space()
 
@@ -177,6 +188,7 @@ def plan(force: bool, **asked: Any) -> None:
 @one_line_errors
 def build(
     force: bool,
+    as_json: bool,
     device: str,
     workers: int | None,
     engine: str,
@@ -202,6 +214,9 @@ def build(
     ray = ray_engine.connect() if engine == "ray" else None
     device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
     found = stage_one.prepare(_request(device=device, **asked))
+    _say(found.listing.line, as_json)
+    if not ray:  # its workers may have the files, and this machine not
+        list(found.open_files(fetch=True))
     if not force:
         found.check_space()
     frozen = found.freeze()
@@ -224,11 +239,25 @@ def build(
             timing = engines.run(job.open(), share, workers=workers, retry=retry)
         if timing.encode:
             cost.record(job.cache / job.column, time.monotonic() - began, device)
-            click.echo(f"{job.column}: {timing.summary()}")
+            _say(f"{job.column}: {timing.summary()}", as_json)
         if terms := getattr(job.make_encoder(), "terms", ""):
-            click.echo(f"{job.column}: {terms}")
-    names = ", ".join(job.column for job in found.jobs)
-    click.echo(f"{found.request.cache}: {frozen.manifest.samples} samples, columns {names}")
+            _say(f"{job.column}: {terms}", as_json)
+    told = _account(found, frozen, as_json)
+    _say(account.last_line(told), as_json)
+
+
+def _say(line: str, as_json: bool) -> None:
+    """A line for people, beside the JSON where that is asked for."""
+    if line:
+        click.echo(line, err=as_json)
+
+
+def _account(found: Build, frozen: Plan, as_json: bool) -> dict[str, Any]:
+    names = [job.column for job in found.jobs]
+    table = account.table(found.request.cache, frozen, names, found.listing.passed)
+    if as_json:
+        click.echo(json.dumps(table, indent=1))
+    return table
 
 
 def _request(
@@ -248,11 +277,11 @@ def _refuse_together(world: int, flags: dict[str, bool]) -> None:
             raise ReedError(f"{flag} cannot be used by {world} processes at once; use one")
 
 
-def _show(found: Build) -> None:
+def _shown(found: Build) -> Iterator[str]:
     """The table of `reed-cache plan`."""
     manifest, cache = found.plan.manifest, found.request.cache
     views = f", {manifest.views} views of each" if manifest.views > 1 else ""
-    click.echo(
+    yield (
         f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
         f"{manifest.shard_size}"
     )
@@ -260,12 +289,12 @@ def _show(found: Build) -> None:
         known = f"{human(size.record)} per record, {size.basis}"
         took = "" if size.seconds is None else space.duration(size.seconds)
         pace = f"; about {took} at the pace of the shards that are there" if took else ""
-        click.echo(
+        yield (
             f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
             f"{size.bytes:,} bytes ({known}){pace}"
         )
     total = sum(size.bytes for size in found.sizes)
     files = sum(2 * size.shards for size in found.sizes)
-    click.echo(
+    yield (
         f"total: {total:,} bytes ({human(total)}) in {files} files; {human(space.free(cache))} free"
     )

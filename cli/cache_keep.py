@@ -10,8 +10,9 @@ from tqdm import tqdm
 from reed import stage_one
 from reed.build import column as columns
 from reed.build import engines
+from reed.build.source import listed
+from reed.cache import classes, mend, plan, schema
 from reed.cache import convert as converting
-from reed.cache import mend, plan, schema
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.verify import Problem
@@ -40,6 +41,8 @@ def verify(cache: Path, deep: bool, jobs: int) -> None:
     problems = _problems(cache, frozen, deep, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
+    if note := verifying.note(cache, frozen):
+        click.echo(f"{cache}: {note}")
     total = frozen.shards * len(verifying.names(cache))
     click.echo(f"{cache}: {total} shards checked, {len(problems)} problems")
     if problems:
@@ -107,9 +110,16 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
 def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, device: str) -> None:
     """Build what is missing of some columns, as they were built before."""
     manifest = frozen.manifest
+    listing = listed(stage_one.make_source(manifest.source, data, manifest.options))
+    moved = classes.first_moved(manifest, frozen.keys, listing.classes)
+    if moved and any(classes.has_labels(cache, name) for name in names):
+        raise ReedError(
+            f"{cache} was extended before class lists were frozen, and {moved!r} has two numbers "
+            "in it: labels cannot be built again as they were; start anew with --rebuild"
+        )
     plan.propose(  # which refuses a source that has changed
         cache,
-        stage_one.make_source(manifest.source, data, manifest.options).listing(),
+        listing,
         pipeline=manifest.pipeline,
         domain=manifest.domain,
         source=manifest.source,

@@ -15,11 +15,11 @@ from typing import Any
 
 from reed import config, pipelines
 from reed.build import column as columns
-from reed.build import size
-from reed.build.choices import parse_codecs, parse_encoder, parse_options
+from reed.build import early, size
+from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options
 from reed.build.shard import Downloads, Encoder, Job
 from reed.build.size import Size
-from reed.build.source import Source
+from reed.build.source import Listing, Source, listed
 from reed.cache import plan, schema
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
@@ -114,31 +114,6 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a user asks `reed-cache` to build.
-
-    encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
-    empty; source: what reads the raw data at `data`, the cache's or else the pipeline's if empty;
-    codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
-    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new samples in; rebuild:
-    throw away what is there.
-    """
-
-    pipeline: str
-    cache: Path
-    encoders: tuple[str, ...] = ()
-    source: str = ""
-    data: Path | None = None
-    codecs: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    container: str = ""
-    device: str = "cpu"
-    flip: bool = False
-    extend: bool = False
-    rebuild: bool = False
-
-
-@dataclass(frozen=True)
 class Build:
     """A request with everything looked up; nothing is written yet.
 
@@ -147,7 +122,7 @@ class Build:
     """
 
     request: Request
-    listing: Mapping[str, str]
+    listing: Listing
     settings: Mapping[str, Any]
     plan: Plan
     jobs: tuple[JobSpec, ...]
@@ -158,11 +133,17 @@ class Build:
         cache = self.request.cache
         size.check(cache, self.sizes, size.stored(cache) if self.request.rebuild else 0)
 
+    def open_files(self, *, fetch: bool) -> Iterator[str]:
+        """Open what every encoder reads from disk, its weights above all; see reed.build.early."""
+        for job in self.jobs:
+            yield from early.open_files(job.column, job.make_encoder(), fetch)
+
     def freeze(self) -> Plan:
         """Freeze the plan, after throwing the old one away where that was asked for."""
+        cache = self.request.cache
         if self.request.rebuild:
-            plan.discard(self.request.cache)
-        return plan.freeze(self.request.cache, self.listing, **self.settings)
+            plan.discard(cache)
+        return plan.freeze(cache, self.listing, self.listing.passed, **self.settings)
 
 
 @dataclass(frozen=True)
@@ -183,9 +164,13 @@ def prepare(request: Request) -> Build:
         name = settings["source"]
         raise ReedError(f"source {name!r} cannot mirror its samples; leave out --flip")
     jobs = chosen(request)
-    listing = source.listing()
+    listing = listed(source)
+    if listing.classes:
+        settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
-    sizes = tuple(size.size_of(cache, frozen, job.describe()) for job in jobs)
+    described = {job.column: job.describe() for job in jobs}
+    early.check_reads(cache, source, described)
+    sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
     jobs = tuple(replace(job, cache=request.cache) for job in jobs)
     return Build(request, listing, settings, frozen, jobs, sizes)
 
@@ -279,6 +264,7 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         kept = schema.load_manifest(cache)
         source = source or kept.source
         options = kept.options if source == kept.source else {}
+    named = {"classes": options["classes"]} if "classes" in options else {}
     return {
         "pipeline": request.pipeline,
         "domain": pipeline.domain,
@@ -286,5 +272,5 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         "shard_size": pipeline.shard_size,
         "flip": request.flip,
         "extend": request.extend,
-        "options": parse_options(request.options).get("source", options),
+        "options": named | parse_options(request.options).get("source", options),
     }

@@ -71,12 +71,12 @@ def find(name: str, origin: Origin, weights: str | None = None) -> Found:
         return _given(name, Path(weights).expanduser(), origin)
     if not origin.repo:
         raise ReedError(f"{name}: its weights are on no hub; {_advice(name, origin)}")
-    return _cached(origin) or prefetch(name, origin)
+    return cached(origin) or prefetch(name, origin)
 
 
 def is_here(origin: Origin, weights: str | None = None) -> bool:
     """Whether `find` would go without the network: a path was given, or the hub's cache has all."""
-    return weights is not None or bool(origin.repo and _cached(origin))
+    return weights is not None or bool(origin.repo and cached(origin))
 
 
 def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
@@ -127,7 +127,7 @@ def _snapshot(origin: Origin, *, local: bool) -> str:
     )
 
 
-def _cached(origin: Origin) -> Found | None:
+def cached(origin: Origin) -> Found | None:
     """What the hub's cache has, if it is all there."""
     missing = library("huggingface_hub.errors").LocalEntryNotFoundError
     try:

@@ -18,7 +18,7 @@ from reed.build import column, engines
 from reed.build import shard as build
 from reed.build.engines import Share
 from reed.build.shard import BadSample
-from reed.cache import reader, schema
+from reed.cache import reader, schema, verify
 from reed.cache.schema import Field
 from reed.errors import ReedError
 
@@ -375,10 +375,42 @@ def test_a_wrong_array_is_refused_and_nothing_is_marked(fakes, tmp_path, what, p
 
 
 def test_after_a_refused_calibration_a_mended_encoder_builds(fakes, tmp_path, want):
-    bad = wrong(fakes, lambda t, m: (t * np.nan, m))
-    refused("not finite", call=lambda: fakes.job(tmp_path, "tokens", None, bad))
+    class Bad(fakes.Tokens):
+        def one(self, sample):
+            tokens, mean = super().one(sample)
+            return tokens * np.nan, mean
+
+    refused("or none is finite", call=lambda: fakes.job(tmp_path, "tokens", None, Bad()))
     fakes.build(tmp_path)
     assert fakes.tree(tmp_path) == want
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda t, m: (t * np.nan, m), "field 'tokens' does not fit int8: no finite value"),
+        (lambda t, m: (t, m + np.inf), "field 'mean' does not fit bfloat16: no finite"),
+    ],
+)
+def test_one_value_that_cannot_be_stored_leaves_its_sample_out(
+    fakes, tmp_path, spoil, reason, workers
+):
+    class Spoilt(fakes.Tokens):
+        reads = ("pixels", "label", "key")
+
+        def one(self, sample):
+            tokens, mean = super().one(sample)
+            return spoil(tokens, mean) if sample["key"] == "a/sample-007.png" else (tokens, mean)
+
+    job = fakes.job(tmp_path, "tokens", None, Spoilt())
+    engines.run(job, Share(), progress=False, workers=workers)
+    markers = [schema.load_marker(tmp_path, job.column, i) for i in range(job.plan.shards)]
+    failed = {key: why for marker in markers for key, why in marker.failed.items()}
+    assert list(failed) == ["a/sample-007.png"] and failed["a/sample-007.png"].startswith(reason)
+    assert sum(len(marker.keys) for marker in markers) == 59
+    assert all(np.isfinite(marker.stats["tokens"]["sum"]).all() for marker in markers)
+    assert not [p for p in verify.verify(tmp_path, job.plan, "tokens", deep=True) if p]
 
 
 @pytest.mark.parametrize("values", [lambda v: v[:-1], lambda v: [*v, v[0]], lambda v: []])
@@ -402,7 +434,9 @@ def test_text_that_is_none_is_refused_with_its_key(fakes, tmp_path):
 
     job = fakes.job(tmp_path, "caption", None, Silent())
     refused(
-        "field 'text', key 'a/sample-", "is not text: None", call=lambda: build.build_shard(job, 0)
+        "(last: 'a/sample-",
+        "field 'text' is not text: None",
+        call=lambda: build.build_shard(job, 0),
     )
 
 

@@ -50,11 +50,19 @@ def test_a_file_of_captions_is_joined_by_key(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
+def test_a_caption_that_is_null_is_none(tmp_path, name):
+    encoder = from_file(write(tmp_path / name, [*RECORDS, {"key": "a/3.png", "text": None}]))
+    assert encoder.encode([{"key": "a/1.png"}])["text"] == ["A dog."]
+    with pytest.raises(BadSample, match="no caption in"):
+        encoder.encode([{"key": "a/3.png"}])
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.parquet"])
 @pytest.mark.parametrize(
     ("records", "message"),
     [
         ([*RECORDS, RECORDS[0]], "record 3: key 'a/1.png' has a caption already; keep one"),
-        ([{"key": "a", "text": None}], "record 1: 'text' is None, it must be text"),
+        ([{"key": "a", "text": 5}], "record 1: 'text' is 5, it must be text"),
         ([{"key": 1, "text": "A dog."}], "record 1: 'key' is 1, it must be text"),
     ],
 )

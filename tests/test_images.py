@@ -368,16 +368,16 @@ def test_links_to_nothing_and_loops(photos, tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed(photos, tmp_path, monkeypatch):
-    from reed.sources.image import layouts
+    from reed.sources.image import trees
 
-    root, real = tree(tmp_path, photos), layouts.os.scandir
+    root, real = tree(tmp_path, photos), trees.os.scandir
 
     def scandir(folder):
         if str(folder).rstrip("/").endswith("dog"):
             raise PermissionError(13, "Permission denied")
         return real(folder)
 
-    monkeypatch.setattr(layouts.os, "scandir", scandir)
+    monkeypatch.setattr(trees.os, "scandir", scandir)
     with pytest.raises(ReedError, match="cannot list .*dog.*: Permission denied"):
         source(root).listing()
 

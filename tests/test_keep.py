@@ -69,7 +69,7 @@ def kinds(cache) -> dict[str, list[str]]:
 def damaged(fakes, cache, flips: int, cuts: int, seed: int):
     """Flip bits and truncate, each kind of file in turn: none of it may go unseen."""
     dice, want, by_kind = random.Random(seed), fakes.tree(cache), kinds(cache)
-    assert len(by_kind) == 8, sorted(by_kind)
+    assert len(by_kind) == 9, sorted(by_kind)
     assert problems(cache) == []
     for case in range(flips + cuts):
         names = by_kind[sorted(by_kind)[case % len(by_kind)]]

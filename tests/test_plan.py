@@ -241,6 +241,7 @@ def test_an_extension_goes_into_new_shards(tmp_path):
         "keys-1.txt",
         "keys-2.txt",
         "keys.txt",
+        "listing.json",
         "manifest.json",
     ]
 

@@ -1,12 +1,39 @@
-"""What the options of a build say: --encoder, --codec and --set, as text and taken apart."""
+"""What is asked of a build: its options, as text and taken apart."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from reed import config
 from reed.cache import schema
 from reed.errors import ReedError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks `reed-cache` to build.
+
+    encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
+    empty; source: what reads the raw data at `data`, the cache's or else the pipeline's if empty;
+    codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
+    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new samples in; rebuild:
+    throw away what is there.
+    """
+
+    pipeline: str
+    cache: Path
+    encoders: tuple[str, ...] = ()
+    source: str = ""
+    data: Path | None = None
+    codecs: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    container: str = ""
+    device: str = "cpu"
+    flip: bool = False
+    extend: bool = False
+    rebuild: bool = False
 
 
 def parse_options(choices: tuple[str, ...]) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -119,9 +119,15 @@ def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> No
         if "/" in place:
             with open_cache(cache) as opened:
                 opened.column_and_field(place)
-        elif place != KEY and place not in source.entries:
-            hint = suggest(place, source.entries)
-            raise ReedError(f"encoder {name!r} reads {place!r}, which the source lacks.{hint}")
+        else:
+            check_entry(place, source, name)
+
+
+def check_entry(place: str, source: Source, name: str) -> None:
+    """ReedError when the source lacks an entry that column `name` reads."""
+    if place != KEY and place not in source.entries:
+        hint = suggest(place, source.entries)
+        raise ReedError(f"encoder {name!r} reads {place!r}, which the source lacks.{hint}")
 
 
 def _check_parts(column: Column) -> None:
@@ -173,12 +179,16 @@ def _calibrate(job: Job) -> State:
     )
     found = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
     samples = (sample for records in found for _, views in records for sample in views)
+    samples = (each for each in samples if _is_finite(each, values))
     steps = {field.name: PAIR_STEP if field.kind == "pair" else 1 for field in needs}
     for sample in islice(samples, CALIBRATION):
         for name, seen in values.items():
             seen.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
     if not values[needs[0].name]:
-        raise ReedError(f"column {job.column.name!r}: no sample could be read to calibrate it")
+        raise ReedError(
+            f"column {job.column.name!r}: no sample could be read to calibrate it, or none "
+            "is finite"
+        )
     state: State = {}
     for field in needs:
         try:
@@ -187,6 +197,12 @@ def _calibrate(job: Job) -> State:
             raise ReedError(f"column {job.column.name!r}, field {field.name!r}: {error}") from error
         state |= {f"{field.name}/{name}": array for name, array in kept.items()}
     return state
+
+
+def _is_finite(sample: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether a sample can calibrate; one that cannot is left out when its shard is written."""
+    with np.errstate(over="ignore"):
+        return all(np.isfinite(np.asarray(sample[name], np.float32)).all() for name in names)
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:

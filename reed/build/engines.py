@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -123,5 +124,5 @@ def shown(
             bar.set_postfix_str(timing.summary(), refresh=False)
             bar.update(counts[marker.shard])
             for key, reason in marker.failed.items():
-                bar.write(f"{name}: left out {key!r}: {reason}")
+                bar.write(f"{name}: left out {key!r}: {reason}", file=sys.stderr)
             yield marker

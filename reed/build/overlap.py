@@ -57,7 +57,7 @@ def build_shards(
         for shard, chunks in _reads(job, shards, pool, 2 * workers):
             if chunks is not None:
                 failed: dict[str, str] = {}
-                pipe = writer.begin(shard, failed)
+                pipe = writer.begin(shard, failed, tally)
                 for records in build.encode_shard(job, chunks, failed, timing, tally):
                     timing.write += pipe.put(records)
                 timing.write += pipe.put(None)
@@ -212,10 +212,10 @@ class _Writer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="reed-write")
         self._begun: deque[_Pipe] = deque()
 
-    def begin(self, shard: int, failed: dict[str, str]) -> _Pipe:
+    def begin(self, shard: int, failed: dict[str, str], tally: Tally) -> _Pipe:
         """Where the records of a shard go; `failed` is read once they have ended."""
         pipe = _Pipe()
-        pipe.written = self._thread.submit(build.write_shard, self._job, shard, pipe, failed)
+        pipe.written = self._thread.submit(build.write_shard, self._job, shard, pipe, failed, tally)
         self._begun.append(pipe)
         return pipe
 

@@ -12,6 +12,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from reed.build.source import BadSample, Chunk, Reading, Sample, Source
+from reed.build.tally import Tally as Tally
+from reed.build.tally import Timing as Timing
 from reed.cache import files, reader, schema, verify
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -21,9 +23,6 @@ from reed.cache.schema import Column, Field, Marker
 from reed.cache.stats import Stats
 from reed.errors import ReedError
 from reed.weights import Found, Origin
-
-MAX_FAILED = 0.01  # of a column's samples
-FEW = 10  # failures that say nothing yet about their share
 
 # A sample's key and, for each of its views, {field: value}.
 Record = tuple[str, Sequence[dict[str, Any]]]
@@ -73,6 +72,15 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
+class ReadsFiles(Protocol):
+    """What else an encoder has that reads files which are no weights."""
+
+    def check_files(self) -> None:
+        """Open them, before anything is encoded; ReedError for what `load` would refuse."""
+        ...
+
+
+@runtime_checkable
 class Downloads(Protocol):
     """What else an encoder has whose weights can be downloaded: see reed.encoders.base.
 
@@ -114,54 +122,6 @@ class Job:
         return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
-@dataclass
-class Timing:
-    """Seconds that building waited for samples, encoded them, and waited for their writing."""
-
-    read: float = 0.0
-    encode: float = 0.0
-    write: float = 0.0
-
-    def add(self, other: Timing) -> None:
-        """Add the seconds of another shard."""
-        self.read += other.read
-        self.encode += other.encode
-        self.write += other.write
-
-    def summary(self) -> str:
-        """One line that says what limits."""
-        seconds = {"read": self.read, "encode": self.encode, "write": self.write}
-        spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
-        return f"{spent} ({max(seconds, key=seconds.__getitem__)} limits)"
-
-
-@dataclass
-class Tally:
-    """Samples of a column that were tried and that failed; ReedError once too many have.
-
-    planned: samples of the whole column. At most 1 % of these may fail; beyond the first ten
-    failures, at most 1 % of those that were tried so far.
-    """
-
-    column: str
-    planned: int
-    tried: int = 0
-    failed: int = 0
-
-    def add(self, tried: int, failed: dict[str, str]) -> None:
-        """Count some samples, of which `failed` failed for these reasons."""
-        self.tried += tried
-        self.failed += len(failed)
-        few = max(FEW, MAX_FAILED * self.tried)
-        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
-            key, reason = next(iter(failed.items()))
-            raise ReedError(
-                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
-                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
-                "mend the source, then rerun with --retry-failed"
-            )
-
-
 def is_done(job: Job, shard: int) -> bool:
     """Whether a shard is in place: see done_marker."""
     return done_marker(job, shard) is not None
@@ -183,7 +143,7 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
     tally = tally or new_tally(job)
     chunks = (job.reading.chunk(shard, keys) for keys in job.cuts(shard))
     encoded = encode_shard(job, chunks, failed, timing, tally)
-    marker = write_shard(job, shard, chain.from_iterable(encoded), failed)
+    marker = write_shard(job, shard, chain.from_iterable(encoded), failed, tally)
     timing.write = time.perf_counter() - began - timing.read - timing.encode
     return marker, timing
 
@@ -259,18 +219,28 @@ def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
             )
 
 
-def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[str, str]) -> Marker:
-    """Put the records of a shard in place, then its marker; `failed` is complete after them."""
+def write_shard(
+    job: Job, shard: int, records: Iterable[Record], failed: dict[str, str], tally: Tally
+) -> Marker:
+    """Put the records of a shard in place, then its marker; `failed` is complete after them.
+
+    A sample with a value that its codec cannot store (NaN, beyond float16, no Unicode) fails.
+    """
     written: list[str] = []
     stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
 
     def members() -> Iterator[tuple[str, list[Any]]]:
         for key, views in records:
+            try:
+                stored = [_stored(job, values) for values in views]
+            except BadSample as error:
+                failed[key] = str(error)
+                tally.add(0, {key: str(error)})  # it was tried when it was encoded
+                continue
             for view, values in enumerate(views):
-                arrays = _stored(job, key, values)
                 for name, running in stats.items():
                     running.add(values[name])
-                yield tar.member_key(key, view), arrays
+                yield tar.member_key(key, view), stored[view]
             written.append(key)
 
     container = reader.CONTAINERS[job.column.container]
@@ -288,13 +258,12 @@ def write_shard(job: Job, shard: int, records: Iterable[Record], failed: dict[st
     return marker
 
 
-def _stored(job: Job, key: str, values: dict[str, Any]) -> list[Any]:
-    """The parts of one record, in the column's order."""
+def _stored(job: Job, values: dict[str, Any]) -> list[Any]:
+    """The parts of one record, in the column's order; BadSample for what its codec refuses."""
     arrays: list[Any] = []
     for field in job.column.fields:
         try:
             arrays += codecs.codec_of(field).encode(values[field.name], job.state[field.name])
         except ReedError as error:
-            where = f"column {job.column.name!r}, field {field.name!r}, key {key!r}"
-            raise ReedError(f"{where}: {error}") from error
+            raise BadSample(f"field {field.name!r} {error}") from error
     return arrays

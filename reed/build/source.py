@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from reed.cache import plan
+from reed.cache.account import Account
 from reed.cache.opened import open_cache
 
 Sample = dict[str, Any]
@@ -39,12 +41,19 @@ class Listing(dict[str, str]):
         self.classes = tuple(classes)
         self.counts = dict(counts or {})
 
+    @property
+    def line(self) -> str:
+        """What was passed over, in one line; empty where nothing was."""
+        return Account.of(self.passed).line
+
 
 class Source(Protocol):
     """A raw data set: stable keys, and the named entries of each sample.
 
     views: how many views of a sample it can give, 2 if also the mirrored one. Instances are
-    pickled into the reading processes, so they keep no open files and are cheap to send.
+    pickled into the reading processes, so they keep no open files and are cheap to send. One whose
+    listing names classes has a setting `classes`: the names that a cache has frozen, by number,
+    with which those of the listing begin.
     """
 
     entries: tuple[str, ...]
@@ -63,6 +72,20 @@ class Source(Protocol):
         Only the entries that a column reads are looked up, so the mapping may make them then.
         """
         ...
+
+
+UNFIT = "name is no text"  # why a file is passed over whose name the list of keys cannot hold
+
+
+def listed(source: Source) -> Listing:
+    """The listing of a source, without the keys that a cache cannot hold: these are passed over."""
+    found = source.listing()
+    listing = found if isinstance(found, Listing) else Listing(found)
+    unfit = plan.unfit(listing)
+    if not unfit:
+        return listing
+    kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
+    return Listing(kept, listing.passed | {UNFIT: tuple(unfit)}, listing.classes)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import files, reader, schema, verify
+from reed.cache import account, files, reader, schema, verify
 from reed.cache import plan as plans
 from reed.cache.containers import tar
 from reed.cache.plan import Plan
@@ -34,7 +34,9 @@ def convert(
     frozen = plans.load(cache)
     columns = [schema.load_column(cache, name) for name in schema.columns(cache)]
     chosen = {schema.load_column(cache, name).name for name in names or schema.columns(cache)}
-    for name in [*sorted(path.name for path in cache.glob("keys*.txt")), "manifest.json"]:
+    listed = [account.NAME] if (cache / account.NAME).is_file() else []
+    keys = sorted(path.name for path in cache.glob("keys*.txt"))
+    for name in [*keys, *listed, "manifest.json"]:
         _put(out / name, (cache / name).read_bytes())
     quiet = None if progress else True  # None: shown where there is a terminal
     with tqdm(total=len(columns) * frozen.shards, unit="shard", disable=quiet) as bar:

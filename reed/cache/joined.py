@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -19,13 +20,16 @@ from reed.errors import ReedError
 if TYPE_CHECKING:
     from reed.cache.opened import Cache
 
+_OPEN, _BLOCK = 16, 8192  # shards that stay open, and records per call, where all are read
+
 
 class Joined:
     """The columns behind some names, and the rows of the plan that every one of them has.
 
-    places: name -> "column/field"; skip: how many records may be left out because their shard is
-    absent or of the wrong size (0: none, any such shard is an error). Raises ReedError if a
-    column is absent or incomplete, or if no sample is in all of them.
+    places: name -> "column/field"; lacking: column -> rows of the plan that it left out; skip: how
+    many records may be left out because their shard is absent or of the wrong size (0: none, any
+    such shard is an error). Raises ReedError if a column is absent or incomplete, or if no sample
+    is in all of them.
     """
 
     def __init__(self, cache: Cache, places: Mapping[str, str], skip: int = 0) -> None:
@@ -42,6 +46,12 @@ class Joined:
         if not len(self.rows):
             raise ReedError(f"no sample is in all of {', '.join(places.values())}")
         self.left_out = len(self._plan.keys) - len(self.rows)
+        self.lacking = {c.name: np.flatnonzero(c.place < 0) for c in self.columns}
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A field of one number per sample, of every row in `rows`."""
+        column = next(each for each in self.columns if name in each.fields)
+        return column.numbers(name, self.rows)
 
     def labels(self, cache: Cache, place: str) -> np.ndarray:
         """The label "column/field" of every row in `rows`; ReedError where one has none."""
@@ -155,6 +165,18 @@ class JoinedColumn:
                 except ReedError as error:
                     failed[int(j)] = error
         return failed
+
+    def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """A field of one number per sample, of some rows of the plan, as stored."""
+        (part,) = self.parts[name]
+        found = np.empty((len(rows), 1), part.dtype)
+        with contextlib.closing(self.open(_OPEN)) as opened:
+            for start in range(0, len(rows), _BLOCK):
+                some = rows[start : start + _BLOCK]
+                out = {part.name: list(found[start : start + _BLOCK])}
+                if failed := self.read(opened, some, np.zeros_like(some), out):
+                    raise next(iter(failed.values()))
+        return found[:, 0]
 
     def state_on(self, name: str, device: torch.device | str) -> dict[str, torch.Tensor]:
         """The calibration of a field as tensors on a device, moved there once."""

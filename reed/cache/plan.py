@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache import files, schema
+from reed.cache import account, classes, files, schema
 from reed.cache.schema import Manifest
 from reed.errors import ReedError
 from reed.seeding import seed_for
@@ -97,9 +97,10 @@ def propose(
     """The plan that `freeze` would freeze or find, without writing anything.
 
     listing: key -> stamp, of the whole source; flip: store the mirrored samples too; extend: put
-    samples that the plan lacks into new shards; options: the source's settings. What a cache was
-    frozen with stays: its shard size, its order and its views. ReedError names what cannot stay,
-    and the first differences when the source is not what the plan was made from.
+    samples that the plan lacks into new shards; options: the source's settings, with the names of
+    all classes as `classes`. What a cache was frozen with stays: its shard size, its order, its
+    views and the numbers of its classes. ReedError names what cannot stay, and the first
+    differences when the source is not what the plan was made from.
     """
     if not listing:
         raise ReedError(f"source {source!r} has no samples: nothing to build")
@@ -120,9 +121,10 @@ def propose(
         return _grown(Plan(empty, (), ()), listing)
     plan = load(cache)
     asked: dict[str, Any] = {"pipeline": pipeline, "source": source, "domain": domain}
-    asked |= {} if options is None else {"options": dict(options)}
+    asked |= {} if options is None else {"options": _unnamed(options)}
     for name, ours in asked.items():
         theirs = getattr(plan.manifest, name)
+        theirs = _unnamed(theirs) if name == "options" else theirs
         if theirs != ours:
             problem = f"{cache} was built with {name} {theirs!r}, not {ours!r}"
             raise ReedError(f"{problem}; name another folder with --cache")
@@ -132,13 +134,24 @@ def propose(
             "name another folder with --cache, or start anew with --rebuild"
         )
     new = _compare(cache, plan, listing, extend)
-    return _grown(plan, new) if new else plan
+    named = tuple((options or {}).get("classes", ()))
+    classes.check(cache, plan.manifest, plan.keys, named, is_new=bool(new))
+    if not new:
+        return plan
+    kept = plan.manifest.options | ({"classes": list(named)} if named else {})
+    return _grown(replace(plan, manifest=replace(plan.manifest, options=kept)), new)
 
 
-def freeze(cache: Path, listing: Mapping[str, str], **settings: Any) -> Plan:
+def freeze(
+    cache: Path,
+    listing: Mapping[str, str],
+    passed: Mapping[str, Sequence[str]] | None = None,
+    **settings: Any,
+) -> Plan:
     """The plan of a cache: made and written on the first run, read and compared ever after.
 
-    Takes and raises what `propose` does. An extension writes its own list of keys, then replaces
+    Takes and raises what `propose` does; passed: what the listing left out, by reason, which is
+    noted each time (reed.cache.account). An extension writes its own list of keys, then replaces
     manifest.json, and touches nothing else.
     """
     if (cache / _DISCARDED).is_file():
@@ -147,6 +160,7 @@ def freeze(cache: Path, listing: Mapping[str, str], **settings: Any) -> Plan:
     have = 0
     if (cache / "manifest.json").is_file():
         have = len(schema.load_manifest(cache).segments)
+    account.save(cache, passed or {}, anew=not have)
     if have < len(plan.manifest.segments):
         for segment in range(have, len(plan.manifest.segments)):
             files.write_atomic(_keys_path(cache, segment), _lines(plan, segment))
@@ -179,6 +193,7 @@ def load(cache: Path) -> Plan:
     if len(keys) != manifest.samples:
         what = f"{len(keys)} keys, manifest.json says {manifest.samples}"
         raise ReedError(f"{_keys_path(cache, 0)} has {what}; restore them")
+    account.load(cache)  # no bit of a cache changes unseen
     return Plan(manifest, tuple(keys), tuple(stamps))
 
 
@@ -194,8 +209,21 @@ def discard(cache: Path) -> None:
         for path in [p for p in (cache / name).iterdir() if p != described] + [described]:
             path.unlink()
         (cache / name).rmdir()
-    for path in [cache / "keys.txt", *cache.glob("keys-[0-9]*.txt"), cache / _DISCARDED]:
+    ours = [cache / name for name in ("keys.txt", account.NAME, _DISCARDED)]
+    for path in [*cache.glob("keys-[0-9]*.txt"), *ours]:
         path.unlink(missing_ok=True)
+
+
+def _unnamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a source without the names of classes, which grow."""
+    return {name: value for name, value in options.items() if name != "classes"}
+
+
+def unfit(keys: Collection[str]) -> list[str]:
+    """The keys that keys.txt cannot hold: empty, with a tab or a line break, or no Unicode."""
+    if "" not in keys and not _UNFIT.search("".join(keys)):  # one search is faster than a million
+        return []
+    return [key for key in keys if not key or _UNFIT.search(key)]
 
 
 def _keys_path(cache: Path, segment: int) -> Path:
@@ -205,11 +233,12 @@ def _keys_path(cache: Path, segment: int) -> Path:
 def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
     """The plan with one more segment, of these samples."""
     keys = sorted(listing)
-    for key in keys:
-        if not key or _UNFIT.search(key):
-            rule = "is empty, or holds a tab, a line break or what is no Unicode"
-            raise ReedError(f"sample key {key!r} {rule}; rename it")
-        assert not _UNFIT.search(listing[key]), f"the stamp of {key!r} is {listing[key]!r}"
+    for key in unfit(keys):
+        rule = "is empty, or holds a tab, a line break or what is no Unicode"
+        raise ReedError(f"sample key {key!r} {rule}; rename it")
+    if _UNFIT.search("".join(listing.values())):
+        key = next(key for key in keys if _UNFIT.search(listing[key]))
+        raise AssertionError(f"the stamp of {key!r} is {listing[key]!r}")
     number = len(plan.manifest.segments)
     scope = ("cache order", number) if number else ("cache order",)
     order = np.random.Generator(np.random.PCG64(seed_for(plan.manifest.order_seed, *scope)))

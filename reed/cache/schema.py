@@ -117,7 +117,8 @@ class Manifest:
 
     segments: the number of samples of the first build and of each extension, in order; shards
     never cross a segment. keys_sha256: of keys.txt, so that neither changes alone. views: records
-    per sample, 2 where the mirrored sample is stored beside it; options: the source's settings.
+    per sample, 2 where the mirrored sample is stored beside it; options: the source's settings,
+    with the names of the classes as `classes`, where the data names some.
     """
 
     format: int
@@ -135,6 +136,11 @@ class Manifest:
     def samples(self) -> int:
         """The number of samples over all segments."""
         return sum(self.segments)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, by number: never reordered, longer after an extension."""
+        return tuple(self.options.get("classes", ()))
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,23 @@ class ShardStream:
         """Samples of the smallest global batch."""
         return self._order.fewest
 
+    @property
+    def lacking(self) -> dict[str, list[str]]:
+        """Column -> keys of the samples of the plan that it left out."""
+        keys = self._plan.keys
+        return {name: [keys[i] for i in rows] for name, rows in self._joined.lacking.items()}
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A requested field of one number per sample, such as a label, of the whole epoch."""
+        return self._joined.numbers(name)
+
     def field(self, name: str) -> Field:
         """The field behind a requested name."""
         return next(c.fields[name] for c in self._joined.columns if name in c.fields)
+
+    def key(self, place: int) -> str:
+        """The sample key of a place in the epoch, such as one of `numbers`."""
+        return self._plan.keys[self._joined.rows[place]]
 
     def keys_at(self, step: int) -> list[str]:
         """The sample keys of this rank's rows of a global batch."""

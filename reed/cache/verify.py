@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.bytes import file_sha256
-from reed.cache import reader, schema
+from reed.cache import account, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
 from reed.cache.codecs.finite import is_sound
@@ -66,6 +66,17 @@ def verify(
         yield from pool.map(check, range(plan.shards))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def note(cache: Path, plan: Plan) -> str:
+    """What a cache that an older package planned may have, in one line; empty for others."""
+    if account.load(cache).reading >= account.READING:
+        return ""
+    may = ["files that its source passed over in silence", "values read as they would not be now"]
+    if not plan.manifest.classes:
+        grown = " (it was extended)" if len(plan.manifest.segments) > 1 else ""
+        may.insert(0, f"a list of classes that is not frozen, so an extension renumbers{grown}")
+    return f"planned before sources kept an account: it may have {', '.join(may)}"
 
 
 def _check(

@@ -51,6 +51,8 @@ class Domain(Protocol):
     losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
     which `reed-sample --set` takes (see reed.config.option), with a property `name` that says them
     in short, as part of a file's name. What a domain may do besides: Sized and Published.
+    One whose roles have numbers with a bound says so in `limits`: role -> the setting that they
+    must stay below.
     """
 
     roles: tuple[str, ...]

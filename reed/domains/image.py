@@ -78,6 +78,7 @@ class ImageDomain:
 
     roles = ("x", "label")
     losses = ("diffusion",)
+    limits = {"label": "classes"}  # one more stands for "no label"
     sampling = SampleOptions
 
     classes: int

@@ -59,6 +59,10 @@ class ArrayFile:
         )
         return f"names-sizes-{hashlib.sha256(chr(10).join(sizes).encode()).hexdigest()[:16]}"
 
+    def check_files(self) -> None:
+        """ReedError for what `load` refuses."""
+        self.load("cpu")
+
     def load(self, device: str) -> None:
         """Open the .npz; ReedError when there is neither that nor a folder."""
         self._opened: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +19,12 @@ from tqdm import tqdm
 
 from reed.bytes import file_sha256
 from reed.cache import schema
+from reed.cache.account import Account
 from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
+from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
 from reed.picture import to_uint8
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # in a reference file of the ADM suite
 DECODERS = 8  # threads; Pillow lets others run while it decodes
 
@@ -146,16 +148,19 @@ def _read_npz(path: Path, batch: int) -> Iterator[np.ndarray]:
 
 
 def _folder(folder: Path, what: str) -> ImageSet:
-    """The image files below a folder, by name."""
-    below = (path.relative_to(folder) for path in folder.rglob("*"))
-    names = sorted(
-        path.as_posix()
-        for path in below
-        if path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.parts)
+    """The image files below a folder, by name; other files are counted in a line on stderr."""
+    below = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    files = sorted(
+        path.as_posix() for path in below if not any(p.startswith(".") for p in path.parts)
     )
+    names = [n for n in files if is_image(n) or begins_like_one(str(folder / n))]
     if not names:
         problem = f"cannot read {what} from {folder}: it is no cache, and no file in it ends in"
         raise ReedError(f"{problem} {', '.join(SUFFIXES)}")
+    passed: dict[str, list[str]] = {}
+    by_reason(sorted({*files} - {*names}), passed)
+    if said := Account.of(passed).line:
+        print(f"{folder}: {said}", file=sys.stderr)
     shape = _decode(folder / names[0], None).shape
     digest = hashlib.sha256()
     bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)

@@ -49,6 +49,8 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
         if main:
             recipe.claim(settings)
             setup.data.write(settings.run)
+            if setup.data.said:
+                print(setup.data.said, file=sys.stderr)
             if progress:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()

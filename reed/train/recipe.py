@@ -19,6 +19,7 @@ from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
 from reed.errors import ReedError, at_least, suggest
+from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
 from reed.train.ema import Decay, constant_decay, power_decay
@@ -213,6 +214,8 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         pin=pin,
         one_per=settings.one_per,
     )
+    given.check_labels(domain, stream, settings.data)
+    data = given.with_lacking(data, stream)
     if stream.fewest < world * settings.accumulate:
         raise ReedError(
             f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from reed.domains.base import Domain, Sized
 
 NAME = "data.json"
+SHOWN = 3  # keys in a line
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Samples that a column lacks: how many, and the keys of the first."""
+
+    count: int
+    keys: tuple[str, ...]
+
+    @property
+    def first(self) -> str:
+        """A few of the keys, for a line."""
+        return ", ".join(self.keys[:SHOWN]) + (", …" if self.count > SHOWN else "")
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,8 @@ class RunData:
         columns: The columns of these fields, by name, which name what decodes latents.
         lengths: Tokens -> how many samples have so many, for a domain that asks for them.
         classes: Names of the classes, by number; empty where the cache names none.
+        left_out: Samples of the cache that are not trained on, because a column lacks them.
+        lacking: Column -> the samples that it lacks, where there are any.
     """
 
     domain: str
@@ -43,6 +59,8 @@ class RunData:
     columns: dict[str, Column]
     lengths: dict[str, int] = dataclasses.field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    left_out: int = 0
+    lacking: dict[str, Lacking] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of_cache(cls, cache: Cache, data: Mapping[str, str]) -> RunData:
@@ -84,6 +102,17 @@ class RunData:
         with open_cache(shards) as cache:
             return cls.of_cache(cache, data)
 
+    @property
+    def said(self) -> str | None:
+        """The samples that are not trained on, and why, in one line; None where there are none."""
+        if not self.lacking:
+            return None
+        lacks = "; ".join(
+            f"{name} lacks {each.count:,} ({each.first})" for name, each in self.lacking.items()
+        )
+        used = self.samples - self.left_out
+        return f"trains on {used:,} of the cache's {self.samples:,} samples: {lacks}"
+
     def write(self, run: Path) -> None:
         """Write data.json, once: when it is there, what the net sees must still be the same.
 
@@ -99,6 +128,9 @@ class RunData:
                 f"{run} was trained on {place} = {old!r}, the cache now has {new!r}; give --shards "
                 "the cache that it was trained from, or choose another --run"
             )
+        if theirs.lacking != self.lacking:  # failed samples may have been tried again
+            now = dataclasses.replace(theirs, left_out=self.left_out, lacking=self.lacking)
+            write_atomic(run / NAME, (json.dumps(config.plain(now), indent=1) + "\n").encode())
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """The domain with a recipe's settings; one that has `sized` is told the lengths."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from reed.bytes import human
-from reed.cache import plan, reader, schema
+from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 
-FAILURES = 5  # that are shown
+FAILURES, CLASSES = 5, 12  # that are shown
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,21 @@ def lines(cache: Path) -> Iterator[str]:
         f"  source {manifest.source}, shards of {manifest.shard_size}, order seed "
         f"{manifest.order_seed}, views {manifest.views}, segments {first}{grown}{extended}"
     )
+    if named := classes_of(manifest.classes):
+        yield f"  classes {named}"
+    if passed := account.load(cache).line:
+        yield f"  {passed}"
     for name in schema.columns(cache):
         yield ""
         yield from _column(cache, summary(cache, frozen, name))
+
+
+def classes_of(names: Sequence[str]) -> str | None:
+    """The names of classes in short: "3: cat, dog, zebra"; None where there are none."""
+    if not names:
+        return None
+    more = f", … {names[-1]}" if len(names) > CLASSES else ""
+    return f"{len(names)}: {', '.join(names[:CLASSES])}{more}"
 
 
 def _column(cache: Path, found: Summary) -> Iterator[str]:

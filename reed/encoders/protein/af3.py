@@ -88,7 +88,11 @@ class Af3:
         return f"imported1 job={self.job} seed={'the only one' if self.seed is None else self.seed}"
 
     def load(self, device: str) -> None:
-        """Nothing to load; ReedError where the terms are not accepted or there is no folder."""
+        """Nothing to load; ReedError for what `check_files` refuses."""
+        self.check_files()
+
+    def check_files(self) -> None:
+        """ReedError where the terms are not accepted or there is no folder."""
         if not self.accept_terms:
             raise ReedError(f"{TERMS}. If you accept this: --set af3.accept_terms=true")
         if not self.folder.is_dir():

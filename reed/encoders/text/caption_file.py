@@ -38,6 +38,10 @@ class CaptionFile:
         """The sha256 of the file and which entries of it are read."""
         return f"{file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
+    def check_files(self) -> None:
+        """ReedError for what `load` refuses."""
+        self.load("cpu")
+
     def load(self, device: str) -> None:
         """All captions, in memory; ReedError when the file is no such file or repeats a key."""
         readers = {".jsonl": _lines, ".parquet": _rows}
@@ -48,6 +52,8 @@ class CaptionFile:
         self._captions: dict[str, str] = {}
         for number, record in readers[self.file.suffix](self.file, (self.key, self.text)):
             where = f"{self.file}, record {number}"
+            if record.get(self.text, "") is None:
+                record[self.text] = ""  # as if there were none
             key, text = (_text(record, name, where) for name in (self.key, self.text))
             if key in self._captions:
                 raise ReedError(f"{where}: key {key!r} has a caption already; keep one")

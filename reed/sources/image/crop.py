@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from reed.build.shard import BadSample
+from reed.image_files import HEAD, format_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 # number for the whole process.
 MAX_PIXELS = 178_956_970
 # Only these are opened, whatever a file is called: some of Pillow's others start programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+_PNG, _TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 
 
 def square(
@@ -68,18 +71,20 @@ def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) 
     except (BadSample, MemoryError):
         raise
     except UnidentifiedImageError:  # its own text holds a memory address
-        begin = f"it begins with {content[:12]!r}"
-        raise BadSample(f"not one of the formats {', '.join(FORMATS)}: {begin}") from None
+        raise BadSample(_unknown(content)) from None
     except Image.DecompressionBombError:
         raise BadSample(f"more than the {max_pixels:,} pixels of max_pixels") from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
+        bare = _without_texts(content)
+        if len(bare) < len(content):  # Pillow refuses a PNG for the size of its comments
+            return decode(bare, exif=exif, max_pixels=max_pixels)
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
 def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
     from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with Image.open(io.BytesIO(content), formats=_formats()) as image:
         pixels = image.width * image.height
         if not 0 < pixels <= max_pixels:
             size = f"{image.width} x {image.height} pixels"
@@ -92,6 +97,36 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
         elif image.mode in ("I", "F"):
             raise BadSample(f"pixels of mode {image.mode!r}, 32 bits wide: no white is stated")
         return turned.convert("RGB")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this Pillow knows of: AVIF came late."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _unknown(content: bytes) -> str:
+    """What is to be said of a file that Pillow does not recognise."""
+    if (name := format_of(content[:HEAD])) in FORMATS:
+        return f"cannot be decoded: begins as {name}, truncated ({len(content)} bytes) or damaged"
+    begin = f"it begins with {content[:12]!r}" + (f", as {name} does" if name else "")
+    return f"not one of the formats {', '.join(FORMATS)}: {begin}"
+
+
+def _without_texts(content: bytes) -> bytes:
+    """A PNG without its text chunks, which hold no pixel; other files as they are."""
+    if not content.startswith(_PNG):
+        return content
+    kept, place = [_PNG], len(_PNG)
+    while place + 12 <= len(content):
+        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+        if content[place + 4 : place + 8] not in _TEXTS:
+            kept.append(content[place:end])
+        place = end
+    return b"".join(kept) + content[place:]
 
 
 def _eight_bits(image: Image) -> Image:

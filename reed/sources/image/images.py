@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from re import split
 from typing import Any
 
 import numpy as np
 
 from reed.build.shard import BadSample
+from reed.build.source import Listing
+from reed.cache.plan import unfit
 from reed.errors import ReedError
 from reed.sources import SOURCES
+from reed.sources.image import places
 from reed.sources.image.crop import MAX_PIXELS, square
 from reed.sources.image.labels import read_labels
-from reed.sources.image.layouts import SPLITS, Layout, Raw, Tree, Zip, is_image, scan
-from reed.sources.image.parquet import Parquet
-from reed.sources.image.tars import Tars
+from reed.sources.image.layouts import SPLITS, Layout, Passed, Raw
+from reed.sources.image.trees import Tree
+from reed.sources.image.zips import Zip
 
-PACKED: dict[str, Callable[[Sequence[Path]], Layout]] = {
-    ".zip": lambda paths: Zip(paths[0]),
-    ".tar": Tars,
-    ".parquet": Parquet,
-}
+_HALF = re.compile("[\ud800-\udfff]")
+MOST = 2**63 - 1  # the greatest class that a column of labels can hold
+# Folders that hold the parts of samples, and are no classes.
+ROLES = {"image", "images", "img", "imgs", "mask", "masks", "annotation", "annotations", "labels"}
 
 
 @SOURCES.register("images")
@@ -36,10 +38,12 @@ class Images:
     image: uint8 [resolution, resolution, 3], the middle of the image (reed.sources.image.crop),
     left and right swapped in the second view; label: int; caption: str, where one stands beside it.
 
-    data: a folder tree of image files, a zip of one, WebDataset tars or parquet files (a file,
-    a folder of them, or a pattern such as ``data/train-*.tar``); labels: a class file that names
-    every key (reed.sources.image.labels), otherwise the class is what stands beside the image, or
-    the place of its top folder among all top folders, sorted; max_pixels: larger images fail.
+    data: a folder tree of image files, a zip of one, tars or parquet files (a file, a folder of
+    them, or a pattern such as ``data/train-*.tar``); labels: a class file that names every key
+    (reed.sources.image.labels), otherwise the class is what stands beside the image, or its top
+    folder; label: the column of parquet files, or the entry of the JSON in tars, that is the class;
+    classes: names of classes by number, such as those that a cache has frozen: others follow them,
+    sorted; max_pixels: larger images fail.
 
     exif: turn images as their EXIF tag says. Off, because the public trainers that published
     numbers are compared with decode a few of ImageNet's photographs lying on their side.
@@ -48,6 +52,8 @@ class Images:
     data: Path | None = None
     resolution: int = 256
     labels: Path | None = None
+    label: str = ""
+    classes: tuple[str, ...] = ()
     exif: bool = False
     max_pixels: int = MAX_PIXELS
 
@@ -65,19 +71,42 @@ class Images:
         """image, and label and caption where the data has them."""
         return _opened(self).entries
 
-    def listing(self) -> dict[str, str]:
+    def listing(self) -> Listing:
         """Every key with its stamp (see the layouts), which a class file's label is part of."""
         _opened.cache_clear()  # the data may have changed since another listing
         opened = _opened(self)
-        stamps = opened.layout.stamps()
+        found = opened.layout.found()
+        passed = {reason: sorted(names) for reason, names in found.passed.items()}
+        for reason, names in opened.passed.items():
+            passed.setdefault(reason, []).extend(names)
         if opened.table is not None:
-            return {key: f"{stamp}:{opened.table.get(key)}" for key, stamp in stamps.items()}
+            stamps = {
+                key: f"{stamp}:{opened.table.get(key)}" for key, stamp in found.stamps.items()
+            }
+            return Listing(stamps, self._without_ours(passed))
+        names = [name for name in opened.layout.names() if not unfit([name])]
+        if opened.layout.is_named:
+            self._check_folders(names, found.stamps)
+            known = set(self.classes)
+            names = [*self.classes, *(name for name in names if name not in known)]
+        return Listing(found.stamps, self._without_ours(passed), names)
+
+    def _check_folders(self, names: Sequence[str], stamps: Iterable[str]) -> None:
+        """Refuse an empty folder that would be a class, and so shift those after it."""
+        if not isinstance(_opened(self).layout, Tree):
+            return
         used = {key.partition("/")[0] for key in stamps}
-        for name in opened.folders:
-            if name not in used:
+        for name in names:
+            if name not in used and name not in self.classes:
                 problem = f"{self.data}: the class folder {name!r} holds no image"
                 raise ReedError(f"{problem}; remove it, or it would shift the classes after it")
-        return stamps
+
+    def _without_ours(self, passed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """What was passed over, but for the class file."""
+        ours = (
+            self.labels and self.data and Path(os.path.relpath(self.labels, self.data)).as_posix()
+        )
+        return {reason: [n for n in names if n != ours] for reason, names in passed.items()}
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """What `entries` names, made when it is looked up; BadSample with the reason then."""
@@ -106,6 +135,8 @@ class _Sample(Mapping[str, Any]):
             return self._opened.label(self._key, self._raw)
         if self._raw.caption is None:
             raise BadSample("has no caption beside it, the first image has")
+        if _HALF.search(self._raw.caption):
+            raise BadSample("its caption holds half of a surrogate pair, which is no text")
         return self._raw.caption
 
     def __iter__(self) -> Iterator[str]:
@@ -119,33 +150,44 @@ class _Sample(Mapping[str, Any]):
 class _Opened:
     """The data behind a source, as one process sees it.
 
-    table: key -> class of the class file; folders: top folder -> class.
+    table: key -> class of the class file; passed: what lies beside archives; known: names of
+    classes by number.
     """
 
     layout: Layout
+    passed: Passed
     table: dict[str, int] | None
-    folders: dict[str, int]
+    known: tuple[str, ...]
 
-    @property
+    @cached_property
     def entries(self) -> tuple[str, ...]:
+        """What every sample has."""
         beside = self.layout.beside
-        has_label = self.table is not None or self.folders or "label" in beside
+        has_label = self.table is not None or "label" in beside
         found = {"image": True, "label": has_label, "caption": "caption" in beside}
         return tuple(entry for entry, is_there in found.items() if is_there)
 
+    @cached_property
+    def numbers(self) -> dict[str, int]:
+        """The number of every class that has a name."""
+        return {name: number for number, name in enumerate(self.known or self.layout.names())}
+
     def label(self, key: str, raw: Raw) -> int:
+        """The class of a sample; BadSample where it has none that can be stored."""
         if self.table is not None:
             label, problem = self.table.get(key), "the class file does not name it"
-        elif self.folders:
-            folder, slash, _ = key.partition("/")
-            label = self.folders.get(folder) if slash else None
-            problem = "lies beside the class folders, in none of them"
         else:
-            label, problem = raw.label, "has no class beside it, the first image has"
+            label, problem = raw.label, self.layout.unlabelled
         if label is None:
             raise BadSample(problem)
+        if isinstance(label, str):
+            if label not in self.numbers:
+                raise BadSample(f"its class {label!r} is none of the {len(self.numbers)} known")
+            return self.numbers[label]
         if label < 0:
             raise BadSample(f"its class is {label}: it has none")
+        if label > MOST:
+            raise BadSample(f"its class is {str(label)[:20]}…, more than {MOST}")
         return label
 
 
@@ -153,49 +195,13 @@ class _Opened:
 def _opened(source: Images) -> _Opened:
     if source.data is None:
         raise ReedError("images: name the folder, zip, tars or parquet files with --data")
-    layout = _recognise(source.data)
+    layout, passed = places.recognise(source.data, source.label)
     table = read_labels(source.labels) if source.labels else None
     if source.labels and table is None:
         raise ReedError(f"the class file {source.labels} has no labels")
-    names = [] if table is not None else layout.classes
-    if names and SPLITS.issuperset(names):
-        problem = f"{source.data} holds {' and '.join(names)}, not classes"
-        raise ReedError(f"{problem}: name one of them, --data {source.data}/{names[0]}")
-    return _Opened(layout, table, {name: label for label, name in enumerate(names)})
-
-
-def _recognise(data: Path) -> Layout:
-    """The layout of a path or pattern; ReedError when it is none or not one alone."""
-    if "*" in data.name:
-        packed = sorted(data.parent.glob(data.name))
-    elif data.is_dir():
-        packed = _packed(data) or _packed(data / "data")
-    else:
-        packed = [data]
-    if not packed and data.is_dir():
-        return Tree(data)
-    if not packed or not packed[0].is_file():
-        raise ReedError(f"there is nothing at {data}: name the data with --data")
-    kinds = sorted({path.suffix.lower() for path in packed})
-    if len(kinds) > 1 or (kinds == [".zip"] and len(packed) > 1):
-        names = ", ".join(path.name for path in packed[:4])
-        raise ReedError(f"{data} holds several data sets ({names}, …): name one of them")
-    if kinds[0] not in PACKED:
-        known = ", ".join(PACKED)
-        raise ReedError(f"{packed[0]} is none of {known}, nor a folder: unpack or convert it")
-    splits = {part for path in packed for part in split(r"[-_.]", path.stem) if part in SPLITS}
-    if len(splits) > 1:
-        first = f'--data "{packed[0].parent}/*{min(splits)}*{kinds[0]}"'
-        raise ReedError(f"{data} holds the splits {', '.join(sorted(splits))}: name one, {first}")
-    return PACKED[kinds[0]](packed)
-
-
-def _packed(folder: Path) -> list[Path]:
-    """The archives and tables in a folder; ReedError when images or folders lie beside them."""
-    there = scan(folder) if folder.is_dir() else []
-    packed = sorted(e.name for e in there if os.path.splitext(e.name)[1].lower() in PACKED)
-    for entry in there if packed else ():
-        if is_image(entry.name) or entry.is_dir():
-            both = f"both {packed[0]} and {entry.name}"
-            raise ReedError(f"{folder} holds {both}: name what is meant with --data")
-    return [folder / name for name in packed]
+    names = layout.names() if table is None and isinstance(layout, Tree | Zip) else ()
+    for known in (SPLITS, ROLES):
+        if names and known.issuperset(names):
+            problem = f"{source.data} holds {' and '.join(names)}, not classes"
+            raise ReedError(f"{problem}: name one of them, --data {source.data}/{names[0]}")
+    return _Opened(layout, passed, table, source.classes)

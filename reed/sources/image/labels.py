@@ -1,4 +1,4 @@
-"""Files that say which class a sample is of."""
+"""What says which class a sample is of: a file of classes, or a value beside the sample."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reed.build.shard import BadSample
 from reed.errors import ReedError
 
 _FORMS = 'write key,label lines (.csv), or {"key": label} or {"labels": [["key", label]]} (.json)'
@@ -68,3 +69,30 @@ def _integer(value: Any) -> int | None:
         return int(value) if isinstance(value, str) else None
     except ValueError:
         return None
+
+
+def is_name(value: Any) -> bool:
+    """Whether a value beside a sample is the name of a class: text that is no integer."""
+    return isinstance(value, str) and bool(value.strip()) and _integer(value) is None
+
+
+def number_of(value: Any) -> int | None:
+    """The class in a value beside a sample; BadSample where it is no integer, None without one.
+
+    A float is one where it is whole: tables with gaps hold integers as floats.
+    """
+    number = _integer(value) if isinstance(value, str | int) else None
+    if isinstance(value, float) and value.is_integer():
+        number = int(value)
+    if value is not None and number is None:
+        raise BadSample(f"the class beside it is {value!r}, not an integer")
+    return number
+
+
+def name_of(value: Any) -> str | None:
+    """The name of the class in a value beside a sample; BadSample where it is none."""
+    if value is None or isinstance(value, str):
+        return (value or "").strip() or None
+    if type(value) is int:  # true is none
+        return str(value)
+    raise BadSample(f"the class beside it is {value!r}, not a name")

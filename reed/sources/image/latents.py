@@ -22,7 +22,7 @@ from reed.errors import ReedError
 from reed.sources import SOURCES
 from reed.sources.image.crop import decode
 from reed.sources.image.labels import read_labels
-from reed.sources.image.layouts import walk
+from reed.sources.image.trees import walk
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MOMENTS_PREFIX = "img-mean-std-"  # where an image's name begins with IMAGE_PREFIX

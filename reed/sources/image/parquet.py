@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -14,65 +15,102 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.errors import ReedError
 from reed.extras import pip_install
-from reed.sources.image.layouts import Raw
+from reed.sources.image import parquet_columns
+from reed.sources.image.labels import is_name, name_of, number_of
+from reed.sources.image.layouts import Found, Raw
+from reed.sources.image.parquet_columns import Columns
 
-LABELS = ("label", "labels", "cls", "class")
-CAPTIONS = ("caption", "text", "txt")
-
-
-@dataclass(frozen=True)
-class _Columns:
-    """The names of the columns that matter; empty where there is none."""
-
-    image: str
-    label: str
-    caption: str
-
-    @property
-    def names(self) -> list[str]:
-        return [name for name in (self.image, self.label, self.caption) if name]
+_READERS = 16  # threads for the footers of many files
 
 
 class Parquet:
     """Rows with an image (binary, or a struct with `bytes`), perhaps a class and a caption.
 
-    The image is the column `image`, or else the only one of such a type; the class the first
-    integer column called label, labels, cls or class; the caption the first string column called
-    caption, text or txt. A key is the name of the file and the row ("train-00000-of-00256/000017"),
-    a stamp the row with the numbers of rows and bytes of the file. Reading one row reads its
-    whole row group: groups of about a hundred rows are best.
+    The image is the column `image`, or else the only one of such a type; the class that called
+    label, labels, cls or class, or the only one whose name ends so, or `label`; the caption the
+    first text called caption, text or txt; either may be in JSON in a column called json. A class
+    is an integer, or a name. A key is the name of the file and the row
+    ("train-00000-of-00256/000017"), a stamp the row with the numbers of rows and bytes of the file.
+    Reading one row reads its whole row group: groups of about a hundred rows are best.
     """
 
-    classes: list[str] = []
+    unlabelled = "has no class beside it, the first image has"
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], label: str = "") -> None:
         self._paths = {path.stem: path for path in paths}
+        if len(self._paths) < len(paths):
+            raise ReedError(f"two files are called {paths[0].stem} but for the ending; rename one")
         self._footers: dict[str, tuple[Any, np.ndarray]] = {}
         self._last: tuple[tuple[str, int] | None, Any] = (None, None)
+        self._asked = label
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Which of a class and a caption there is a column of."""
+        """Which of a class and a caption there is."""
         found = {"label": self._columns.label, "caption": self._columns.caption}
-        return tuple(entry for entry, column in found.items() if column)
+        if self._columns.about:
+            found = {entry: found[entry] or self._about(entry) is not None for entry in found}
+        return tuple(entry for entry, is_there in found.items() if is_there)
 
     @cached_property
-    def _columns(self) -> _Columns:
+    def _columns(self) -> Columns:
         first = next(iter(self._paths))
-        schema = self._footer(first)[0].schema.to_arrow_schema()
-        return _find_columns(schema, self._paths[first])
+        return parquet_columns.find(self._schema(first), self._paths[first], self._asked)
 
-    def stamps(self) -> dict[str, str]:
-        found = {}
+    @cached_property
+    def _first_about(self) -> dict[str, Any]:
+        """The JSON beside the first image."""
+        return next((_table(cell) for cell in self._cells(self._columns.about)), {})
+
+    def _about(self, entry: str) -> Any:
+        return self._first_about.get(self._asked or entry if entry == "label" else entry)
+
+    @cached_property
+    def is_named(self) -> bool:
+        """Whether classes are text, and not all of it integers."""
+        column = self._columns.label
+        if column and self._columns.kinds[column] != "text":
+            return False
+        return any(is_name(value) for value in self._labels())
+
+    def names(self) -> Sequence[str]:
+        if self.is_named:
+            return sorted({name for value in self._labels() if (name := _name(value))})
+        first = next(iter(self._paths))
+        return parquet_columns.named(self._schema(first), self._columns.label)
+
+    def _labels(self) -> Iterator[Any]:
+        """Every value of the class; no other column is read."""
+        if self._columns.label:
+            yield from self._cells(self._columns.label)
+        elif self._columns.about:
+            for cell in self._cells(self._columns.about):
+                try:
+                    yield _table(cell).get(self._asked or "label")
+                except BadSample:  # told when it is read
+                    continue
+
+    def _cells(self, column: str) -> Iterator[Any]:
+        for path in self._paths.values():
+            try:
+                with _library().ParquetFile(path) as file:
+                    for batch in file.iter_batches(columns=[column]):
+                        yield from batch.column(0).to_pylist()
+            except (OSError, ValueError) as error:
+                raise ReedError(f"cannot read column {column!r} of {path}: {error}") from error
+
+    def found(self) -> Found:
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(self._footer, self._paths))
+        found: dict[str, str] = {}
+        first, *others = ((path, self._schema(stem)) for stem, path in self._paths.items())
+        for other in others:
+            parquet_columns.compare(first, other, self._columns)
         for stem, path in self._paths.items():
-            metadata, _ = self._footer(stem)
-            missing = set(self._columns.names) - set(metadata.schema.to_arrow_schema().names)
-            if missing:
-                problem = f"{path} has no column {min(missing)!r}, the first file does"
-                raise ReedError(f"{problem}; name the files of one table with --data")
-            of = f"{metadata.num_rows}-{path.stat().st_size}"
-            found |= {f"{stem}/{r:06d}": f"{r}/{of}" for r in range(metadata.num_rows)}
-        return dict(sorted(found.items()))
+            rows = self._footer(stem)[0].num_rows
+            of = f"{rows}-{path.stat().st_size}"
+            found |= {f"{stem}/{r:06d}": f"{r}/{of}" for r in range(rows)}
+        return Found(dict(sorted(found.items())), {})
 
     def raw(self, key: str) -> Raw:
         stem, _, row = key.partition("/")
@@ -84,15 +122,25 @@ class Parquet:
         if group + 1 >= len(starts):
             raise BadSample(f"{path.name} has {starts[-1]} rows")
         table, place = self._group(stem, group), int(row) - int(starts[group])
+        columns = self._columns
 
         def cell(name: str) -> Any:
             return table.column(name)[place].as_py() if name else None
 
-        image = cell(self._columns.image)
+        image = cell(columns.image)
         image = image.get("bytes") if isinstance(image, dict) else image
         if image is None:
             raise BadSample(f"row {row} of {path.name} holds no image bytes, at best a path")
-        return Raw(image, cell(self._columns.label), cell(self._columns.caption))
+        about = _table(cell(columns.about)) if columns.about else {}
+        label = cell(columns.label) if columns.label else about.get(self._asked or "label")
+        caption = cell(columns.caption) if columns.caption else about.get("caption")
+        if columns.kinds.get(columns.label) == "true or false" and label is not None:
+            label = int(label)
+        of = name_of if self.is_named else number_of
+        return Raw(image, of(label), caption if isinstance(caption, str) else None)
+
+    def _schema(self, stem: str) -> Any:
+        return self._footer(stem)[0].schema.to_arrow_schema()
 
     def _footer(self, stem: str) -> tuple[Any, np.ndarray]:
         """The metadata of a file, and the first row of every row group, then the number of rows."""
@@ -121,27 +169,20 @@ class Parquet:
         return table
 
 
-def _find_columns(schema: Any, path: Path) -> _Columns:
-    from pyarrow import types
+def _name(value: Any) -> str | None:
+    try:
+        return name_of(value)
+    except BadSample:  # told when it is read
+        return None
 
-    def holds_bytes(kind: Any) -> bool:
-        if types.is_struct(kind):
-            return any(f.name == "bytes" and holds_bytes(f.type) for f in kind)
-        return types.is_binary(kind) or types.is_large_binary(kind)
 
-    def is_text(kind: Any) -> bool:
-        return types.is_string(kind) or types.is_large_string(kind)
-
-    def first(names: Sequence[str], fits: Any) -> str:
-        fitting = (n for n in names if n in schema.names and fits(schema.field(n).type))
-        return next(fitting, "")
-
-    images = [field.name for field in schema if holds_bytes(field.type)]
-    if "image" not in images and len(images) != 1:
-        have = f"of such a type are {images}" if images else f"its columns are {schema.names}"
-        raise ReedError(f"{path} has no image column: call a binary one 'image'; {have}")
-    image = "image" if "image" in images else images[0]
-    return _Columns(image, first(LABELS, types.is_integer), first(CAPTIONS, is_text))
+def _table(cell: Any) -> dict[str, Any]:
+    """The table in a cell of JSON, or of a struct."""
+    try:
+        table = json.loads(cell) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError) as error:
+        raise BadSample(f"the JSON beside it does not parse: {error}") from error
+    return table if isinstance(table, dict) else {}
 
 
 def _library() -> ModuleType:

@@ -11,7 +11,7 @@ import numpy as np
 
 import reed
 from reed.bytes import human
-from reed.cache import plan, reader, schema
+from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
 from reed.cache.schema import Field
@@ -90,12 +90,15 @@ def _facts(cache: Path, frozen: Plan, summaries: Sequence[Summary]) -> list[tupl
     lacking = [each.column.name for each in summaries if not each.is_complete]
     state = f"incomplete: {', '.join(lacking)}" if lacking else "complete"
     containers = sorted({each.column.container for each in summaries})
+    named, passed = info.classes_of(manifest.classes), account.load(cache).line
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
     return [
         ("pipeline", manifest.pipeline),
         ("domain", manifest.domain),
         ("source", manifest.source),
         ("samples", manifest.samples),
+        *([("classes", named)] if named else []),
+        *([("other files", passed)] if passed else []),
         ("views of each", manifest.views),
         ("shards", frozen.shards),
         ("samples per shard", manifest.shard_size),

@@ -18,6 +18,7 @@ from reed.cache import schema
 from reed.errors import ReedError
 from reed.train import log
 from reed.train.run_data import RunData
+from reed.view.info import classes_of
 
 NEEDED = {
     "shards": str,
@@ -108,6 +109,8 @@ def facts(run: Run) -> dict[str, Any]:
     return {
         "folder": str(run.place),
         "cache": settings["shards"] + ("" if is_there else " (not there)"),
+        "samples left out": data.said if isinstance(data, RunData) else None,
+        "classes": data and classes_of(data.classes),
         "pipeline": data and f"{data.pipeline}, domain {data.domain}",
         "aligned to": ", ".join(each["target"] for each in _aligned(settings)) or "nothing",
         "parameters of the net": net,

@@ -1,0 +1,56 @@
+"""The names of the classes: frozen with the plan, so that no class ever changes its number."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from reed.cache import schema
+from reed.cache.schema import Manifest
+from reed.errors import ReedError
+
+
+def check(
+    cache: Path, manifest: Manifest, keys: Sequence[str], named: Sequence[str], *, is_new: bool
+) -> None:
+    """Refuse names by which a class of the cache would have another number than before.
+
+    named: the names that the source gives now, by number, if it names any; is_new: whether the
+    plan is to be extended.
+    """
+    frozen = manifest.classes
+    for number, was in enumerate(frozen if named else ()):
+        now = named[number] if number < len(named) else None
+        if now != was:
+            raise ReedError(
+                f"{cache}: class {number} is {was!r}, the source now says {now!r}; restore the "
+                "names, or start anew with --rebuild"
+            )
+    moved = first_moved(manifest, keys, named)
+    if is_new and moved:
+        before = folders(keys[: manifest.segments[0]], named)
+        raise ReedError(
+            f"{cache} was planned before class lists were frozen, and with what is new {moved!r} "
+            f"would be class {named.index(moved)}, it was {before.index(moved)}; extend it with "
+            f"--set 'source.classes={json.dumps(before, ensure_ascii=False)}'"
+        )
+
+
+def first_moved(manifest: Manifest, keys: Sequence[str], named: Sequence[str]) -> str | None:
+    """The first class of a cache without a frozen list that now has another number, or None.
+
+    Such a cache counted the top folders of its keys, sorted, as they were in its first build.
+    """
+    before = [] if manifest.classes else folders(keys[: manifest.segments[0]], named)
+    return next((was for was, now in zip(before, named, strict=False) if was != now), None)
+
+
+def folders(keys: Sequence[str], named: Sequence[str]) -> list[str]:
+    """The top folders of the keys that are classes, sorted."""
+    return sorted({key.partition("/")[0] for key in keys} & set(named))
+
+
+def has_labels(cache: Path, name: str) -> bool:
+    """Whether a column holds the numbers of classes."""
+    return any(field.kind == "label" for field in schema.load_column(cache, name).fields)

@@ -1,0 +1,103 @@
+"""A folder of image files, at any depth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from reed import image_files as kinds
+from reed.build.shard import BadSample
+from reed.errors import ReedError
+from reed.image_files import is_image
+from reed.sources.image.layouts import Folders, Found, Raw, is_debris, sifted
+
+
+class Tree(Folders):
+    """A folder of image files at any depth; a file is one by its ending, or by how it begins.
+
+    Hidden files, __MACOSX, other files and masks beside an image are passed over. A key is the
+    path below the root, a stamp the size in bytes. Links are followed; one to nothing fails when
+    it is read.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    @cached_property
+    def _tops(self) -> list[str]:
+        return sorted(e.name for e in scan(self._root) if e.is_dir())
+
+    def names(self) -> Sequence[str]:
+        return self._tops
+
+    def found(self) -> Found:
+        stamps, passed, hidden = {}, {}, []
+        for key, entry in walk(self._root, hidden):
+            if not is_image(entry.name) and not kinds.begins_like_one(entry.path):
+                kinds.by_reason([key], passed)
+                continue
+            try:
+                stamps[key] = str(entry.stat().st_size)
+            except OSError as error:  # such as a link to nothing
+                stamps[key] = f"unreadable ({error.strerror})"
+        return sifted(stamps, passed | ({"hidden": hidden} if hidden else {}), self._root)
+
+    def raw(self, key: str) -> Raw:
+        path = self._root / key
+        try:
+            if not path.is_file():  # to open a pipe would wait forever
+                raise BadSample("there is no such file, or only a link to nothing")
+            return Raw(path.read_bytes(), self.label(key))
+        except OSError as error:
+            raise BadSample(f"cannot be read: {error.strerror}") from error
+
+
+def scan(folder: Path | str, hidden: list[str] | None = None) -> list[os.DirEntry]:
+    """What lies in a folder, but for hidden files and __MACOSX; ReedError when it cannot be read.
+
+    In no particular order; the names that are left out are added to `hidden`.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError as error:
+        raise ReedError(f"cannot list {folder}: {error.strerror}") from error
+    kept = [entry for entry in found if not is_debris(entry.name)]
+    if hidden is not None and len(kept) < len(found):
+        hidden += [entry.name for entry in found if is_debris(entry.name)]
+    return kept
+
+
+def walk(root: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every file below a folder, with its path from there; ReedError for what it cannot enter.
+
+    hidden: where the paths of hidden files and folders go.
+    """
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        left_out: list[str] = []
+        entries = scan(os.path.join(root, below), left_out)
+        if hidden is not None and left_out:
+            hidden += [below + name for name in left_out]
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:
+                raise ReedError(f"cannot enter {entry.path}: {error.strerror}") from error
+            if is_folder:
+                if entry.is_symlink():
+                    _check_loop(entry)
+                pending.append(f"{below}{entry.name}/")
+            elif entry.is_symlink() and not is_image(entry.name) and not os.path.exists(entry.path):
+                raise ReedError(f"{entry.path} is a link to nothing; mend or remove it")
+            else:
+                yield below + entry.name, entry
+
+
+def _check_loop(entry: os.DirEntry) -> None:
+    target, inside = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    if os.path.join(inside, "").startswith(os.path.join(target, "")):
+        raise ReedError(f"{entry.path} is a link to a folder that holds it; remove it")

@@ -1,0 +1,143 @@
+"""A zip of image files in folders."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from reed import image_files as kinds
+from reed.build.shard import BadSample
+from reed.errors import ReedError
+from reed.image_files import is_image
+from reed.sources.image.layouts import (
+    SPLITS,
+    Folders,
+    Found,
+    Passed,
+    Raw,
+    is_debris,
+    sifted,
+    wrapping,
+)
+
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """Where a file lies in a zip."""
+
+    header: int
+    packed: int
+    size: int
+    crc: int
+    method: int
+    encrypted: bool
+
+
+class Zip(Folders):
+    """A zip of such a folder. A stamp is the size in bytes and the CRC-32.
+
+    A single folder around all others, or one named like the zip or a split, is not part of a key,
+    nor is "./"; backslashes are slashes. The files are read by place, without a shared handle, so
+    any process or thread may read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._passed: Passed = {}
+
+    @cached_property
+    def _tops(self) -> list[str]:
+        return sorted({key.split("/")[0] for key in self.found().stamps if "/" in key})
+
+    def names(self) -> Sequence[str]:
+        return self._tops
+
+    def found(self) -> Found:
+        members = self._members  # which fills what is passed over
+        stamps = {key: f"{m.size}-{m.crc:08x}" for key, m in members.items()}
+        return sifted(stamps, {**self._passed}, self._path)
+
+    @cached_property
+    def _members(self) -> dict[str, _Member]:
+        found: dict[str, _Member] = {}
+        try:
+            with zipfile.ZipFile(self._path) as opened:
+                for info in opened.infolist():
+                    self._take(opened, info, found)
+        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise ReedError(f"cannot read the zip {self._path}: {error}") from error
+        prefix = wrapping(found, {self._path.stem, *SPLITS})
+        return {name[len(prefix) :]: member for name, member in found.items()}
+
+    def _take(
+        self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, found: dict[str, _Member]
+    ) -> None:
+        """Put a member where it belongs: an image, passed over, or no file."""
+        parts = [p for p in info.filename.replace("\\", "/").split("/") if p not in ("", ".")]
+        name = "/".join(parts)
+        if info.filename.endswith(("/", "\\")) or not parts:
+            return
+        if any(map(is_debris, parts)):
+            self._passed.setdefault("hidden", []).append(name)
+            return
+        member = _Member(
+            info.header_offset,
+            info.compress_size,
+            info.file_size,
+            info.CRC,
+            info.compress_type,
+            bool(info.flag_bits & 1),
+        )
+        if not is_image(name) and not self._begins_like_one(opened, info, member):
+            kinds.by_reason([name], self._passed)
+            return
+        if name in found:
+            raise ReedError(f"{self._path} holds {name!r} twice")
+        found[name] = member
+
+    def _begins_like_one(
+        self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: _Member
+    ) -> bool:
+        if member.encrypted or member.method not in _METHODS:
+            return False
+        try:
+            with opened.open(info) as file:
+                return kinds.is_known(file.read(kinds.HEAD))
+        except (OSError, zlib.error, zipfile.BadZipFile):
+            return False
+
+    def raw(self, key: str) -> Raw:
+        member = self._members.get(key)
+        if member is None:
+            raise BadSample(f"not in {self._path.name}")
+        if member.encrypted or member.method not in _METHODS:
+            how = "encrypted" if member.encrypted else f"compressed by method {member.method}"
+            raise BadSample(f"{how} in the zip; store it plainly or deflated")
+        try:
+            content = self._bytes(member)
+        except (OSError, zlib.error) as error:
+            raise BadSample(f"damaged in the zip: {error}") from error
+        if len(content) != member.size or zlib.crc32(content) != member.crc:
+            raise BadSample(
+                f"damaged in the zip: CRC-32 is {zlib.crc32(content):08x}, not {member.crc:08x}"
+            )
+        return Raw(content, self.label(key))
+
+    def _bytes(self, member: _Member) -> bytes:
+        with open(self._path, "rb") as file:
+            file.seek(member.header)
+            header = file.read(30)
+            # the local header ends with the lengths of the name and of the extra field
+            skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+            file.seek(skip, os.SEEK_CUR)
+            packed = file.read(member.packed)
+        if member.method == zipfile.ZIP_STORED:
+            return packed
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, member.size + 1)
