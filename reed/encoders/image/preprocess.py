@@ -58,7 +58,7 @@ class Preprocess:
                 x, (size, size), mode=self.interpolation, align_corners=False, antialias=antialias
             )
 
-        # Public implementations differ in the order, which changes the values near edges.
+        # Each order follows a public implementation, so that the values agree with it.
         x = pixels.float() / 255
         if self.order == "normalise-resize":
             return resize(normalise(x))

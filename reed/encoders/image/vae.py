@@ -126,7 +126,7 @@ class Vae(PublicWeights):
                 f"autoencoder whose class begins with {FAMILY}"
             )
 
-        # The model is made from its configuration, so that no weight is read before it is checked.
+        # The weights are filled in here, so that a missing or superfluous tensor is an error.
         model = model_class.from_config(config)
         state = {_renamed(key): value for key, value in files.read(found.files[0]).items()}
         files.fill(model, state, f"{self.name}: {found.files[0]}")
