@@ -1,6 +1,6 @@
-"""Pipelines: one module (what is cached) and one recipe (how it is trained) per data set.
+"""Pipelines: one module (what to cache) and one recipe (how to train) per data set.
 
-One of your own is named "module:attribute" and needs no registration: the attribute is its
+You name your own pipeline as "module:attribute", without registration: the attribute is its
 Pipeline, and the recipe is the .toml file of the same name beside the module.
 """
 
@@ -22,11 +22,16 @@ from reed.registry import by_path, find_in
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What stage one builds for one data set, by name only.
+    """The parts from which stage one builds the cache of a data set, by name only.
 
-    domain, source: a registered name or module:attribute; base: columns that training always
-    needs; encoders: what is built when none is asked for, both as NAME or COLUMN=NAME or
-    COLUMN=module:attribute; shard_size: samples per shard.
+    Columns are named NAME, COLUMN=NAME or COLUMN=module:attribute.
+
+    Attributes:
+        domain: A registered name, or module:attribute.
+        source: A registered name, or module:attribute.
+        base: Columns that training always needs.
+        encoders: Columns that are built if no encoder is named on the command line.
+        shard_size: Samples per shard.
     """
 
     domain: str
@@ -37,38 +42,50 @@ class Pipeline:
 
 
 def names() -> list[str]:
-    """Every pipeline, by its recipe file."""
+    """Return the names of all pipelines, from their recipe files."""
     files = resources.files(__name__).iterdir()
     return sorted(f.name.removesuffix(".toml") for f in files if f.name.endswith(".toml"))
 
 
 def load(name: str) -> Pipeline:
-    """The pipeline called `name`, or at "module:attribute"; ReedError with the nearest name."""
+    """Load a pipeline by its name, or from "module:attribute".
+
+    Raises:
+        ReedError: There is no such pipeline, or the attribute is not a Pipeline.
+    """
     if ":" in name:
-        found = by_path("pipeline", name)
-        if not isinstance(found, Pipeline):
-            raise ReedError(f"{name} is {found!r}, not a reed.pipelines.Pipeline")
-        return found
+        pipeline = by_path("pipeline", name)
+        if not isinstance(pipeline, Pipeline):
+            raise ReedError(f"{name} is {pipeline!r}, not a reed.pipelines.Pipeline")
+        return pipeline
     return _module(name).PIPELINE
 
 
 def summary(name: str) -> str:
-    """The first line of what the module of a pipeline says of it."""
+    """Return the first line of the docstring of a pipeline's module."""
     return (_module(name).__doc__ or "").partition("\n")[0]
 
 
 def label(name: str) -> str:
-    """What its cache and its runs are called by default: of "package.module:x" the module."""
+    """Return the default name of a pipeline's cache and runs: the module in "package.module:x"."""
     return name.partition(":")[0].rpartition(".")[2]
 
 
 def variants(name: str) -> list[str]:
-    """The variants of a pipeline's recipe, in the order of the file."""
+    """Return the variants of a pipeline's recipe, in the order of the file."""
     return list(_table(name).get("variants", {}))
 
 
 def recipe(name: str, variant: str = "") -> dict[str, Any]:
-    """The recipe of a pipeline as a plain table, with one of its variants laid on top."""
+    """Return the recipe of a pipeline as a plain table.
+
+    Args:
+        name: Name of the pipeline.
+        variant: Variant to merge into the recipe; empty for none.
+
+    Raises:
+        ReedError: The pipeline or the variant does not exist.
+    """
     table = _table(name)
     known = table.pop("variants", {})
     if not variant:
@@ -92,19 +109,22 @@ def _table(name: str) -> dict[str, Any]:
 
 
 def _beside(name: str) -> Path:
-    """The recipe of "module:attribute"; the module, which stage two does not need, is not run."""
+    """Return the path of the recipe of "module:attribute".
+
+    The module is located without running it, because stage two does not need it.
+    """
     module = name.partition(":")[0]
     find_in(Path.cwd())
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        found = None
-    if found is None or found.origin is None:
+        spec = None
+    if spec is None or spec.origin is None:
         raise ReedError(
             f"the recipe of pipeline {name!r} is not in {Path.cwd()}: go where {module}.py and its "
             ".toml are"
         )
-    return Path(found.origin).with_suffix(".toml")
+    return Path(spec.origin).with_suffix(".toml")
 
 
 def _check(name: str) -> None:

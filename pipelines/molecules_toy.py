@@ -1,7 +1,9 @@
 """Drug-like molecules that ship with RDKit: both stages with nothing to download.
 
-reed-cache build molecules-toy
-reed-cache build molecules-toy --cache cache/molecules-toy-test --set source.split=test
+Commands::
+
+    reed-cache build molecules-toy
+    reed-cache build molecules-toy --cache cache/molecules-toy-test --set source.split=test
 """
 
 from reed.pipelines import Pipeline

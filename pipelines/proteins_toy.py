@@ -1,7 +1,9 @@
 """Generated proteins, whose best possible recovery is known exactly; nothing to download.
 
-reed-cache build proteins-toy
-reed-cache build proteins-toy --cache cache/toy-valid --set source.split=valid
+Commands::
+
+    reed-cache build proteins-toy
+    reed-cache build proteins-toy --cache cache/toy-valid --set source.split=valid
 """
 
 from reed.pipelines import Pipeline

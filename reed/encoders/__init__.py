@@ -12,10 +12,10 @@ Makes = TypeVar("Makes", bound=Callable[..., Encoder])
 
 
 class Encoders(Registry):
-    """A registry that takes what makes an Encoder: a type checker compares every entry with it."""
+    """A registry of callables that return an Encoder; a type checker verifies every entry."""
 
     def register(self, name: str) -> Callable[[Makes], Makes]:
-        """Decorator that files a class, or a partial of one, under `name`."""
+        """Return a decorator that registers a class, or a partial of one, under ``name``."""
         return super().register(name)
 
 

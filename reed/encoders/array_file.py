@@ -1,4 +1,4 @@
-"""Representations that somebody else computed, of any kind of data, joined by the sample's key."""
+"""Representations that were computed elsewhere, for any kind of data, joined by sample key."""
 
 from __future__ import annotations
 
@@ -23,11 +23,17 @@ KINDS = ("sample", "token")
 @ENCODERS.register("array-file")
 @dataclass
 class ArrayFile:
-    """One array per sample: the entry KEY of an .npz, or the file KEY.npy in a folder.
+    """One array per sample: the entry KEY of an .npz file, or the file KEY.npy in a folder.
 
-    file: the .npz or the folder; kind: sample, [channels], or token, [N, channels]; licence: of the
-    arrays. array: float32 before its codec, float16 unless asked otherwise. A sample without an
-    array, or with one of another shape, fails.
+    The field ``array`` is float32 and stored as float16 unless another codec is chosen. A sample
+    that has no array, or an array of another shape, fails.
+
+    Attributes:
+        file: The .npz file or the folder.
+        kind: ``sample`` for arrays of shape [channels], ``token`` for [N, channels].
+        channels: Length of the last axis of every array.
+        licence: Licence of the arrays.
+        batch_size: Samples per call of ``encode``.
     """
 
     file: Path = Path("arrays.npz")
@@ -45,12 +51,12 @@ class ArrayFile:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One, of the kind that was asked for."""
+        """The single field ``array``, of the chosen kind."""
         shape = (self.channels,) if self.kind == "sample" else (None, self.channels)
         return (Field("array", self.kind, shape, "float16"),)
 
     def revision(self) -> str:
-        """The sha256 of the .npz, or of the names and sizes of the files in the folder."""
+        """Return the sha256 of the .npz, or of the names and sizes of the folder's files."""
         if not self.file.is_dir():
             return file_sha256(self.file)[:16]
         sizes = sorted(
@@ -64,7 +70,11 @@ class ArrayFile:
         self.load("cpu")
 
     def load(self, device: str) -> None:
-        """Open the .npz; ReedError when there is neither that nor a folder."""
+        """Open the .npz file.
+
+        Raises:
+            ReedError: ``file`` is neither a folder nor a readable .npz file.
+        """
         self._opened: Any = None
         if self.file.is_dir():
             return
@@ -75,7 +85,11 @@ class ArrayFile:
             raise ReedError(f"cannot read {self.file} as .npz or folder: {error}") from error
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """array of each sample; BadSample where it is absent, no plain numbers, or does not fit."""
+        """Return the ``array`` of each sample.
+
+        Raises:
+            BadSample: An array is missing, does not hold plain numbers or has another shape.
+        """
         return {"array": [self._array(sample["key"]) for sample in samples]}
 
     def _array(self, key: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What encoders share: those without weights, and those whose weights are public."""
+"""Base classes of encoders: those without weights, and those with public weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from reed.weights import Found, Origin
 
 
 class Weightless:
-    """An encoder that computes its output with no weights, so there is nothing to load.
+    """An encoder that needs no weights, so that there is nothing to load.
 
-    version: what the output depends on besides the inputs; raise it when the output would change.
+    Attributes:
+        licence: Licence of the output.
+        batch_size: Samples per call of ``encode``.
+        version: Version of the computation. Raise it with every change that alters the output.
     """
 
     licence: ClassVar[str] = "as the data"
@@ -19,15 +22,19 @@ class Weightless:
     version: ClassVar[str] = "1"
 
     def revision(self) -> str:
-        """The version of the computation."""
+        """Return the version of the computation."""
         return self.version
 
     def load(self, device: str) -> None:
-        """Nothing to load."""
+        """Do nothing, because there are no weights."""
 
 
 class PublicWeights:
-    """An encoder with public weights: those of its `origin`, or those at the path `weights`."""
+    """An encoder with public weights, which come from its ``origin`` or from a path.
+
+    Attributes:
+        weights: Path of the weights; None to use those of ``origin``.
+    """
 
     weights: str | None
 
@@ -35,16 +42,16 @@ class PublicWeights:
 
         @property
         def name(self) -> str:
-            """What messages call it."""
+            """Name of the encoder in messages."""
             ...
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         raise NotImplementedError
 
     def prefetch(self) -> Found:
-        """Download the public weights, unless others are given."""
+        """Download the public weights, unless ``weights`` names others."""
         return files.prefetch(self.name, self.origin, self.weights)
 
     def _find(self) -> Found:

@@ -1,4 +1,4 @@
-"""Folders of transformers models: opened with one-line errors, averaged over chosen tokens."""
+"""Models from transformers folders: open them with one-line errors, average chosen tokens."""
 
 from __future__ import annotations
 
@@ -28,35 +28,42 @@ LICENCES = {
     "sentence-transformers/all-mpnet-base-v2": "Apache-2.0",
 }
 
-
-# Every public repository of such a model has these; *.j* are JSON and the chat template.
+# Every public repository of such a model has these files; *.j* are JSON and the chat template.
 FILES = ("*.safetensors", "*.j*")
-SETTINGS = (".json", ".jinja", ".txt", ".model")  # tokenizer, preprocessing, architecture
+SETTINGS = (".json", ".jinja", ".txt", ".model")  # of tokenizer, preprocessing and architecture
 
 
 def fingerprint(found: Found) -> str:
-    """A hash of the weights and one of the settings that lie beside them, for a revision."""
-    seen = hashlib.sha256()
+    """Return a hash of the weights and one of the settings files beside them, for a revision."""
+    digest = hashlib.sha256()
     for path in sorted(found.folder.iterdir()):
         if path.suffix in SETTINGS and not path.name.endswith(".index.json"):
-            seen.update(f"{path.name}:{weights_sha256(path)}\n".encode())
-    return f"{found.sha256[:16]}-{seen.hexdigest()[:16]}"
+            digest.update(f"{path.name}:{weights_sha256(path)}\n".encode())
+    return f"{found.sha256[:16]}-{digest.hexdigest()[:16]}"
 
 
 def origin_of(hub: str) -> Origin:
-    """What is needed of REPOSITORY@REVISION on the hub; without a revision of its main branch."""
+    """Return the needed files of REPOSITORY@REVISION on the hub.
+
+    Args:
+        hub: The repository, optionally with a revision; the default is its main branch.
+    """
     repo, _, revision = hub.partition("@")
     return Origin(repo, revision or "main", FILES)
 
 
 def licence_of(hub: str) -> str:
-    """The licence of a model that an encoder uses unless told otherwise; of others, where it is."""
+    """Return the licence of a default model; for other models, where to find it."""
     repo = hub.partition("@")[0]
     return LICENCES.get(repo, f"as stated for {repo}")
 
 
 def version(package: str) -> str:
-    """ "package-1.2.3", for a revision; ReedError when it is not installed."""
+    """Return "PACKAGE-VERSION" for a revision.
+
+    Raises:
+        ReedError: The package is not installed.
+    """
     try:
         return f"{package}-{metadata.version(package)}"
     except metadata.PackageNotFoundError:
@@ -65,43 +72,61 @@ def version(package: str) -> str:
 
 
 def one_of(what: str, value: str, options: Sequence[str]) -> None:
-    """ReedError with the nearest option when `value` is none of them."""
+    """Raise ReedError, with the nearest option, if ``value`` is not among the options.
+
+    Args:
+        what: Name of the setting, for the message.
+        value: The value to check.
+        options: The allowed values.
+    """
     if value not in options:
         raise ReedError(f"unknown {what} {value!r}.{suggest(value, options)}")
 
 
 def open_part(kind: str, folder: Path, **settings: Any) -> Any:
-    """What the transformers class `kind` ("AutoTokenizer") makes of the files in a folder.
+    """Open the files in a folder with a class of transformers.
 
-    ReedError with the folder when the library is absent or cannot read the files.
+    Args:
+        kind: Name of the class, such as "AutoTokenizer".
+        folder: Folder of the model's files.
+        **settings: Further arguments of ``from_pretrained``.
+
+    Raises:
+        ReedError: transformers is not installed, or cannot read the files.
     """
     version("transformers")
     import transformers
 
     with _quiet():
         try:
-            opened = getattr(transformers, kind)
-            return opened.from_pretrained(str(folder), local_files_only=True, **settings)
-        except Exception as error:  # each file format has errors of its own
+            part = getattr(transformers, kind)
+            return part.from_pretrained(str(folder), local_files_only=True, **settings)
+        except Exception as error:  # each file format raises its own types of error
             reason = str(error).strip().splitlines() or [""]
             problem = f"cannot open {folder} as {kind}: {type(error).__name__}: {reason[0]}"
             raise ReedError(f"{problem}; restore the files of the model there") from error
 
 
 def open_model(kind: str, found: Found, precision: str) -> Any:
-    """The frozen model of the transformers class `kind`, on the CPU.
+    """Open a frozen model on the CPU.
 
-    ReedError when its files lack weights.
+    Args:
+        kind: Name of the transformers class, such as "AutoModel".
+        found: The files of the model.
+        precision: ``fp32``, ``tf32`` or ``bf16``; ``bf16`` also keeps the weights in bfloat16.
 
-    precision: of reed.encoders.image.batches; "bf16" also holds the weights in bfloat16. A pooler
-    may lack weights: transformers adds one to some models, and nothing here reads it.
+    Raises:
+        ReedError: The files lack weights of the model.
     """
     import torch
 
+    # An empty file or a Git LFS pointer gets a clear message before transformers reads it.
     for path in found.files:
         check(path)
     folder, dtype = found.folder, torch.bfloat16 if precision == "bf16" else torch.float32
     model, report = open_part(kind, folder, dtype=dtype, output_loading_info=True)
+
+    # transformers adds a pooler to some models; its weights may be missing, as nothing reads it.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     if missing:
         problem = f"{folder} lacks {len(missing)} weights of {type(model).__name__}"
@@ -111,7 +136,7 @@ def open_model(kind: str, found: Found, precision: str) -> Any:
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """No progress bars and no report of weights that are in the files and not needed."""
+    """Silence progress bars and the report of superfluous weights while a model opens."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -126,35 +151,48 @@ def _quiet() -> Generator[None]:
 
 
 def running(device: str, precision: str) -> AbstractContextManager[None]:
-    """Inference with a model that is in its precision already, so that nothing is to be cast."""
+    """Return the context of inference with a model whose weights already have their precision."""
     return computing(device, "tf32" if precision == "tf32" else "fp32")
 
 
 def masked_mean(states: torch.Tensor, mask: torch.Tensor) -> np.ndarray:
-    """The mean over the tokens that a mask keeps, in float32 on the CPU.
+    """Average the tokens that a mask keeps, in float32 on the CPU: [B, C].
 
-    states: [B, T, C]; mask: bool [B, T], at least one token of each row. What is masked never
-    enters, even if it is not finite.
+    Args:
+        states: Hidden states [B, T, C]. Masked states never enter, even if they are not finite.
+        mask: bool [B, T], with at least one True per row.
     """
     kept = states.float().masked_fill(~mask.unsqueeze(-1), 0.0)
     return (kept.sum(1) / mask.sum(1, keepdim=True)).cpu().numpy()  # [B, C]
 
 
 def pictures(samples: Sequence[dict[str, Any]]) -> list[Image.Image]:
-    """The images of some samples for a processor; BadSample unless they are uint8 [H, W, 3]."""
+    """Return the images of some samples as Pillow images, for a processor.
+
+    Raises:
+        BadSample: An image is not uint8 [H, W, 3].
+    """
     from PIL import Image
 
     images = [np.asarray(sample["image"]) for sample in samples]
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            found = f"{image.dtype} {list(image.shape)}"
-            raise BadSample(f"the image is {found}, a model of images takes uint8 [H, W, 3]")
+            actual = f"{image.dtype} {list(image.shape)}"
+            raise BadSample(f"the image is {actual}, a model of images takes uint8 [H, W, 3]")
     return [Image.fromarray(image) for image in images]
 
 
-def captions_of(samples: Sequence[dict[str, Any]], place: str) -> list[str]:
-    """The captions of some samples, trimmed; BadSample when there is nothing left of one."""
-    captions = [sample[place].strip() for sample in samples]
+def captions_of(samples: Sequence[dict[str, Any]], address: str) -> list[str]:
+    """Return the captions of some samples, trimmed.
+
+    Args:
+        samples: The samples.
+        address: Field of the captions, COLUMN/FIELD.
+
+    Raises:
+        BadSample: A caption is empty.
+    """
+    captions = [sample[address].strip() for sample in samples]
     if not all(captions):
         raise BadSample("the caption is empty")
     return captions

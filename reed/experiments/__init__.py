@@ -1,1 +1,1 @@
-"""Demos and reproductions, run as `make demo` and `make reproduce-imagenet`."""
+"""Demos and reproductions, run as ``make demo`` and ``make reproduce-imagenet``."""

@@ -1,4 +1,4 @@
-"""Our command lines, run by a demo or a reproduction as a user would."""
+"""Runs the package's command lines from a demo or a reproduction, as a user would."""
 
 from __future__ import annotations
 
@@ -23,14 +23,26 @@ MODULES = {
 
 
 def command(program: str, *words: object, every_gpu: bool = False) -> float:
-    """Run a program of ours in a process of its own; returns the seconds it took.
+    """Run one of the package's programs in its own process.
 
-    The command is shown on stderr first, so that stdout holds results alone. Where it fails, this
-    process ends with its exit code. every_gpu: start one process per GPU, if there are several.
-    Raises ReedError where a signal ended the program, which so could not say why.
+    The command is shown on stderr first, so that stdout holds results alone. If the program fails,
+    this process ends with its exit code.
+
+    Args:
+        program: Name of the program, such as ``reed-train``.
+        *words: Its arguments.
+        every_gpu: Whether to start one process per GPU, if there are several.
+
+    Returns:
+        The duration in seconds.
+
+    Raises:
+        ReedError: A signal ended the program, which therefore could not report an error itself.
     """
     text = [str(word) for word in words]
     click.echo(f"\n$ {shlex.join([program, *text])}", err=True)
+
+    # By module, so that this Python and this checkout run, whatever is on the PATH.
     start = [sys.executable, "-m"]
     if every_gpu and (gpus := _gpus()) > 1:
         start += ["torch.distributed.run", f"--nproc-per-node={gpus}", "-m", "--"]
@@ -40,20 +52,33 @@ def command(program: str, *words: object, every_gpu: bool = False) -> float:
     if code < 0:
         name = Signals(-code).name
         raise ReedError(f"{program} was ended by {name} from outside; rerun this to resume")
-    if code:  # it has said why
+    if code:  # the program has printed the reason
         sys.exit(code)
     return time.monotonic() - began
 
 
 def train(shards: Path, run: Path, variant: str, *words: object, every_gpu: bool = False) -> float:
-    """Run reed-train and return its seconds; the variant "reed" is the recipe as it stands."""
+    """Run reed-train and return its duration in seconds.
+
+    Args:
+        shards: Folder of the cache.
+        run: Folder of the run.
+        variant: Variant of the recipe; ``reed`` is the recipe itself.
+        *words: Further arguments.
+        every_gpu: Whether to start one process per GPU, if there are several.
+    """
     named = () if variant == "reed" else ("--variant", variant)
     where = ("--shards", shards, "--run", run)
     return command("reed-train", *where, *named, *words, every_gpu=every_gpu)
 
 
 def sets(table: Mapping[str, object], column: str = "") -> list[str]:
-    """The words `--set NAME=VALUE` for every entry, of a column's settings `COLUMN.NAME=VALUE`."""
+    """Return the words ``--set NAME=VALUE`` for every entry of a table.
+
+    Args:
+        table: Settings by name.
+        column: Column that the settings belong to, which becomes a prefix of the names.
+    """
     prefix = f"{column}." if column else ""
     return [word for name, value in table.items() for word in ("--set", f"{prefix}{name}={value}")]
 

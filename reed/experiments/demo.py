@@ -1,4 +1,4 @@
-"""What the demos share: train every variant, measure every checkpoint, tabulate, draw."""
+"""Steps that the demos share: train every variant, measure every checkpoint, tabulate, draw."""
 
 from __future__ import annotations
 
@@ -17,23 +17,26 @@ from reed.experiments.command import sets, train
 from reed.picture import library
 from reed.train import log
 
-Point = dict[str, Any]  # what was measured of one checkpoint, with its step
-Rows = dict[str, list[Point]]  # run -> its checkpoints in order
+Point = dict[str, Any]  # the measures of one checkpoint, and its step
+Rows = dict[str, list[Point]]  # run -> its checkpoints, in order
 COSINES = "Alignment: mean cosine to the teacher"
 
 
 def option(name: str, default: int, text: str) -> Callable[[Callable], Callable]:
-    """An option that is a number of at least 1; text: its help."""
+    """Return an option for a number of at least 1, with ``text`` as its help."""
     number = click.IntRange(min=1)
     return click.option(name, type=number, default=default, show_default=True, help=text)
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Runs on one cache that differ in alignment alone.
+    """A demo: runs on one cache that differ in alignment alone.
 
-    cache: what they are trained on; out: the folder of runs and results; variants: of the recipe,
-    each with what it is aligned to; caveat: what the result does not show.
+    Attributes:
+        cache: Folder of the cache.
+        out: Folder of the runs and results.
+        variants: Variants of the recipe, each with a description of its targets.
+        caveat: What the result does not show.
     """
 
     cache: Path
@@ -42,12 +45,17 @@ class Demo:
     caveat: str
 
     def train(self, steps: int, points: int) -> list[int]:
-        """Train every variant; returns the steps of the checkpoints to measure, evenly spaced."""
-        library("matplotlib")  # it is missed before the work, not after
+        """Train every variant and return the checkpoints to measure.
+
+        Args:
+            steps: Optimizer steps of each run.
+            points: Number of checkpoints, evenly spaced.
+        """
+        library("matplotlib")  # a missing library should stop the demo before the work, not after
         save = max(1, steps // points)
         for run in self.variants:
             train(self.cache, self.out / run, run, *sets({"steps": steps, "every.save": save}))
-        # not all that there are: a run that was stopped and resumed has a checkpoint more
+        # Not every checkpoint: a run that was stopped and resumed has one more.
         return [*range(save, steps, save), steps]
 
     def measure(
@@ -55,28 +63,40 @@ class Demo:
     ) -> Rows:
         """Measure checkpoints of every run.
 
-        measured: takes a run and a step; what it returns is kept in the run, in the folder `kept`,
-        and reused. Each point also has the cosines that the run had logged by then.
+        Args:
+            steps: The checkpoints.
+            measured: Function that takes the folder of a run and a step, and returns measures.
+            kept: Folder in the run that keeps the measures, to reuse them.
+
+        Returns:
+            The measures, and the cosines that the run had logged by then.
         """
         rows: Rows = {run: [] for run in self.variants}
-        places = [(run, step) for run in rows for step in steps]
-        for run, step in tqdm(places, "measure", unit="checkpoint", dynamic_ncols=True):
+        checkpoints = [(run, step) for run in rows for step in steps]
+        for run, step in tqdm(checkpoints, "measure", unit="checkpoint", dynamic_ncols=True):
             path = self.out / run / kept / f"step-{step:07d}.json"
             if not path.is_file():
                 write_atomic(path, _json(measured(self.out / run, step)))
+
+            # A run logs at other steps than it saves: take the last line up to the checkpoint.
             logged = [line for line in log.read(self.out / run) if line["step"] <= step] or [{}]
             cosines = {name: value for name, value in logged[-1].items() if name[:4] == "cos/"}
             rows[run].append({"step": step} | json.loads(path.read_text()) | cosines)
         return rows
 
     def report(
-        self, found: Any, lines: Sequence[Sequence[str]], notes: str, figure: Any, more: str = ""
+        self, results: Any, lines: Sequence[Sequence[str]], notes: str, figure: Any, more: str = ""
     ) -> None:
-        """Write demo.json (what was found) and demo.png (the figure), and print the table.
+        """Write demo.json (the results) and demo.png (the figure), and print the table.
 
-        lines: of the table, the head first; notes: what its columns mean; more: other pictures.
+        Args:
+            results: The results.
+            lines: Lines of the table, with its header first.
+            notes: Explanation of the columns.
+            figure: A figure of matplotlib.
+            more: Paths of other pictures, for the last line.
         """
-        write_atomic(self.out / "demo.json", _json(found))
+        write_atomic(self.out / "demo.json", _json(results))
         figure.savefig(self.out / "demo.png", dpi=110)
         variants = "\n".join(f"{variant}: {what}" for variant, what in self.variants.items())
         click.echo(f"\n{table(lines)}\n\n{notes}\n{variants}\n\n{self.caveat}")
@@ -90,7 +110,14 @@ class Demo:
         axes.set(xlabel="step", title=title)
 
     def plot_logged(self, axes: Any, begin: str, label: str, title: str) -> None:
-        """Draw what the runs logged under names that begin so; label: of {run}, {what}, {name}."""
+        """Draw the logged values whose names begin with ``begin``.
+
+        Args:
+            axes: Axes of matplotlib.
+            begin: Beginning of the names.
+            label: Label of a curve, in which {run}, {what} and {name} are replaced.
+            title: Title of the axes.
+        """
         for run, what in self.variants.items():
             lines = log.read(self.out / run)
             for name in sorted(name for name in lines[-1] if name.startswith(begin)):
@@ -100,19 +127,24 @@ class Demo:
 
 
 def figure(width: float, height: float) -> Any:
-    """An empty figure of matplotlib's; width and height in inches."""
+    """Return an empty figure of matplotlib; width and height are in inches."""
     return library("matplotlib.figure").Figure(figsize=(width, height), layout="constrained")
 
 
 def legends(axes: Sequence[Any], fontsize: int) -> None:
-    """Give a legend to all axes with something in them."""
-    for each in axes:
-        if each.has_data():
-            each.legend(fontsize=fontsize)
+    """Give a legend to all axes that hold data."""
+    for panel in axes:
+        if panel.has_data():
+            panel.legend(fontsize=fontsize)
 
 
 def by_step(rows: Rows, columns: Sequence[tuple[str, str, str, str]]) -> list[list[str]]:
-    """A table with a line per step; columns: head, run, measure and format of each."""
+    """Return a table with one line per step.
+
+    Args:
+        rows: Measures of every run.
+        columns: Header, run, measure and number format of each column.
+    """
     lines = [["step", *(head for head, *_ in columns)]]
     for i, first in enumerate(next(iter(rows.values()))):
         cells = [format(rows[run][i].get(name, math.nan), form) for _, run, name, form in columns]
@@ -121,7 +153,7 @@ def by_step(rows: Rows, columns: Sequence[tuple[str, str, str, str]]) -> list[li
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as text, every column as wide as its widest cell."""
+    """Format lines of cells as text, each column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(c.rjust(w) for c, w in zip(line, widths, strict=True)) for line in lines

@@ -1,7 +1,7 @@
 """make demo: both stages on the embedded digits, without alignment, with one teacher, with two.
 
-Runs the same commands that a user would, then samples every checkpoint, measures it, prints a
-table and draws runs/demo/demo.png. A second run reuses what is there.
+It runs the same commands that a user would. Then it samples and measures every checkpoint, prints a
+table and draws runs/demo/demo.png. A second run reuses all results of the first.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def main(steps: int, points: int) -> None:
 
     rows = DEMO.measure(saved, measured)
     floor = _floor(real)
-    found = {"floor": floor, "runs": rows}
-    DEMO.report(found, demo.by_step(rows, _columns(rows)), _notes(floor), _figure(rows, floor))
+    results = {"floor": floor, "runs": rows}
+    DEMO.report(results, demo.by_step(rows, _columns(rows)), _notes(floor), _figure(rows, floor))
 
 
 def _samples(run: Path, step: int) -> Path:
-    """The images that a checkpoint draws, kept in the run."""
+    """Draw images from a checkpoint, and keep them in the run."""
     path = run / "samples" / f"step-{step:07d}.npz"
     if not path.is_file():
         sampler = Sampler.of_run(run, step)
@@ -70,7 +70,7 @@ def _samples(run: Path, step: int) -> Path:
 
 
 def _floor(real: Reference) -> float:
-    """The distance between two halves of the real images, in the same space."""
+    """Return the distance between two halves of the real images, in the same space."""
     images = real.images
     halves = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
     return frechet_distance(*(real.gaussian(images[half]) for half in halves))
@@ -96,7 +96,7 @@ def _notes(floor: float) -> str:
 
 
 def _figure(rows: Rows, floor: float) -> Any:
-    """Distances and cosines over the steps, and the first samples of every run's end."""
+    """Draw distances and cosines over the steps, and the first samples of each last checkpoint."""
     figure = demo.figure(11, 7.5)
     spaces = figure.add_gridspec(2 + len(rows), 2, height_ratios=[3, 0.02, *[0.62] * len(rows)])
     distance, cosine = figure.add_subplot(spaces[0, 0]), figure.add_subplot(spaces[0, 1])
@@ -106,6 +106,7 @@ def _figure(rows: Rows, floor: float) -> Any:
     DEMO.plot_logged(cosine, "cos/", "{run}: {name}", demo.COSINES)
     demo.legends((distance, cosine), 8)
 
+    # Below the curves, after a row of space for their labels, a row of samples per run.
     for i, (variant, points) in enumerate(rows.items()):
         axes = figure.add_subplot(spaces[2 + i, :])
         with np.load(_samples(DEMO.out / variant, points[-1]["step"])) as arrays:

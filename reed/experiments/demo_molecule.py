@@ -1,9 +1,10 @@
 """make demo-molecule: both stages on molecules that ship with RDKit, with and without alignment.
 
-These are the small ones of a list of the NCI, since molecules of drugs' size take more than minutes
-to come out whole; where RDKit ships none, those of molecules-toy. Runs the same commands that a
-user would, then draws molecules from every checkpoint, measures them, prints a table and makes two
-pictures in runs/demo-molecule: curves, and a grid of molecules. A second run reuses what is there.
+The molecules are the small ones of a list of the NCI, because a net needs more than minutes to draw
+whole molecules of the size of drugs. If RDKit does not ship the list, they are those of
+molecules-toy. The demo runs the same commands that a user would. Then it draws molecules from every
+checkpoint, measures them, prints a table and makes two pictures in runs/demo-molecule: curves, and
+a grid of molecules. A second run reuses all results of the first.
 """
 
 from __future__ import annotations
@@ -42,13 +43,13 @@ SHOWN = {
     "uniqueness": "unique",
     "strain_median": "strain",
 }
-LIST = Path("NCI/first_5K.smi")  # among RDKit's data
+LIST = Path("NCI/first_5K.smi")  # in the data folder of RDKit
 
 
 @click.command()
 @demo.option("--steps", 900, "Optimizer steps of each run.")
 @demo.option("--points", 3, "Checkpoints to measure in each run.")
-@demo.option("--atoms", 20, "Of the largest, with hydrogens.")
+@demo.option("--atoms", 20, "Atoms of the largest molecule, with hydrogens.")
 @demo.option("--drawn", 64, "Molecules to draw and measure.")
 @one_line_errors
 def main(steps: int, points: int, atoms: int, drawn: int) -> None:
@@ -60,11 +61,13 @@ def main(steps: int, points: int, atoms: int, drawn: int) -> None:
     saved = DEMO.train(steps, points)
     seen, some = known(DEMO.cache), of_cache(DEMO.cache, drawn)
 
+    # Every checkpoint, and for comparison as many real molecules.
     def measured(run: Path, step: int) -> Point:
         return measure(_drawn(run, step, drawn), seen)
 
     rows = DEMO.measure(saved, measured, f"measured-{drawn}")
     real = measure(some, seen)
+
     last = {name: _drawn(DEMO.out / name, steps, drawn) for name in rows}
     grid = DEMO.out / "molecules.png"
     _draw_grid(last | {"real": some}, grid)
@@ -73,7 +76,7 @@ def main(steps: int, points: int, atoms: int, drawn: int) -> None:
 
 
 def _build(atoms: int) -> None:
-    """The cache of the molecules of at most so many atoms in RDKit's list, if it ships that."""
+    """Build the cache of the molecules with at most ``atoms`` atoms in RDKit's list, if shipped."""
     listed = Path(library("RDConfig").RDDataDir) / LIST
     small = ["--source", "molecules", "--data", listed, *sets({"source.max_atoms": atoms})]
     if not listed.is_file():
@@ -83,7 +86,7 @@ def _build(atoms: int) -> None:
 
 
 def _drawn(run: Path, step: int, count: int) -> list[Molecule]:
-    """What a checkpoint draws, kept in the run."""
+    """Draw molecules from a checkpoint, and keep them in the run."""
     path = run / f"drawn-{step:07d}-{count}.npz"
     if not path.is_file():
         sampler, options = Sampler.of_run(run, step), MoleculeOptions(steps=50)
@@ -93,7 +96,7 @@ def _drawn(run: Path, step: int, count: int) -> list[Molecule]:
 
 
 def _lines(rows: Rows, real: Point) -> list[list[str]]:
-    """A line per checkpoint, and one of the real molecules."""
+    """Return the table: a line per checkpoint, and one for the real molecules."""
     lines = [["run", "step", *SHOWN.values()]]
     measured = [(run, str(p["step"]), p) for run, points in rows.items() for p in points]
     for run, step, point in [*measured, ("real", "", real)]:
@@ -114,7 +117,7 @@ def _notes(drawn: int) -> str:
 
 
 def _figure(rows: Rows) -> Any:
-    """Stable atoms, the loss of bonds and cosines over the steps."""
+    """Draw stable atoms, the loss of bonds and cosines over the steps."""
     figure = demo.figure(13, 4)
     left, middle, right = axes = figure.subplots(1, 3)
     DEMO.plot(left, rows, "atom_stability_semlaflow", "Stable atoms, as SemlaFlow counts")
@@ -126,7 +129,7 @@ def _figure(rows: Rows) -> Any:
 
 
 def _draw_grid(rows: Mapping[str, Sequence[Molecule]], path: Path, across: int = 6) -> None:
-    """The first molecules of each row in two dimensions, whatever they are; hydrogens left out."""
+    """Draw the first molecules of each row in two dimensions, unselected and without hydrogens."""
     first = [(name, i, m) for name, kept in rows.items() for i, m in enumerate(kept[:across])]
     legends = [f"{name} {i}" + ("" if sanitised(m) else ", not valid") for name, i, m in first]
     draw, options = library("Chem.Draw"), library("Chem.Draw.rdMolDraw2D").MolDrawOptions()

@@ -1,8 +1,8 @@
 """make demo-protein: both stages on generated proteins, without alignment and with it.
 
-Runs the same commands that a user would, on proteins whose best possible recovery is known
-exactly; then measures every checkpoint on proteins that were never trained on, prints a table and
-draws runs/demo-protein/demo.png. A second run reuses what is there.
+It runs the same commands that a user would, on proteins whose best possible recovery is known
+exactly. Then it measures every checkpoint on proteins that no run was trained on, prints a table
+and draws runs/demo-protein/demo.png. A second run reuses all results of the first.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ def main(steps: int, points: int) -> None:
     for cache, split in ((DEMO.cache, "train"), (TEST, "test")):
         settings = sets({"split": split, "samples": SAMPLES[split]}, "source")
         command("reed-cache", "build", "proteins-toy", "--cache", cache, *settings)
+
+    # The checkpoints are measured on the test set, whose bounds are known.
     saved = DEMO.train(steps, points)
     test = protein.structures_of(TEST, pipelines.recipe("proteins-toy")["data"])
     bounds = _bounds(test)
@@ -55,8 +57,8 @@ def main(steps: int, points: int) -> None:
     def measured(run: Path, step: int) -> Point:
         net = Sampler.of_run(run, step).net
         assert isinstance(net, MPNN)
-        found = protein.perplexity(net, test)
-        return found | {"of_bayes": found["one_shot_recovery"] / bounds["bayes"]}
+        measures = protein.perplexity(net, test)
+        return measures | {"of_bayes": measures["one_shot_recovery"] / bounds["bayes"]}
 
     rows = DEMO.measure(saved, measured)
     sampled = {variant: _sampled(DEMO.out / variant, steps, test) for variant in rows}
@@ -69,21 +71,21 @@ def main(steps: int, points: int) -> None:
         )
         for run in rows
     ]
-    found = {"bounds": bounds, "runs": rows, "sampled": sampled}
+    results = {"bounds": bounds, "runs": rows, "sampled": sampled}
     notes = _notes(bounds, sampled)
-    DEMO.report(found, demo.by_step(rows, columns), notes, _figure(rows, bounds))
+    DEMO.report(results, demo.by_step(rows, columns), notes, _figure(rows, bounds))
 
 
 def _bounds(test: Sequence[Structure]) -> dict[str, float]:
-    """What a guess reaches that sees nothing, and one that knows the generator."""
+    """Return the recovery of a guess without any input, and of one that knows the generator."""
     odds = np.concatenate(_values(TEST, "toy-bayes", "distribution"))
-    letters = np.concatenate([each.residue for each in test])
+    letters = np.concatenate([structure.residue for structure in test])
     frequent = np.bincount(np.concatenate(_values(DEMO.cache, "chain", "residue"))).argmax()
-    told = odds[np.arange(len(letters)), letters]
+    chances = odds[np.arange(len(letters)), letters]
     return {
         "frequent": float((letters == frequent).mean()),
         "bayes": float(odds.max(1).mean()),
-        "bayes_perplexity": float(np.exp(-np.log(told).mean())),
+        "bayes_perplexity": float(np.exp(-np.log(chances).mean())),
     }
 
 
@@ -94,10 +96,11 @@ def _values(cache: Path, column: str, field: str) -> list[np.ndarray]:
 
 
 def _sampled(run: Path, step: int, test: Sequence[Structure]) -> float:
-    """The recovery of sequences drawn from a checkpoint."""
-    some = tuple(sorted(test, key=lambda each: len(each.residue)))
-    drawn = Sampler.of_run(run, step).draw(len(some), DesignOptions(some, steps=20), batch=16)
-    return protein.recovery(drawn["sequence"].tolist(), some)["recovery"]
+    """Return the recovery of sequences drawn from a checkpoint."""
+    by_length = tuple(sorted(test, key=lambda structure: len(structure.residue)))
+    options = DesignOptions(by_length, steps=20)
+    drawn = Sampler.of_run(run, step).draw(len(by_length), options, batch=16)
+    return protein.recovery(drawn["sequence"].tolist(), by_length)["recovery"]
 
 
 def _notes(bounds: Mapping[str, float], sampled: Mapping[str, float]) -> str:
@@ -112,7 +115,7 @@ def _notes(bounds: Mapping[str, float], sampled: Mapping[str, float]) -> str:
 
 
 def _figure(rows: Rows, bounds: Mapping[str, float]) -> Any:
-    """Recovery, perplexity and cosines over the steps."""
+    """Draw recovery, perplexity and cosines over the steps."""
     figure = demo.figure(13, 4)
     left, middle, right = axes = figure.subplots(1, 3)
     DEMO.plot(left, rows, "one_shot_recovery", "Recovery, all masked")

@@ -1,4 +1,4 @@
-"""What the reproductions share: options, words for each stage, samples and their table."""
+"""Steps that the reproductions share: options, arguments of each stage, samples, the table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ PATH = click.Path(path_type=Path)
 
 @dataclass(frozen=True)
 class Words:
-    """More words for the commands of each stage; num: samples to draw."""
+    """Further arguments ("words") for the command of each stage.
+
+    Attributes:
+        build: Arguments of ``reed-cache build``.
+        train: Arguments of ``reed-train``.
+        sample: Arguments of ``reed-sample``.
+        evaluate: Arguments of ``reed-eval``.
+        num: Number of samples to draw.
+    """
 
     build: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
@@ -29,9 +37,16 @@ class Words:
 
 
 def options(name: str, data: str, smoke: str) -> Callable[[Main], Main]:
-    """The options --data, --scale and --out; data, smoke: what they are here, for the help."""
+    """Return a decorator that adds the options --data, --scale and --out.
+
+    Args:
+        name: Name of the reproduction, which is also that of its folder in runs/.
+        data: Help of --data.
+        smoke: Data of the smoke scale, for the help of --scale.
+    """
 
     def wrap(main: Main) -> Main:
+        # click lists the option last that is added first.
         out = Path("runs") / name
         text = "The runs, what they drew and the table."
         main = click.option("--out", type=PATH, default=out, show_default=True, help=text)(main)
@@ -49,7 +64,18 @@ def options(name: str, data: str, smoke: str) -> Callable[[Main], Main]:
 
 
 def words_of(scale: str, data: Path | None, full: Words, smoke: Words, example: str) -> Words:
-    """The words of a scale; UsageError unless exactly the full one is given data."""
+    """Return the words of a scale.
+
+    Args:
+        scale: ``full`` or ``smoke``.
+        data: The data, for the full scale only.
+        full: Words of the full scale.
+        smoke: Words of the smoke scale.
+        example: A path of data, for the message.
+
+    Raises:
+        UsageError: The full scale has no data, or the smoke scale has some.
+    """
     if (data is None) != (scale == "smoke"):
         raise click.UsageError(f"give the data (DATA={example}), or SCALE=smoke alone")
     if scale == "smoke":
@@ -60,9 +86,15 @@ def words_of(scale: str, data: Path | None, full: Words, smoke: Words, example: 
 def sampled(
     run: Path, name: str, reference: Path, words: Words, *own: object, every_gpu: bool = False
 ) -> dict[str, float]:
-    """Draw samples from a run into RUN/samples/NAME and return their measures; own: of reed-sample.
+    """Draw samples from a run into RUN/samples/NAME and return their measures.
 
-    Words of `own` come before those of the scale, which can so replace them.
+    Args:
+        run: Folder of the run.
+        name: Name of the samples.
+        reference: Reference of reed-eval.
+        words: Words of the scale.
+        *own: Words for reed-sample. They come before those of the scale, which can replace them.
+        every_gpu: Whether to draw with one process per GPU, if there are several.
     """
     samples, num = run / "samples" / name, ("--num", words.num)
     where = ("--run", run, "--out", samples)
@@ -74,21 +106,24 @@ def sampled(
 
 
 def measures(record: Path) -> dict[str, float]:
-    """The numbers in a record of reed-eval."""
+    """Return the numbers in a record of reed-eval."""
     metrics = Record.read(record).metrics
     return {name: metric["value"] for name, metric in metrics.items()}
 
 
 def table_of(records: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    """Mean and standard deviation (of the sample, n - 1) over the sets, measure by measure.
+    """Return mean and standard deviation (divided by n - 1) of each measure over the sets.
 
-    A measure that some set lacks, because nothing could be averaged, is a dash; where a run has one
-    set, its number stands alone.
+    A measure that some set lacks, because nothing could be averaged, is a dash. For a run with one
+    set there is no deviation.
+
+    Args:
+        records: Run -> measures of each of its sets of samples.
     """
-    names = dict.fromkeys(name for sets in records.values() for each in sets for name in each)
+    names = dict.fromkeys(name for sets in records.values() for record in sets for name in record)
     lines = [f"{'':30}" + "".join(f"{run:>24}" for run in records)]
     for name in names:
-        cells = (_cell([each.get(name) for each in sets]) for sets in records.values())
+        cells = (_cell([record.get(name) for record in sets]) for sets in records.values())
         lines.append(f"{name:30}" + "".join(f"{cell:>24}" for cell in cells))
     return "\n".join(lines)
 
@@ -102,6 +137,6 @@ def _cell(values: Sequence[float | None]) -> str:
 
 
 def publish(table: str, path: Path) -> None:
-    """Print a table and keep it in a file."""
+    """Print a table and write it to a file."""
     write_atomic(path, f"{table}\n".encode())
     click.echo(f"\n{table}\n\ntable: {path}")

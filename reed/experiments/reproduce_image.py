@@ -1,7 +1,8 @@
-"""make reproduce-imagenet: both stages, samples and measures of one experiment, beside the paper's.
+"""make reproduce-imagenet: both stages, samples and measures, beside the numbers of the papers.
 
-Runs the commands that a user would, each of which resumes; then prints the table and writes it to
-OUT/VARIANT.md. Settings for another scale are words for each command, from a TOML or JSON file.
+It runs the commands that a user would, each of which resumes. Then it prints the table and writes
+it to OUT/VARIANT.md. Settings for another scale are further arguments of each command, from a TOML
+or JSON file.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from reed.experiments.reproduce import PATH, Words, publish, sampled
 from reed.train import checkpoint
 
 OUT = Path("runs/reproduce-imagenet")
-GUIDANCE = 1.275  # REED's README, for its FID of 1.80 at a million steps
+GUIDANCE = 1.275  # from REED's README, for its FID of 1.80 at a million steps
 METRICS = ("fid", "sfid", "is", "precision", "recall")
 SDE = ("--sampler", "sde", "--steps", "250", "--rounding", "down", "--labels", "random")
 FULL = Words(sample=SDE, evaluate=("--metrics", "fid,sfid,is,pr"), num=50_000)
 
-# Step -> FID-50K by ADM's suite, without guidance and with it over the whole interval (SDE, 250
-# steps). The numbers are those of the papers; REED's and SiT's, and REPA's up to 300K steps, are
-# read off a figure of REED's (2 percent). REED's guided samples at a million steps (200 epochs)
-# have IS 267.5, precision 0.81 and recall 0.61; REPA's own 1.80 takes 800 epochs.
+# Step -> FID-50K by ADM's suite (SDE, 250 steps), without guidance and with guidance over the whole
+# interval. The numbers are those of the papers. REED's and SiT's, and REPA's up to 300K steps, were
+# read off a figure of REED's paper (within 2 percent). REED's guided samples at a million steps
+# (200 epochs) have IS 267.5, precision 0.81 and recall 0.61; REPA's own 1.80 takes 800 epochs.
 PUBLISHED = {
     "REED": {50_000: 37.9, 100_000: 15.9, 200_000: 9.7, 300_000: 8.2, 400_000: 7.3, 1_000_000: 4.7},
     "REPA": {50_000: 52.3, 100_000: 19.4, 200_000: 11.1, 400_000: 7.9, 1_000_000: 6.4},
@@ -40,7 +41,13 @@ GUIDED = {"REED": {1_000_000: 1.80}, "REPA": {1_000_000: 1.96}}
 
 @dataclass(frozen=True)
 class Row:
-    """The measures of one checkpoint, by name."""
+    """The measures of one checkpoint.
+
+    Attributes:
+        step: Optimizer step of the checkpoint.
+        guidance: Scale of classifier-free guidance; 1 is none.
+        measures: Measures by name.
+    """
 
     step: int
     guidance: float
@@ -56,21 +63,21 @@ class Row:
 @click.option(
     "--cache", default="cache/imagenet", show_default=True, type=PATH, help="The cache to build."
 )
-@click.option("--out", default=OUT, show_default=True, type=PATH, help="The runs and the table.")
-@click.option("--settings", type=PATH, help="A file of words for each command, for another scale.")
+@click.option("--out", default=OUT, show_default=True, type=PATH, help="Folder of runs and table.")
+@click.option("--settings", type=PATH, help="File of arguments for each command (another scale).")
 @one_line_errors
 def main(
     data: Path, reference: Path, variant: str, cache: Path, out: Path, settings: Path | None
 ) -> None:
-    """Reproduce SiT-XL/2 on ImageNet 256x256 with REED's recipe; rerun to resume.
+    r"""Reproduce SiT-XL/2 on ImageNet 256x256 with REED's recipe; rerun to resume.
 
     \b
     Example:
-      python -m reed.experiments.reproduce_image --data /data/imagenet/train \\
+      python -m reed.experiments.reproduce_image --data /data/imagenet/train \
           --reference VIRTUAL_imagenet256_labeled.npz
     """
     words = _words(settings) if settings else FULL
-    if not reference.exists():  # it is missed at once, not after days
+    if not reference.exists():  # it is needed only after days of training
         raise ReedError(f"there is no {reference}; name ADM's file with --reference (REFERENCE=)")
     run = out / variant
     where = ("--data", data, "--cache", cache)
@@ -80,6 +87,8 @@ def main(
     steps = wanted(run)
     points = [(step, 1.0) for step in steps] + [(steps[-1], GUIDANCE)]
     began = time.monotonic()
+
+    # The paper guides its last checkpoint only.
     rows = [Row(*point, _measured(run, *point, reference, words)) for point in points]
     drawn = time.monotonic() - began
     seconds = {"stage one": built, "training": trained, "samples and measures": drawn}
@@ -87,36 +96,38 @@ def main(
 
 
 def _words(settings: Path) -> Words:
-    """The words of the full scale, with those of a file behind."""
+    """Return the words of the full scale, followed by those of a file."""
     more = config.build(Words, {"num": FULL.num} | config.read(settings), "settings")
     sample, evaluate = FULL.sample + more.sample, FULL.evaluate + more.evaluate
     return replace(more, sample=sample, evaluate=evaluate)
 
 
 def wanted(run: Path) -> list[int]:
-    """The checkpoints that the papers tell of, and the last."""
+    """Return the checkpoints for which the papers give numbers, and the last one."""
     steps = checkpoint.steps(run)
-    told = {step for curve in PUBLISHED.values() for step in curve}
-    return [step for step in steps if step in told or step == steps[-1]]
+    published = {step for curve in PUBLISHED.values() for step in curve}
+    return [step for step in steps if step in published or step == steps[-1]]
 
 
 def _measured(
     run: Path, step: int, guidance: float, reference: Path, words: Words
 ) -> Mapping[str, float]:
-    """The measures of samples of one checkpoint."""
+    """Draw samples from one checkpoint and return their measures."""
     name, own = f"step-{step:07d}-guidance-{guidance:g}", ("--step", step, "--guidance", guidance)
     return sampled(run, name, reference, words, *own, every_gpu=True)
 
 
 def table_of(variant: str, rows: Sequence[Row], seconds: dict[str, float], num: int) -> str:
-    """The measures of every checkpoint beside the published FIDs, as Markdown."""
+    """Return the measures of every checkpoint beside the published FIDs, as Markdown."""
     head = ["steps", "guidance", *METRICS, *(f"{name}, FID" for name in PUBLISHED)]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         curves = PUBLISHED if row.guidance == 1 else GUIDED
-        told = [curves.get(name, {}).get(row.step) for name in PUBLISHED]
+        theirs = [f"{curves.get(name, {}).get(row.step) or '-'}" for name in PUBLISHED]
         ours = [f"{row.measures[metric]:.4g}" for metric in METRICS]
-        lines.append([f"{row.step:,}", f"{row.guidance:g}", *ours, *(f"{v or '-'}" for v in told)])
+        lines.append([f"{row.step:,}", f"{row.guidance:g}", *ours, *theirs])
+
+    # A stage that had finished before takes seconds: the durations are those of this invocation.
     spent = ", ".join(f"{name} {value / 3600:.2f} h" for name, value in seconds.items())
     return "\n".join(
         [f"# {variant}: {num:,} samples, SDE, 250 steps unless the settings say otherwise", ""]

@@ -6,8 +6,8 @@
 
 The paper (arXiv 2507.08980) trains 200 epochs on 23,079 chains and recovers 41.2, 41.6 and 41.6 %
 without alignment after 100, 150 and 250 epochs, and 41.9 and 42.25 % with it after 100 and 150
-(read off its figure). Rerun the command to resume. The smoke scale goes through every step with
-generated proteins and a net of a few channels, and checks no number.
+(read off its figure). Rerun the command to resume. The smoke scale runs every step with generated
+proteins and a net of a few channels, and checks no number.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ ESM2 = ("--encoder", "esm2-650m", "--codec", "esm2-650m/tokens=standard+int8")
 
 @click.command()
 @reproduce.options("reproduce-protein", "ProteinMPNN's pdb_2021aug02.", "a few generated proteins")
-@click.option("--af3", type=PATH, help="AlphaFold 3's outputs, the paper's targets; else ESM-2.")
+@click.option(
+    "--af3", type=PATH, help="Outputs of AlphaFold 3, the paper's targets, instead of ESM-2."
+)
 @click.option(
     "--accept-af3-terms",
     "accepted",
     is_flag=True,
-    help="Its output may not be used commercially, see docs/proteins.md.",
+    help="Accept that its output may not be used commercially, see docs/proteins.md.",
 )
 @click.option(
     "--esmfold",
-    type=click.Path(path_type=Path, exists=True),  # it is missed at once, not after days
-    help="ESMFold's weights, to refold the designs.",
+    type=click.Path(path_type=Path, exists=True),  # it is needed only after days of training
+    help="Weights of ESMFold, to refold the designs.",
 )
 @one_line_errors
 def main(
     data: Path | None, scale: str, out: Path, af3: Path | None, accepted: bool, esmfold: Path | None
 ) -> None:
-    """Cache, train without and with alignment, design for the test set, print a table.
+    r"""Cache, train without and with alignment, design for the test set, print a table.
 
     \b
     Examples:
@@ -56,12 +58,15 @@ def main(
     encoders = _af3(af3, accepted) if af3 else ESM2
     if scale == "smoke":
         encoders, targets = ("--encoder", "toy-structure"), _toy_targets()
+
+    # Stage one: the test set needs no targets.
     caches = {split: Path("cache") / f"reproduce-protein-{scale}-{split}" for split in SPLITS}
     for split, cache in caches.items():
         columns = encoders if split == "train" else ("--encoder", "chain")
         own = (*sets({"source.split": split}), *words.build, *columns)
         command("reed-cache", "build", "pdb", "--cache", cache, *own)
 
+    # Train both runs, and design for the test set with the last checkpoint of each.
     refolded = ("--esmfold", esmfold) if esmfold else ()
     aligned = ("af3", "af3", targets) if af3 else ("esm2", "reed", targets)
     records = {}
@@ -70,17 +75,19 @@ def main(
         train(caches["train"], run, variant, *words.train, *more)
         command("reed-eval", run, "--reference", caches["test"], *refolded, *words.evaluate)
         records[name] = [reproduce.measures(max(run.glob("step-*.eval.json")))]
+
     reproduce.publish(reproduce.table_of(records), out / scale / "table.txt")
 
 
 def _af3(folder: Path, accepted: bool) -> tuple[str, ...]:
+    """Return the words that import AlphaFold 3's outputs."""
     terms = str(accepted).lower()
     settings = {"folder": folder, "structure": "true", "accept_terms": terms}
     return ("--encoder", "af3", *sets(settings, "af3"))
 
 
 def _toy_targets() -> list[str]:
-    """The settings that align the smoke run to what its cache has."""
+    """Return the settings that align the smoke run to the fields in its cache."""
     settings: dict[str, object] = {}
     for field, weight in (("token", 0.1), ("pair", 0.4)):
         target = {"target": f'"toy-structure/{field}"', "tap": 5, "hidden": 16}

@@ -1,6 +1,6 @@
-"""The smallest scale at which every step still runs: for SCALE=smoke, and for tests of the docs.
+"""The smallest scale at which every step still runs, for SCALE=smoke and for tests of the docs.
 
-A net of a few channels and a few steps; the numbers that come out mean nothing.
+It has a net of a few channels and a few steps; its numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ STEPS = 4
 EVERY = {"steps": STEPS, "every.log": 2}
 SEMLA = "{width=16, layers=5, heads=2, sets=4, message=8, hidden=8, edge=8, size_emb=4}"
 
-# Pipeline -> settings that make its recipe small, whatever it is aligned to.
+# Pipeline -> settings that make its recipe small, for any targets.
 RECIPES: dict[str, dict[str, Any]] = {
     "imagenet": {
         "every.save": 2,
@@ -35,7 +35,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "geom": {"tokens": 400, "domain.net_settings": SEMLA},
 }
 
-# What stands in for data that are not at hand, and what a recipe needs to train on it.
+# Generated data that replace the real ones, and the settings that a recipe needs to train on them.
 PDB = Words(
     build=("--source", "proteins-toy", *sets({"source.samples": 16})),
     train=(*sets(RECIPES["pdb"] | EVERY | {"one_per": "", "curriculum.esm2-650m": 0.0}),),

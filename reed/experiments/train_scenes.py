@@ -1,10 +1,10 @@
-"""How the nets of the generated scenes came to be: python -m reed.experiments.train_scenes
+"""Trains the nets of the generated scenes: ``python -m reed.experiments.train_scenes``.
 
-Three nets, each from its own seed on scenes that no run trains on: the image encoder learns what
-covers each patch (shape, colour, texture) and how many objects there are; the text encoder learns
-to find a caption's image by the mean token of the image encoder (InfoNCE, as CLIP, arXiv
-2103.00020); the judge, which only measures, learns shape with texture and colour with shape on a
-split of its own.
+There are three nets, each with its own seed, on scenes that no run trains on. The image encoder
+learns what covers each patch (shape, colour, texture) and how many objects there are. The text
+encoder learns to find the image of a caption by the mean token of the image encoder (InfoNCE, as in
+CLIP, arXiv 2103.00020). The judge, which only measures, learns shape with texture and colour with
+shape on its own split.
 """
 
 from __future__ import annotations
@@ -45,8 +45,14 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Data:
-    """Scenes of one split. images: uint8 [N, 3, 32, 32]; covers: [N, 3, 64], the shape, colour and
-    texture over each patch as numbers, 0 for the ground; counts: [N]; captions: word numbers."""
+    """Scenes of one split.
+
+    Attributes:
+        images: uint8 [N, 3, 32, 32].
+        covers: Shape, colour and texture over each patch as numbers, 0 for the ground, [N, 3, 64].
+        counts: Index of the number of objects, [N].
+        captions: Word numbers of each caption.
+    """
 
     images: Tensor
     covers: Tensor
@@ -54,13 +60,13 @@ class Data:
     captions: list[Tensor]
 
     def pairs(self) -> Tensor:
-        """What the judge is to tell: shape with texture and colour with shape, [N, 2, 64]."""
+        """Return the classes of the judge: shape with texture, colour with shape, [N, 2, 64]."""
         shape, colour, texture = self.covers.unbind(1)
         pairs = ((shape, texture, len(TEXTURES)), (colour, shape, len(SHAPES)))
         return torch.stack([((a - 1) * n + b) * (shape > 0) for a, b, n in pairs], 1)
 
     def cut(self) -> tuple[Data, Data]:
-        """Those to train on, and the held-out ones: one in sixteen."""
+        """Split into the scenes to train on and the held-out ones, one in sixteen."""
         at = len(self.images) * 15 // 16
         return Data(*(part[:at] for part in vars(self).values())), Data(
             *(part[at:] for part in vars(self).values())
@@ -68,23 +74,25 @@ class Data:
 
 
 def data(split: str, count: int) -> Data:
-    """Scenes 0 to count - 1 of a split."""
-    found = [scene_at(split, 0, index) for index in trange(count, desc=split, unit="scene")]
+    """Generate scenes 0 to count - 1 of a split."""
+    scenes = [scene_at(split, 0, index) for index in trange(count, desc=split, unit="scene")]
     return Data(
-        torch.stack([torch.from_numpy(image) for _, image in found]),
-        torch.stack([covers(scene) for scene, _ in found]),
-        torch.tensor([COUNTS.index(len(scene.things)) for scene, _ in found]),
-        [torch.tensor(nets.numbered(captions.describe(scene))) for scene, _ in found],
+        torch.stack([torch.from_numpy(image) for _, image in scenes]),
+        torch.stack([covers(scene) for scene, _ in scenes]),
+        torch.tensor([COUNTS.index(len(scene.things)) for scene, _ in scenes]),
+        [torch.tensor(nets.numbered(captions.describe(scene))) for scene, _ in scenes],
     )
 
 
 def covers(scene: Scene) -> Tensor:
-    """Shape, colour and texture of the object over each patch, 0 where there is none; [3, 64]."""
+    """Return shape, colour and texture of the object over each patch, 0 for none; [3, 64]."""
     centre = torch.arange(nets.GRID) * PATCH + PATCH / 2
     down, across = torch.meshgrid(centre, centre, indexing="ij")
     beyond = torch.stack(
         [torch.hypot(across - t.x, down - t.y) - t.radius - REACH for t in scene.things]
     ).flatten(1)  # [objects, 64]
+
+    # The object whose edge is nearest covers the patch, if the patch lies within its reach.
     distance, nearest = beyond.min(0)
     kinds = torch.tensor(
         [
@@ -96,7 +104,7 @@ def covers(scene: Scene) -> Tensor:
 
 
 def train_image(seen: Data, steps: int) -> Weights:
-    """The weights of the image encoder, and those of its heads."""
+    """Train the image encoder; returns its weights and those of its heads."""
     heads = {"patches": (sum(COVERS), nets.WIDTH), "count": (len(COUNTS), nets.WIDTH)}
     weights = initial({n: s for n, s in nets.shapes().items() if not _is_text(n)} | heads, "image")
 
@@ -110,14 +118,14 @@ def train_image(seen: Data, steps: int) -> Weights:
 
 
 def told_by_image(weights: Weights, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Scores of shape, colour and texture, each [B, kinds, 64], and the mean patch [B, WIDTH]."""
+    """Return scores of shape, colour and texture, [B, kinds, 64], and the mean patch [B, WIDTH]."""
     tokens = functional.silu(nets.image_features(weights, images))
     scores = (tokens @ weights["patches"].T).transpose(1, 2).split(COVERS, 1)
     return scores, tokens.mean(1)
 
 
 def train_text(seen: Data, image: Weights, steps: int) -> Weights:
-    """The weights of the text encoder, and of the map from images to it."""
+    """Train the text encoder; returns its weights and the projection of images to its space."""
     shapes = {n: s for n, s in nets.shapes().items() if _is_text(n)}
     weights = initial(shapes | {"project": (nets.WIDTH, nets.WIDTH)}, "text")
     with torch.no_grad():
@@ -133,14 +141,14 @@ def train_text(seen: Data, image: Weights, steps: int) -> Weights:
 
 
 def told_by_text(weights: Weights, captions: list[Tensor], pooled: Tensor) -> Tensor:
-    """How well each caption fits each image's mean patch, [B, B]."""
+    """Return how well each caption fits the mean patch of each image, [B, B]."""
     text = torch.stack([nets.text_features(weights, caption) for caption in captions])
     images = functional.normalize(pooled @ weights["project"].T, dim=-1)
     return functional.normalize(text, dim=-1) @ images.T / TEMPERATURE
 
 
 def train_judge(seen: Data, steps: int) -> Weights:
-    """The weights of the judge, and those of its heads."""
+    """Train the judge; returns its weights and those of its heads."""
     weights = initial(judge.shapes() | {"pairs": (sum(PAIRS), 64)}, "judge")
     images, pairs = seen.images.permute(0, 2, 3, 1), seen.pairs()
 
@@ -156,13 +164,13 @@ def train_judge(seen: Data, steps: int) -> Weights:
 
 
 def told_by_judge(weights: Weights, images: Tensor) -> tuple[Tensor, ...]:
-    """Scores of both pairs, each [B, kinds, 64], of images [B, 32, 32, 3]."""
-    found = judge.patch_features(weights, images).flatten(2)  # [B, 64, patches]
-    return (weights["pairs"] @ found).split(PAIRS, 1)
+    """Return scores of both pairs, each [B, kinds, 64], for images [B, 32, 32, 3]."""
+    features = judge.patch_features(weights, images).flatten(2)  # [B, 64, patches]
+    return (weights["pairs"] @ features).split(PAIRS, 1)
 
 
 def initial(shapes: dict[str, tuple[int, ...]], seed: str) -> Weights:
-    """Norms at one, biases at zero, the rest normal by their fan-in."""
+    """Initialise norms with one, biases with zero, and the rest normally by their fan-in."""
     rng = torch.Generator().manual_seed(seed_for("scenes-train", seed))
     weights = {}
     for name, shape in shapes.items():
@@ -179,7 +187,7 @@ def initial(shapes: dict[str, tuple[int, ...]], seed: str) -> Weights:
 def descend(
     weights: Weights, loss: Callable[[Tensor], Tensor], rows: int, steps: int, name: str
 ) -> None:
-    """Minimise `loss` of random rows with AdamW, a warm-up and a cosine to zero."""
+    """Minimise ``loss`` on random rows with AdamW, a warm-up and a cosine decay to zero."""
     rng = torch.Generator().manual_seed(seed_for("scenes-train", name, "rows"))
     optimizer = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=0.01)
     for step in trange(steps, desc=name, unit="step"):
@@ -191,27 +199,29 @@ def descend(
 
 
 def accuracy(scores: tuple[Tensor, ...], labels: Tensor) -> float:
-    """The share of covered patches of which everything is told right: labels [B, kinds, 64]."""
+    """Return the share of covered patches with all classes right; labels: [B, kinds, 64]."""
     right = torch.stack([score.argmax(1) for score in scores], 1) == labels
     return float(right.all(1)[labels[:, 0] > 0].double().mean())
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="A folder, in place of the package's.")
-@click.option("--scenes", default=SCENES, show_default=True, help="Of each split.")
-@click.option("--steps", type=click.IntRange(min=1), help="Of each net, in place of its own.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder; by default the package's.")
+@click.option("--scenes", default=SCENES, show_default=True, help="Scenes of each split.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of every net.")
 @one_line_errors
 def main(out: Path | None, scenes: int, steps: int | None) -> None:
     """Train the three nets and write the two weights files.
 
     Example: python -m reed.experiments.train_scenes --out weights
     """
-    torch.set_num_threads(1)  # sums in one order: a rerun on this machine gives the same bytes
+    # With one thread sums have one order, so that a rerun on this machine gives the same bytes.
+    torch.set_num_threads(1)
     seen, held_out = data("encoders", scenes).cut()
     image = train_image(seen, steps or IMAGE_STEPS)
     text = train_text(seen, image, steps or TEXT_STEPS)
     judged, judge_held_out = data("judge", scenes).cut()
     judging = train_judge(judged, steps or JUDGE_STEPS)
+
     with torch.inference_mode():
         scores, pooled = told_by_image(image, held_out.images)
         batch = told_by_text(text, held_out.captions[:BATCH], pooled[:BATCH])
@@ -223,6 +233,8 @@ def main(out: Path | None, scenes: int, steps: int | None) -> None:
             ),
             "judge, patches": accuracy(pairs, judge_held_out.pairs()),
         }
+
+    # The heads are not part of the shapes, and so not of the files.
     _write(out or Path(nets.__file__).parent, image | text, nets.FILE, nets.shapes())
     _write(out or Path(judge.__file__).parent, judging, judge.FILE, judge.shapes())
     for name, share in facts.items():

@@ -1,6 +1,7 @@
-"""Measures of samples, and the feature spaces they are taken in.
+"""Measures of samples, and the feature spaces in which they are computed.
 
-A space is registered under its name as what makes it from (weights, precision), see FeatureSpace.
+A feature space is registered under its name as a callable that takes weights and precision and
+returns a FeatureSpace.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ FEATURES = Registry("feature space", "reed.metrics")
 class FeatureSpace(Protocol):
     """A frozen map from images to feature vectors.
 
-    outputs: the names of its vectors, first the one that metrics use which name none.
+    Attributes:
+        outputs: Names of its vectors. The first is the default of metrics.
     """
 
     outputs: tuple[str, ...]
 
     def revision(self) -> str:
-        """What the features depend on: weights, preprocessing, precision, library."""
+        """Return what the features depend on: weights, preprocessing, precision, library."""
         ...
 
     def lacks(self, real: ImageSet) -> str:
@@ -36,11 +38,16 @@ class FeatureSpace(Protocol):
         ...
 
     def load(self, device: str, real: ImageSet) -> None:
-        """Bring the weights to `device`; real: the reference, for a space that is fitted to it."""
+        """Load the weights.
+
+        Args:
+            device: Device of the computation.
+            real: The reference images, for a space that is fitted to them.
+        """
         ...
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Features [B, D] of images [B, H, W, C] uint8, by output."""
+        """Return the features [B, D] of uint8 images [B, H, W, C], by output."""
         ...
 
 
@@ -51,7 +58,11 @@ def unfit(real: ImageSet) -> str:
 
 
 def rgb(images: np.ndarray) -> np.ndarray:
-    """Images [B, H, W, C] as [B, 3, H, W]; one channel is repeated, ReedError for 2 or 4."""
+    """Convert images [B, H, W, C] to [B, 3, H, W]; a single channel is repeated.
+
+    Raises:
+        ReedError: The images have neither 1 nor 3 channels.
+    """
     channels = images.shape[-1]
     if channels not in (1, 3):
         raise ReedError(f"images have {channels} channels; this feature space takes 1 or 3")

@@ -1,4 +1,4 @@
-"""The feature space in which 8x8 digits are compared: a classifier's hidden layer."""
+"""The feature space for 8x8 digits: the hidden layer of a classifier."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from reed.metrics.image_set import ImageSet
 
 @FEATURES.register("digits-mlp")
 class DigitsMlp:
-    """The 64 hidden units of a scikit-learn MLP trained on the real digits from a fixed seed.
+    """The 64 hidden units of a scikit-learn MLP, trained on the real digits from a fixed seed.
 
-    It shares no weight with digits-vit, so no model was aligned to it. Fitting takes seconds.
+    It shares no weights with digits-vit, so that no model was aligned to it. Training takes
+    seconds.
     """
 
     outputs = ("hidden",)

@@ -18,27 +18,40 @@ class Gaussian:
 
     @classmethod
     def of(cls, features: np.ndarray) -> Gaussian:
-        """The Gaussian of features [N, D]; ReedError for fewer than two or a value not finite."""
+        """Fit features [N, D].
+
+        Raises:
+            ReedError: There are fewer than two features, or a value is not finite.
+        """
         moments = Moments()
         moments.add(features)
         return moments.gaussian()
 
 
 class Moments:
-    """The Gaussian of features that come in parts: float64 sums about the mean of the first."""
+    """Fits a Gaussian to features that arrive in parts.
+
+    It keeps float64 sums about the mean of the first part, so that no digits are lost.
+    """
 
     def __init__(self) -> None:
         self._count, self._shape = 0, (0,)
 
     def add(self, features: np.ndarray) -> None:
-        """Add features [N, D]; ReedError when one is not finite."""
+        """Add features [N, D].
+
+        Raises:
+            ReedError: The features have another shape, or a value is not finite.
+        """
         features = np.asarray(features, dtype=np.float64)
         if features.ndim != 2 or not len(features):
             raise ReedError(f"features have shape {features.shape}; at least [2, D] is needed")
         if not np.isfinite(features).all():
             bad = int((~np.isfinite(features).all(1)).sum())
             raise ReedError(f"{bad} of {len(features)} feature vectors are not finite")
-        if not self._count:  # sums about a point among them lose no digits
+
+        # Sums about a point among the features lose no digits to cancellation.
+        if not self._count:
             self._origin = features.mean(0)
             self._sum, self._squares = 0.0, 0.0
         moved = features - self._origin
@@ -47,7 +60,11 @@ class Moments:
         self._squares = self._squares + moved.T @ moved
 
     def gaussian(self) -> Gaussian:
-        """Of all that was added, the covariance over N - 1; ReedError for fewer than two."""
+        """Return the Gaussian of all features so far; the covariance is divided by N - 1.
+
+        Raises:
+            ReedError: There are fewer than two features.
+        """
         if self._count < 2:
             raise ReedError(f"features have shape {self._shape}; at least [2, D] is needed")
         mean = self._sum / self._count
@@ -60,7 +77,11 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
     The trace of the square root is taken from the eigenvalues of A^(1/2) B A^(1/2), which is
     symmetric and positive, so that near-singular covariances give no imaginary part.
+
     Source: Heusel et al. (arXiv 1706.08500), equation 6.
+
+    Raises:
+        ReedError: The Gaussians differ in dimension.
     """
     if a.mean.shape != b.mean.shape:
         raise ReedError(f"features of width {len(a.mean)} and {len(b.mean)} cannot be compared")

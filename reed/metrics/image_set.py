@@ -1,4 +1,4 @@
-"""Images to measure or to compare with: an .npz, a folder or a cache, read in batches."""
+"""Sets of images from an .npz file, a folder or a cache, read in batches."""
 
 from __future__ import annotations
 
@@ -31,12 +31,18 @@ DECODERS = 8  # threads; Pillow lets others run while it decodes
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Some images of one size.
+    """A set of images of one size.
 
-    kind: npz, npy, folder or cache; num: 0 where there are only statistics; shape: of each,
-    [H, W, C]; sha256: of the content; read: batches of at most so many, uint8 [B, H, W, C], in
-    order; labels: their classes, None where there are none; statistics: those of STATISTICS that
-    an ADM reference file has, which are of the whole training set.
+    Attributes:
+        place: The .npz or .npy file, the folder or the cache.
+        kind: ``npz``, ``npy``, ``folder`` or ``cache``.
+        num: Number of images; 0 if the file holds statistics only.
+        shape: Shape of an image, [H, W, C].
+        sha256: Hash of the content.
+        read: Function that takes a batch size and yields the images in order, uint8 [B, H, W, C].
+        labels: Function that returns the classes of the images, or None without classes.
+        statistics: The entries of STATISTICS in an ADM reference file, which describe the whole
+            training set.
     """
 
     place: Path
@@ -49,16 +55,25 @@ class ImageSet:
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
     def all(self) -> np.ndarray:
-        """Every image, uint8 [N, H, W, C]; ReedError when there is none."""
+        """Return all images, uint8 [N, H, W, C].
+
+        Raises:
+            ReedError: The set holds statistics only.
+        """
         if not self.num:
             raise ReedError(f"{self.place} holds statistics and no images")
         return np.concatenate(list(self.read(256)))
 
 
 def open_images(place: Path, what: str = "images") -> ImageSet:
-    """The images at a place: an .npz or .npy file, a cache or a folder of image files.
+    """Open an .npz or .npy file, a cache or a folder of image files.
 
-    what: they are, for messages. ReedError when there are none, or of several sizes.
+    Args:
+        place: The file or folder.
+        what: Description of the images, for messages.
+
+    Raises:
+        ReedError: There are no images, or they differ in size.
     """
     if not place.exists():
         raise ReedError(f"cannot read {what} from {place}: there is nothing")
@@ -97,7 +112,7 @@ def _npy(path: Path, what: str) -> ImageSet:
 
 
 def _npz(path: Path, what: str) -> ImageSet:
-    """arr_0 and arr_1 of a file that reed-sample or the ADM suite wrote, not loaded at once."""
+    """Open a file of reed-sample or the ADM suite, without loading its images (arr_0) at once."""
     if not zipfile.is_zipfile(path):
         raise ReedError(f"cannot read {what} from {path}: it is no .npz, .npy, folder or cache")
     try:
@@ -120,7 +135,7 @@ def _npz(path: Path, what: str) -> ImageSet:
 
 
 def _header(members: zipfile.ZipFile) -> tuple[tuple[int, ...], np.dtype]:
-    """The shape and dtype of arr_0."""
+    """Return the shape and dtype of arr_0."""
     with members.open("arr_0.npy") as file:
         first = np.lib.format.read_magic(file) == (1, 0)
         form = np.lib.format
@@ -148,7 +163,7 @@ def _read_npz(path: Path, batch: int) -> Iterator[np.ndarray]:
 
 
 def _folder(folder: Path, what: str) -> ImageSet:
-    """The image files below a folder, by name; other files are counted in a line on stderr."""
+    """Open the image files below a folder, by name; stderr gets a line on other files."""
     below = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
     files = sorted(
         path.as_posix() for path in below if not any(p.startswith(".") for p in path.parts)
@@ -177,7 +192,7 @@ def _folder(folder: Path, what: str) -> ImageSet:
 
 
 def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    """One image file, uint8 [H, W, C]; shape: that it must have."""
+    """Decode one image file, uint8 [H, W, C]; if ``shape`` is given, it must match."""
     try:
         with Image.open(path) as image:
             mode, pixels = image.mode, np.asarray(image)
@@ -193,7 +208,7 @@ def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
 
 
 def _cache(folder: Path) -> ImageSet:
-    """The images of the first column that has some."""
+    """Open the images of the first column that holds images."""
     cache = open_cache(folder)
     column, x = _data_column(cache)
     label = next((f for f in column.fields if f.kind == "label"), None)

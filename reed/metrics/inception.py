@@ -25,13 +25,20 @@ CHANNELS = 7  # of the spatial features
 
 @FEATURES.register("inception")
 class Inception:
-    """What the ADM suite reads from the Inception graph of 2015-12-05.
+    """The features that the ADM suite reads from the Inception graph of 2015-12-05.
 
-    pool: pool_3, [2048]; spatial: the first 7 channels of mixed_6/conv, 17 x 17 places each, in
-    that file's order, place by place: [2023]; logits: [1008], without the bias.
+    Its outputs:
 
-    weights: torch-fidelity's file of the graph's weights; fetched once where none is given.
+    - ``pool`` [2048]: pool_3.
+    - ``spatial`` [2023]: the first 7 channels of mixed_6/conv, at 17 x 17 positions, one position
+      after the other as in that suite.
+    - ``logits`` [1008]: without the bias.
+
     Source: openai/guided-diffusion, evaluations/evaluator.py.
+
+    Args:
+        weights: torch-fidelity's file of the graph's weights; None to download it once.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
     """
 
     outputs = ("pool", "spatial", "logits")
@@ -48,7 +55,11 @@ class Inception:
 
     @cached_property
     def _file(self) -> Path:
-        """The weights file; ReedError when there is none and none can be fetched."""
+        """The weights file.
+
+        Raises:
+            ReedError: The file does not exist, or cannot be downloaded.
+        """
         if self._given:
             path = Path(self._given).expanduser()
             if not path.is_file():

@@ -6,11 +6,14 @@ import numpy as np
 
 
 def inception_score(logits: np.ndarray, split: int = 5000) -> float:
-    """The mean over splits of exp(mean KL(p(y|x) || p(y))), at least 1.
+    """Compute the mean over splits of ``exp(mean KL(p(y|x) || p(y)))``, at least 1.
 
-    logits: [N, classes], of which p(y|x) is the softmax; split: samples, taken in order, whose
-    mean is p(y). The last split may be shorter, as in the ADM suite.
     Source: Salimans et al. (arXiv 1606.03498), section 4.
+
+    Args:
+        logits: [N, classes]; their softmax is p(y|x).
+        split: Samples per split, taken in order; their mean is p(y). The last split may be shorter,
+            as in the ADM suite.
     """
     scores = []
     for start in range(0, len(logits), split):

@@ -12,7 +12,14 @@ from reed.seeding import seed_for
 
 @dataclass(frozen=True)
 class Kid:
-    """Mean and standard deviation over subsets, how many there were and of how many samples."""
+    """The kernel inception distance.
+
+    Attributes:
+        mean: Mean over the subsets.
+        std: Standard deviation over the subsets.
+        subsets: Number of subsets.
+        size: Samples per subset.
+    """
 
     mean: float
     std: float
@@ -23,15 +30,25 @@ class Kid:
 def kid(
     samples: np.ndarray, real: np.ndarray, *, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> Kid:
-    """The unbiased squared MMD of features [N, D] and [M, D] with a cubic kernel; may be below 0.
+    """Compute the unbiased squared MMD of features with a cubic kernel; it may be below 0.
 
-    It is the mean over random subsets of `size` features of each, or of as many as there are.
     Source: Binkowski et al. (arXiv 1801.01401), equation 4; subsets as in torch-fidelity.
-    ReedError for fewer than two of either.
+
+    Args:
+        samples: Features of samples, [N, D].
+        real: Features of real images, [M, D].
+        subsets: Number of random subsets to average over.
+        size: Features per subset, or fewer if there are fewer.
+        seed: Seed of the subsets.
+
+    Raises:
+        ReedError: There are fewer than two features of either.
     """
     size = min(size, len(samples), len(real))
     if size < 2:
         raise ReedError(f"KID needs at least 2 of each, got {len(samples)} and {len(real)}")
+
+    # Each subset has a seed of its own, so that more subsets leave the first ones unchanged.
     values = []
     for subset in range(subsets):
         draws = np.random.default_rng(seed_for(seed, "kid", subset))
@@ -44,7 +61,7 @@ def kid(
 
 
 def unbiased_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased squared MMD of x [N, D] and y [M, D], kernel k(a, b) = (a . b / D + 1)^3."""
+    """Compute the unbiased squared MMD of x [N, D] and y [M, D], for (a . b / D + 1)^3."""
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return (a @ b.T / a.shape[1] + 1) ** 3

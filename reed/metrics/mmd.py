@@ -6,15 +6,21 @@ import torch
 from torch import Tensor
 
 SIGMA, SCALE = 10.0, 1000.0
-ROWS = 512  # at a time
+ROWS = 512  # rows of the kernel in memory at a time
 
 
 def cmmd(samples: Tensor, real: Tensor) -> float:
-    """1000 times the squared MMD of embeddings [N, D] and [M, D] at unit length, 0 for equal sets.
+    """Compute 1000 times the squared MMD of embeddings at unit length; it is 0 for equal sets.
 
-    Kernel ``exp(-|a - b|^2 / (2 * 10^2))``; the estimate of least variance, in which a sample is
-    also compared with itself. Source: Jayasumana et al. (arXiv 2401.09603), section 4; estimator,
-    sigma and scale as in its public code.
+    The kernel is ``exp(-|a - b|^2 / (2 * 10^2))``. The estimator is that of minimum variance, which
+    also compares a sample with itself.
+
+    Source: Jayasumana et al. (arXiv 2401.09603), section 4; estimator, sigma and scale as in its
+    public code.
+
+    Args:
+        samples: Embeddings of samples, [N, D].
+        real: Embeddings of real images, [M, D].
     """
     x, y = (torch.nn.functional.normalize(rows.double(), dim=1) for rows in (samples, real))
     return SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y))

@@ -1,9 +1,9 @@
-"""Measures of generated molecules: valences, RDKit's judgement, energies.
+"""Measures of generated molecules: valences, validity by RDKit, energies.
 
-Stability comes in two kinds. `strict` counts valences on kekulised bonds, against a table that real
-molecules fulfil. `semlaflow` repeats what SemlaFlow's and REED's code computes, for comparison with
-published numbers: there an aromatic bond counts as one, and the table makes up for it (a radical
-CH3 is stable). GEOM-Drugs Revisited (arXiv 2505.00169) tells of that fault.
+Stability comes in two kinds. ``strict`` counts valences on kekulised bonds, and compares them with
+a table that real molecules satisfy. ``semlaflow`` repeats the computation of SemlaFlow's and REED's
+code, for comparison with published numbers: it counts an aromatic bond as one, for which its table
+compensates (a radical CH3 is stable). GEOM-Drugs Revisited (arXiv 2505.00169) describes that error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reed.errors import ReedError, suggest
 
 MODES = ("strict", "semlaflow")
 Table = dict[tuple[str, int], tuple[int, ...]]
-# (symbol, formal charge) -> sums of bond orders, of molecules that RDKit accepts
+# (symbol, formal charge) -> allowed sums of bond orders; molecules that RDKit accepts have these.
 STRICT: Table = {
     ("H", 0): (1,),
     ("H", 1): (0,),
@@ -57,7 +57,7 @@ STRICT: Table = {
     ("Hg", 0): (1, 2),
     ("Bi", 0): (3, 5),
 }
-# SemlaFlow's, as released
+# SemlaFlow's table, as released.
 SEMLAFLOW: Table = {
     ("H", 0): (1,),
     ("H", 1): (0,),
@@ -83,7 +83,7 @@ SEMLAFLOW: Table = {
     ("Br", 0): (1,),
     ("Br", 1): (2,),
 }
-SEMLAFLOW_ANY = {  # whatever the charge
+SEMLAFLOW_ANY = {  # for any charge
     "B": (3,),
     "Al": (3,),
     "Si": (4,),
@@ -93,16 +93,24 @@ SEMLAFLOW_ANY = {  # whatever the charge
     "Hg": (1, 2),
     "Bi": (3, 5),
 }
-STEPS = 1000  # of a minimisation
+STEPS = 1000  # maximum steps of a minimisation
 
 
 def stable_atoms(molecule: Molecule, mode: str = "strict") -> np.ndarray:
-    """Which atoms have a valence that the table of the mode allows, bool [N].
+    """Return which atoms have a valence that the table allows, bool [N].
 
-    strict: none where the bonds cannot be kekulised.
+    Args:
+        molecule: The molecule.
+        mode: ``strict`` or ``semlaflow``. With ``strict`` no atom is stable if the bonds cannot be
+            kekulised.
+
+    Raises:
+        ReedError: The mode is unknown.
     """
     if mode not in MODES:
         raise ReedError(f"unknown kind of stability {mode!r}.{suggest(mode, MODES)}")
+
+    # Bond orders as integers: kekulised, or aromatic bonds as the released code rounds them.
     orders = molecule.bonds.astype(int)
     if mode == "strict" and (orders == AROMATIC).any():
         kekule = _kekule_orders(molecule)
@@ -111,8 +119,9 @@ def stable_atoms(molecule: Molecule, mode: str = "strict") -> np.ndarray:
         orders = kekule
     else:
         orders[orders == AROMATIC] = 1  # 1.5 in an array of integers, in the released code
+
     valences = orders.sum(1).tolist()
-    found = []
+    stable = []
     for number, charge, valence in zip(
         molecule.atoms.tolist(), molecule.charges.tolist(), valences, strict=True
     ):
@@ -121,12 +130,12 @@ def stable_atoms(molecule: Molecule, mode: str = "strict") -> np.ndarray:
             allowed = STRICT.get((symbol, charge), ())
         else:
             allowed = SEMLAFLOW_ANY.get(symbol) or SEMLAFLOW.get((symbol, charge), ())
-        found.append(valence in allowed)
-    return np.array(found, bool)
+        stable.append(valence in allowed)
+    return np.array(stable, bool)
 
 
 def _kekule_orders(molecule: Molecule) -> np.ndarray | None:
-    """Bond orders without aromatic ones, [N, N]; None where there are none."""
+    """Return kekulised bond orders, [N, N], or None if RDKit cannot kekulise the molecule."""
     mol = rdkit.to_mol(molecule)
     try:
         mol.UpdatePropertyCache(strict=False)
@@ -142,9 +151,13 @@ def _kekule_orders(molecule: Molecule) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class Relaxed:
-    """One MMFF94 minimisation: energies in kcal/mol before and after, RMSD in angstroms between.
+    """The result of one MMFF94 minimisation.
 
-    converged: within 1,000 steps; rmsd: of all atoms, hydrogens too, after superposition.
+    Attributes:
+        before: Energy before, in kcal/mol.
+        after: Energy after, in kcal/mol.
+        rmsd: RMSD of all atoms, with hydrogens, after superposition, in angstroms.
+        converged: Whether the minimisation converged within 1,000 steps.
     """
 
     before: float
@@ -154,7 +167,11 @@ class Relaxed:
 
 
 def relax(mol: Any) -> Relaxed | None:
-    """Minimise a copy of a sanitised molecule; None where MMFF94 has no parameters or diverges."""
+    """Minimise a copy of a sanitised molecule.
+
+    Returns:
+        The result, or None if MMFF94 lacks parameters or diverges.
+    """
     force = rdkit.library("Chem.rdForceFieldHelpers")
     copy = rdkit.library().Mol(mol)
     settings = force.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94")
@@ -173,18 +190,32 @@ def relax(mol: Any) -> Relaxed | None:
 def measure(
     molecules: Sequence[Molecule], known: frozenset[str] | None = None, *, progress: bool = False
 ) -> dict[str, float | None]:
-    """Every measure of some molecules, shares from 0 to 1; None where there is nothing to average.
+    """Compute every measure of some molecules, as in SemlaFlow (arXiv 2406.07266).
 
-    known: what reed.chem.rdkit.flat says of molecules that are not novel. validity: RDKit accepts
-    it; connected_validity: and it is in one piece; uniqueness: distinct ones of the valid;
-    novelty: of the valid, not in known; energy_validity: MMFF94 gives an energy; relaxed_validity:
-    and its minimisation converges. energy (kcal/mol), strain (energy less that of the relaxed
-    pose) and rmsd (angstroms, to that pose) have a mean and a median, per molecule; strain and
-    rmsd over those that converged. All of these come of one minimisation. Definitions as in
-    SemlaFlow (arXiv 2406.07266).
+    Args:
+        molecules: The molecules.
+        known: ``reed.chem.rdkit.flat`` of the molecules that are not novel; None to skip novelty.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        Measures by name; None where there is nothing to average. Shares are from 0 to 1.
+
+        - ``validity``: RDKit accepts the molecule; ``connected_validity``: and it is in one piece.
+        - ``uniqueness``: distinct molecules among the valid ones.
+        - ``novelty``: valid molecules that are not in ``known``.
+        - ``energy_validity``: MMFF94 computes an energy; ``relaxed_validity``: and its
+          minimisation converges.
+        - ``energy`` in kcal/mol, ``strain`` (energy minus that of the relaxed pose) and ``rmsd`` to
+          that pose in angstroms, as mean and median per molecule. ``strain`` and ``rmsd`` are over
+          the molecules whose minimisation converged. All come from one minimisation.
+
+    Raises:
+        ReedError: There are no molecules.
     """
     if not molecules:
         raise ReedError("there are no molecules to measure")
+
+    # One pass over the molecules: minimisation is slow, and several measures share it.
     shares: dict[str, list[bool]] = {}
     mols, texts, relaxed, sizes = 0, [], [], []
     bar = tqdm(molecules, "measure", unit="molecule", disable=not progress, dynamic_ncols=True)
@@ -206,14 +237,16 @@ def measure(
         if pose is not None:
             relaxed.append(pose)
             sizes.append(len(molecule))
-    found: dict[str, float | None] = {name: float(np.mean(v)) for name, v in shares.items()}
-    found["uniqueness"] = len(set(texts)) / mols if mols else None
+
+    measures: dict[str, float | None] = {name: float(np.mean(v)) for name, v in shares.items()}
+    measures["uniqueness"] = len(set(texts)) / mols if mols else None
     if known is not None:
-        found["novelty"] = float(np.mean([t not in known for t in texts])) if mols else None
-    return found | _energies(relaxed, sizes) | {"molecules": len(molecules)}
+        measures["novelty"] = float(np.mean([t not in known for t in texts])) if mols else None
+    return measures | _energies(relaxed, sizes) | {"molecules": len(molecules)}
 
 
 def _energies(relaxed: Sequence[Relaxed], sizes: Sequence[int]) -> dict[str, float | None]:
+    # Strain and RMSD mean nothing if the minimisation stopped on the way.
     done = [(pose, size) for pose, size in zip(relaxed, sizes, strict=True) if pose.converged]
     values = {
         "energy": [pose.before for pose in relaxed],
@@ -222,8 +255,9 @@ def _energies(relaxed: Sequence[Relaxed], sizes: Sequence[int]) -> dict[str, flo
         "strain_per_atom": [(pose.before - pose.after) / size for pose, size in done],
         "rmsd": [pose.rmsd for pose, _ in done],
     }
-    found: dict[str, float | None] = {}
+
+    measures: dict[str, float | None] = {}
     for name, numbers in values.items():
-        found[f"{name}_mean"] = float(np.mean(numbers)) if numbers else None
-        found[f"{name}_median"] = float(np.median(numbers)) if numbers else None
-    return found
+        measures[f"{name}_mean"] = float(np.mean(numbers)) if numbers else None
+        measures[f"{name}_median"] = float(np.median(numbers)) if numbers else None
+    return measures

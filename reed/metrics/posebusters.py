@@ -1,4 +1,4 @@
-"""What PoseBusters says of generated molecules, if it is installed."""
+"""PoseBusters' checks of generated molecules, if the package is installed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from reed.chem.molecule import Molecule
 from reed.errors import ReedError
 from reed.extras import pip_install
 
-CONFIG = "mol"  # its checks of a molecule alone, without a protein
+CONFIG = "mol"  # checks of a molecule alone, without a protein
 
 
 def library() -> Any:
-    """The package; ReedError where it is not installed."""
+    """Import the package.
+
+    Raises:
+        ReedError: It cannot be imported.
+    """
     try:
         return import_module("posebusters")
     except ImportError as error:
@@ -30,12 +34,24 @@ def library() -> Any:
 
 
 def busted(molecules: Sequence[Molecule], *, progress: bool = False) -> dict[str, float]:
-    """Shares of molecules that pass each check of PoseBusters, and all of them (`posebusters`).
+    """Compute the shares of molecules that pass each check of PoseBusters.
 
-    What RDKit does not accept and what has coordinates that are not finite passes none; what a
-    check cannot judge, as the energy without UFF's parameters, does not pass it. Where none can be
-    checked, `posebusters` alone is there, 0. ReedError where the package is not installed. Source:
-    Buttenschoen, Morris and Deane, Chemical Science 15, 3130 (2024), configuration `mol`.
+    A molecule that RDKit rejects, or whose coordinates are not finite, passes no check. A molecule
+    that a check cannot judge, such as the energy if UFF lacks parameters, does not pass that check.
+
+    Source: Buttenschoen, Morris and Deane, Chemical Science 15, 3130 (2024), configuration
+    ``mol``.
+
+    Args:
+        molecules: The molecules.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The share that passes all checks (``posebusters``), and one share per check. If no molecule
+        can be checked, there is only ``posebusters``, which is 0.
+
+    Raises:
+        ReedError: The package is not installed.
     """
     buster = library().PoseBusters(config=CONFIG)
     passed: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Precision and recall of samples: how much of one set lies in the manifold of the other."""
+"""Precision and recall of samples: the share of one set in the manifold of the other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from torch import Tensor
 
 from reed.errors import ReedError
 
-VALUES = 50_000_000  # distances in memory at a time
+VALUES = 50_000_000  # maximum number of distances in memory at a time
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """precision: the share of samples in the real manifold; recall: of real in the samples'."""
+    """Precision and recall.
+
+    Attributes:
+        precision: Share of samples in the manifold of real images.
+        recall: Share of real images in the manifold of samples.
+    """
 
     precision: float
     recall: float
@@ -23,10 +28,19 @@ class PrecisionRecall:
 def precision_recall(
     samples: Tensor, real: Tensor, k: int = 3, *, half: bool = False
 ) -> PrecisionRecall:
-    """Of features [N, D] and [M, D]; a manifold is the balls up to the k-th nearest neighbour.
+    """Compute precision and recall; a manifold is the balls up to the k-th nearest neighbour.
 
-    half: round as the ADM suite does, which takes squared distances in float16 where they fit.
-    Source: Kynkäänniemi et al. (arXiv 1904.06991), equations 1 and 2. ReedError for k or fewer.
+    Source: Kynkäänniemi et al. (arXiv 1904.06991), equations 1 and 2.
+
+    Args:
+        samples: Features of samples, [N, D].
+        real: Features of real images, [M, D].
+        k: Neighbour that sets the radius of a ball.
+        half: Whether to round as the ADM suite does, which computes squared distances in float16
+            if they fit.
+
+    Raises:
+        ReedError: There are at most k features of either.
     """
     least = min(len(samples), len(real))
     if least <= k:
@@ -38,13 +52,13 @@ def precision_recall(
 
 
 def _radii(rows: Tensor, k: int, half: bool) -> Tensor:
-    """The squared distance [N] of each row to its k-th nearest neighbour."""
+    """Return the squared distance of each row to its k-th nearest neighbour, [N]."""
     parts = [_distances(part, rows, half).kthvalue(k + 1).values for part in _parts(rows, rows)]
     return torch.cat(parts)
 
 
 def _share_inside(points: Tensor, centres: Tensor, radii: Tensor, half: bool) -> float:
-    """The share of points that lie in the ball of any centre."""
+    """Return the share of points that lie in the ball of any centre."""
     inside = [(_distances(part, centres, half) <= radii).any(1) for part in _parts(points, centres)]
     return float(torch.cat(inside).double().mean())
 
@@ -54,13 +68,13 @@ def _parts(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
 
 
 def _distances(a: Tensor, b: Tensor, half: bool) -> Tensor:
-    """Squared distances [N, M], float32."""
+    """Return squared distances, float32 [N, M]."""
     if half:
         x, y = a.half(), b.half()
-        # products are added in float32 and rounded once, on every device
+        # Products are added in float32 and rounded once, so that all devices agree.
         dots = (x.float() @ y.float().T).half()
-        found = (x.square().sum(1)[:, None] - 2 * dots + y.square().sum(1)).clamp(min=0)
-        if found.isfinite().all():
-            return found.float()
+        squares = (x.square().sum(1)[:, None] - 2 * dots + y.square().sum(1)).clamp(min=0)
+        if squares.isfinite().all():
+            return squares.float()
     x, y = a.float(), b.float()
     return (x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)).clamp(min=0)

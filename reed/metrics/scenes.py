@@ -1,4 +1,4 @@
-"""The feature space in which generated scenes are compared: a net that no run is aligned to."""
+"""The feature spaces for generated scenes, to which no run is aligned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUPS = 8  # of the group norms
 
 
 class _Fixed:
-    """What both spaces share: nothing to choose, and 64 features per image, in batches."""
+    """Base class of both spaces: 64 features per image, and no settings."""
 
     outputs = ("mean",)
 
@@ -38,7 +38,7 @@ class _Fixed:
         return "" if real.shape == (32, 32, 3) else "only for scenes of 32x32 pixels"
 
     def load(self, device: str, real: ImageSet | None = None) -> None:
-        """Nothing is fitted to the reference."""
+        """Keep the device; nothing is fitted to the reference."""
         self._device = device
 
 
@@ -46,24 +46,24 @@ class _Fixed:
 class ScenesJudge(_Fixed):
     """64 features of a plain convolutional net, averaged over the image.
 
-    It was trained to tell shape with texture and colour with shape of what covers each patch, on
-    scenes of a split of its own and from another seed than the encoders (see
-    reed.experiments.train_scenes), and has another architecture and no weight in common with them.
+    It was trained to classify what covers each patch, by shape with texture and by colour with
+    shape (see reed.experiments.train_scenes). It differs from the encoders in its architecture,
+    seed and training scenes, and shares no weights with them.
     """
 
     def revision(self) -> str:
-        """The sha256 of the weights file, and the version of what is done with them."""
+        """Return the sha256 of the weights file and the version of the computation."""
         return f"{hashlib.sha256(shipped()).hexdigest()[:16]}-mean1-fp32"
 
     def load(self, device: str, real: ImageSet | None = None) -> None:
-        """The shipped weights."""
+        """Load the shipped weights."""
         from safetensors.torch import load
 
         super().load(device, real)
         self._weights = {name: value.float().to(device) for name, value in load(shipped()).items()}
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Features [B, 64] of images [B, 32, 32, 3] uint8."""
+        """Return the features [B, 64] of uint8 images [B, 32, 32, 3]."""
         import torch
 
         with torch.inference_mode():
@@ -73,17 +73,17 @@ class ScenesJudge(_Fixed):
 
 @FEATURES.register("random-conv")
 class RandomConv(_Fixed):
-    """Mean and spread over the image of 32 random filters of 5x5, rectified: 64 features.
+    """Mean and standard deviation over the image of 32 rectified random 5x5 filters: 64 features.
 
-    Nothing is learned; it sees colour, edges and fine texture, and no object as a whole.
+    Nothing is learned. The filters see colour, edges and fine texture, but no object as a whole.
     """
 
     def revision(self) -> str:
-        """The seed of the filters, and the version of what is done with them."""
+        """Return the seed of the filters and the version of the computation."""
         return "pcg64-0-mean-std1-fp32"
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Features [B, 64] of images [B, H, W, 3] uint8."""
+        """Return the features [B, 64] of uint8 images [B, H, W, 3]."""
         import torch
         from torch.nn import functional
 
@@ -96,7 +96,7 @@ class RandomConv(_Fixed):
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor in the weights file."""
+    """Return the name and shape of every tensor in the weights file."""
     table: dict[str, tuple[int, ...]] = {}
     for i, (width, out, _) in enumerate(LAYERS):
         table |= {f"{i}.weight": (out, width, 3, 3), f"{i}.norm.weight": (out,)}
@@ -105,7 +105,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def patch_features(weights: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
-    """Features [B, 64, 8, 8] of images [B, 32, 32, 3], 0 to 255."""
+    """Compute the features [B, 64, 8, 8] of images [B, 32, 32, 3], 0 to 255."""
     from torch.nn import functional
 
     x = (images.permute(0, 3, 1, 2).float() - 127.5) / 127.5
@@ -117,5 +117,5 @@ def patch_features(weights: dict[str, torch.Tensor], images: torch.Tensor) -> to
 
 
 def shipped() -> bytes:
-    """The bytes of the weights file that is part of the package."""
+    """Return the bytes of the weights file that ships with the package."""
     return resources.files("reed.metrics").joinpath(FILE).read_bytes()

@@ -1,7 +1,7 @@
-"""Two structures compared, residue by residue: TM-score and lDDT.
+"""Comparison of two structures, residue by residue: TM-score and lDDT.
 
-biotite's functions are no substitute: they compute in float32, so that a distance at a limit of
-lDDT may fall on the other side, and its TM-score takes a superposition instead of searching one.
+biotite's functions are no substitute. They compute in float32, so that a distance at a threshold of
+lDDT may fall on the other side, and the TM-score expects a superposition instead of finding one.
 """
 
 from __future__ import annotations
@@ -13,16 +13,27 @@ from reed.errors import ReedError
 
 
 def tm_score(model: np.ndarray, reference: np.ndarray) -> float:
-    """TM-score of CA positions [N, 3] in A with known correspondence: in (0, 1], 1 when equal.
+    """Compute the TM-score of CA positions with known correspondence, in (0, 1]; 1 if equal.
 
-    The largest score that is reached from superpositions of fragments of every size; normalised by
-    the length of the reference. Source: Zhang and Skolnick, Proteins 57 (2004) 702, equations 1
-    to 3. There a fragment grows by the residues within a cutoff; here each step weighs every
-    residue by the slope of its term, which can only raise the score.
+    It is the largest score reached from superpositions of fragments of every size, normalised by
+    the length of the reference.
+
+    Source: Zhang and Skolnick, Proteins 57 (2004) 702, equations 1 to 3. There a fragment grows by
+    the residues within a cutoff; here each step weighs every residue by the slope of its term,
+    which can only raise the score.
+
+    Args:
+        model: CA positions in angstroms, [N, 3].
+        reference: CA positions of the reference in angstroms, [N, 3].
+
+    Raises:
+        ReedError: The shapes differ, or there are fewer than 3 residues.
     """
     _check(model, reference)
     length = len(reference)
     scale = max(0.5, 1.24 * np.cbrt(length - 15) - 1.8) if length > 15 else 0.5
+
+    # From the whole chain down to fragments of 4 residues, each at overlapping positions.
     best, size = 0.0, length
     while True:
         for first in range(0, length - size + 1, max(1, size // 4)):
@@ -41,7 +52,7 @@ def _check(model: np.ndarray, reference: np.ndarray) -> None:
 
 
 def _climbed(model: np.ndarray, reference: np.ndarray, weight: np.ndarray, scale: float) -> float:
-    """The TM-score at the end of an ascent from the superposition that `weight` gives."""
+    """Return the TM-score after an ascent from the superposition with weights ``weight``."""
     score = 0.0
     for _ in range(40):
         turn, shift = superpose(model, reference, weight)
@@ -55,10 +66,20 @@ def _climbed(model: np.ndarray, reference: np.ndarray, weight: np.ndarray, scale
 
 
 def lddt(model: np.ndarray, reference: np.ndarray, reach: float = 15.0) -> float:
-    """lDDT of CA positions [N, 3] in A: in [0, 1], needs no superposition.
+    """Compute the lDDT of CA positions, in [0, 1]; it needs no superposition.
 
-    The share of the reference's distances below `reach` that the model keeps within 0.5, 1, 2 and
-    4 A, averaged over the four. Source: Mariani et al., Bioinformatics 29 (2013) 2722.
+    It is the share of the reference's distances below ``reach`` that the model preserves within
+    0.5, 1, 2 and 4 angstroms, averaged over the four.
+
+    Source: Mariani et al., Bioinformatics 29 (2013) 2722.
+
+    Args:
+        model: CA positions in angstroms, [N, 3].
+        reference: CA positions of the reference in angstroms, [N, 3].
+        reach: Upper limit of the distances to compare, in angstroms.
+
+    Raises:
+        ReedError: The shapes differ, or no two CA of the reference lie within ``reach``.
     """
     _check(model, reference)
     ours, theirs = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (model, reference))

@@ -1,4 +1,4 @@
-"""Embeddings of any encoder of timm as a feature space."""
+"""Embeddings of any timm model as a feature space."""
 
 from __future__ import annotations
 
@@ -18,13 +18,20 @@ from reed.weights import Found, Origin
 
 
 class TimmSpace:
-    """The embedding of one timm model, the one before its classifier.
+    """The embedding of one timm model before its classifier.
 
-    The image is brought to the model's size by antialiased bicubic interpolation (or as the model
-    was trained) and normalised by the model's own mean and deviation; nothing is cropped.
+    Images are resized to the model's size with antialiasing, in the interpolation that the model
+    was trained with, and normalised by the model's own mean and standard deviation. Nothing is
+    cropped.
 
-    model: timm's name; size: pixels per side, 0 for the model's own; head: keep the head, which
-    in CLIP is the projection to the space that is shared with text. weights: a file.
+    Args:
+        name: Name of the space, for messages.
+        model: Name of the model in timm.
+        weights: A weights file; None for the public weights.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
+        size: Height and width of the input in pixels; 0 for the model's own.
+        head: Whether to keep the head, which in CLIP is the projection to the space shared with
+            text.
     """
 
     outputs = ("embedding",)
@@ -89,7 +96,7 @@ class TimmSpace:
             return {"embedding": self._model(x).float().cpu().numpy()}
 
     def _preprocess(self, pixels: Any) -> Any:
-        """uint8 [B, 3, H, W] to float32 [B, 3, size, size]."""
+        """Convert uint8 [B, 3, H, W] to float32 [B, 3, size, size]."""
         from torch.nn import functional
 
         x = pixels.float() / 255
@@ -102,7 +109,7 @@ class TimmSpace:
 
 
 def of_timm(name: str) -> partial[TimmSpace]:
-    """What makes the space "timm:NAME"."""
+    """Return a callable that makes the space "timm:NAME"."""
     return partial(TimmSpace, f"timm:{name}", name)
 
 

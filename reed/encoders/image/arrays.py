@@ -1,4 +1,4 @@
-"""What is cached as it is: labels, images, and latents that others have encoded."""
+"""Encoders that copy their input: labels, images, and latents that were encoded elsewhere."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from reed.encoders import ENCODERS
 from reed.encoders.base import Weightless
 from reed.errors import ReedError
 
-SD_VAE_SCALE = 0.18215  # of Stable Diffusion's VAE: one over the deviation of its latents
+SD_VAE_SCALE = 0.18215  # one over the standard deviation of the latents of Stable Diffusion's VAE
 SD_VAE_FACTOR = 8  # pixels per latent pixel
 
 
 @ENCODERS.register("labels")
 @dataclass(frozen=True)
 class Labels(Weightless):
-    """The class of a sample. label: int64."""
+    """The class of a sample, as the int64 field ``label``."""
 
     reads = ("label",)
     fields = (Field("label", "label", (), "int64"),)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """label [B]."""
+        """Return ``label`` [B]."""
         return {"label": np.array([sample["label"] for sample in samples], np.int64)}
 
 
 @ENCODERS.register("image")
 @dataclass(frozen=True)
 class Image(Weightless):
-    """The pixels themselves; a net sees pixel / 127.5 - 1.
+    """The pixels themselves, as the field ``image``, uint8 [3, resolution, resolution].
 
-    image: uint8 [3, resolution, resolution].
+    A net sees pixel / 127.5 - 1.
+
+    Attributes:
+        resolution: Height and width of the images in pixels.
     """
 
     resolution: int = 256
@@ -49,16 +52,20 @@ class Image(Weightless):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One, of kind data."""
+        """The single field ``image``, of kind data."""
         shape = (3, self.resolution, self.resolution)
         return (Field("image", "data", shape, "uint8", scale=(1 / 127.5,), shift=(127.5,)),)
 
     def revision(self) -> str:
-        """The resolution; nothing is computed."""
+        """Return the resolution, because nothing is computed."""
         return f"1-{self.resolution}"
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """image [B, 3, R, R]; BadSample when one has another size."""
+        """Return ``image`` [B, 3, R, R].
+
+        Raises:
+            BadSample: An image has another size than ``resolution``.
+        """
         shape = (self.resolution, self.resolution, 3)
         images = [_of_shape("image", sample["image"], shape) for sample in samples]
         return {"image": np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))}
@@ -67,24 +74,28 @@ class Image(Weightless):
 @ENCODERS.register("sd-vae-import")
 @dataclass(frozen=True)
 class ImportedMoments(Weightless):
-    """Latents of Stable Diffusion's VAE that were encoded before, as mean and deviation.
+    """Latents of Stable Diffusion's VAE that were encoded elsewhere.
 
-    moments: [8, resolution / 8, resolution / 8], float16 in the cache (values beyond its range
-    are refused); a net sees 0.18215 times a draw from them.
+    The field ``moments``, [8, resolution / 8, resolution / 8], holds their mean and standard
+    deviation. It is float16 in the cache, and values beyond the range of float16 are refused. A
+    net sees 0.18215 times a draw from the distribution.
+
+    Attributes:
+        resolution: Height and width of the images that were encoded, in pixels.
     """
 
     resolution: int = 256
 
     reads = ("moments",)
-    licence = "MIT"  # of the VAE, stabilityai/sd-vae-ft-mse
-    decoder = "sd-vae"  # the encoder that turns samples of them into images
+    licence = "MIT"  # licence of the VAE, stabilityai/sd-vae-ft-mse
+    decoder = "sd-vae"  # the encoder that decodes sampled latents into images
 
     def __post_init__(self) -> None:
         _check_resolution("sd-vae-import", self.resolution, SD_VAE_FACTOR)
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One, of kind moments."""
+        """The single field ``moments``, of kind moments."""
         scale, shift = (SD_VAE_SCALE,), (0.0,)
         return (Field("moments", "moments", self._shape, "float16", scale=scale, shift=shift),)
 
@@ -93,11 +104,15 @@ class ImportedMoments(Weightless):
         return (8, self.resolution // SD_VAE_FACTOR, self.resolution // SD_VAE_FACTOR)
 
     def revision(self) -> str:
-        """The resolution; nothing is computed."""
+        """Return the resolution, because nothing is computed."""
         return f"imported1-{self.resolution}"
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """moments [B, 8, R / 8, R / 8]; BadSample when one has another shape."""
+        """Return ``moments`` [B, 8, R / 8, R / 8].
+
+        Raises:
+            BadSample: The moments of a sample have another shape.
+        """
         moments = [_of_shape("moments", sample["moments"], self._shape) for sample in samples]
         return {"moments": np.stack(moments)}
 

@@ -1,4 +1,4 @@
-"""What the image encoders share: the check of a precision, and a batch of images on a device."""
+"""Helpers of the image encoders: check a precision, and put a batch of images on a device."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ if TYPE_CHECKING:
 
 
 def check_precision(name: str, precision: str) -> None:
-    """Refuse a precision that is none of PRECISIONS; name: the encoder's."""
+    """Refuse a precision that is not one of PRECISIONS.
+
+    Args:
+        name: Name of the encoder, for the message.
+        precision: The precision to check.
+    """
     if precision not in PRECISIONS:
         hint = suggest(precision, PRECISIONS)
         raise ReedError(f"{name}.precision cannot be {precision!r}.{hint}")
 
 
 def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:
-    """The images of some samples, uint8 [B, 3, R, R] on `device`.
+    """Stack the images of some samples, uint8 [B, 3, R, R] on ``device``.
 
-    BadSample unless each is uint8 [R, R, 3] with one R.
+    Raises:
+        BadSample: An image is not uint8 [R, R, 3], or the images differ in size.
     """
     import torch
 
+    # Name the sample at fault, where np.stack would report only that shapes differ.
     first = np.asarray(samples[0]["image"]).shape
     for sample in samples:
         image = np.asarray(sample["image"])
@@ -37,5 +44,6 @@ def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:
             raise BadSample(f"image is {image.dtype} {image.shape}, it should be uint8 [R, R, 3]")
         if image.shape != first:
             raise BadSample(f"image is {image.shape}, the one before it {first}")
+
     stacked = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
     return stacked.to(device).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""What is known of each vision encoder before its weights are there."""
+"""Facts about each vision encoder that are known without its weights."""
 
 from __future__ import annotations
 
@@ -12,10 +12,19 @@ from reed.weights import Origin
 class Card:
     """One public vision encoder.
 
-    model, arguments: of timm.create_model; dim: channels of a token; patch: pixels of the input
-    per token and side; pooled: whether the vector per image is the model's pooling, for want of a
-    class token; stages: (dim, patch) of each stage where they differ between stages; convert: how
-    its file becomes timm's state dict, "timm" or "mocov3".
+    Attributes:
+        name: Name in the registry.
+        model: Model name for ``timm.create_model``.
+        origin: Location of the public weights.
+        preprocess: Normalisation and resizing of the input.
+        dim: Channels of a token.
+        patch: Input pixels per token and side.
+        licence: Licence of the weights.
+        pooled: Whether the vector per image is the model's own pooling, because it has no class
+            token.
+        arguments: Further arguments of ``timm.create_model``.
+        stages: (dim, patch) of each stage, for models in which they differ between stages.
+        convert: Format of the weights file: ``timm`` or ``mocov3``.
     """
 
     name: str
@@ -41,7 +50,7 @@ def _on_timm(model: str) -> Origin:
 
 
 def _dinov2(size: str, registers: bool) -> Card:
-    """Oquab et al., 2023, and with registers Darcet et al., 2023."""
+    """Return the card of a DINOv2 (Oquab et al., 2023; with registers, Darcet et al., 2023)."""
     (word, dim), reg = SIZES[size], "_reg4" if registers else ""
     model = f"vit_{word}_patch14{reg}_dinov2.lvd142m"
     name = f"dinov2{'-reg' if registers else ''}-{size}"
@@ -49,7 +58,7 @@ def _dinov2(size: str, registers: bool) -> Card:
 
 
 def _dinov3(size: str) -> Card:
-    """Siméoni et al., 2025."""
+    """Return the card of a DINOv3 (Siméoni et al., 2025)."""
     word, dim = SIZES[size]
     model = f"vit_{word}_patch16_dinov3.lvd1689m"
     resize = Preprocess(*IMAGENET, order="antialias-normalise")
@@ -57,10 +66,11 @@ def _dinov3(size: str) -> Card:
 
 
 def _mocov3(size: str) -> Card:
-    """Chen et al., 2021; the large one is that of RCG (Li et al., 2023), which REPA uses.
+    """Return the card of a MoCo v3 (Chen et al., 2021).
 
-    timm has none, but its ViT has the same parameters under the same names. The position
-    embedding, fixed sines in MoCo v3, is a parameter of the file too. The small one has 12 heads.
+    The large model is that of RCG (Li et al., 2023), which REPA uses. timm has no MoCo v3, but its
+    ViT has the same parameters under the same names. The files also hold the position embedding,
+    which is a fixed table of sines in MoCo v3.
     """
     word, dim = SIZES[size]
     urls = {
@@ -68,6 +78,8 @@ def _mocov3(size: str) -> Card:
         "b": f"{FACEBOOK}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
         "l": "mocov3_vitl.pth, as https://github.com/LTH14/rcg links it,",
     }
+
+    # The small model has 12 heads, where timm's small ViT has 6.
     return Card(
         f"mocov3-{size}",
         f"vit_{word}_patch16_224",
@@ -82,12 +94,13 @@ def _mocov3(size: str) -> Card:
 
 
 def _others() -> list[Card]:
-    """CLIP, SigLIP 2, MAE, I-JEPA and ConvNeXt."""
+    """Return the cards of CLIP, SigLIP 2, MAE, I-JEPA and ConvNeXt."""
     clip = Preprocess(*OPENAI, order="resize-normalise")
     siglip = Preprocess(*HALF, order="antialias-normalise")
     timm = Preprocess(*IMAGENET, order="antialias-normalise")
-    found = [
-        # OpenAI trained with the quick form of GELU; the file is that of the other variant.
+
+    cards = [
+        # OpenAI trained with the quick form of GELU; timm publishes the file under the other name.
         Card(
             "clip-l",
             "vit_large_patch14_clip_quickgelu_224.openai",
@@ -119,16 +132,18 @@ def _others() -> list[Card]:
             stages=((128, 4), (256, 8), (512, 16), (1024, 32)),
         ),
     ]
+
+    # These families differ in size alone.
     for name, dim, model in (
         ("siglip2-b", 768, "vit_base_patch16_siglip_256.v2_webli"),
         ("siglip2-so400m", 1152, "vit_so400m_patch16_siglip_256.v2_webli"),
     ):
-        found.append(Card(name, model, _on_timm(model), siglip, dim, 16, "Apache-2.0", pooled=True))
+        cards.append(Card(name, model, _on_timm(model), siglip, dim, 16, "Apache-2.0", pooled=True))
     for size in "bl":
         model = f"vit_{SIZES[size][0]}_patch16_224.mae"
         origin, dim = _on_timm(model), SIZES[size][1]
-        found.append(Card(f"mae-{size}", model, origin, REPA, dim, 16, "CC-BY-NC-4.0"))
-    return found
+        cards.append(Card(f"mae-{size}", model, origin, REPA, dim, 16, "CC-BY-NC-4.0"))
+    return cards
 
 
 CARDS = (

@@ -1,4 +1,4 @@
-"""Images as a source has them, with their labels: the base column of generated and toy data."""
+"""Images as the source provides them, with labels: the base column of toy data sets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from reed.encoders.base import Weightless
 
 
 class Pixels(Weightless):
-    """The image and its label as they are; a net sees `image` scaled to -1..1.
+    """The unchanged image and its label; a net sees the image scaled to -1..1.
 
-    pixels: the image, such as [3, 32, 32], stored as its codec says; label: int64.
+    Its fields:
+
+    - ``pixels``: the image, such as [3, 32, 32], in the codec of ``image``.
+    - ``label``: int64.
+
+    Attributes:
+        image: The field ``pixels``, which a subclass sets.
     """
 
     image: ClassVar[Field]
@@ -25,23 +31,31 @@ class Pixels(Weightless):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The image and its label."""
+        """The fields ``pixels`` and ``label``."""
         return (self.image, Field("label", "label", (), "int64"))
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """Return ``pixels`` [B, ...] and ``label`` [B]; BadSample if an image does not fit."""
+        """Return ``pixels`` [B, ...] and ``label`` [B].
+
+        Raises:
+            BadSample: An image has another shape or dtype than the field.
+        """
         labels = np.array([sample["label"] for sample in samples], np.int64)
         pixels = stack(samples, self.image.sizes, self.image.codec)
         return {"pixels": pixels, "label": labels}
 
 
 def stack(samples: Sequence[dict[str, Any]], shape: Sequence[int], dtype: str) -> np.ndarray:
-    """Stack the pixels of samples, [B, ...]; BadSample if one has another shape or dtype."""
+    """Stack the pixels of samples, [B, ...].
+
+    Raises:
+        BadSample: The pixels of a sample have another shape, or do not fit ``dtype``.
+    """
     images = [np.asarray(sample["pixels"]) for sample in samples]
     for image in images:
         if image.shape != tuple(shape) or not np.can_cast(image.dtype, dtype, "same_kind"):
-            found = f"pixels are {image.dtype} of shape {image.shape}"
-            raise BadSample(f"{found}, not {dtype} of shape {tuple(shape)}")
+            problem = f"pixels are {image.dtype} of shape {image.shape}"
+            raise BadSample(f"{problem}, not {dtype} of shape {tuple(shape)}")
     return np.stack(images).astype(dtype, copy=False)
 
 

@@ -1,4 +1,4 @@
-"""From uint8 images to what a vision encoder was trained on, on the device, in float32."""
+"""Preprocessing of uint8 images for a vision encoder, in float32 on the device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-# What is done to x / 255 when its size has to change, and in which order.
+# The steps applied to x / 255 when its size has to change, in order.
 ORDERS = {
     "normalise-resize": "normalise, then bicubic without antialiasing (REPA: dinov2, jepa)",
     "resize-normalise": "bicubic without antialiasing, then normalise (REPA: clip)",
@@ -23,8 +23,14 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """mean, std: per channel, of values from 0 to 1; order: a key of ORDERS; interpolation: of
-    torch.nn.functional.interpolate."""
+    """How the input images of a vision encoder are normalised and resized.
+
+    Attributes:
+        mean: Mean of each channel, of values from 0 to 1.
+        std: Standard deviation of each channel, of values from 0 to 1.
+        order: A key of ORDERS.
+        interpolation: Mode of ``torch.nn.functional.interpolate``.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -35,7 +41,10 @@ class Preprocess:
         assert self.order in ORDERS, self.order
 
     def __call__(self, pixels: torch.Tensor, size: int) -> torch.Tensor:
-        """uint8 [B, 3, R, R] to float32 [B, 3, size, size]; nothing is resized if R is size."""
+        """Convert uint8 [B, 3, R, R] to float32 [B, 3, size, size].
+
+        Nothing is resized if R equals ``size``.
+        """
         from torch.nn import functional
 
         def normalise(x: torch.Tensor) -> torch.Tensor:
@@ -49,6 +58,7 @@ class Preprocess:
                 x, (size, size), mode=self.interpolation, align_corners=False, antialias=antialias
             )
 
+        # Each order follows a public implementation, so that the values agree with it.
         x = pixels.float() / 255
         if self.order == "normalise-resize":
             return resize(normalise(x))

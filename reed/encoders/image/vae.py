@@ -1,4 +1,4 @@
-"""Images as the latents of a variational autoencoder: what a latent model generates."""
+"""Images as the latents of a variational autoencoder, which a latent model generates."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from reed.weights import Found, Origin
 if TYPE_CHECKING:
     import torch
 
-FAMILY = "AutoencoderKL"  # those with a posterior of mean and standard deviation
+FAMILY = "AutoencoderKL"  # autoencoders whose posterior has a mean and a standard deviation
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-# Attention layers as files of 2022 and 2023 name them, and as the library does now.
+# Names of attention layers in files of 2022 and 2023, and their current names in diffusers.
 RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -38,12 +38,26 @@ RENAMED = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out
 class Vae(PublicWeights):
     """Mean and standard deviation (not its logarithm) of a diffusers autoencoder's posterior.
 
-    moments: [2 * channels, resolution / down, resolution / down], means first, as the encoder
-    gives them; a net sees (z - shift) * scale. Images go in as x / 127.5 - 1.
+    The field ``moments``, [2 ``channels``, ``resolution`` / ``down``, ``resolution`` / ``down``],
+    holds the means first, in the scale of the encoder; a net sees ``(z - shift) * scale``. Images
+    enter the encoder as x / 127.5 - 1.
 
-    hub: the public weights, REPOSITORY@REVISION, and subfolder: where in it they are; weights: a
-    folder with config.json, instead. resolution, channels, down, scale and shift are compared
-    with the images and with config.json. precision: fp32, tf32 or bf16.
+    ``resolution`` is compared with the images; ``channels``, ``down``, ``scale`` and ``shift`` are
+    compared with config.json.
+
+    Attributes:
+        name: Name of the encoder in messages.
+        hub: Repository of the public weights, REPOSITORY@REVISION.
+        licence: Licence of the weights.
+        subfolder: Folder of the weights in the repository.
+        weights: Local folder with config.json, used instead of ``hub``.
+        resolution: Height and width of the images in pixels.
+        channels: Channels of a latent.
+        down: Pixels per latent pixel and side.
+        scale: Factor from latents to the input of a net.
+        shift: Offset that is subtracted from latents before scaling.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
+        batch_size: Images per call of ``encode``.
     """
 
     name: str
@@ -74,48 +88,59 @@ class Vae(PublicWeights):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """The moments, which fit float16 (the codec refuses what does not)."""
+        """The field ``moments``; its codec refuses values beyond the range of float16."""
         side = self.resolution // self.down
         shape = (2 * self.channels, side, side)
         return (Field("moments", "moments", shape, "float16", (self.scale,), (self.shift,)),)
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         inside = f"{self.subfolder}/" if self.subfolder else ""
         repo, _, revision = self.hub.partition("@")
         names = (f"{inside}config.json", f"{inside}{WEIGHTS}")
         return Origin(repo, revision or "main", names)
 
     def revision(self) -> str:
-        """Weights, configuration, precision and library; nothing is loaded for it."""
+        """Return weights, configuration, precision and library, without loading the model."""
         found = self._find()
-        said = {k: v for k, v in self._config(found).items() if k != "_diffusers_version"}
-        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        config = {k: v for k, v in self._config(found).items() if k != "_diffusers_version"}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
         return (
             f"sha256:{found.sha256} config:{digest[:16]} x/127.5-1 {self.resolution}px "
             f"mean+std {self.precision} diffusers-{version('diffusers')}"
         )
 
     def load(self, device: str) -> None:
-        """The autoencoder on `device`; ReedError when it is not what the options say."""
+        """Load the autoencoder onto ``device``.
+
+        Raises:
+            ReedError: The autoencoder differs from the options, or is of another class.
+        """
         found = self._find()
         config = self._config(found)
         family = str(config.get("_class_name", FAMILY))
-        made = getattr(files.library("diffusers"), family, None)
-        if made is None or not family.startswith(FAMILY):
+        model_class = getattr(files.library("diffusers"), family, None)
+        if model_class is None or not family.startswith(FAMILY):
             raise ReedError(
                 f"{self.name}: {found.folder} is of the class {family!r}; use a diffusers "
                 f"autoencoder whose class begins with {FAMILY}"
             )
-        model = made.from_config(config)
+
+        # The weights are filled in here, so that a missing or superfluous tensor is an error.
+        model = model_class.from_config(config)
         state = {_renamed(key): value for key, value in files.read(found.files[0]).items()}
         fill(model, state, f"{self.name}: {found.files[0]}")
         self._compare(model.config, found.folder)
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """moments, float32 [B, 2 * channels, h, w]; BadSample when an image is not uint8 RGB."""
+        """Return ``moments``, float32 [B, 2 ``channels``, h, w].
+
+        Raises:
+            BadSample: An image is not uint8 RGB.
+            ReedError: The images have another size than ``resolution``.
+        """
         import torch
 
         assert self._model is not None, "load() comes before encode()"
@@ -125,16 +150,21 @@ class Vae(PublicWeights):
                 f"{self.name}: images have {pixels.shape[-1]} pixels a side, it is set to "
                 f"{self.resolution}: --set {self.name}.resolution={pixels.shape[-1]}"
             )
+
+        # The deviation is stored instead of its logarithm, so that a draw needs no exponential.
         with computing(self._device, self.precision):
             posterior = self._model.encode(pixels.float() / 127.5 - 1).latent_dist
             moments = torch.cat([posterior.mean, posterior.std], dim=1).float()
         return {"moments": moments.cpu().numpy()}
 
     def decode(self, latents: torch.Tensor | np.ndarray, half: float = 128.0) -> np.ndarray:
-        """Images uint8 [B, R, R, 3] from latents [B, channels, h, w] in the scale of the cache.
+        """Decode latents to images, uint8 [B, R, R, 3].
 
-        That is before (z - shift) * scale, as samples of a trained net are stored. A pixel x in
-        -1..1 is clamp(127.5 x + half, 0, 255) without its fraction: 128 rounds, 127.5 cuts off.
+        Args:
+            latents: [B, ``channels``, h, w] in the scale of the cache, that is before
+                ``(z - shift) * scale``. Samples of a trained net are stored in this scale.
+            half: A pixel x in -1..1 becomes the integer part of clamp(127.5 x + half, 0, 255), so
+                that 128 rounds and 127.5 cuts off.
         """
         import torch
 
@@ -155,13 +185,13 @@ class Vae(PublicWeights):
             ) from error
 
     def _compare(self, config: Any, folder: Path) -> None:
-        found = {
+        actual = {
             "channels": config.latent_channels,
             "down": 2 ** (len(config.block_out_channels) - 1),
             "scale": config.get("scaling_factor") or 1.0,
             "shift": config.get("shift_factor") or 0.0,
         }
-        for option, value in found.items():
+        for option, value in actual.items():
             if getattr(self, option) != value:
                 raise ReedError(
                     f"{self.name}.{option} is {getattr(self, option)}, the autoencoder in {folder} "
@@ -170,9 +200,9 @@ class Vae(PublicWeights):
 
 
 def _renamed(key: str) -> str:
-    """A parameter by the name that today's library gives it."""
-    old = re.fullmatch(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", key)
-    return f"{old[1]}.{RENAMED[old[2]]}.{old[3]}" if old else key
+    """Return the current name of a parameter in diffusers."""
+    match = re.fullmatch(r"(.*\.attentions\.\d+)\.(query|key|value|proj_attn)\.(weight|bias)", key)
+    return f"{match[1]}.{RENAMED[match[2]]}.{match[3]}" if match else key
 
 
 ENCODERS.register("sd-vae")(

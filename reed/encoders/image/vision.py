@@ -1,4 +1,4 @@
-"""Vision encoders through timm: patch tokens on a stated grid, and one vector per image."""
+"""Vision encoders from timm: patch tokens on a chosen grid, and one vector per image."""
 
 from __future__ import annotations
 
@@ -30,15 +30,23 @@ if TYPE_CHECKING:
 
 @dataclass
 class Vision(PublicWeights):
-    """Patch tokens after the final norm, without class and register tokens; and one vector.
+    """Patch tokens of an image, without class and register tokens, and one vector per image.
 
-    tokens: [grid * grid, dim], row by row; cls: [dim], the class token, or pooled: [dim], the
-    model's own pooling where it has none (the mean of the tokens at an inner layer).
+    Its fields:
 
-    grid: tokens per side, 16 for latents of 256 pixels, 32 for those of 512; images are resized
-    to grid * patch (224 or 448 for a patch of 14). layer: a block, or a stage of a convolutional
-    net, counted from 1; 0 is the last. norm: whether the final norm follows; REPA's clip and mae
-    targets are without. weights: a file, or a folder with one. precision: fp32, tf32 or bf16.
+    - ``tokens`` [``grid * grid``, dim]: the patch tokens, row by row.
+    - ``cls`` [dim]: the class token. Models without one have ``pooled`` instead: the model's own
+      pooling, or at an inner layer the mean of the tokens.
+
+    Attributes:
+        card: The model.
+        weights: A weights file, or a folder with one; None for the public weights.
+        grid: Tokens per side: 16 for latents of 256 pixels, 32 for those of 512. Images are
+            resized to ``grid * patch`` pixels (224 or 448 for a patch of 14).
+        layer: Block, or stage of a convolutional net, counted from 1; 0 is the last.
+        norm: Whether to apply the final norm. REPA's CLIP and MAE targets are without it.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
+        batch_size: Images per call of ``encode``.
     """
 
     card: Card
@@ -65,12 +73,12 @@ class Vision(PublicWeights):
 
     @property
     def licence(self) -> str:
-        """Of the weights."""
+        """Licence of the weights."""
         return self.card.licence
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """tokens, and cls or pooled."""
+        """The field ``tokens``, and ``cls`` or ``pooled``."""
         vector = "pooled" if self.card.pooled else "cls"
         return (
             Field("tokens", "token", (self.grid**2, self._dim), "int8"),
@@ -79,7 +87,7 @@ class Vision(PublicWeights):
 
     @property
     def size(self) -> int:
-        """Pixels per side of what the model sees."""
+        """Height and width of the model's input in pixels."""
         return self.grid * self._patch
 
     @property
@@ -92,29 +100,30 @@ class Vision(PublicWeights):
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         return self.card.origin
 
     @property
     def name(self) -> str:
-        """As the card says."""
+        """Name of the encoder, from its card."""
         return self.card.name
 
     def revision(self) -> str:
-        """Weights, preprocessing, layer, precision and library; nothing is loaded for it."""
-        said = self.card.preprocess
-        text = json.dumps([said.mean, said.std, self.card.arguments])
+        """Return weights, preprocessing, layer, precision and library; load nothing."""
+        preprocess = self.card.preprocess
+        text = json.dumps([preprocess.mean, preprocess.std, self.card.arguments])
         return (
-            f"sha256:{self._find().sha256} {self.card.model} {self.size}px {said.order} "
-            f"{said.interpolation} {hashlib.sha256(text.encode()).hexdigest()[:8]} "
+            f"sha256:{self._find().sha256} {self.card.model} {self.size}px {preprocess.order} "
+            f"{preprocess.interpolation} {hashlib.sha256(text.encode()).hexdigest()[:8]} "
             f"layer:{self.layer or 'last'} {'normed' if self.norm else 'raw'} {self.precision} "
             f"timm-{version('timm')}"
         )
 
     def load(self, device: str) -> None:
-        """The model on `device`, its position embedding resampled to the grid.
+        """Load the model onto ``device`` and resample its position embedding to the grid.
 
-        ReedError when the weights are of another model, or the card does not fit it.
+        Raises:
+            ReedError: The weights belong to another model, or the model has no such layer.
         """
         found = self._find()
         model = create(self.card)
@@ -128,16 +137,21 @@ class Vision(PublicWeights):
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """tokens [B, grid * grid, dim], and cls or pooled [B, dim], float32.
+        """Return ``tokens`` [B, T, dim], and ``cls`` or ``pooled`` [B, dim], float32.
 
-        BadSample when an image is not uint8 RGB and square.
+        Raises:
+            BadSample: An image is not uint8, RGB and square.
+            ReedError: The model returns another number of tokens or channels.
         """
         assert self._model is not None, "load() comes before encode()"
         pixels = images(samples, self._device)
+
+        # Preprocessing stays in fp32: rounding it would change every token.
         with computing(self._device, "fp32"):
             x = self.card.preprocess(pixels, self.size)
         with computing(self._device, self.precision):
             tokens, vector = self._features(x)
+
         have, want = tuple(tokens.shape[1:]), self.fields[0].shape
         if have != want:
             raise ReedError(
@@ -148,15 +162,19 @@ class Vision(PublicWeights):
         return {name: value.float().cpu().numpy() for name, value in values.items()}
 
     def _features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens [B, T, D] and the vector [B, D] of the chosen layer."""
+        """Return tokens [B, T, D] and the vector [B, D] of the chosen layer."""
         model = self._model
         prefix = getattr(model, "num_prefix_tokens", 0)
+
+        # The last layer with its norm is the model's ordinary output, which every model has.
         if self.norm and self.layer in (0, len(model.feature_info)):
             last = model.forward_features(x)
             tokens, before = _rows(last, getattr(model, "output_fmt", "NCHW"), prefix)
             if self.card.pooled:
                 return tokens, model.forward_head(last, pre_logits=True)
             return tokens, before[:, 0]
+
+        # An inner layer: timm stops there, and returns class and register tokens on request.
         block = (self.layer or len(model.feature_info)) - 1
         more = {"return_prefix_tokens": True} if prefix else {}
         (inner,) = model.forward_intermediates(
@@ -168,50 +186,56 @@ class Vision(PublicWeights):
 
 
 def _rows(x: torch.Tensor, layout: str, prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch tokens [B, T, D] and what stands before them [B, prefix, D]."""
+    """Split a layer's output into patch tokens [B, T, D] and prefix tokens [B, prefix, D]."""
     if x.ndim == 4:
         x = x.flatten(1, 2) if layout == "NHWC" else x.flatten(2).transpose(1, 2)
     return x[:, prefix:], x[:, :prefix]
 
 
 def create(card: Card) -> Any:
-    """The timm model of a card with random weights and no classifier."""
+    """Create the timm model of a card, with random weights and without a classifier."""
     timm = files.library("timm")
     return timm.create_model(card.model, pretrained=False, num_classes=0, **dict(card.arguments))
 
 
 def state_for(model: Any, state: dict[str, Any], convert: str) -> dict[str, Any]:
-    """A public file's content as the state dict of a timm model, without the classifier."""
+    """Convert the content of a public file to a timm state dict without the classifier."""
     return files.for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
 
 
 def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
-    """The query encoder of a MoCo v3 checkpoint by timm's names, without its projection head.
+    """Return the query encoder of a MoCo v3 checkpoint under timm's names.
 
-    The public large one calls norm1 and fc1 of block 13 norm13 and fc13, and norm2 and fc2 of
-    block 14 norm14 and fc14.
+    The projection head is left out. In the public large checkpoint ``norm1`` and ``fc1`` of block
+    13 are called ``norm13`` and ``fc13``, and ``norm2`` and ``fc2`` of block 14 ``norm14`` and
+    ``fc14``; here they get their usual names.
     """
-    found, second = {}, {"13": "1", "14": "2"}
+    renamed, number_of = {}, {"13": "1", "14": "2"}
     for key, value in state.get("state_dict", state).items():
+        # The momentum encoder and the predictor serve the training of MoCo alone.
         inner = key.removeprefix("module.").removeprefix("base_encoder.")
         if key.startswith(("module.momentum_encoder.", "module.predictor.")):
             continue
+
         if not inner.startswith("head."):
-            slip = re.sub(
+            name = re.sub(
                 r"^(blocks\.(13|14)\.(?:mlp\.)?(?:norm|fc))\2\.",
-                lambda found: f"{found[1]}{second[found[2]]}.",
+                lambda match: f"{match[1]}{number_of[match[2]]}.",
                 inner,
             )
-            found[slip] = value
-    return found
+            renamed[name] = value
+    return renamed
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """The encoder for "timm:NAME", any other model of timm; its card is made from timm's own.
+    """Return the encoder "timm:NAME", for any model of timm; its card follows timm's settings.
 
-    The model is laid out without memory for it. ReedError with the nearest name.
+    Raises:
+        ReedError: timm has no such model; the message lists similar names.
     """
     torch, timm = files.library("torch"), files.library("timm")
+
+    # On the device "meta" the model takes no memory, and its settings can still be read.
     try:
         with torch.device("meta"):
             model = timm.create_model(name, pretrained=False, num_classes=0)
@@ -219,19 +243,20 @@ def of_timm(name: str) -> partial[Vision]:
         reason = str(error).splitlines()[0]
         near = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}*")[:8]) or "timm.list_models()"
         raise ReedError(f"cannot make the timm model {name!r}: {reason}; see {near}") from error
-    said, info = model.pretrained_cfg, model.feature_info
-    stages = tuple((each["num_chs"], each["reduction"]) for each in info)
+
+    # Channels and patch size differ between the stages of a convolutional net.
+    settings = model.pretrained_cfg
+    stages = tuple((stage["num_chs"], stage["reduction"]) for stage in model.feature_info)
     varies = len(set(stages)) > 1
+    mean, std = tuple(settings["mean"]), tuple(settings["std"])
     card = Card(
         name=f"timm:{name}",
         model=name,
         dim=stages[-1][0],
         patch=stages[-1][1],
-        origin=Origin(said.get("hf_hub_id") or "", url=said.get("url") or ""),
-        preprocess=Preprocess(
-            tuple(said["mean"]), tuple(said["std"]), "antialias-normalise", said["interpolation"]
-        ),
-        licence=said.get("license") or "unknown",
+        origin=Origin(settings.get("hf_hub_id") or "", url=settings.get("url") or ""),
+        preprocess=Preprocess(mean, std, "antialias-normalise", settings["interpolation"]),
+        licence=settings.get("license") or "unknown",
         stages=stages if varies else (),
         pooled=getattr(model, "cls_token", None) is None,
     )

@@ -1,4 +1,4 @@
-"""A molecule as a net is given it: atoms, charges, bonds, coordinates; and new conformers of it."""
+"""The molecule itself (atoms, charges, bonds, coordinates), and new conformers of it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ READS = tuple(f"molecule/{name}" for name in ("coords", "atoms", "charges", "par
 
 @ENCODERS.register("molecule")
 class Copied(Weightless):
-    """A molecule as the source has it.
+    """The molecule as the source provides it.
 
-    coords: angstroms [N, 3]; atoms: places in reed.chem.molecule.ATOMS [N]; charges: formal [N];
-    partners: the neighbours of each atom, -1 behind the last, and orders: the kinds of the bonds to
-    them, 1, 2, 3, or 4 if aromatic, both [N, 8]; smiles: canonical.
+    Its fields:
+
+    - ``coords`` [N, 3]: coordinates in angstroms.
+    - ``atoms`` [N]: indices into ``reed.chem.molecule.ATOMS``.
+    - ``charges`` [N]: formal charges.
+    - ``partners`` [N, 8]: bonded neighbours of each atom, padded with -1.
+    - ``orders`` [N, 8]: kinds of the bonds to them: 1, 2, 3, or 4 for aromatic bonds.
+    - ``smiles``: canonical SMILES.
     """
 
     reads = ("coords", "atoms", "charges", "partners", "orders", "smiles")
@@ -42,18 +47,21 @@ class Copied(Weightless):
     version = "1"  # raise it when the vocabulary changes
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One value per field and sample."""
+        """Return one value per field and sample."""
         return {name: [sample[name] for sample in samples] for name in self.reads}
 
 
 @ENCODERS.register("conformer")
 @dataclass(frozen=True)
 class NewConformer(Weightless):
-    """Another conformer of the same molecule, the same atoms in the same order, same stereo.
+    """Another conformer of the same molecule: same atoms, same order, same stereochemistry.
 
-    coords: angstroms [N, 3]. It is what other encoders can see in place of the data set's own
-    coordinates (`--set rdkit3d.coords=conformer/coords`): a synthetic modality of a list of SMILES.
-    seed: the coordinates are a function of it and the key.
+    The field ``coords`` [N, 3] is in angstroms. Other encoders can read it instead of the data
+    set's own coordinates (``--set rdkit3d.coords=conformer/coords``), which makes it a synthetic
+    modality of a list of SMILES.
+
+    Attributes:
+        seed: Seed of the embedding. The coordinates depend on it and on the sample's key alone.
     """
 
     seed: int = 1
@@ -63,15 +71,19 @@ class NewConformer(Weightless):
     batch_size = 16
 
     def revision(self) -> str:
-        """The seed, and the version of RDKit that embeds."""
+        """Return the seed and the version of RDKit."""
         return f"1-{self.seed}-rdkit{rdkit.version()}"
 
     def load(self, device: str) -> None:
-        """RDKit is imported here."""
+        """Import RDKit."""
         rdkit.library()
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """coords of each sample; BadSample where none is found."""
+        """Return the ``coords`` of each sample.
+
+        Raises:
+            BadSample: RDKit rejects the molecule or finds no conformer of it.
+        """
         return {"coords": [self._coords(sample) for sample in samples]}
 
     def _coords(self, sample: dict[str, Any]) -> np.ndarray:
@@ -82,21 +94,34 @@ class NewConformer(Weightless):
 
 
 def rdkit_mol(sample: dict[str, Any], coords: str) -> Any:
-    """The molecule of a record with coordinates of that place; BadSample if RDKit refuses it."""
-    found = rdkit.sanitised(molecule_of(sample, coords))
-    if found is None:
+    """Return the RDKit molecule of a record.
+
+    Args:
+        sample: A record that holds the column ``molecule``.
+        coords: Field of the coordinates to use.
+
+    Raises:
+        BadSample: RDKit rejects the molecule.
+    """
+    mol = rdkit.sanitised(molecule_of(sample, coords))
+    if mol is None:
         raise BadSample("is no molecule that RDKit accepts")
-    return found
+    return mol
 
 
 def molecule_of(sample: dict[str, Any], coords: str = "molecule/coords") -> Molecule:
-    """The molecule of a record of the column `molecule`, with coordinates of that place."""
+    """Return the molecule of a record of the column ``molecule``.
+
+    Args:
+        sample: A record that holds the column.
+        coords: Field of the coordinates to use.
+    """
     bonds = to_matrix(sample["molecule/partners"], sample["molecule/orders"])
     atoms, charges = (np.asarray(sample[f"molecule/{name}"]) for name in ("atoms", "charges"))
     return Molecule(np.asarray(sample[coords], np.float32), atoms, charges, bonds)
 
 
-def check_coords(name: str, place: str) -> None:
-    """ReedError unless `place` names a field of a column."""
-    if not all(place.partition("/")[::2]):
-        raise ReedError(f"{name}.coords is {place!r}; name a column and field: molecule/coords")
+def check_coords(name: str, address: str) -> None:
+    """Raise ReedError unless ``address`` names a field of a column, COLUMN/FIELD."""
+    if not all(address.partition("/")[::2]):
+        raise ReedError(f"{name}.coords is {address!r}; name a column and field: molecule/coords")

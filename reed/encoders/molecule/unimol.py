@@ -1,4 +1,4 @@
-"""Uni-Mol v1 as a teacher of molecules: per atom, and their mean."""
+"""Uni-Mol v1 as a teacher of molecules: one vector per atom, and their mean."""
 
 from __future__ import annotations
 
@@ -24,14 +24,20 @@ ORIGIN = Origin(repo="dptech/Uni-Mol-Models", files=("mol_pre_all_h_220816.pt",)
 @ENCODERS.register("unimol")
 @dataclass
 class UniMol(PublicWeights):
-    """What Uni-Mol says of a conformer with all its hydrogens.
+    """Hidden states of Uni-Mol on a conformer with all its hydrogens.
 
-    token: [N, dim], of each atom; sample: [dim], their mean: neither padding nor the tokens before
-    and behind the atoms are in it, which the public code of REED averages too. Neither changes
-    when the molecule is turned or moved.
+    Its fields do not change when the molecule is rotated or translated:
 
-    weights: a released mol_pre_*_220816.pt, or its tensors as safetensors; dim: its width; coords:
-    the place of the coordinates, such as conformer/coords.
+    - ``token`` [N, dim]: the state of each atom.
+    - ``sample`` [dim]: their mean. It includes neither padding nor the special tokens before and
+      after the atoms, where the public code of REED also averages the special tokens.
+
+    Attributes:
+        weights: A released ``mol_pre_*_220816.pt``, or its tensors as safetensors; None for the
+            public weights.
+        dim: Width of the model.
+        coords: Field of the coordinates, such as ``conformer/coords``.
+        batch_size: Molecules per call of ``encode``.
     """
 
     weights: str | None = None
@@ -51,29 +57,36 @@ class UniMol(PublicWeights):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The molecule, and its coordinates."""
+        """The fields of the molecule, and the coordinates."""
         return tuple(dict.fromkeys((self.coords, *READS)))
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """Per molecule and per atom."""
+        """The fields ``sample`` (per molecule) and ``token`` (per atom)."""
         return (
             Field("sample", "sample", (self.dim,), "float32"),
             Field("token", "token", (None, self.dim), "int8"),
         )
 
     def revision(self) -> str:
-        """The weights, and a number to raise when the computation changes."""
-        return f"{self._find().sha256[:16]} 1 fp32"
+        """Return the hash of the weights and the version of the computation."""
+        return f"{self._find().sha256[:16]} 1 fp32"  # raise the 1 when the computation changes
 
     def load(self, device: str) -> None:
-        """The weights; ReedError that lists what is missing or of another shape."""
+        """Load the weights onto ``device``.
+
+        Raises:
+            ReedError: The file is not a Uni-Mol of width ``dim``; the message lists the tensors
+                that are missing or have another shape.
+        """
         path = self._find().files[0]
         state = files.read(path)
         state = next((state[k] for k in ("model", "model_state_dict") if k in state), state)
         needed = ("encoder.layers.0.fc1.weight", "gbf_proj.linear2.weight")
         if not isinstance(state, Mapping) or any(key not in state for key in needed):
             raise ReedError(f"{path} is no Uni-Mol: it lacks {' or '.join(needed)}")
+
+        # The sizes follow from the weights, so that every tensor is compared before it is used.
         want = shapes(size := Size.of(state))
         compare(str(path), want, {key: state[key] for key in want if key in state})
         if size.width != self.dim:
@@ -83,14 +96,16 @@ class UniMol(PublicWeights):
         self._device = device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """sample [dim] and token [N, dim] of each molecule, float32."""
+        """Return ``sample`` [dim] and ``token`` [N, dim] of each molecule, float32."""
         import torch
 
-        given = [molecule_of(sample, self.coords) for sample in samples]
-        symbols = [[ATOMS[number] for number in each.atoms.tolist()] for each in given]
-        tokens, coords = collate([(s, m.coords) for s, m in zip(symbols, given, strict=True)])
+        molecules = [molecule_of(sample, self.coords) for sample in samples]
+        symbols = [[ATOMS[number] for number in mol.atoms.tolist()] for mol in molecules]
+        tokens, coords = collate([(s, m.coords) for s, m in zip(symbols, molecules, strict=True)])
         with torch.no_grad():
             states = forward(self._state, tokens.to(self._device), coords.to(self._device))
-        found = states.cpu().numpy()
-        rows = [found[row, 1 : 1 + len(each)].copy() for row, each in enumerate(given)]
-        return {"token": rows, "sample": [row.mean(0) for row in rows]}
+
+        # The first token is [CLS]; whatever follows the atoms is [SEP] or padding.
+        values = states.cpu().numpy()
+        atoms = [values[i, 1 : 1 + len(mol)].copy() for i, mol in enumerate(molecules)]
+        return {"token": atoms, "sample": [states.mean(0) for states in atoms]}

@@ -1,8 +1,10 @@
-"""Embeddings that AlphaFold 3 saved, imported: of a sequence, so of a structure it predicts.
+"""Import of the embeddings that AlphaFold 3 saved for a sequence.
 
-They are a synthetic modality: nothing of the sample's own structure went into them. How to make
-them is in docs/proteins.md. Source of the layouts: google-deepmind/alphafold3 (--save_embeddings),
-and REED's branch of it, which adds structure_embeddings (arXiv 2507.08980).
+They are a synthetic modality: they come from the sequence and from a predicted structure, not from
+the sample's own structure. docs/proteins.md says how to make them.
+
+Source of the layouts: google-deepmind/alphafold3 (``--save_embeddings``), and REED's branch of it,
+which adds structure_embeddings (arXiv 2507.08980).
 """
 
 from __future__ import annotations
@@ -35,14 +37,23 @@ TERMS = (
 class Af3:
     """The representations of AlphaFold 3's trunk, cut to the residues of each sample.
 
-    folder: with one folder per job; job: its name, in which {key} and {cluster} stand for those of
-    the sample (characters that AlphaFold 3 leaves out of names are left out, "/" becomes "_");
-    seed: which, where a job has several; pair: also the pairs, [L, L, 128] in the file; structure:
-    also what REED's branch saves of the diffusion; accept_terms: that the terms are accepted.
+    Its fields; their codec standardises each channel over the data set:
 
-    single: [L, 384]; pair: [L, 48, 128] at chain/neighbours; structure: [L, 768]; each channel is
-    standardised by its codec, over the data set. The chains of a sample must be the proteins of its
-    job, letter for letter.
+    - ``single`` [L, 384].
+    - ``pair`` [L, 48, 128], at ``chain/neighbours``.
+    - ``structure`` [L, 768].
+
+    The chains of a sample must equal the proteins of its job, letter for letter.
+
+    Attributes:
+        folder: Folder that holds one folder per job.
+        job: Name of a sample's job, in which {key} and {cluster} stand for those of the sample.
+            Characters that AlphaFold 3 removes from names are removed, and "/" becomes "_".
+        seed: Seed to read, for jobs that have several.
+        pair: Whether to import the pair embeddings, [L, L, 128] in the file.
+        structure: Whether to import the embeddings of the diffusion that REED's branch saves.
+        accept_terms: Whether you accept the terms of use of the output.
+        batch_size: Samples per call of ``encode``.
     """
 
     folder: Path = Path("af3")
@@ -63,7 +74,7 @@ class Af3:
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """What names the job, what it is checked against, and the graph."""
+        """The entries that name the job and verify it, and the graph if pairs are imported."""
         graph = ["chain/neighbours"] if self.pair else []
         return ("key", "cluster", "sequence", "chain", *graph)
 
@@ -73,7 +84,7 @@ class Af3:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One for each of the arrays that are imported."""
+        """One field per imported array."""
 
         def of(name: str) -> Field:
             channels = af3_files.CHANNELS[name]
@@ -84,22 +95,33 @@ class Af3:
         return tuple(of(name) for name in self._names)
 
     def revision(self) -> str:
-        """Which job and seed; the files are not part of it, so that missing ones can be added."""
+        """Return the job and the seed.
+
+        The files are not part of the revision, so that missing ones can be added later.
+        """
         return f"imported1 job={self.job} seed={'the only one' if self.seed is None else self.seed}"
 
     def load(self, device: str) -> None:
-        """Nothing to load; ReedError for what `check_files` refuses."""
+        """Check the settings; there are no weights to load."""
         self.check_files()
 
     def check_files(self) -> None:
-        """ReedError where the terms are not accepted or there is no folder."""
+        """Check the settings before anything is encoded.
+
+        Raises:
+            ReedError: The terms are not accepted, or the folder does not exist.
+        """
         if not self.accept_terms:
             raise ReedError(f"{TERMS}. If you accept this: --set af3.accept_terms=true")
         if not self.folder.is_dir():
             raise ReedError(f"there is no folder {self.folder}; name it with --set af3.folder=DIR")
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One array per field and sample; BadSample where a job is absent or of other residues."""
+        """Return one array per field and sample.
+
+        Raises:
+            BadSample: A job is missing, or its residues differ from those of the sample.
+        """
         found: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
         for sample in samples:
             job = job_name(self.job.format(key=sample["key"], cluster=sample["cluster"]))
@@ -115,5 +137,5 @@ class Af3:
 
 
 def job_name(text: str) -> str:
-    """The folder of the job called `text`, as AlphaFold 3 names it, with "/" as "_"."""
+    """Return the folder that AlphaFold 3 makes for the job ``text``, after "/" became "_"."""
     return re.sub(r"[^A-Za-z0-9_.-]", "", text.replace("/", "_").replace(" ", "_"))

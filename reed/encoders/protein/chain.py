@@ -1,4 +1,4 @@
-"""A protein chain as a net is given it: atoms, residues, numbers, neighbours."""
+"""The protein itself (atoms, residues, residue numbers), and the graph of nearest residues."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from reed.encoders.base import Weightless
 
 @ENCODERS.register("chain")
 class ProteinChain(Weightless):
-    """Coordinates and sequence as they are, and the graph that pair representations are kept on.
+    """Coordinates and sequence as they are, and the graph on which pair representations are kept.
 
-    coords: N, CA, C, O in angstroms [L, 4, 3], NaN where not observed; residue: places in ALPHABET
-    [L]; number: positions in the sequence [L], as ProteinMPNN counts them; chain: [L]; neighbours:
-    [L, 48], see `neighbours`; cluster, resolution (NaN if unknown): one number each.
+    Its fields:
+
+    - ``coords`` [L, 4, 3]: N, CA, C and O in angstroms, NaN where not observed.
+    - ``residue`` [L]: indices into ALPHABET.
+    - ``number`` [L]: positions in the sequence, as ProteinMPNN counts them.
+    - ``chain`` [L]: chain of each residue.
+    - ``neighbours`` [L, 48]: see ``neighbours``.
+    - ``cluster`` and ``resolution`` (NaN if unknown): one number each.
     """
 
     reads = ("coords", "sequence", "number", "chain", "cluster", "resolution")
@@ -37,24 +42,35 @@ class ProteinChain(Weightless):
     version = "1"  # raise it when the graph or the alphabet changes
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One array per field and sample; BadSample where their lengths differ."""
-        found: dict[str, list[Any]] = {field.name: [] for field in self.fields}
+        """Return one array per field and sample.
+
+        Raises:
+            BadSample: The entries of a sample differ in length, or a letter is unknown.
+        """
+        columns: dict[str, list[Any]] = {field.name: [] for field in self.fields}
         for sample in samples:
             coords = backbone(sample)
-            found["coords"].append(coords)
-            found["residue"].append(residues(sample["sequence"]))
-            found["neighbours"].append(neighbours(coords))
+            columns["coords"].append(coords)
+            columns["residue"].append(residues(sample["sequence"]))
+            columns["neighbours"].append(neighbours(coords))
+
+            # backbone() compares coordinates and sequence; these two are compared here.
             for name in ("number", "chain"):
                 if np.shape(sample[name]) != (len(coords),):
                     raise BadSample(f"{name} is {np.shape(sample[name])} of {len(coords)} residues")
-                found[name].append(np.asarray(sample[name], np.int32))
-            found["cluster"].append(np.int64(sample["cluster"]))
-            found["resolution"].append(np.float32(sample["resolution"]))
-        return found
+                columns[name].append(np.asarray(sample[name], np.int32))
+
+            columns["cluster"].append(np.int64(sample["cluster"]))
+            columns["resolution"].append(np.float32(sample["resolution"]))
+        return columns
 
 
 def backbone(sample: dict[str, Any]) -> np.ndarray:
-    """The coordinates of a sample, float32 [L, 4, 3]; BadSample unless there are L letters."""
+    """Return the coordinates of a sample, float32 [L, 4, 3].
+
+    Raises:
+        BadSample: The sequence does not have L letters, or is empty.
+    """
     coords = np.asarray(sample["coords"], np.float32)
     letters = len(sample["sequence"])
     if coords.shape != (letters, 4, 3) or not letters:
@@ -63,38 +79,43 @@ def backbone(sample: dict[str, Any]) -> np.ndarray:
 
 
 def residues(sequence: str) -> np.ndarray:
-    """The place of each letter in ALPHABET, int32 [L]; BadSample for a letter that is not there."""
+    """Return the index of each letter in ALPHABET, int32 [L].
+
+    Raises:
+        BadSample: A letter is not in ALPHABET.
+    """
     if odd := sorted(set(sequence) - set(ALPHABET)):
         raise BadSample(f"the sequence has the letter {odd[0]!r}, not one of {ALPHABET}")
     return np.array([ALPHABET.index(letter) for letter in sequence], np.int32)
 
 
 def neighbours(coords: np.ndarray) -> np.ndarray:
-    """The nearest residues of each by CA, itself first: int32 [L, 48], near to far.
+    """Return the nearest residues of each residue by CA, from near to far: int32 [L, 48].
 
-    -1 where there are no more residues with a CA, and throughout for a residue without one. Of
-    equal distances the lower place comes first.
+    A residue is its own first neighbour. Entries are -1 where no residues with a CA are left, and
+    for a residue without a CA. Of residues at equal distance, the one with the lower index is
+    first.
     """
     atoms = coords[:, 1].astype(np.float64)  # [L, 3]
-    there = np.flatnonzero(np.isfinite(atoms).all(1))
-    apart = np.square(atoms[there, None] - atoms[None, there]).sum(-1)
-    np.fill_diagonal(apart, -1.0)  # itself, also before one at the same place
+    observed = np.flatnonzero(np.isfinite(atoms).all(1))
+    apart = np.square(atoms[observed, None] - atoms[None, observed]).sum(-1)
+    np.fill_diagonal(apart, -1.0)  # a residue is first even if another has the same position
     nearest = np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS]
-    found = np.full((len(coords), NEIGHBOURS), -1, np.int32)
-    found[there, : nearest.shape[1]] = there[nearest]
-    return found
+    graph = np.full((len(coords), NEIGHBOURS), -1, np.int32)
+    graph[observed, : nearest.shape[1]] = observed[nearest]
+    return graph
 
 
 def segments(sample: dict[str, Any]) -> Iterator[slice]:
-    """The residues of each chain of a sample, in order; the field `chain` says which they are."""
+    """Return the residues of each chain of a sample, in order, from its field ``chain``."""
     bounds = np.flatnonzero(np.diff(sample["chain"], prepend=-1, append=-1))
     return (slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
 
 
 def at_neighbours(pairs: np.ndarray, graph: np.ndarray) -> np.ndarray:
-    """The rows of a pair representation that are kept: [L, L, C] at [L, 48] -> [L, 48, C].
+    """Keep a pair representation at the neighbours: [L, L, C] at [L, 48] -> [L, 48, C].
 
-    Zero where the graph has no neighbour: nothing is compared there.
+    It is zero where the graph has no neighbour; nothing is compared there.
     """
-    found = pairs[np.arange(len(graph))[:, None], graph]
-    return np.where(graph[..., None] < 0, np.zeros((), pairs.dtype), found)
+    kept = pairs[np.arange(len(graph))[:, None], graph]
+    return np.where(graph[..., None] < 0, np.zeros((), pairs.dtype), kept)

@@ -1,4 +1,4 @@
-"""The .pt files of fair-esm's ESM-2 as models of transformers: the same tensors, other names.
+"""Conversion of fair-esm's .pt files of ESM-2 to transformers: same tensors, other names.
 
 Source: fair-esm 2.0.0, esm/model/esm2.py; transformers, models/esm/modeling_esm.py.
 """
@@ -24,7 +24,7 @@ RENAMED = (
     (r"^embed_tokens\.", "embeddings.word_embeddings."),
     (r"^emb_layer_norm_after\.", "encoder.emb_layer_norm_after."),
     (r"^layers\.", "encoder.layer."),
-    (r"\.self_attn\.([qkv])_proj\.", lambda found: f".attention.self.{NAMES[found[1]]}."),
+    (r"\.self_attn\.([qkv])_proj\.", lambda match: f".attention.self.{NAMES[match[1]]}."),
     (r"\.self_attn\.out_proj\.", ".attention.output.dense."),
     (r"\.self_attn_layer_norm\.", ".attention.LayerNorm."),
     (r"\.fc1\.", ".intermediate.dense."),
@@ -32,26 +32,30 @@ RENAMED = (
     (r"\.final_layer_norm\.", ".LayerNorm."),
 )
 NAMES = {"q": "query", "k": "key", "v": "value"}
-UNUSED = re.compile(r"^lm_head\.|inv_freq$|^contact_head\.")  # filled in apart, or not needed
-HEADS = {2560: 40, 5120: 40}  # 20 in the smaller models, where the file does not say
+UNUSED = re.compile(r"^lm_head\.|inv_freq$|^contact_head\.")  # filled in separately, or not needed
+HEADS = {2560: 40, 5120: 40}  # by width, if the file does not tell; the smaller models have 20
 
 
 def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors under the names of transformers' EsmModel, without those that are not its own."""
-    found = {}
+    """Return the tensors of transformers' EsmModel, under its names."""
+    tensors = {}
     for key, value in state.items():
         for pattern, name in RENAMED:
             key = re.sub(pattern, name, key)
         if not UNUSED.search(key):
-            found[key] = value
-    return found
+            tensors[key] = value
+    return tensors
 
 
 def open_fair(found: Found, *, contacts: bool) -> Any:
-    """The frozen EsmModel of a .pt file, in float32 on the CPU.
+    """Open a .pt file as a frozen EsmModel, in float32 on the CPU.
 
-    contacts: with its contact head, from the file NAME-contact-regression.pt beside it. ReedError
-    where a file is none of ESM-2, or lacks tensors.
+    Args:
+        found: The .pt file.
+        contacts: Whether to fill the contact head, from NAME-contact-regression.pt beside the file.
+
+    Raises:
+        ReedError: A file is not an ESM-2, or lacks tensors.
     """
     path = found.files[0]
     table = read(path, allow=(Namespace,))
@@ -61,10 +65,14 @@ def open_fair(found: Found, *, contacts: bool) -> Any:
     embedding = state.get("embeddings.word_embeddings.weight")
     if not layers or embedding is None:
         raise ReedError(f"{path} is no ESM-2: it has no layers, or no embedding of tokens")
+
+    # The file states neither the number of layers nor of heads: both follow from its tensors.
     vocabulary, dim = embedding.shape
     inverse = [value for key, value in raw.items() if key.endswith("inv_freq")]
     heads = dim // (2 * inverse[0].numel()) if inverse else HEADS.get(dim, 20)
     model = _empty(len(layers), dim, heads, vocabulary)
+
+    # Buffers and the contact head, which the file lacks, keep their initial values.
     own = model.state_dict()
     state |= {key: value for key, value in own.items() if UNUSED.search(key)}
     if contacts:
@@ -75,7 +83,11 @@ def open_fair(found: Found, *, contacts: bool) -> Any:
 
 
 def contact_sha256(found: Found) -> str:
-    """The hash of the weights of the contact head; ReedError when the file is not there."""
+    """Return the hash of the contact head's weights.
+
+    Raises:
+        ReedError: The file with the contact head is missing.
+    """
     return weights_sha256(_contact_file(found))
 
 
@@ -88,10 +100,11 @@ def _contact_file(found: Found) -> Path:
 
 
 def _empty(layers: int, dim: int, heads: int, vocabulary: int) -> torch.nn.Module:
-    """A model of this size; what else there is to say is the same for every ESM-2."""
+    """Return an EsmModel of a given size, with random weights."""
     pre.version("transformers")
     from transformers import EsmConfig, EsmModel
 
+    # Apart from the sizes, every ESM-2 has these settings.
     config = EsmConfig(
         vocab_size=vocabulary,
         mask_token_id=32,

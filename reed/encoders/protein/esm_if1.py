@@ -1,6 +1,6 @@
-"""ESM-IF1: what an inverse folding model makes of a backbone, per residue.
+"""ESM-IF1: the states of an inverse folding model on a backbone, one vector per residue.
 
-Source: Hsu et al., 2022, ICML; fair-esm 2.0.0, whose weights and code these are (MIT).
+Source: Hsu et al., 2022, ICML; weights and code of fair-esm 2.0.0 (MIT).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from reed.precision import computing
 from reed.state_dict import fill
 from reed.weights import Origin
 
-DIM = 512  # of the public model
+DIM = 512  # channels of the public model
 BETWEEN = 10  # empty residues between chains, as in fair-esm's multichain_util
 FILE = "esm_if1_gvp4_t16_142M_UR50.pt"
 ORIGIN = Origin(files=(FILE,), url=f"https://dl.fbaipublicfiles.com/fair-esm/models/{FILE}")
-# Names that were changed between the checkpoint and the code: fair-esm, esm/pretrained.py.
+# Names that differ between the checkpoint and the code; see esm/pretrained.py of fair-esm.
 RENAMED = {
     "W_v": "embed_graph.embed_node",
     "W_e": "embed_graph.embed_edge",
@@ -52,13 +52,18 @@ SHADOWED = ("torch_geometric", "torch_scatter", "biotite", "esm.inverse_folding"
 @ENCODERS.register("esm-if1")
 @dataclass
 class EsmIf1(PublicWeights):
-    """The encoder states of ESM-IF1 on N, CA and C; it sees no letter.
+    """The encoder states of ESM-IF1 on N, CA and C, as the field ``tokens`` [L, dim].
 
-    weights: the public .pt file (no hub has it); dim: its channels; coords: the column of the
-    atoms, of another one than the source's ("esmfold/coords"); precision: fp32 or tf32.
+    The model sees no letters of the sequence. The atoms are centred first, because the model is
+    invariant to rotations about the origin only. A residue that lacks one of the three atoms is
+    masked, not treated as padding.
 
-    tokens: [L, dim]. The atoms are centred first: the model is invariant to rotations about the
-    origin only. A residue that lacks one of the three is given as masked, not as padding.
+    Attributes:
+        weights: The public .pt file, which you download yourself, because no hub hosts it.
+        dim: Channels of the model.
+        coords: Field of the atoms, to read others than the source's, such as ``esmfold/coords``.
+        precision: ``fp32`` or ``tf32``.
+        batch_size: Samples per call of ``encode``.
     """
 
     weights: str | None = None
@@ -78,21 +83,25 @@ class EsmIf1(PublicWeights):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The atoms, and which chain they are of."""
+        """The atoms, the sequence and the chain of each residue."""
         return (self.coords, "sequence", "chain")
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One, per residue."""
+        """The single field ``tokens``."""
         return (Field("tokens", "token", (None, self.dim), "int8"),)
 
     def revision(self) -> str:
-        """The weights, the centring, the masking and the library."""
+        """Return the weights, the library, the precision, and how atoms are centred and masked."""
         found = self._find()
         return f"{found.sha256[:16]} {pre.version('fair-esm')} {self.precision} centred masked1"
 
     def load(self, device: str) -> None:
-        """The model; ReedError where the file is none of ESM-IF1."""
+        """Load the encoder onto ``device``.
+
+        Raises:
+            ReedError: The file is not an ESM-IF1 with ``dim`` channels, or fair-esm is missing.
+        """
         path = self._find().files[0]
         table = files.read(path, allow=(Namespace,))
         args, state = table.get("args"), table.get("model")
@@ -100,6 +109,8 @@ class EsmIf1(PublicWeights):
             raise ReedError(f"{path} is no ESM-IF1: it lacks 'args' or 'model'")
         if (dim := getattr(args, "encoder_embed_dim", None)) != self.dim:
             raise ReedError(f"{path} has {dim} channels, esm-if1.dim is {self.dim}; set dim={dim}")
+
+        # The "version" entries of the checkpoint are not weights; the model keeps its own.
         model_class, converter, alphabet = library()
         model = model_class(args, alphabet)
         own = {rename(key): value for key, value in state.items() if "version" not in key}
@@ -109,28 +120,41 @@ class EsmIf1(PublicWeights):
         self._convert, self._device = converter(alphabet), device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """tokens [L, dim] of each sample, float32; BadSample where it has no whole residue."""
-        given = [_prepared(sample, self.coords) for sample in samples]
-        found: list[np.ndarray] = []
+        """Return ``tokens`` [L, dim] of each sample, float32.
+
+        Raises:
+            BadSample: No residue of a sample has all three atoms.
+        """
+        prepared = [_prepared(sample, self.coords) for sample in samples]
         with computing(self._device, self.precision), quiet():
-            batch = [(coords, None, None) for coords, _ in given]
+            batch = [(coords, None, None) for coords, _ in prepared]
             coords, confidence, _, _, padding = self._convert(batch, device=self._device)
             output = self._encoder(coords, padding, confidence, return_all_hiddens=False)
             states = output["encoder_out"][0].float().cpu().numpy()  # [T, B, dim]
-        for row, (_, kept) in enumerate(given):
-            found.append(states[1 + kept, row])
-        return {"tokens": found}
+
+        # The first state is that of the begin token.
+        return {"tokens": [states[1 + kept, i] for i, (_, kept) in enumerate(prepared)]}
 
 
-def _prepared(sample: dict[str, Any], place: str) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms [T, 3, 3] centred, chains with empty residues between, and the rows that are real."""
-    atoms = backbone({"coords": sample[place], "sequence": sample["sequence"]})[:, :3]
+def _prepared(sample: dict[str, Any], address: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return centred atoms with empty residues between chains, and the indices of real residues.
+
+    Args:
+        sample: The sample.
+        address: Field of the atoms.
+
+    Returns:
+        Atoms [T, 3, 3], and the L indices into them that are residues of the sample.
+    """
+    atoms = backbone({"coords": sample[address], "sequence": sample["sequence"]})[:, :3]
     whole = np.asarray(np.isfinite(atoms).all((1, 2)))
     if not whole.any():
         raise BadSample("no residue has N, CA and C")
-    # float64, and CA of whole residues alone, so that a shift of all atoms leaves no trace
+
+    # In float64, and by the CA of whole residues alone, so that a shift of all atoms cancels out.
     centred = atoms - atoms[whole, 1].mean(0, dtype=np.float64)
     centred = np.where(whole[:, None, None], centred, np.inf).astype(np.float32)
+
     parts, kept, start = [], [], 0
     for part in segments(sample):
         parts += [np.full((BETWEEN, 3, 3), np.nan, np.float32)] if start else []
@@ -142,20 +166,26 @@ def _prepared(sample: dict[str, Any], place: str) -> tuple[np.ndarray, np.ndarra
 
 
 def rename(key: str) -> str:
-    """The name in fair-esm's code of a tensor of the checkpoint."""
+    """Return the name of a checkpoint's tensor in fair-esm's code."""
     for old, new in RENAMED.items():
         key = key.replace(old, new)
     return key
 
 
 def library() -> tuple[Any, Any, Any]:
-    """fair-esm's model class and batch converter of ESM-IF1, and their alphabet.
+    """Import fair-esm's model class and batch converter of ESM-IF1, and their alphabet.
 
-    Its package needs torch_geometric, torch_scatter and an old biotite for one class, one sum and
-    a parser of files. The first two are replaced by what they compute here, the last is not used,
-    whether they are installed or not; nothing of this is left behind in sys.modules.
+    fair-esm needs torch_geometric, torch_scatter and an old biotite for one class, one sum and a
+    file parser. Whether these are installed or not, the first two are replaced by equivalent code
+    of this package and biotite, which is not used, by placeholders. Nothing of this remains in
+    ``sys.modules``.
+
+    Raises:
+        ReedError: fair-esm is not installed, or another package hides it.
     """
     pre.version("fair-esm")
+
+    # The imports fail without the stand-ins, which are removed again afterwards.
     with _stand_ins(), quiet():
         try:
             alphabet = import_module("esm.data").Alphabet.from_architecture("invariant_gvp")
@@ -171,7 +201,7 @@ def library() -> tuple[Any, Any, Any]:
 
 @contextmanager
 def quiet() -> Generator[None]:
-    """Without the warnings of an old library about functions that newer torch will drop."""
+    """Silence the warnings of an old library about deprecated functions of torch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -179,7 +209,7 @@ def quiet() -> Generator[None]:
 
 @contextmanager
 def _stand_ins() -> Generator[None]:
-    """The modules that importing ESM-IF1 asks for; what was there comes back afterwards."""
+    """Provide the modules that ESM-IF1 imports, and restore the original ones afterwards."""
 
     def shadowed() -> list[str]:
         return [n for n in sys.modules if n.startswith(SHADOWED) and n.split(".")[0] != "reed"]
@@ -195,10 +225,11 @@ def _stand_ins() -> Generator[None]:
 
 
 def _modules() -> dict[str, ModuleType]:
+    """Make the stand-in modules, by name."""
     from reed.encoders.protein.message_passing import message_passing, scatter
 
     names = "AtomArray filter_backbone get_chains get_residues ProteinSequence".split()
-    unused: dict[str, Any] = {name: None for name in names}  # imported, or in annotations
+    unused: dict[str, Any] = {name: None for name in names}  # only imported, or in annotations
     contents: dict[str, dict[str, Any]] = {
         "torch_geometric": {},
         "torch_geometric.nn": {"MessagePassing": message_passing()},
@@ -209,11 +240,13 @@ def _modules() -> dict[str, ModuleType]:
         "biotite.structure.residues": unused,
         "biotite.structure.io": {"pdb": None, "pdbx": None},
     }
-    found = {}
+
+    # A parent comes before its children, which become its attributes as after an import.
+    modules = {}
     for name, content in contents.items():
-        found[name] = ModuleType(name)
-        vars(found[name]).update(content)
+        modules[name] = ModuleType(name)
+        vars(modules[name]).update(content)
         if "." in name:
             parent, _, child = name.rpartition(".")
-            setattr(found[parent], child, found[name])
-    return found
+            setattr(modules[parent], child, modules[name])
+    return modules

@@ -1,7 +1,9 @@
-"""ESMFold: the structure that a sequence is predicted to have, and what led to it.
+"""ESMFold: the predicted structure of a sequence, and the representations behind it.
 
-A synthetic modality that needs nothing but the sequence: its coordinates are what another encoder
-can read (`--set esm-if1.coords=esmfold/coords`). Source: Lin et al., 2023, Science 379:1123.
+This is a synthetic modality that needs nothing but the sequence. Another encoder can read its
+coordinates (``--set esm-if1.coords=esmfold/coords``).
+
+Source: Lin et al., 2023, Science 379:1123.
 """
 
 from __future__ import annotations
@@ -24,22 +26,35 @@ from reed.errors import ReedError
 from reed.precision import computing
 from reed.weights import Origin
 
-ATOMS = [0, 1, 2, 3]  # N, CA, C, O of its 14 atoms per residue
+ATOMS = [0, 1, 2, 3]  # N, CA, C and O among the model's 14 atoms per residue
 ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"))
 
 
 @ENCODERS.register("esmfold")
 @dataclass
 class EsmFold(PublicWeights):
-    """The folding trunk of ESMFold on the sequence of one chain.
+    """The structure and the trunk's representations that ESMFold predicts for one chain.
 
-    weights: a folder of transformers, instead of the hub's; single_dim, pair_dim, structure_dim:
-    channels of the model; pair: also the pairs; recycles: of the trunk, -1 for the model's own;
-    chunk: residues that the trunk's attention takes at a time, 0 for all, less for less memory.
+    Its fields:
 
-    coords: predicted N, CA, C, O in angstroms [L, 4, 3]; plddt: confidence in the CA, 0 to 100
-    [L]; single: [L, 1024]; structure: the last state of the structure module [L, 384]; pair:
-    [L, 48, 128] at chain/neighbours, which are those of the true structure.
+    - ``coords`` [L, 4, 3]: predicted N, CA, C and O in angstroms.
+    - ``plddt`` [L]: confidence in the CA, from 0 to 100.
+    - ``single`` [L, 1024]: the single representation of the trunk.
+    - ``structure`` [L, 384]: the last state of the structure module.
+    - ``pair`` [L, 48, 128]: the pair representation at ``chain/neighbours``, which are the
+      neighbours in the true structure.
+
+    Attributes:
+        weights: A transformers folder; None for the public weights.
+        pair: Whether to store the pair representation.
+        recycles: Recycles of the trunk; -1 for the model's own number.
+        chunk: Residues that the trunk's attention takes at a time; 0 takes all, a smaller number
+            needs less memory.
+        single_dim: Channels of ``single``.
+        pair_dim: Channels of ``pair``.
+        structure_dim: Channels of ``structure``.
+        precision: ``fp32``, ``tf32`` or ``bf16``.
+        batch_size: Samples per call of ``encode``.
     """
 
     weights: str | None = None
@@ -64,12 +79,12 @@ class EsmFold(PublicWeights):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The sequence, and the graph where there are pairs."""
+        """The sequence, and the graph if pairs are stored."""
         return ("sequence", "chain", *(["chain/neighbours"] if self.pair else []))
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """coords, plddt, single, structure; pair where it was asked for."""
+        """The fields ``coords``, ``plddt``, ``single``, ``structure`` and, if stored, ``pair``."""
         shape = (None, NEIGHBOURS, self.pair_dim)
         return (
             Field("coords", "data", (None, len(ATOMS), 3)),
@@ -80,14 +95,18 @@ class EsmFold(PublicWeights):
         )
 
     def revision(self) -> str:
-        """The weights, the recycling, the precision and the library."""
+        """Return the weights, the library, the precision and the number of recycles."""
         found = self._find()
         recycles = "own" if self.recycles < 0 else self.recycles
         version = pre.version("transformers")
         return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
 
     def load(self, device: str) -> None:
-        """The model; ReedError where its channels are others."""
+        """Load the model onto ``device``.
+
+        Raises:
+            ReedError: The model has other channels than the settings.
+        """
         found = self._find()
         model = pre.open_model("EsmForProteinFolding", found, "fp32").float()
         trunk = model.config.esmfold_config.trunk
@@ -97,22 +116,30 @@ class EsmFold(PublicWeights):
         if have != want:
             names = "single_dim, pair_dim and structure_dim"
             raise ReedError(f"{found.folder} has {have} channels, {names} are {want}; set them")
+
         model.trunk.set_chunk_size(self.chunk or None)
         if self.recycles >= 0:
-            model.trunk.config.max_recycles = self.recycles + 1  # which counts the first pass
+            model.trunk.config.max_recycles = self.recycles + 1  # max_recycles counts every pass
         self._model, self._device = model.to(device), device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One array per field and sample; BadSample for several chains in one."""
-        found: dict[str, list[np.ndarray]] = {field.name: [] for field in self.fields}
+        """Return one array per field and sample.
+
+        Raises:
+            BadSample: A sample has several chains.
+        """
+        columns: dict[str, list[np.ndarray]] = {field.name: [] for field in self.fields}
+
+        # One by one, so that padding cannot change a result.
         for sample in samples:
             if len(np.unique(sample["chain"])) > 1:
                 raise BadSample("ESMFold folds one chain; leave out source.assembly")
+
             with computing(self._device, self.precision):
                 output = self._model.infer([sample["sequence"]])
             values = {
                 "coords": output.positions[-1, 0][:, ATOMS],
-                "plddt": 100 * output.plddt[0, :, 1],  # given from 0 to 1, of atom37: CA
+                "plddt": 100 * output.plddt[0, :, 1],  # from 0 to 1; atom 1 of atom37 is CA
                 "single": output.s_s[0],
                 "structure": output.states[-1, 0],
             }
@@ -120,6 +147,7 @@ class EsmFold(PublicWeights):
             if self.pair:
                 pairs = output.s_z[0].float().cpu().numpy()
                 arrays["pair"] = at_neighbours(pairs, np.asarray(sample["chain/neighbours"]))
+
             for name, array in arrays.items():
-                found[name].append(array)
-        return found
+                columns[name].append(array)
+        return columns

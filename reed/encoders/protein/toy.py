@@ -1,7 +1,7 @@
-"""Teachers of generated proteins: exact descriptors of structure, and the best there can be.
+"""Teachers of generated proteins: exact descriptors of structure, and the Bayes-optimal guess.
 
-Nothing here has weights. The descriptors are those that a net which is given the coordinates would
-have to work out: secondary structure, burial, hydrogen bonds, and the company that residues keep.
+Nothing here has weights. The descriptors are what a net has to work out from the coordinates:
+secondary structure, burial, hydrogen bonds, and the properties of nearby residues.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ from reed.encoders import ENCODERS
 from reed.encoders.base import Weightless
 from reed.encoders.protein.chain import at_neighbours, backbone, residues
 
-RADII = (6.0, 8.0, 10.0, 12.0, 14.0)  # angstroms between CB, within which neighbours are counted
-CENTRES, WIDTH = np.linspace(2.0, 20.0, 12), 1.5  # angstroms, of the radial functions of a pair
+RADII = (6.0, 8.0, 10.0, 12.0, 14.0)  # angstroms between CB; neighbours are counted within each
+CENTRES, WIDTH = np.linspace(2.0, 20.0, 12), 1.5  # of the radial functions of a pair, in angstroms
 CHARGE = dict.fromkeys("DE", -1.0) | dict.fromkeys("KR", 1.0)
 TOKEN, PAIR = 33, 22  # channels
 
 
 @ENCODERS.register("toy-structure")
 class ToyStructure(Weightless):
-    """Descriptors of local structure, of residues, of pairs at the neighbours, and of the chain.
+    """Descriptors of residues, of pairs of neighbours, and of the whole chain.
 
-    token: [L, 33]; pair: [L, 48, 22], at chain/neighbours; sample: [66], mean and deviation of the
-    tokens. All are whitened over the data set by their codec, which keeps fewer channels. BadSample
-    where an atom is missing.
+    Its fields; their codec whitens each over the data set and keeps fewer channels:
+
+    - ``token`` [L, 33].
+    - ``pair`` [L, 48, 22], at ``chain/neighbours``.
+    - ``sample`` [66]: mean and standard deviation of the tokens.
     """
 
     reads = ("coords", "sequence", "chain/neighbours")
@@ -54,28 +56,37 @@ class ToyStructure(Weightless):
     version = "1"  # raise it when a descriptor changes
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One array per field and sample."""
-        found: dict[str, list[np.ndarray]] = {"token": [], "pair": [], "sample": []}
+        """Return one array per field and sample.
+
+        Raises:
+            BadSample: An atom is missing, or a residue is X.
+        """
+        columns: dict[str, list[np.ndarray]] = {"token": [], "pair": [], "sample": []}
         for sample in samples:
             coords, letters = backbone(sample).astype(np.float64), residues(sample["sequence"])
             if not np.isfinite(coords).all() or (letters == 20).any():
                 raise BadSample("has a missing atom or an X, which a generated protein has not")
+
+            # Computed in float64, stored in float32.
             chain = _Chain(coords, letters)
             tokens = chain.tokens()
-            found["token"].append(tokens.astype(np.float32))
+            columns["token"].append(tokens.astype(np.float32))
             pairs = at_neighbours(chain.pairs(), np.asarray(sample["chain/neighbours"]))
-            found["pair"].append(pairs.astype(np.float32))
+            columns["pair"].append(pairs.astype(np.float32))
             whole = np.concatenate([tokens.mean(0), tokens.std(0)])
-            found["sample"].append(whole.astype(np.float32))
-        return found
+            columns["sample"].append(whole.astype(np.float32))
+        return columns
 
 
 @ENCODERS.register("toy-bayes")
 class ToyBayes(Weightless):
-    """The best that any model can do on generated proteins.
+    """The best that any model can achieve on generated proteins.
 
-    bayes: the probability that the best guess of a residue is right, float32 [L]; its mean over
-    residues is the best recovery there can be; distribution: of the 20 letters, float32 [L, 20].
+    Its fields:
+
+    - ``bayes`` [L]: the probability that the best guess of a residue is right. Its mean over
+      residues is the highest possible recovery.
+    - ``distribution`` [L, 20]: the probability of each letter.
     """
 
     reads = ("distribution",)
@@ -83,13 +94,13 @@ class ToyBayes(Weightless):
     licence = "MIT"
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """bayes and distribution of each sample."""
+        """Return ``bayes`` and ``distribution`` of each sample."""
         odds = [np.asarray(sample["distribution"], np.float32) for sample in samples]
-        return {"bayes": [each.max(1) for each in odds], "distribution": odds}
+        return {"bayes": [chances.max(1) for chances in odds], "distribution": odds}
 
 
 class _Chain:
-    """The parts that descriptors are made of, each an array over residues or over pairs."""
+    """The parts from which descriptors are made, each an array over residues or over pairs."""
 
     def __init__(self, coords: np.ndarray, letters: np.ndarray) -> None:
         self._coords, self._length = coords, len(coords)
@@ -98,17 +109,20 @@ class _Chain:
         self._energy = bond_energies(coords)
         angles = phi_psi(coords)
         waves = np.concatenate([np.sin(angles), np.cos(angles)], 1)
-        self._waves = np.nan_to_num(waves)  # at the ends, where there is no angle
+        self._waves = np.nan_to_num(waves)  # the ends of the chain have no angle
         self._kind = np.eye(3)[secondary(angles)][:, [COIL, HELIX, STRAND]]
         charge = np.array([CHARGE.get(letter, 0.0) for letter in ALPHABET[:20]])
         self._nature = np.stack([np.array(HYDROPATHY) / 4.5, charge], 1)[letters]  # [L, 2]
 
     def tokens(self) -> np.ndarray:
-        """Torsions here and beside, elements, burial, bonds, company: [L, TOKEN]."""
+        """Describe residues: torsions, elements, burial, bonds, nearby residues: [L, TOKEN]."""
+        # Burial, and the average properties of the residues nearby.
         counts = [(self._apart < radius).sum(1) - 1.0 for radius in RADII]
         burial = (counts[2] - counts[2].mean()) / (counts[2].std() + 1e-6)
         weight = np.exp(-np.square(self._apart / 8.0)) * (1 - np.eye(self._length))
         company = weight @ self._nature / (weight.sum(1, keepdims=True) + 1e-6)
+
+        # Hydrogen bonds that the residue takes part in, torsions beside it, elements around it.
         bonded = np.stack([self._energy.min(0), self._energy.min(1)], 1).clip(-3, 0)
         turns = [self._at(k) for k in (-1, 1)]
         smooth = np.stack([self._kind[max(0, i - 3) : i + 4].mean(0) for i in range(self._length)])
@@ -127,55 +141,65 @@ class _Chain:
         return np.concatenate(parts, 1)
 
     def pairs(self) -> np.ndarray:
-        """Distance, separation, direction, bonds, burial, nature: [L, L, PAIR]."""
+        """Describe pairs by distance, separation, direction, bonds and nature: [L, L, PAIR]."""
         radial = np.exp(-np.square((self._apart[..., None] - CENTRES) / WIDTH))
         apart = np.subtract.outer(*[np.arange(self._length)] * 2)
+
+        # Directions are in the frame of the first residue, so that rotations do not change them.
         frames = _frames(self._coords)
         ca = self._coords[:, 1]
         toward = np.einsum("ixk,ijx->ijk", frames, ca[None] - ca[:, None])
         toward = toward / (np.linalg.norm(toward, axis=-1, keepdims=True) + 1e-6)
         side = self._beta - ca
         facing = np.einsum("ix,jx->ij", side, side) / 2.3  # |CB - CA|^2 is 1.53^2
+
         energy = self._energy.clip(-3, 0)
         nature = np.einsum("ic,jc->ijc", self._nature, self._nature)
         single = [np.sign(apart), np.log1p(np.abs(apart)), facing, energy, energy.T]
         return np.concatenate([radial, toward, nature, np.stack(single, -1)], -1)
 
     def _at(self, offset: int) -> np.ndarray:
-        """The torsions of the residue `offset` further on, zero beyond the ends."""
+        """Return the torsions of the residue at an offset, zero beyond the ends."""
         padded = np.pad(self._waves, ((1, 1), (0, 0)))
         return padded[1 + offset : 1 + offset + self._length]
 
     def _bends(self) -> np.ndarray:
-        """CA to CA of residues 3 and 4 apart on both sides, in tens of angstroms, [L, 4]."""
-        ca, places = self._coords[:, 1], np.arange(self._length)
-        ends = [np.clip(places + k, 0, self._length - 1) for k in (-4, -3, 3, 4)]
+        """Return the CA distance to residues 3 and 4 away on both sides, in nm, [L, 4]."""
+        ca, indices = self._coords[:, 1], np.arange(self._length)
+        ends = [np.clip(indices + k, 0, self._length - 1) for k in (-4, -3, 3, 4)]
         return np.stack([np.linalg.norm(ca[end] - ca, axis=1) / 10 for end in ends], 1)
 
 
 def bond_energies(coords: np.ndarray) -> np.ndarray:
-    """The energy of a hydrogen bond from the NH of one residue to the CO of another, kcal/mol.
+    """Compute the energy of a hydrogen bond between the NH and CO of residues, in kcal/mol.
 
-    [L, L], rows donate; zero for the first residue, which has no H placed, and for neighbours.
     Source: Kabsch and Sander, 1983 (DSSP), 27.9 kcal/mol (1/ON + 1/CH - 1/OH - 1/CN).
+
+    Args:
+        coords: N, CA, C and O in angstroms, [L, 4, 3].
+
+    Returns:
+        Energies [L, L]; the first axis is the donor. They are zero for the first residue, whose H
+        has no defined position, and between adjacent residues.
     """
+    # H lies one angstrom from N, against the C=O of the residue before.
     n, _, c, o = np.moveaxis(coords, 1, 0)
     back = c[:-1] - o[:-1]
     hydrogen = n.copy()
-    hydrogen[1:] += back / np.linalg.norm(back, axis=-1, keepdims=True)  # 1 angstrom, against C=O
+    hydrogen[1:] += back / np.linalg.norm(back, axis=-1, keepdims=True)
 
     def inverse(donor: np.ndarray, acceptor: np.ndarray) -> np.ndarray:
         return 1 / np.linalg.norm(donor[:, None] - acceptor[None], axis=-1).clip(0.5)
 
-    found = 27.9 * (inverse(n, o) + inverse(hydrogen, c) - inverse(hydrogen, o) - inverse(n, c))
-    beside = np.abs(np.subtract.outer(*[np.arange(len(coords))] * 2)) < 2
-    found[beside] = 0
-    found[0] = 0
-    return found
+    energy = 27.9 * (inverse(n, o) + inverse(hydrogen, c) - inverse(hydrogen, o) - inverse(n, c))
+    adjacent = np.abs(np.subtract.outer(*[np.arange(len(coords))] * 2)) < 2
+    energy[adjacent] = 0
+    energy[0] = 0
+    return energy
 
 
 def _frames(coords: np.ndarray) -> np.ndarray:
-    """An orthonormal frame at each CA, its axes the columns: [L, 3, 3]."""
+    """Return an orthonormal frame at each CA, whose axes are the columns: [L, 3, 3]."""
     n, ca, c = np.moveaxis(coords[:, :3], 1, 0)
     first = (c - ca) / np.linalg.norm(c - ca, axis=-1, keepdims=True)
     other = (n - ca) - ((n - ca) * first).sum(-1, keepdims=True) * first

@@ -1,4 +1,4 @@
-"""Captions from a file of the user's own, joined by the key of the sample."""
+"""Captions from the user's own file, joined by sample key."""
 
 from __future__ import annotations
 
@@ -21,8 +21,15 @@ from reed.errors import ReedError, suggest
 class CaptionFile:
     """The captions in a .jsonl file (one object per line) or a .parquet file.
 
-    file: where; key, text: what its two entries are called; licence: of the captions. text: the
-    caption, trimmed; a sample without one fails.
+    The field ``text`` is the caption without surrounding whitespace. A sample without a caption
+    fails.
+
+    Attributes:
+        file: The .jsonl or .parquet file.
+        key: Name of the entry that holds the sample key.
+        text: Name of the entry that holds the caption.
+        licence: Licence of the captions.
+        batch_size: Samples per call of ``encode``.
     """
 
     file: Path = Path("captions.jsonl")
@@ -35,7 +42,7 @@ class CaptionFile:
     fields = (Field("text", "text", (), "utf8"),)
 
     def revision(self) -> str:
-        """The sha256 of the file and which entries of it are read."""
+        """Return the sha256 of the file and the names of the entries that are read."""
         return f"{file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
     def check_files(self) -> None:
@@ -43,7 +50,11 @@ class CaptionFile:
         self.load("cpu")
 
     def load(self, device: str) -> None:
-        """All captions, in memory; ReedError when the file is no such file or repeats a key."""
+        """Read all captions into memory.
+
+        Raises:
+            ReedError: The file is missing, has another format or repeats a key.
+        """
         readers = {".jsonl": _lines, ".parquet": _rows}
         if self.file.suffix not in readers:
             raise ReedError(f"captions {self.file}: use a .jsonl or .parquet file")
@@ -60,7 +71,11 @@ class CaptionFile:
             self._captions[key] = text.strip()
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One caption per sample; BadSample when the file has none for a key."""
+        """Return one caption per sample.
+
+        Raises:
+            BadSample: The file has no caption for a key.
+        """
         captions = [self._captions.get(sample["key"], "") for sample in samples]
         if not all(captions):
             raise BadSample(f"no caption in {self.file}")

@@ -1,4 +1,4 @@
-"""Captions: written by a vision-language model, or taken from a file of the user's own."""
+"""Captions that a vision-language model writes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,26 @@ ENGINES = ("transformers", "vllm")
 @ENCODERS.register("captions")
 @dataclass
 class Captions(PublicWeights):
-    """What a vision-language model answers to a prompt about the image.
+    """The answer of a vision-language model to a prompt about the image.
 
-    hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; weights: a
-    folder with its files, instead; prompt: the user's turn; max_new_tokens: where an answer is cut;
-    temperature: 0 is greedy, above it the answer is drawn with a seed that follows from the images
-    of the batch; engine: "transformers", or "vllm" (see VllmEngine); precision: bf16, fp32 or tf32,
-    of the weights too. In fp32 a greedy answer does not depend on what else is in the batch; in
-    bf16 another batch may round to another word.
+    The field ``text`` is the answer without surrounding whitespace. A sample with an empty answer
+    fails. In fp32 a greedy answer does not depend on the rest of the batch; in bf16 rounding in
+    another batch may lead to another word.
 
-    text: the answer, trimmed; a sample whose answer is empty fails.
+    Attributes:
+        hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text.
+        licence: Licence of the weights; empty to look it up.
+        weights: Folder with the model's files, used instead of ``hub``.
+        prompt: The user's turn.
+        max_new_tokens: Maximum length of an answer in tokens.
+        temperature: Softmax temperature; 0 decodes greedily. Above 0 the answer is drawn with a
+            seed that follows from ``seed`` and the images of the batch.
+        top_p: Cumulative probability of the tokens to draw from.
+        repetition_penalty: Penalty on tokens that occurred before; 1 is none.
+        seed: Seed of drawn answers.
+        engine: ``transformers`` or ``vllm``, see VllmEngine.
+        precision: ``bf16``, ``fp32`` or ``tf32``, of the weights too.
+        batch_size: Images per call of ``encode``.
     """
 
     hub: str = HUB
@@ -67,11 +77,11 @@ class Captions(PublicWeights):
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         return pre.origin_of(self.hub)
 
     def revision(self) -> str:
-        """The weights, how the answer is decoded, and the library that does it."""
+        """Return the weights, the settings of decoding, and the library."""
         drawn = f"temperature={self.temperature} top_p={self.top_p} seed={self.seed}"
         return (
             f"{pre.fingerprint(self._find())} {pre.version(self.engine)} "
@@ -82,7 +92,7 @@ class Captions(PublicWeights):
         )
 
     def load(self, device: str) -> None:
-        """The processor, and the model in the chosen engine."""
+        """Load the processor, and the model in the chosen engine."""
         found = self._find()
         self._processor = pre.open_part("AutoProcessor", found.folder)
         engine = VllmEngine if self.engine == "vllm" else TransformersEngine
@@ -93,7 +103,11 @@ class Captions(PublicWeights):
         )
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One caption per image; BadSample when one is empty or an image is none."""
+        """Return one caption per image.
+
+        Raises:
+            BadSample: A caption is empty, or an image is not uint8 [H, W, 3].
+        """
         images = pre.pictures(samples)
         captions = [text.strip() for text in self._generate(self._turn, images)]
         if not all(captions):
@@ -101,18 +115,18 @@ class Captions(PublicWeights):
         return {"text": captions}
 
     def seed_of(self, images: Sequence[Image.Image]) -> int:
-        """The seed of the answers to these images: drawn captions are a function of them too."""
-        seen = hashlib.sha256()
+        """Return the seed of the answers to some images, on whose pixels it depends."""
+        digest = hashlib.sha256()
         for image in images:
-            seen.update(f"{image.size}".encode() + image.tobytes())
-        return seed_for(self.seed, "captions", seen.hexdigest())
+            digest.update(f"{image.size}".encode() + image.tobytes())
+        return seed_for(self.seed, "captions", digest.hexdigest())
 
 
 class TransformersEngine:
     """Batched, left-padded generation in this process.
 
-    The decoding settings that come with a model (generation_config.json) are not used, except for
-    the tokens at which an answer ends.
+    The decoding settings of a model (generation_config.json) are ignored, except for the tokens
+    that end an answer.
     """
 
     def __init__(self, settings: Captions, found: Found, processor: Any, device: str) -> None:
@@ -121,6 +135,8 @@ class TransformersEngine:
         self._settings, self._processor, self._device = settings, processor, device
         model = pre.open_model("AutoModelForImageTextToText", found, settings.precision)
         self._model = model.to(device)
+
+        # A model's own defaults may draw or penalise: the settings of the column decide alone.
         drawn = {"temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
         tokens = processor.tokenizer
         end = self._model.generation_config.eos_token_id
@@ -134,9 +150,10 @@ class TransformersEngine:
         )
 
     def __call__(self, turn: str, images: Sequence[Image.Image]) -> list[str]:
-        """The answers to one turn about each image, without the turn and special tokens."""
+        """Return the answer to one turn about each image, without turn and special tokens."""
         import torch
 
+        # Padding on the left, so that every answer starts at the same position.
         inputs = self._processor(
             text=[turn] * len(images),
             images=list(images),
@@ -144,6 +161,8 @@ class TransformersEngine:
             padding_side="left",
             return_tensors="pt",
         ).to(self._device)
+
+        # The generator is forked, so that the seed leaves that of the process alone.
         device = torch.device(self._device)
         forked = [] if device.type == "cpu" else [device]
         fork = torch.random.fork_rng(forked)
@@ -154,10 +173,11 @@ class TransformersEngine:
 
 
 class VllmEngine:
-    """The same in vLLM, which schedules and batches on its own; tested against a stand-in only.
+    """Generation in vLLM, which schedules and batches on its own.
 
-    Greedy captions may differ from those of transformers in a few words: the kernels round
-    differently. Its version is part of the revision.
+    It has been tested against a stand-in only. Greedy captions may differ from those of
+    transformers in a few words, because the kernels round differently. The version of vLLM is part
+    of the revision.
     """
 
     def __init__(self, settings: Captions, found: Found, processor: Any, device: str) -> None:
@@ -171,9 +191,11 @@ class VllmEngine:
         )
 
     def __call__(self, turn: str, images: Sequence[Image.Image]) -> list[str]:
-        """The answers to one turn about each image, without the turn and special tokens."""
+        """Return the answer to one turn about each image, without turn and special tokens."""
         chosen = self._settings
         requests = [{"prompt": turn, "multi_modal_data": {"image": image}} for image in images]
+
+        # Each image has a seed of its own, because vLLM chooses the batches.
         sampling = [
             self._sampling(
                 max_tokens=chosen.max_new_tokens,

@@ -1,4 +1,4 @@
-"""Encoders of captions."""
+"""An encoder of captions without weights: hashed n-grams under a fixed random projection."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ SEED = 20240229
 
 @ENCODERS.register("caption-ngrams")
 class CaptionNgrams(Weightless):
-    """A caption as its hashed words and word pairs, projected to 64 channels of unit norm.
+    """The hashed words and word pairs of a caption, projected to a vector of unit norm.
 
-    embedding: float32 [64]. There is nothing to learn and nothing to download: the vocabulary is
-    a hash (MurmurHash3) and the projection is random signs (Achlioptas, 2003).
+    The field ``embedding`` is float32 [64]. There is nothing to learn and nothing to download: the
+    vocabulary is a hash (MurmurHash3), and the projection consists of random signs (Achlioptas,
+    2003).
     """
 
     reads = ("describe/caption",)
@@ -31,12 +32,12 @@ class CaptionNgrams(Weightless):
     licence = "MIT"
 
     def revision(self) -> str:
-        """Everything the embedding depends on: the vectoriser's settings and the projection."""
+        """Return what the embedding depends on: the vectoriser's settings and the projection."""
         first, last = NGRAMS
         return f"murmur3-words{first}to{last}-{BUCKETS}-signed-l2+signs-pcg64-{SEED}-{WIDTH}"
 
     def load(self, device: str) -> None:
-        """The vectoriser and the projection; they stay on the CPU."""
+        """Make the vectoriser and the projection, which stay on the CPU."""
         from sklearn.feature_extraction.text import HashingVectorizer
 
         # Every setting is spelled out: a new default in scikit-learn must not change the meaning.
@@ -56,7 +57,11 @@ class CaptionNgrams(Weightless):
         self._projection = projection()
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """embedding [B, 64]; BadSample when a caption has no word of two letters or more."""
+        """Return ``embedding`` [B, 64].
+
+        Raises:
+            BadSample: A caption has no word of two letters or more.
+        """
         captions = [sample["describe/caption"] for sample in samples]
         embedding = self._vectoriser.transform(captions) @ self._projection  # [B, 64]
         norm = np.linalg.norm(embedding, axis=1, keepdims=True)
@@ -67,9 +72,10 @@ class CaptionNgrams(Weightless):
 
 
 def projection() -> np.ndarray:
-    """The random signs, float64 [BUCKETS, WIDTH].
+    """Return the random signs, float64 [BUCKETS, WIDTH].
 
-    Raw bits of PCG64, because numpy keeps that stream between versions, unlike standard_normal's.
+    They are raw bits of PCG64, a stream that numpy keeps between versions, unlike that of
+    ``standard_normal``.
     """
     rows = np.random.PCG64(SEED).random_raw(BUCKETS).astype("<u8")
     bits = np.unpackbits(rows.view(np.uint8)).reshape(BUCKETS, WIDTH)

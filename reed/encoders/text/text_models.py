@@ -1,4 +1,4 @@
-"""Plain text encoders of captions: CLIP, T5, sentence encoders."""
+"""Text encoders of captions: CLIP, T5 and sentence encoders."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
 from reed.weights import Origin
 
-UNLIMITED = 1 << 30  # tokens; some tokenizers say 1e30, which is no length to cut at
+UNLIMITED = 1 << 30  # tokens; some tokenizers state 1e30, which is too large a length to pass on
 
 
 @dataclass(frozen=True)
 class Card:
     """What differs between the families of text encoders.
 
-    name: in the registry; hub, dim: the model, unless told otherwise, and its channels; kind:
-    the transformers class; pool: (output, attention mask) -> float32 [B, dim], which `pooling` puts
-    in words; truncate: whether a caption over the model's limit is cut, unless told otherwise.
+    Attributes:
+        name: Name in the registry.
+        hub: Default repository of the weights.
+        dim: Channels of the default model.
+        kind: Class of transformers.
+        pool: Function from output and attention mask to float32 [B, dim].
+        pooling: Description of ``pool``, for the revision.
+        truncate: Whether captions over the model's limit are cut by default.
     """
 
     name: str
@@ -49,14 +54,22 @@ def _mean(output: Any, mask: Any) -> np.ndarray:
 
 @dataclass
 class TextModel(PublicWeights):
-    """One vector per caption from a frozen text encoder.
+    """One vector per caption from a frozen text encoder, as the field ``embedding`` [dim].
 
-    hub: REPOSITORY@REVISION ("" for the card's); weights: a folder with its files, instead; dim:
-    its channels (0 for the card's); captions: the column that holds them; max_tokens: the longest
-    caption with its special tokens, 0 for the model's own limit; truncate: cut what is longer, else
-    such a sample fails; precision: fp32, tf32 or bf16, of the weights too.
+    The vector is not normalised, and does not depend on the rest of the batch.
 
-    embedding: [dim], not normalised; independent of what else is in the batch.
+    Attributes:
+        card: The family of the model.
+        hub: REPOSITORY@REVISION; empty for that of the card.
+        licence: Licence of the weights; empty to look it up.
+        weights: Folder with the model's files, used instead of ``hub``.
+        dim: Channels of the model; 0 for those of the card.
+        captions: Field of the captions, COLUMN/FIELD.
+        max_tokens: Maximum length of a caption with its special tokens; 0 for the model's limit.
+        truncate: Whether to cut longer captions; without it such samples fail. None for the
+            default of the card.
+        precision: ``fp32``, ``tf32`` or ``bf16``, of the weights too.
+        batch_size: Captions per call of ``encode``.
     """
 
     card: Card
@@ -80,26 +93,26 @@ class TextModel(PublicWeights):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The column of captions."""
+        """The field of the captions."""
         return (self.captions,)
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One vector per sample."""
+        """The single field ``embedding``."""
         return (Field("embedding", "sample", (self.dim,), "float16"),)
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         return pre.origin_of(self.hub)
 
     @property
     def name(self) -> str:
-        """As the card says."""
+        """Name of the encoder, from its card."""
         return self.card.name
 
     def revision(self) -> str:
-        """The weights, the pooling, what happens to long captions, and the library."""
+        """Return the weights, the pooling, the treatment of long captions, and the library."""
         limit = f"{self.max_tokens} tokens" if self.max_tokens else "the model's limit"
         return (
             f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
@@ -107,19 +120,26 @@ class TextModel(PublicWeights):
         )
 
     def load(self, device: str) -> None:
-        """The tokenizer and the model; ReedError when its vectors have other than dim channels."""
+        """Load the tokenizer and the model onto ``device``.
+
+        Raises:
+            ReedError: The vectors have another length than ``dim``, or ``max_tokens`` is too large.
+        """
         found = self._find()
         self._tokenizer = pre.open_part("AutoTokenizer", found.folder)
-        # Absolute positions count from the left, also through padding.
+        # Absolute positions count from the left, so padding on the left would shift them.
         self._tokenizer.padding_side = self._tokenizer.truncation_side = "right"
+
         model = pre.open_model(self.card.kind, found, self.precision)
         projection = getattr(model, "text_projection", None)
         dim = projection.out_features if projection is not None else model.config.hidden_size
         if dim != self.dim:
             problem = f"{found.folder} has vectors of {dim} channels, dim is {self.dim}"
             raise ReedError(f"{problem}; set dim={dim}")
-        places = getattr(model.config, "max_position_embeddings", self._tokenizer.model_max_length)
-        own = min(places, self._tokenizer.model_max_length, UNLIMITED)
+
+        # The limit of a model is the smaller of its positions and its tokenizer's length.
+        length = self._tokenizer.model_max_length
+        own = min(getattr(model.config, "max_position_embeddings", length), length, UNLIMITED)
         if self.max_tokens > own:
             problem = f"{found.folder} takes captions of up to {own} tokens"
             raise ReedError(f"{problem}, max_tokens is {self.max_tokens}; lower it")
@@ -127,7 +147,11 @@ class TextModel(PublicWeights):
         self._model, self._device = model.to(device), device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """embedding [B, dim], float32; BadSample when a caption is empty or, uncut, too long."""
+        """Return ``embedding`` [B, dim], float32.
+
+        Raises:
+            BadSample: A caption is empty, or too long and ``truncate`` is off.
+        """
         captions = pre.captions_of(samples, self.captions)
         cut = {"truncation": True, "max_length": self._limit} if self.truncate else {}
         inputs = self._tokenizer(captions, padding=True, return_tensors="pt", verbose=False, **cut)

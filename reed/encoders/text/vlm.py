@@ -1,4 +1,4 @@
-"""Embeddings of an image and its caption, read together by a vision-language model."""
+"""Embeddings of an image and its caption, which a vision-language model reads together."""
 
 from __future__ import annotations
 
@@ -30,16 +30,24 @@ PARITIES = ("", "reed")
 class VlmEmbedding(PublicWeights):
     """The mean of one layer's hidden states over a dialogue: image and prompt, then the caption.
 
-    hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; weights: a
-    folder with its files, instead; dim, layer: the channels and the number of its hidden state, the
-    embedding being 0 (the last one is after the final norm). span: which tokens the mean is over:
-    "all" of the dialogue with its headers and the model's own system turn, the "caption" alone, or
-    the "image" alone. Padding never enters. parity: "reed" ends the dialogue with an empty
-    assistant header, as the public REED code does, and so gives its mean over all tokens at batch
-    size one. precision: bf16, fp32 or tf32, of the weights too; the mean is always float32.
+    The field ``embedding`` [dim] is stored as float16. Values beyond its range are refused; you
+    can choose the codec float32 instead. The mean is computed in float32 and never includes
+    padding.
 
-    embedding: [dim], stored as float16: a state that does not fit is refused, and float32 can be
-    chosen for the column. BadSample when a caption is empty or has the text of a control token.
+    Attributes:
+        hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text.
+        licence: Licence of the weights; empty to look it up.
+        weights: Folder with the model's files, used instead of ``hub``.
+        dim: Channels of a hidden state.
+        layer: Number of the hidden state. 0 is the embedding; the last one is after the final norm.
+        span: Tokens to average: ``all`` of the dialogue, with its headers and the model's own
+            system turn, or those of the ``caption`` or the ``image`` alone.
+        parity: ``reed`` ends the dialogue with an empty assistant header, as the public REED code
+            does, and so reproduces its mean over all tokens at batch size one.
+        prompt: The user's turn.
+        captions: Field of the captions, COLUMN/FIELD.
+        precision: ``bf16``, ``fp32`` or ``tf32``, of the weights too.
+        batch_size: Samples per call of ``encode``.
     """
 
     hub: str = HUB
@@ -66,21 +74,21 @@ class VlmEmbedding(PublicWeights):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The image and the column of captions."""
+        """The image and the field of the captions."""
         return ("image", self.captions)
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """One vector per sample."""
+        """The single field ``embedding``."""
         return (Field("embedding", "sample", (self.dim,), "float16"),)
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """Location of the public weights."""
         return pre.origin_of(self.hub)
 
     def revision(self) -> str:
-        """The weights, the dialogue, the layer, the tokens of the mean, and the library."""
+        """Return the weights, the library, the dialogue, the layer and the averaged tokens."""
         parity = f"parity={self.parity} (empty assistant header, as public code at batch size one) "
         return (
             f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
@@ -89,22 +97,29 @@ class VlmEmbedding(PublicWeights):
         )
 
     def load(self, device: str) -> None:
-        """The processor and the layers up to `layer`; ReedError if the model has no such state."""
+        """Load the processor, and the layers up to ``layer`` onto ``device``.
+
+        Raises:
+            ReedError: The model has no image tokens, no such layer or other channels.
+        """
         found = self._find()
         config = pre.open_part("AutoConfig", found.folder)
         text = config.get_text_config()
         self._check(config, text, found.folder)
+
         self._image, self._limit = config.image_token_id, text.max_position_embeddings
         self._processor = pre.open_part("AutoProcessor", found.folder)
         self._processor.tokenizer.padding_side = "right"
         self._header = self._dialogue()
         self._control = tuple(self._processor.tokenizer.get_added_vocab())
+
+        # Layers above the chosen one are dropped before the model moves to the device.
         model = pre.open_model("AutoModel", found, self.precision)
         _cut(model.get_decoder(), self.layer, text.num_hidden_layers)
         self._model, self._device = model.to(device), device
 
     def _check(self, config: Any, text: Any, folder: Path) -> None:
-        """What can be wrong with the options, before gigabytes are read."""
+        """Compare the settings with the model's configuration, before gigabytes are read."""
         if getattr(config, "image_token_id", None) is None:
             problem = f"{folder} holds a {config.model_type}, which has no image tokens"
             raise ReedError(f"{problem}; use a vision-language model")
@@ -116,7 +131,12 @@ class VlmEmbedding(PublicWeights):
             raise ReedError(f"{problem}; use 0 (the embedding) to {text.num_hidden_layers}")
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """embedding [B, dim], float32; BadSample when an image or a caption is none."""
+        """Return ``embedding`` [B, dim], float32.
+
+        Raises:
+            BadSample: An image is not uint8 [H, W, 3], a caption is empty or contains the text of
+                a control token, or the dialogue is too long.
+        """
         images = pre.pictures(samples)
         captions = pre.captions_of(samples, self.captions)
         self._refuse_control(captions)
@@ -137,7 +157,7 @@ class VlmEmbedding(PublicWeights):
                     raise BadSample(f"the caption has the text of the control token {token!r}")
 
     def _dialogue(self, *answer: str) -> str:
-        """The dialogue as text; without an answer, up to the header of the assistant's turn."""
+        """Return the dialogue as text; without an answer, up to the assistant's header."""
         content = [{"type": "image"}, {"type": "text", "text": self.prompt}]
         turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
         turns += [{"role": "assistant", "content": [{"type": "text", "text": a}]} for a in answer]
@@ -146,7 +166,7 @@ class VlmEmbedding(PublicWeights):
         )
 
     def _kept(self, inputs: Any, texts: list[str], captions: list[str]) -> torch.Tensor:
-        """The tokens of the span, bool [B, T]."""
+        """Return the mask of the tokens to average, bool [B, T]."""
         import torch
 
         real = inputs["attention_mask"].bool()
@@ -154,18 +174,21 @@ class VlmEmbedding(PublicWeights):
             return real
         if self.span == "image":
             return real & (inputs["input_ids"] == self._image)
+
         # Counted from the end, because an image is one token in the text and many in the input.
-        places = [self._place(*pair) for pair in zip(texts, captions, strict=True)]
-        first, last = torch.tensor(places).T.unsqueeze(-1)  # [B, 1] each
+        spans = [self._from_end(*pair) for pair in zip(texts, captions, strict=True)]
+        first, last = torch.tensor(spans).T.unsqueeze(-1)  # [B, 1] each
         to_come = real.sum(1, keepdim=True) - real.cumsum(1)
         return real & (to_come <= first) & (to_come >= last)
 
-    def _place(self, text: str, caption: str) -> tuple[int, int]:
-        """How many tokens follow the first and the last one of the caption in a dialogue."""
+    def _from_end(self, text: str, caption: str) -> tuple[int, int]:
+        """Count the tokens that follow the first and the last token of the caption."""
         start = len(self._header)
         if not text.startswith(self._header + caption):
             problem = f"the chat template of {self.hub} changes the caption or its header"
             raise ReedError(f"{problem}, so the span 'caption' is unknown; use 'all' or 'image'")
+
+        # A token belongs to the caption if it shares a character with it.
         offsets = self._processor.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
         )["offset_mapping"]
@@ -175,10 +198,10 @@ class VlmEmbedding(PublicWeights):
 
 
 def _cut(decoder: Any, layer: int, layers: int) -> None:
-    """Make a decoder end with the hidden state that enters layer `layer` (counted from 0).
+    """Make a decoder end with the hidden state that enters ``layer``, counted from 0.
 
-    Its last output is then that state, and the layers above it cost neither time nor memory. The
-    first layers of Qwen3-VL add to their output what the image encoder gives for them: included.
+    Its last output is then that state, and the layers above cost neither time nor memory. The
+    features of the image encoder that Qwen3-VL adds to the output of its first layers are included.
     """
     import torch
 

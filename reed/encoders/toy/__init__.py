@@ -1,1 +1,1 @@
-"""Encoders of generated data sets and of the 8x8 digits; their weights ship with reed."""
+"""Encoders of generated data sets and of the 8x8 digits, whose weights ship with reed."""

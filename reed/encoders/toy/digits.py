@@ -1,4 +1,4 @@
-"""Encoders of the digits: a small frozen transformer and a description."""
+"""Encoders of the digits: a small frozen transformer, and a description in words."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from reed.encoders.toy import digits_vit as vit
 from reed.encoders.toy.shipped import Shipped
 
 SHAPE = (1, vit.SIDE, vit.SIDE)
-EDGE = 6  # ink, of 16: from here on a pixel counts as drawn; closes the loops of most 0, 6 and 8
+EDGE = 6  # ink from which a pixel counts as drawn, of 16; closes the loops of most 0, 6 and 8
 
 
 @ENCODERS.register("digits-vit")
 class DigitsVit(Shipped):
-    """The transformer that reed.experiments.train_digits trained to tell the digits apart.
+    """The transformer that reed.experiments.train_digits trained to classify the digits.
 
-    tokens: float32 [16, 64], one per 2x2 patch, row by row; cls: float32 [64]; both after the
-    final norm.
+    Its fields, both after the final norm:
+
+    - ``tokens`` [16, 64]: one per 2x2 patch, row by row.
+    - ``cls`` [64]: the class token.
     """
 
     reads = ("pixels",)
@@ -39,7 +41,11 @@ class DigitsVit(Shipped):
         super().__init__(vit.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """tokens [B, 16, 64] and cls [B, 64]; BadSample when an image is not [1, 8, 8]."""
+        """Return ``tokens`` [B, 16, 64] and ``cls`` [B, 64].
+
+        Raises:
+            BadSample: An image is not [1, 8, 8].
+        """
         import torch
 
         assert self._weights, "load() comes before encode()"
@@ -51,15 +57,19 @@ class DigitsVit(Shipped):
 
 @ENCODERS.register("describe")
 class Describe(Weightless):
-    """One English sentence per digit, from what can be measured on the image; not its label."""
+    """One English sentence per digit, from measures of the image and not from its label."""
 
     reads = ("pixels",)
     fields = (Field("caption", "text", (), "utf8"),)
     licence = "MIT"
-    version = "1"  # raise it with every change of a measure, a cut or a word (a test notices)
+    version = "1"  # raise it when a measure, a threshold or a word changes (a test notices)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One caption per sample; BadSample when an image is not [1, 8, 8] or has no ink."""
+        """Return one caption per sample.
+
+        Raises:
+            BadSample: An image is not [1, 8, 8], or has no ink.
+        """
         return {
             "caption": [sentence(measure(image[0])) for image in stack(samples, SHAPE, "float32")]
         }
@@ -67,11 +77,15 @@ class Describe(Weightless):
 
 @dataclass(frozen=True)
 class Measures:
-    """What a description is made from.
+    """The measures of an image from which its description is made.
 
-    ink: mean over the image, 0 to 16; slant: pixels to the right per pixel up; aspect: width by
-    height of the drawn box; holes: paper that drawn pixels enclose; across, down: the centre of
-    the ink in pixels from the top left one.
+    Attributes:
+        ink: Mean over the image, 0 to 16.
+        slant: Pixels to the right per pixel upwards.
+        aspect: Width divided by height of the box around drawn pixels.
+        holes: Regions of paper that drawn pixels enclose.
+        across: Horizontal centre of the ink, in pixels from the left.
+        down: Vertical centre of the ink, in pixels from the top.
     """
 
     ink: float
@@ -83,23 +97,28 @@ class Measures:
 
 
 def measure(image: np.ndarray) -> Measures:
-    """The measures of one image [8, 8] with ink from 0 to 16; BadSample when it has no ink.
+    """Measure one image [8, 8] with ink from 0 to 16.
 
-    The slant is the shear that second moments show: -cov(x, y) / var(y), with y downwards.
+    The slant is the shear of the second moments: -cov(x, y) / var(y), with y downwards.
+
+    Raises:
+        BadSample: The image has no ink.
     """
     from scipy import ndimage
 
     drawn = image >= EDGE
     if not drawn.any():
         raise BadSample(f"nothing to describe: no pixel has an ink of {EDGE} or more")
+
+    # Whole numbers until the last division, so that no rounding moves a value over a threshold.
     ink = image.astype(np.float64)
     y, x = np.mgrid[: vit.SIDE, : vit.SIDE]
-    # Whole numbers until the last division, so that no machine rounds a value across a cut.
     total, sum_x, sum_y = ink.sum(), (ink * x).sum(), (ink * y).sum()
     cov = total * (ink * x * y).sum() - sum_x * sum_y
     var = total * (ink * y * y).sum() - sum_y**2
-    height, width = (np.ptp(place) + 1 for place in np.nonzero(drawn))
-    # The frame joins all paper outside the drawing into one region, which is no hole.
+    height, width = (np.ptp(indices) + 1 for indices in np.nonzero(drawn))
+
+    # The frame joins all paper outside the drawing into one region, which is not a hole.
     _, regions = ndimage.label(np.pad(~drawn, 1, constant_values=True))
     return Measures(
         ink=float(total / ink.size),
@@ -111,16 +130,20 @@ def measure(image: np.ndarray) -> Measures:
     )
 
 
-def sentence(found: Measures) -> str:
-    """The description of these measures: "A bold drawing that ...", each measure as one word."""
-    stroke = _word(found.ink, (4.6, 5.15), ("faint", "plain", "bold"))
-    lean = _word(found.slant, (-0.12, 0.06), ("leans left", "stands upright", "leans right"))
-    build = _word(found.aspect, (0.6, 0.7), ("narrow", "of medium width", "wide"))
-    holes = _word(found.holes, (1, 2), ("no hole", "one hole", "several holes"))
-    down = _word(found.down, (3.3, 3.7), ("in the upper half", "halfway down", "in the lower half"))
-    across = _word(
-        found.across, (3.4, 3.7), ("left of the middle", "central", "right of the middle")
+def sentence(measures: Measures) -> str:
+    """Describe the measures in a sentence, "A bold drawing that ...", one phrase for each."""
+    # Each measure becomes one of three phrases, by two thresholds.
+    stroke = _word(measures.ink, (4.6, 5.15), ("faint", "plain", "bold"))
+    lean = _word(measures.slant, (-0.12, 0.06), ("leans left", "stands upright", "leans right"))
+    build = _word(measures.aspect, (0.6, 0.7), ("narrow", "of medium width", "wide"))
+    holes = _word(measures.holes, (1, 2), ("no hole", "one hole", "several holes"))
+    down = _word(
+        measures.down, (3.3, 3.7), ("in the upper half", "halfway down", "in the lower half")
     )
+    across = _word(
+        measures.across, (3.4, 3.7), ("left of the middle", "central", "right of the middle")
+    )
+
     return (
         f"A {stroke} drawing that {lean} and is {build}, with {holes}, "
         f"its weight {down} and {across}."

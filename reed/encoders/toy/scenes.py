@@ -23,10 +23,11 @@ NUMBERS = {1: "One", 2: "Two", 3: "Three"}
 
 @ENCODERS.register("scenes-conv")
 class ScenesConv(Shipped):
-    """A convolutional net that was trained to tell what object covers each patch.
+    """A convolutional net that was trained to recognise the object that covers each patch.
 
-    tokens: float32 [64, 64], one per 4x4 patch, row by row. Stored as 32 whitened components: as
-    they are, two tokens of an image have a mean cosine of 0.5, and a cosine to them says little.
+    The field ``tokens`` [64, 64] has one vector per 4x4 patch, row by row. It is stored as 32
+    whitened components: without whitening, two tokens of an image have a mean cosine of 0.5, so
+    that a cosine to them tells little.
     """
 
     reads = ("pixels",)
@@ -36,14 +37,18 @@ class ScenesConv(Shipped):
         super().__init__(nets.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """tokens [B, 64, 64]; BadSample when an image is not [3, 32, 32]."""
+        """Return ``tokens`` [B, 64, 64].
+
+        Raises:
+            BadSample: An image is not [3, 32, 32].
+        """
         import torch
 
         pixels = torch.from_numpy(stack(samples, (3, nets.SIDE, nets.SIDE), "uint8"))
         return {"tokens": self.tokens(pixels.to(self._device)).cpu().numpy()}
 
     def tokens(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The tokens [B, 64, 64] of images [B, 3, 32, 32] uint8 that are on the device."""
+        """Return the tokens [B, 64, 64] of uint8 images [B, 3, 32, 32] on the device."""
         import torch
 
         assert self._weights, "load() comes first"
@@ -53,36 +58,36 @@ class ScenesConv(Shipped):
 
 @ENCODERS.register("scenes-caption")
 class ScenesCaption(Weightless):
-    """One English sentence per scene: count, what is common, ground, objects, places."""
+    """One English sentence per scene: number of objects, rule, ground, objects, positions."""
 
     reads = ("scene",)
     fields = (Field("caption", "text", (), "utf8"),)
     licence = "MIT"
-    version = "1"  # raise it with every change of the wording (a test notices)
+    version = "1"  # raise it when the wording changes (a test notices)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """One caption per sample."""
+        """Return one caption per sample."""
         return {"caption": [describe(sample["scene"]) for sample in samples]}
 
 
 def describe(scene: Any) -> str:
-    """The caption of a scene of reed.sources.toy: "Two objects of the same colour on …"."""
+    """Describe a scene of reed.sources.toy: "Two objects of the same colour on …"."""
     count = len(scene.things)
     common = "mixed" if scene.rule == "none" else f"of the same {scene.rule}"
     objects = "object" if count == 1 else f"objects {common}"
     parts = [f"a {t.colour} {t.texture} {t.shape}" for t in scene.things]
     for i, (left, right) in enumerate(zip(scene.things, scene.things[1:], strict=False)):
         across, down = right.x - left.x, right.y - left.y
-        place = "left of" if across > abs(down) else "above" if down > 0 else "below"
-        parts[i] += f" {place}"
+        relation = "left of" if across > abs(down) else "above" if down > 0 else "below"
+        parts[i] += f" {relation}"
     return f"{NUMBERS[count]} {objects} on a {scene.ground} ground: {' '.join(parts)}."
 
 
 @ENCODERS.register("scenes-text")
 class ScenesText(Shipped):
-    """A small net on the caption's words, trained to find the image that a caption is of.
+    """A small net on the words of a caption, trained to find the image that it describes.
 
-    embedding: float32 [64].
+    The field ``embedding`` is float32 [64].
     """
 
     reads = ("scenes-caption/caption",)
@@ -92,11 +97,17 @@ class ScenesText(Shipped):
         super().__init__(nets.shipped)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """embedding [B, 64]; BadSample when a caption has a word that no scene's caption has."""
+        """Return ``embedding`` [B, 64].
+
+        Raises:
+            BadSample: A caption has a word that no caption of a scene has.
+        """
         import torch
 
         assert self._weights, "load() comes before encode()"
-        found = []
+        embeddings = []
+
+        # One by one, so that captions need no padding.
         for sample in samples:
             caption = sample["scenes-caption/caption"]
             try:
@@ -104,5 +115,5 @@ class ScenesText(Shipped):
             except KeyError as error:
                 raise BadSample(f"the caption {caption!r} has an unknown word: {error}") from error
             with torch.inference_mode():
-                found.append(nets.text_features(self._weights, words).cpu().numpy())
-        return {"embedding": np.stack(found)}
+                embeddings.append(nets.text_features(self._weights, words).cpu().numpy())
+        return {"embedding": np.stack(embeddings)}

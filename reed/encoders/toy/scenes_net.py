@@ -1,7 +1,7 @@
-"""The nets behind the scenes' encoders, as functions of a dictionary of weights.
+"""The nets of the scenes' encoders, as functions of a dictionary of weights.
 
-Functions rather than torch.nn.Modules, because the registry imports this module to list the
-encoders and that must not import torch.
+They are written as functions, not as torch.nn.Modules: the registry imports this module to list
+the encoders, and that must not import torch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WORDS = (
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor in the weights file."""
+    """Return the name and shape of every tensor in the weights file."""
     convolutions = {"stem.0": (STEM, 3), "stem.1": (WIDTH, STEM), "stem.2": (WIDTH, WIDTH)}
     convolutions |= {f"block{i}.{part}": (WIDTH, WIDTH) for i in range(BLOCKS) for part in "ab"}
     table: dict[str, tuple[int, ...]] = {}
@@ -42,9 +42,16 @@ def shapes() -> dict[str, tuple[int, ...]]:
 
 
 def image_features(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-    """One vector per 4x4 patch, row by row: pixels [B, 3, 32, 32], 0 to 255 -> [B, 64, WIDTH].
+    """Compute one vector per 4x4 patch, row by row, with a residual net with group norm.
 
-    A residual net with group norm. Source: He et al. (arXiv 1603.05027), pre-activation blocks.
+    Source: He et al. (arXiv 1603.05027), pre-activation blocks.
+
+    Args:
+        weights: The tensors of ``shapes``.
+        pixels: [B, 3, 32, 32], 0 to 255.
+
+    Returns:
+        Vectors [B, 64, WIDTH].
     """
     from torch.nn import functional
 
@@ -56,6 +63,7 @@ def image_features(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> to
         scale, shift = weights[f"{name}.weight"], weights[f"{name}.bias"]
         return functional.silu(functional.group_norm(x, GROUPS, scale, shift))
 
+    # Two strides of 2 bring 32 pixels to the grid of 8.
     x = functional.silu(conv("stem.0", (pixels.float() - 127.5) / 127.5))
     x = conv("stem.2", norm("stem.norm", conv("stem.1", x, 2)), 2)  # [B, WIDTH, 8, 8]
     for block in (f"block{i}" for i in range(BLOCKS)):
@@ -65,9 +73,9 @@ def image_features(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> to
 
 
 def text_features(weights: dict[str, torch.Tensor], caption: torch.Tensor) -> torch.Tensor:
-    """A caption's words by number, [L] -> [WIDTH]: phrases of three words, then their mean.
+    """Embed the numbers of a caption's words, [L] -> [WIDTH], by phrases of three words.
 
-    Source: Kim (arXiv 1408.5882), with the mean in place of the maximum.
+    Source: Kim (arXiv 1408.5882), with the mean over phrases instead of the maximum.
     """
     from torch.nn import functional
 
@@ -77,12 +85,16 @@ def text_features(weights: dict[str, torch.Tensor], caption: torch.Tensor) -> to
 
 
 def numbered(caption: str) -> list[int]:
-    """The numbers of a caption's words; KeyError for one that no scene's caption has."""
+    """Return the numbers of a caption's words.
+
+    Raises:
+        KeyError: A word occurs in no caption of a scene.
+    """
     return [_NUMBERS[word] for word in re.findall("[a-z]+", caption.lower())]
 
 
 def shipped() -> bytes:
-    """The bytes of the weights file that is part of the package."""
+    """Return the bytes of the weights file that ships with the package."""
     return resources.files("reed.encoders.toy").joinpath(FILE).read_bytes()
 
 

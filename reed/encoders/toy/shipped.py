@@ -1,4 +1,4 @@
-"""What encoders share whose small weights ship with the package."""
+"""Base class of encoders whose small weights ship with the package."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 class Shipped:
-    """Weights by name, in float32, from a safetensors file in the package.
+    """An encoder with weights, in float32, from a safetensors file in the package.
 
-    shipped: returns the content of that file.
+    Args:
+        shipped: Function that returns the content of the file.
     """
 
     licence = "MIT"
@@ -25,11 +26,11 @@ class Shipped:
         self._device = "cpu"
 
     def revision(self) -> str:
-        """The sha256 of the weights file, and the version of what the nets do with them."""
+        """Return the sha256 of the weights file and the version of the computation."""
         return f"{hashlib.sha256(self._shipped()).hexdigest()[:16]}-forward1"
 
     def load(self, device: str) -> None:
-        """The shipped weights, in float32 on `device`."""
+        """Load the shipped weights in float32 onto ``device``."""
         from safetensors.torch import load
 
         self._device = device
