@@ -97,6 +97,6 @@ def test_every_requirement_has_a_lower_bound():
     bare = [
         need
         for need in map(Requirement, needs)
-        if need.name != PROJECT["name"] and ">=" not in {s.operator for s in need.specifier}
+        if need.name != PROJECT["name"] and not {">=", "=="} & {s.operator for s in need.specifier}
     ]
     assert not bare
