@@ -121,6 +121,18 @@ def test_what_a_bond_joins_is_one_molecule(tmp_path):
     assert chain.number.tolist() == list(range(30))
 
 
+@pytest.mark.parametrize("ter", [["TER"], []])
+@pytest.mark.parametrize("number", [1, 8, 45])
+def test_modified_residues_behind_a_chain_are_put_where_their_bonds_are(tmp_path, ter, number):
+    lines = [line for line in lines_of("leftjust") if line.startswith("ATOM")]
+    there = [line for line in lines if int(line[22:26]) != number]
+    moved = [f"HETATM{x[6:17]}MSE{x[20:]}" for x in lines if int(x[22:26]) == number]
+    free = [line for i in (300, 301) for line in TINY.residue(i, "GLY", number=i, het=True)]
+    found = read_structure(write(tmp_path / "x.pdb", [*there, *ter, *moved, *free]))
+    assert sequences(found) == {"A": FIRST[: number - 1] + "M" + FIRST[number:]}
+    assert found.chains["A"].number.tolist() == list(range(45))
+
+
 def test_seqres_joins_parts_that_a_gap_can_bridge(tmp_path):
     r, names = TINY.residue, ["ALA"] * 10 + ["LEU"] * 5 + ["GLY"] * 10
     parts = [*sum((r(i, "ALA") for i in range(10)), []), "TER"]
@@ -454,7 +466,8 @@ def test_endings_are_compared_in_lower_case_and_content_decides(tmp_path):
         (tmp_path / name).write_bytes(text)
     (tmp_path / "d.PDB.GZ").write_bytes(gzip.compress(text))
     (tmp_path / "i.pdb").write_bytes(gzip.compress(text))
-    shutil.copy(DATA / "cif0block.cif.gz", tmp_path / "j.ent")
+    mmcif = gzip.decompress((DATA / "cif0block.cif.gz").read_bytes())
+    (tmp_path / "j.ent").write_bytes(b"\xef\xbb\xbf" + mmcif)
     for name in ("k.pdbqt", "l.bcif", "LICENSE", "._b.pdb", "m.pdb.bz2", "n.PDBQT"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "folder.pdb").mkdir()

@@ -73,14 +73,28 @@ def _of_model(content: Content, residues: Sequence[Residue]) -> list[Molecule]:
     found: list[Molecule] = []
     ends: dict[str, Molecule] = {}  # the last molecule of each unit
     for group in groups.values():
-        unit = group[0].site.unit
-        for each in _split(_polymer(content, group, unit in ends)):
+        unit, polymer = group[0].site.unit, _polymer(content, group, group[0].site.unit in ends)
+        for each in _split(polymer):
             if unit in ends and is_bonded(ends[unit].residues[-1], each[0]):
                 ends[unit].residues.extend(each)  # a TER, or another chain, within a chain
                 continue
             ends[unit] = Molecule(unit, each[0].site.chain, each)
             found.append(ends[unit])
+        kept = set(map(id, polymer))
+        left = [residue for residue in group if residue.is_het and id(residue) not in kept]
+        _put_back(left, [molecule for molecule in found if molecule.unit == unit])
     return found
+
+
+def _put_back(left: Sequence[Residue], found: Sequence[Molecule]) -> None:
+    """Put modified residues that a file lists behind a chain where their bonds say they are."""
+    for residue in filter(_is_amino, left):
+        for chain in (molecule.residues for molecule in found):
+            after = [0, *(i + 1 for i, other in enumerate(chain) if is_bonded(other, residue))]
+            places = [i for i in after if i == len(chain) or is_bonded(residue, chain[i])]
+            if places:
+                chain.insert(places[0], residue)
+                break
 
 
 def _polymer(content: Content, group: Sequence[Residue], is_after: bool) -> list[Residue]:

@@ -24,6 +24,7 @@ from reed.chem.residues import Content, Residue, Stated
 from reed.weights import library
 
 ENDINGS = re.compile(r"\.(pdb[0-9]*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
+_MARK = "\xef\xbb\xbf"  # of UTF-8, that some editors put first
 _ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # as the PDB names its assemblies
 
 
@@ -102,7 +103,7 @@ def _content(path: Path) -> Content:
     """What a file holds, packed or not, read as what it is and not as what it is called."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("latin-1")
-    lines = re.split(r"\r\n?|\n", text)
+    lines = re.split(r"\r\n?|\n", text.removeprefix(_MARK))
     first = next((line for line in lines if line.strip() and line[0] != "#"), "")
     if first[:5].lower() == "data_":
         return read_mmcif("\n".join(lines))
