@@ -227,7 +227,7 @@ def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """Return the encoder "timm:NAME", for any model of timm; its card follows timm's settings.
+    """Any other model of timm, by its name there, with the settings that timm states for it.
 
     Raises:
         ReedError: timm has no such model; the message lists similar names.
