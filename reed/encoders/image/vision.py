@@ -154,7 +154,7 @@ class Vision(PublicWeights):
         have, want = tuple(tokens.shape[1:]), self.fields[0].shape
         if have != want:
             raise ReedError(
-                f"{self.card.name}: {self.size} pixels give tokens {have}, {want} are wanted; "
+                f"{self.card.name}: {self.size} pixels give tokens {have}, expected {want}; "
                 "choose another grid or layer"
             )
         values = {"tokens": tokens, self.fields[1].name: vector}

@@ -104,7 +104,7 @@ class EsmIf1(PublicWeights):
         table = files.read(path, allow=(Namespace,))
         args, state = table.get("args"), table.get("model")
         if not isinstance(args, Namespace) or not isinstance(state, Mapping):
-            raise ReedError(f"{path} is no ESM-IF1: it lacks 'args' or 'model'")
+            raise ReedError(f"{path} is not an ESM-IF1: it lacks 'args' or 'model'")
         if (dim := getattr(args, "encoder_embed_dim", None)) != self.dim:
             raise ReedError(f"{path} has {dim} channels, esm-if1.dim is {self.dim}; set dim={dim}")
 
