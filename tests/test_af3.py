@@ -184,7 +184,7 @@ def test_without_confidences_such_tokens_are_refused(mixed, tmp_path):
     [
         ("LLLBBB", [1, 1, 1, 1, 3, 3], "are not those of the proteins"),
         ("LLLCCC", [1, 1, 1, 1, 2, 3], "are not those of the proteins"),
-        ("LLLBBB", [1, 1, 1], "does not name the tokens"),
+        ("LLLBBB", [1, 1, 1], "does not list the tokens"),
     ],
 )
 def test_confidences_of_something_else(mixed, tmp_path, chains, residues, message):
@@ -227,7 +227,7 @@ def test_files_that_are_none(tmp_path):
         encoder(tmp_path).encode([sample()])
     data = job / "x.pdb_A_data.json"
     data.write_text('{"sequences": [{"protein": {}}]}')
-    with pytest.raises(BadSample, match="is no input of AlphaFold 3"):
+    with pytest.raises(BadSample, match="is not an input file of AlphaFold 3"):
         encoder(tmp_path).encode([sample()])
     data.unlink()
     with pytest.raises(BadSample, match=r"has 0 files \*_data.json"):

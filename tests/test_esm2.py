@@ -175,7 +175,7 @@ def test_contacts_of_a_pt_file_need_the_file_beside_it(fair, tmp_path):
 
 def test_a_file_of_something_else_is_refused(fair, tmp_path):
     torch.save({"model": {"x": torch.zeros(2)}}, tmp_path / "x.pt")
-    with pytest.raises(ReedError, match="x.pt is no ESM-2"):
+    with pytest.raises(ReedError, match="x.pt is not an ESM-2"):
         loaded(str(tmp_path / "x.pt"))
     state = fair.state_dict()
     del state["layers.1.fc1.weight"]

@@ -149,7 +149,7 @@ def test_the_other_package_called_esm_is_named(monkeypatch):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {}}, "is no ESM-IF1: it lacks 'args' or 'model'"),
+        ({"model": {}}, "is not an ESM-IF1: it lacks 'args' or 'model'"),
         ({"args": Namespace(encoder_embed_dim=512), "model": {}}, "has 512 channels.*set dim=512"),
         ({"args": Namespace(**ARGS), "model": {}}, "missing"),
     ],

@@ -395,7 +395,7 @@ def test_pairs_are_kept_at_the_neighbours():
     [
         ({"sequence": "AC"}, r"coords are \[3, 4, 3\] and the sequence has 2 letters"),
         ({"sequence": "ACJ"}, "letter 'J', not one of ACDEF"),
-        ({"number": np.arange(4)}, r"number is \(4,\) of 3 residues"),
+        ({"number": np.arange(4)}, r"number is \(4,\) for 3 residues"),
     ],
 )
 def test_a_sample_that_does_not_fit(change, reason):

@@ -72,7 +72,7 @@ def test_a_reference_that_is_not_there_is_missed_at_once(monkeypatch):
     monkeypatch.setattr(command.subprocess, "run", None)  # nothing is started
     words = ["--data", ".", "--reference", "nowhere.npz"]
     done = CliRunner().invoke(reproduce_image.main, words)
-    assert done.exit_code == 2 and "there is no nowhere.npz; name ADM's file" in done.stderr
+    assert done.exit_code == 2 and "nowhere.npz does not exist; name ADM's file" in done.stderr
 
 
 def test_a_stage_that_fails_ends_with_its_code():

@@ -100,7 +100,7 @@ def test_the_demo_takes_small_molecules_where_rdkit_ships_some(monkeypatch, ship
     if not shipped:
         monkeypatch.setattr(demo_molecule, "LIST", Path("not/there.smi"))
     done = CliRunner().invoke(demo_molecule.main)
-    assert ("the molecules are larger ones" in done.output) != shipped
+    assert ("the larger molecules of molecules-toy" in done.output) != shipped
     assert ("source.max_atoms=20" in commands[0]) == shipped and len(commands) == 2
     if shipped:
         assert Path(commands[0][commands[0].index("--data") + 1]).is_file()

@@ -132,8 +132,8 @@ def test_files_that_are_none_are_refused(tmp_path, monkeypatch):
         ({"model": lacking}, 16, r"1 missing \(gbf.means.weight\)"),
         (other, 16, r"embed_tokens.weight \(30, 16\) instead of \(31, 16\)"),
         (good, 512, "has 16 channels, unimol.dim is 512; set dim=16"),
-        ({"x": torch.zeros(1)}, 16, "is no Uni-Mol"),
-        ({"model": [1]}, 16, "is no Uni-Mol"),
+        ({"x": torch.zeros(1)}, 16, "is not a Uni-Mol"),
+        ({"model": [1]}, 16, "is not a Uni-Mol"),
         ({"model": Hostile()}, 16, "would run code"),
     ):
         torch.save(content, tmp_path / "x.pt")

@@ -167,7 +167,9 @@ def test_images_of_another_size_or_type_are_refused(encoder):
     for image in (np.zeros((64, 64), np.uint8), np.zeros((64, 64, 3)), np.zeros((8, 9, 3), "u1")):
         with pytest.raises(BadSample, match="it should be uint8"):
             encoder.encode([{"image": image}])
-    with pytest.raises(BadSample, match=r"is \(32, 32, 3\), the one before it \(64, 64, 3\)"):
+    with pytest.raises(
+        BadSample, match=r"is \(32, 32, 3\), the first one of the batch \(64, 64, 3\)"
+    ):
         encoder.encode(pictures(1) + pictures(1, side=32))
 
 

@@ -407,7 +407,7 @@ def test_a_grid_that_the_model_cannot_give_is_refused(folder):
     torch.save(random_model(name).state_dict(), folder / "r.pth")
     encoder = loaded(f"timm:{name}", folder / "r.pth", grid=2)
     encoder.card = dataclasses.replace(encoder.card, stages=((512, 16),))
-    with pytest.raises(ReedError, match=r"32 pixels give tokens \(1, 512\), \(4, 512\) are wanted"):
+    with pytest.raises(ReedError, match=r"32 pixels give tokens \(1, 512\), expected \(4, 512\)"):
         encoder.encode(pictures(1))
 
 

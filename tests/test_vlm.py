@@ -192,7 +192,7 @@ def test_revision_holds_what_the_embedding_depends_on(folder, change):
         ({"layer": -1}, "has 3 layers, layer is -1"),
         ({"span": "captions"}, "unknown span 'captions'. Did you mean 'caption'"),
         ({"parity": "red"}, "unknown parity 'red'. Did you mean 'reed'"),
-        ({"parity": "reed", "span": "image"}, "parity 'reed' has the span 'all', got 'image'"),
+        ({"parity": "reed", "span": "image"}, "parity 'reed' needs the span 'all', got 'image'"),
         ({"precision": "half"}, "qwen2-vl-7b.precision cannot be 'half'"),
     ],
 )

@@ -80,7 +80,7 @@ def _build(atoms: int) -> None:
     listed = Path(library("RDConfig").RDDataDir) / LIST
     small = ["--source", "molecules", "--data", listed, *sets({"source.max_atoms": atoms})]
     if not listed.is_file():
-        click.echo(f"there is no {listed}: the molecules are larger ones")
+        click.echo(f"{listed} does not exist: the demo uses the larger molecules of molecules-toy")
         small = []
     command("reed-cache", "build", "molecules-toy", "--cache", DEMO.cache, *small)
 

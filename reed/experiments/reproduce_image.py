@@ -78,7 +78,9 @@ def main(
     """
     words = _words(settings) if settings else FULL
     if not reference.exists():  # it is needed only after days of training
-        raise ReedError(f"there is no {reference}; name ADM's file with --reference (REFERENCE=)")
+        raise ReedError(
+            f"{reference} does not exist; name ADM's file with --reference (REFERENCE=)"
+        )
     run = out / variant
     where = ("--data", data, "--cache", cache)
     built = command("reed-cache", "build", "imagenet", *where, *words.build, every_gpu=True)

@@ -20,8 +20,7 @@ FEATURES = Registry("feature space", "reed.metrics")
 class FeatureSpace(Protocol):
     """A frozen map from images to feature vectors.
 
-    Attributes:
-        outputs: Names of its vectors. The first is the default of metrics.
+    ``outputs`` are the names of its vectors; metrics use the first unless they name another.
     """
 
     outputs: tuple[str, ...]

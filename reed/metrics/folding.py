@@ -66,7 +66,9 @@ class EsmFold:
         # The released file has no contact head, which folding does not use.
         lacking = sorted(name for name in report["missing_keys"] if "contact_head" not in name)
         if lacking:
-            raise ReedError(f"{folder} is no whole ESMFold: it lacks {', '.join(lacking[:3])}, …")
+            raise ReedError(
+                f"{folder} is not a complete ESMFold: it lacks {', '.join(lacking[:3])}, …"
+            )
         self._model = model.eval().to(device)
 
     def __call__(self, sequence: str) -> Folded:

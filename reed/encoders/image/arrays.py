@@ -21,7 +21,7 @@ SD_VAE_FACTOR = 8  # pixels per latent pixel
 @ENCODERS.register("labels")
 @dataclass(frozen=True)
 class Labels(Weightless):
-    """The class of a sample, as the int64 field ``label``."""
+    """The class of a sample, as an int64 label."""
 
     reads = ("label",)
     fields = (Field("label", "label", (), "int64"),)
@@ -34,9 +34,9 @@ class Labels(Weightless):
 @ENCODERS.register("image")
 @dataclass(frozen=True)
 class Image(Weightless):
-    """The pixels themselves, as the field ``image``, uint8 [3, resolution, resolution].
+    """The pixels themselves, uint8 [3, resolution, resolution].
 
-    A net sees pixel / 127.5 - 1.
+    The field is ``image``; a net sees pixel / 127.5 - 1.
 
     Attributes:
         resolution: Height and width of the images in pixels.

@@ -43,7 +43,7 @@ def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:
         if not square or image.dtype != np.uint8:
             raise BadSample(f"image is {image.dtype} {image.shape}, it should be uint8 [R, R, 3]")
         if image.shape != first:
-            raise BadSample(f"image is {image.shape}, the one before it {first}")
+            raise BadSample(f"image is {image.shape}, the first one of the batch {first}")
 
     stacked = torch.from_numpy(np.stack([sample["image"] for sample in samples]))
     return stacked.to(device).permute(0, 3, 1, 2).contiguous()

@@ -155,7 +155,7 @@ class Vision(PublicWeights):
         have, want = tuple(tokens.shape[1:]), self.fields[0].shape
         if have != want:
             raise ReedError(
-                f"{self.card.name}: {self.size} pixels give tokens {have}, {want} are wanted; "
+                f"{self.card.name}: {self.size} pixels give tokens {have}, expected {want}; "
                 "choose another grid or layer"
             )
         values = {"tokens": tokens, self.fields[1].name: vector}
@@ -228,7 +228,7 @@ def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """Return the encoder "timm:NAME", for any model of timm; its card follows timm's settings.
+    """Any other model of timm, by its name there, with the settings that timm states for it.
 
     Raises:
         ReedError: timm has no such model; the message lists similar names.

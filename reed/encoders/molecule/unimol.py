@@ -84,7 +84,7 @@ class UniMol(PublicWeights):
         state = next((state[k] for k in ("model", "model_state_dict") if k in state), state)
         needed = ("encoder.layers.0.fc1.weight", "gbf_proj.linear2.weight")
         if not isinstance(state, Mapping) or any(key not in state for key in needed):
-            raise ReedError(f"{path} is no Uni-Mol: it lacks {' or '.join(needed)}")
+            raise ReedError(f"{path} is not a Uni-Mol: it lacks {' or '.join(needed)}")
 
         # The sizes follow from the weights, so that every tensor is compared before it is used.
         want = shapes(size := Size.of(state))

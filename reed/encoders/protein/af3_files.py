@@ -142,7 +142,7 @@ def _entities(job: Path) -> list[Entity]:
     files = sorted(job.glob("*_data.json"))
     if len(files) != 1:
         problem = f"{job.name} has {len(files)} files *_data.json"
-        raise BadSample(f"{problem}; the one that AlphaFold 3 wrote says what it embedded")
+        raise BadSample(f"{problem}; keep the one that AlphaFold 3 wrote, which lists its chains")
 
     # A list of ids stands for copies of one chain, each with tokens of its own.
     entities = []
@@ -154,7 +154,9 @@ def _entities(job: Path) -> list[Entity]:
             plain = kind == "protein" and not content.get("modifications")
             entities += [Entity(str(name), sequence, plain) for name in names]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadSample(f"{files[0].name} is no input of AlphaFold 3: {error!r}") from error
+        raise BadSample(
+            f"{files[0].name} is not an input file of AlphaFold 3: {error!r}"
+        ) from error
     return entities
 
 
@@ -188,12 +190,12 @@ def _from_confidences(job: Path, proteins: Sequence[Entity], total: int) -> np.n
     files = [p for p in sorted(job.rglob("*confidences.json")) if "summary" not in p.name]
     if not files:
         problem = f"{job.name} has ligands or modified residues, and no *_confidences.json"
-        raise BadSample(f"{problem} that says which residue each of its tokens is of")
+        raise BadSample(f"{problem} with the residue of each token")
     try:
         table: Mapping[str, Any] = json.loads(files[0].read_text(encoding="utf-8"))
         pairs = list(zip(table["token_chain_ids"], table["token_res_ids"], strict=True))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadSample(f"{files[0].name} does not name the tokens: {error!r}") from error
+        raise BadSample(f"{files[0].name} does not list the tokens: {error!r}") from error
 
     # Tokens of one residue follow one another; find the run of residues that the proteins are.
     wanted = [(chain.name, i + 1) for chain in proteins for i in range(len(chain.sequence))]
@@ -202,5 +204,5 @@ def _from_confidences(job: Path, proteins: Sequence[Entity], total: int) -> np.n
     ends = [*firsts[1:], len(pairs)]
     begin = named.index(wanted[0]) if wanted[0] in named else 0
     if named[begin : begin + total] != wanted:
-        raise BadSample(f"the tokens that {files[0].name} names are not those of the proteins")
+        raise BadSample(f"the tokens in {files[0].name} are not those of the proteins")
     return np.array([*firsts[begin : begin + total], ends[begin + total - 1]])

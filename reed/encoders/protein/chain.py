@@ -57,7 +57,9 @@ class ProteinChain(Weightless):
             # backbone() compares coordinates and sequence; these two are compared here.
             for name in ("number", "chain"):
                 if np.shape(sample[name]) != (len(coords),):
-                    raise BadSample(f"{name} is {np.shape(sample[name])} of {len(coords)} residues")
+                    raise BadSample(
+                        f"{name} is {np.shape(sample[name])} for {len(coords)} residues"
+                    )
                 columns[name].append(np.asarray(sample[name], np.int32))
 
             columns["cluster"].append(np.int64(sample["cluster"]))

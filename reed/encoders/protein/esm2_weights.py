@@ -64,7 +64,7 @@ def open_fair(found: Found, *, contacts: bool) -> Any:
     layers = {int(key.split(".")[2]) for key in state if key.startswith("encoder.layer.")}
     embedding = state.get("embeddings.word_embeddings.weight")
     if not layers or embedding is None:
-        raise ReedError(f"{path} is no ESM-2: it has no layers, or no embedding of tokens")
+        raise ReedError(f"{path} is not an ESM-2: it has no layers, or no embedding of tokens")
 
     # The file states neither the number of layers nor of heads: both follow from its tensors.
     vocabulary, dim = embedding.shape
@@ -95,7 +95,7 @@ def _contact_file(found: Found) -> Path:
     path = found.files[0]
     beside = path.with_name(f"{path.stem}-contact-regression.pt")
     if not beside.is_file():
-        raise ReedError(f"contacts need {beside}, which is not there; put it beside {path.name}")
+        raise ReedError(f"contacts need {beside}, which does not exist; put it beside {path.name}")
     return beside
 
 

@@ -52,11 +52,11 @@ SHADOWED = ("torch_geometric", "torch_scatter", "biotite", "esm.inverse_folding"
 @ENCODERS.register("esm-if1")
 @dataclass
 class EsmIf1(PublicWeights):
-    """The encoder states of ESM-IF1 on N, CA and C, as the field ``tokens`` [L, dim].
+    """The encoder states of ESM-IF1 on N, CA and C, one vector per residue.
 
-    The model sees no letters of the sequence. The atoms are centred first, because the model is
-    invariant to rotations about the origin only. A residue that lacks one of the three atoms is
-    masked, not treated as padding.
+    Its field is ``tokens`` [L, dim]. The model sees no letters of the sequence. The atoms are
+    centred first, because the model is invariant to rotations about the origin only. A residue that
+    lacks one of the three atoms is masked, not treated as padding.
 
     Attributes:
         weights: The public .pt file, which you download yourself, because no hub hosts it.
@@ -106,7 +106,7 @@ class EsmIf1(PublicWeights):
         table = files.read(path, allow=(Namespace,))
         args, state = table.get("args"), table.get("model")
         if not isinstance(args, Namespace) or not isinstance(state, Mapping):
-            raise ReedError(f"{path} is no ESM-IF1: it lacks 'args' or 'model'")
+            raise ReedError(f"{path} is not an ESM-IF1: it lacks 'args' or 'model'")
         if (dim := getattr(args, "encoder_embed_dim", None)) != self.dim:
             raise ReedError(f"{path} has {dim} channels, esm-if1.dim is {self.dim}; set dim={dim}")
 

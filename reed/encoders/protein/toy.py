@@ -65,7 +65,7 @@ class ToyStructure(Weightless):
         for sample in samples:
             coords, letters = backbone(sample).astype(np.float64), residues(sample["sequence"])
             if not np.isfinite(coords).all() or (letters == 20).any():
-                raise BadSample("has a missing atom or an X, which a generated protein has not")
+                raise BadSample("has a missing atom or an X, which generated proteins never have")
 
             # Computed in float64, stored in float32.
             chain = _Chain(coords, letters)

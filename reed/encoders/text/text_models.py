@@ -54,9 +54,9 @@ def _mean(output: Any, mask: Any) -> np.ndarray:
 
 @dataclass
 class TextModel(PublicWeights):
-    """One vector per caption from a frozen text encoder, as the field ``embedding`` [dim].
+    """One vector per caption from a frozen text encoder.
 
-    The vector is not normalised, and does not depend on the rest of the batch.
+    The field ``embedding`` [dim] is not normalised, and does not depend on the rest of the batch.
 
     Attributes:
         card: The family of the model.

@@ -70,7 +70,7 @@ class VlmEmbedding(PublicWeights):
         check_precision(NAME, self.precision)
         self.licence = self.licence or pre.licence_of(self.hub)
         if self.parity and self.span != "all":
-            raise ReedError(f"parity {self.parity!r} has the span 'all', got {self.span!r}")
+            raise ReedError(f"parity {self.parity!r} needs the span 'all', got {self.span!r}")
 
     @property
     def reads(self) -> tuple[str, ...]:
