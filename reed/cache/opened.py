@@ -229,9 +229,9 @@ class Cache:
 
     def _split(self, place: str) -> tuple[Column, Field | None]:
         """The column of a place, and its field where it names one."""
-        name, slash, field = place.partition("/")
+        name, _, field = place.partition("/")
         column = self.column(name)
-        return column, column.field(field) if slash else None
+        return column, column.field(field) if field else None
 
     def _shards_of(self, name: str) -> OpenShards:
         """The open shards of a column, of this process."""
