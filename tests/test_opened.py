@@ -145,7 +145,6 @@ def test_a_sample_that_a_column_skipped_says_why(cache, fakes):
     [
         ("token/tokens", "", ["has no column 'token'", "Did you mean 'tokens'"]),
         ("tokens/token", "", ["has no field 'token'", "Did you mean 'tokens'"]),
-        ("tokens/", "", ["has no field ''"]),
         ("pixels/x", "a/sample-0133.png", ["no sample 'a/sample-0133.png'", "'a/sample-013.png'"]),
         ("pixels/x", 3, ["has no sample 3"]),
     ],
@@ -189,7 +188,8 @@ def test_no_cache(tmp_path):
 
 def test_places_are_not_one_word(cache):
     refused("the places are 'pixels/x'", "list", call=lambda: cache.dataset("pixels/x"))
-    refused("'pixels' names a column", "pixels/x", call=lambda: cache.dataset(["pixels"]))
+    for place in ("pixels", "pixels/"):
+        refused("names a column", "pixels/x", call=lambda p=place: cache.dataset([p]))
 
 
 def test_a_column_that_is_not_whole(fakes, tmp_path):
