@@ -77,7 +77,7 @@ TRAIN: dict[str, dict[str, Any]] = {
 # Options whose value is cut down, or added where a command leaves a large default; the only
 # checkpoint of a reduced run is the second step.
 CUT = {"--num": NUM, "--batch": NUM, "--step": STEPS}
-DEFAULTS = {"reed-sample": {"--num": NUM}, "reed-eval": {"--steps": 4}}
+DEFAULTS = {"reed-sample": {"--num": NUM}}
 DESIGN = ["--steps", "4"]  # a net of the true size takes minutes for the 500 of a documented one
 
 # The demos of the Makefile, which a slow test runs; its other targets are run by test_bench,
@@ -177,9 +177,11 @@ def train(wanted: dict[str, Any]) -> list[str]:
 
 
 def evaluate(wanted: dict[str, Any], place) -> list[str]:
-    """The small weights of every feature space that is needed and has none yet."""
+    """The small weights of every feature space that is needed and has none yet; a run's steps."""
     from reed.evaluate.image_metrics import parse_metrics, spaces_of
 
+    if (wanted["samples"] / "config.json").is_file():  # of a run, which designs
+        return DESIGN
     features, more = wanted["features"], []
     if (features or "").startswith("timm:"):
         features = f"timm:{WORLD.IMAGES.VISION['convnext']}"

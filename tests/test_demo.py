@@ -76,5 +76,5 @@ def test_the_table_and_the_curves_show_every_run(demo, capsys):
 def test_what_draws_is_missed_before_the_training(demo, monkeypatch):
     monkeypatch.setattr(command.subprocess, "run", None)  # nothing is started
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ReedError, match=r"reed\[plot\]"):
+    with pytest.raises(ReedError, match=r"\.\[plot\]"):
         demo.train(5, 2)

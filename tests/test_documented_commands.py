@@ -160,6 +160,7 @@ def unknown(text: str) -> str:
             return f"has no command {words[0]}"
         main = main.commands[words[0]]
     known = {name for option in main.params for name in (*option.opts, *option.secondary_opts)}
+    known |= {"--help"}
     lost = [word for word in words if word.startswith("--") and word.partition("=")[0] not in known]
     return f"has no option {lost[0]}" if lost else ""
 

@@ -179,7 +179,7 @@ def test_an_array_of_images_is_measured_and_another_is_one_line(cache, tmp_path)
 def test_metrics_are_those_that_can_be_taken(cache, tmp_path, monkeypatch):
     """The default was the toy digits', whatever the images."""
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr("reed.weights._cached", lambda origin: None)
+    monkeypatch.setattr("reed.weights.cached", lambda origin: None)
     said = []
     with pytest.raises(ReedError, match="no metric can be taken .*name one with --metrics"):
         choose(open_images(cache), {}, "fp32", said.append)  # no digits, of four channels

@@ -240,7 +240,7 @@ def test_a_source_needs_a_folder(tmp_path):
 
 def test_without_gemmi_the_message_says_what_to_install(odd, monkeypatch):
     monkeypatch.setitem(sys.modules, "gemmi", None)
-    with pytest.raises(ReedError, match=r"reading structures needs gemmi, .*'reed\[proteins\]'"):
+    with pytest.raises(ReedError, match=r"reading structures needs gemmi, .*'\.\[proteins\]'"):
         read_structure(odd)
 
 

@@ -15,6 +15,8 @@ from reed.experiments.reproduce_image import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 
+RECORD = {"samples": {}, "reference": {}, "warnings": []}  # beside the numbers
+
 
 def make(folder, **env):
     venv = Path(sys.prefix)  # the environment that runs this test is the one that make uses
@@ -49,7 +51,7 @@ def test_the_table_sets_what_was_measured_beside_what_was_published(tmp_path):
     record = tmp_path / "record.json"
     values = dict(zip(reproduce_image.METRICS, (7.5, 4.7, 200.25, 0.81, 0.61), strict=True))
     metrics = {name: {"value": value} for name, value in values.items()}
-    record.write_text(json.dumps({"metrics": metrics}))
+    record.write_text(json.dumps({"metrics": metrics} | RECORD))
     found = reproduce.measures(record)
     rows = [Row(400_000, 1.0, found), Row(1_000_000, 1.275, found), Row(10, 1.0, found)]
     lines = reproduce_image.table_of("reed", rows, {"training": 7200.0}, 50_000).splitlines()
@@ -128,8 +130,9 @@ def test_proteins_are_cached_trained_and_measured(
             run = Path(words[3])
             run.mkdir(parents=True)
             for step in (1, 2):  # the earlier one is of a run that went on
-                found = {"recovery": step * len(started) / 10, "step": step}
-                (run / f"step-{step:07d}.eval.json").write_text(json.dumps(found))
+                metrics = {"recovery": {"value": step * len(started) / 10}}
+                record = json.dumps({"metrics": metrics} | RECORD)
+                (run / f"step-{step:07d}.eval.json").write_text(record)
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr(command.subprocess, "run", start)

@@ -29,7 +29,8 @@ def ran(monkeypatch, tmp_path):
             record = Path(words[words.index("--out") + 1])
             record.parent.mkdir(parents=True, exist_ok=True)
             metrics = {"validity": {"value": float(words[1].removesuffix(".npz")[-1])}}
-            record.write_text(json.dumps({"metrics": metrics}))
+            rest = {"samples": {}, "reference": {}, "warnings": []}
+            record.write_text(json.dumps({"metrics": metrics} | rest))
         return subprocess.CompletedProcess(words, 0)
 
     monkeypatch.setattr(command.subprocess, "run", start)

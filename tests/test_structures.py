@@ -21,7 +21,7 @@ from reed.chem.letters import COMPONENT, FORCE_FIELD, STANDARD, STATED, UNKNOWN,
 from reed.chem.structure import Structure, read_structure
 from reed.cli.cache import main
 from reed.errors import ReedError
-from reed.evaluate.protein import structure_in
+from reed.sample.outputs.protein import structure_in
 from reed.sources.protein.proteins import Proteins
 
 DATA = Path(__file__).with_name("data") / "structures"
