@@ -106,10 +106,10 @@ def _settable(cls: type) -> list[str]:
 
 
 def _places(flag: str, value: Any, cls: type) -> dict[str, Any]:
-    """The value of a flag as a nested table of a dataclass; empty where it has no such flag."""
+    """The value of a flag as a nested table of a dataclass; empty where it has no such option."""
     option, found = _option(flag, cls), {}
-    if option is None:
-        return {}
+    if option is None:  # a domain of one's own may have the field without a help text
+        return {flag: value} if flag in _settable(cls) else {}
     values = value if len(option.places) > 1 else [value]
     for place, each in zip(option.places, values, strict=True):
         nested: Any = each

@@ -99,7 +99,7 @@ def test_a_domain_of_your_own_has_options_and_is_measured(here):
     """There was no option --set, and reed-eval knew three kinds of data."""
     run(cli_cache, "build", "greys:PIPELINE")
     run(cli_train, "--shards", "cache/greys", "--set", "steps=2")
-    draw = ("--run", "runs/greys", "--num", "6", "--set", "steps=4", "--set", "seed=3")
+    draw = ("--run", "runs/greys", "--num", "6", "--steps", "4", "--set", "seed=3")
     for name, heat in (("cold", 0.01), ("warm", 1)):
         run(cli_sample, *draw, "--set", f"temperature={heat}", "--out", name)
         told = json.loads(Path(f"{name}.json").read_text())

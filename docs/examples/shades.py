@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reed.config import option
 from reed.evaluate.base import EVALUATORS, Evaluator
 from reed.evaluate.provenance import recipe_of
 from reed.evaluate.record import Record
@@ -13,9 +12,9 @@ from reed.metrics.image_set import open_images
 
 @dataclass(frozen=True)
 class Options:
-    steps: int = option(64, "Steps in which letters are revealed.")
-    temperature: float = option(1.0, "Softmax temperature.")
-    seed: int = option(0, "Seed of everything that is random.")
+    steps: int = 64
+    temperature: float = 1.0
+    seed: int = 0
 
     @property
     def name(self):
@@ -27,7 +26,7 @@ class Options:
 class Shades(Evaluator):
     noun = "drawings"
 
-    power: float = option(1.0, "Of the differences that are summed.")
+    power: float = 1.0
 
     def measure(self, task):
         drawn = np.load(task.samples)["x"]
