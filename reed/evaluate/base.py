@@ -14,6 +14,8 @@ from reed.errors import ReedError
 from reed.evaluate.provenance import beside, drawn_as
 from reed.evaluate.record import Record
 from reed.registry import Registry
+from reed.train.recipe import TrainConfig
+from reed.train.run_data import RunData
 
 EVALUATORS = Registry("evaluator of samples", "reed.evaluate", group="reed.evaluators")
 
@@ -76,14 +78,15 @@ def is_run(path: Path) -> bool:
 def kind_of(samples: Path, reference: Path) -> str:
     """The kind of some samples, or of a run.
 
-    By the run's cache, by what reed-sample wrote beside the samples, by their content, or else by
-    the reference, where that is a cache. Raises ReedError when none of these tells.
+    By what the run keeps of its cache, by what reed-sample wrote beside the samples, by their
+    content, or else by the reference, where that is a cache. Raises ReedError when none of these
+    tells.
     """
     if not samples.exists():
         raise ReedError(f"cannot read samples from {samples}: there is nothing")
     if is_run(samples):
-        settings = config.read(samples / "config.json")
-        return schema.load_manifest(Path(str(settings.get("shards")))).domain
+        settings = config.build(TrainConfig, config.read(samples / "config.json"))
+        return RunData.of_run(samples, settings.shards, settings.data).domain
     said = drawn_as(samples).get("kind")
     if isinstance(said, str):
         return said
