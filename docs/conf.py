@@ -20,6 +20,8 @@ apidoc_modules = [
 ]
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+# Annotations name a class without its module, and two modules may have one of that name.
+suppress_warnings = ["ref.python"]
 # Libraries that a machine which only builds the docs may lack.
 autodoc_mock_imports = ["ray"]
 

@@ -17,6 +17,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
+import report  # noqa: F401  # as every benchmark, before anything that may load torch
+
 HERE = Path(__file__).resolve().parents[2]
 LIST = """
 import sys, time
