@@ -254,7 +254,8 @@ def _say(line: str, as_json: bool) -> None:
 
 def _account(found: Build, frozen: Plan, as_json: bool) -> dict[str, Any]:
     names = [job.column for job in found.jobs]
-    table = account.table(found.request.cache, frozen, names, found.listing.passed)
+    listing = found.listing
+    table = account.table(found.request.cache, frozen, names, listing.passed, listing.counts)
     if as_json:
         click.echo(json.dumps(table, indent=1))
     return table

@@ -143,7 +143,8 @@ class Build:
         cache = self.request.cache
         if self.request.rebuild:
             plan.discard(cache)
-        return plan.freeze(cache, self.listing, self.listing.passed, **self.settings)
+        found = self.listing
+        return plan.freeze(cache, found, found.passed, found.counts, **self.settings)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import runpy
 import shutil
 import sys
@@ -496,6 +497,19 @@ def test_a_listing_counts_how_letters_came(tmp_path, capfd):
     }
     said = "letters: 72 of the 20, 1 stated by the file, 11 names of force fields, 1 components"
     assert said in "".join(capfd.readouterr())
+
+
+def test_info_and_the_account_show_how_letters_came(tmp_path):
+    data, cache = tmp_path / "data", tmp_path / "cache"
+    data.mkdir()
+    shutil.copy(DATA / "modres_csr.pdb.gz", data)
+    write(data / "x.pdb", lines_of("leftjust"))
+    result = build(cache, data, "--json")
+    told = json.loads(result.stdout)
+    want = {"letters: of the 20": 89, "letters: stated by the file": 1}
+    assert told["counted"] == want and told["passed_over"] == {}
+    shown = CliRunner().invoke(main, ["info", str(cache)]).output
+    assert "  letters: of the 20 89, letters: stated by the file 1" in shown
 
 
 def test_names_that_differ_behind_a_dot_stay_apart(tmp_path):

@@ -85,7 +85,7 @@ def listed(source: Source) -> Listing:
     if not unfit:
         return listing
     kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
-    return Listing(kept, listing.passed | {UNFIT: tuple(unfit)}, listing.classes)
+    return Listing(kept, listing.passed | {UNFIT: tuple(unfit)}, listing.classes, listing.counts)
 
 
 @dataclass(frozen=True)

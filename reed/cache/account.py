@@ -29,10 +29,11 @@ class Passed:
 @dataclass(frozen=True)
 class Account:
     """What a listing found. reading: READING of the package that planned the cache; passed: files
-    and members that are no sample, by reason."""
+    and members that are no sample, by reason; counted: what the source counted meanwhile."""
 
     reading: int = 1
     passed: dict[str, Passed] = dataclasses.field(default_factory=dict)
+    counted: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, passed: Mapping[str, Sequence[str]], reading: int = READING) -> Account:
@@ -69,14 +70,21 @@ def load(cache: Path) -> Account:
     return config.build(Account, sealed.read(path), str(path)) if path.is_file() else Account()
 
 
-def save(cache: Path, passed: Mapping[str, Sequence[str]], *, anew: bool) -> None:
-    """Write what a listing passed over, unless it is there.
+def save(
+    cache: Path,
+    passed: Mapping[str, Sequence[str]],
+    counted: Mapping[str, int],
+    *,
+    anew: bool,
+) -> None:
+    """Write what a listing passed over and counted, unless it is there.
 
     anew: whether the cache was planned with this listing; else it stays one of the READING by
     which it was planned.
     """
     reading = READING if anew else load(cache).reading
-    data, path = schema.dump(Account.of(passed, reading)), cache / NAME
+    found = dataclasses.replace(Account.of(passed, reading), counted=dict(counted))
+    data, path = schema.dump(found), cache / NAME
     if not path.is_file() or path.read_bytes() != data:
         files.write_atomic(path, data)
 

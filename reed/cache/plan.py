@@ -146,13 +146,14 @@ def freeze(
     cache: Path,
     listing: Mapping[str, str],
     passed: Mapping[str, Sequence[str]] | None = None,
+    counted: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> Plan:
     """The plan of a cache: made and written on the first run, read and compared ever after.
 
-    Takes and raises what `propose` does; passed: what the listing left out, by reason, which is
-    noted each time (reed.cache.account). An extension writes its own list of keys, then replaces
-    manifest.json, and touches nothing else.
+    Takes and raises what `propose` does; passed: what the listing left out, by reason; counted:
+    what it counted; both are noted each time (reed.cache.account). An extension writes its own
+    list of keys, then replaces manifest.json, and touches nothing else.
     """
     if (cache / _DISCARDED).is_file():
         discard(cache)
@@ -160,7 +161,7 @@ def freeze(
     have = 0
     if (cache / "manifest.json").is_file():
         have = len(schema.load_manifest(cache).segments)
-    account.save(cache, passed or {}, anew=not have)
+    account.save(cache, passed or {}, counted or {}, anew=not have)
     if have < len(plan.manifest.segments):
         for segment in range(have, len(plan.manifest.segments)):
             files.write_atomic(_keys_path(cache, segment), _lines(plan, segment))

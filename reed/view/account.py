@@ -14,11 +14,16 @@ KEYS = 100  # of the samples that one reason left out, in the JSON
 
 
 def table(
-    cache: Path, frozen: Plan, names: Iterable[str], passed: Mapping[str, Sequence[str]]
+    cache: Path,
+    frozen: Plan,
+    names: Iterable[str],
+    passed: Mapping[str, Sequence[str]],
+    counted: Mapping[str, int],
 ) -> dict[str, Any]:
     """The account of some columns as plain data: docs/caching.md says what each entry is.
 
-    frozen: the plan of the cache, be it written or not; passed: reason -> names of files.
+    frozen: the plan of the cache, be it written or not; passed: reason -> names of files;
+    counted: what the source counted.
     """
     manifest, there = frozen.manifest, schema.columns(cache)
     columns = {name: _column(cache, frozen, name) if name in there else None for name in names}
@@ -35,6 +40,7 @@ def table(
             reason: {"count": each.count, "names": list(each.names)}
             for reason, each in found.passed.items()
         },
+        "counted": dict(counted),
         "columns": {
             name: {
                 "samples": manifest.samples - len(lacking[name]),

@@ -73,8 +73,11 @@ def lines(cache: Path) -> Iterator[str]:
     )
     if named := classes_of(manifest.classes):
         yield f"  classes {named}"
-    if passed := account.load(cache).line:
-        yield f"  {passed}"
+    noted = account.load(cache)
+    if noted.line:
+        yield f"  {noted.line}"
+    if noted.counted:
+        yield "  " + ", ".join(f"{what} {count}" for what, count in noted.counted.items())
     for name in schema.columns(cache):
         yield ""
         yield from _column(cache, summary(cache, frozen, name))
