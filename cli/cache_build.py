@@ -254,8 +254,7 @@ def _say(line: str, as_json: bool) -> None:
 
 def _account(found: Build, frozen: Plan, as_json: bool) -> dict[str, Any]:
     names = [job.column for job in found.jobs]
-    listing = found.listing
-    table = account.table(found.request.cache, frozen, names, listing.passed, listing.counts)
+    table = account.table(found.request.cache, frozen, names, found.listing)
     if as_json:
         click.echo(json.dumps(table, indent=1))
     return table

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from reed.build.source import Listing
 from reed.cache import account, schema
 from reed.cache.plan import Plan
 from reed.view import info
@@ -13,22 +14,15 @@ from reed.view import info
 KEYS = 100  # of the samples that one reason left out, in the JSON
 
 
-def table(
-    cache: Path,
-    frozen: Plan,
-    names: Iterable[str],
-    passed: Mapping[str, Sequence[str]],
-    counted: Mapping[str, int],
-) -> dict[str, Any]:
+def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> dict[str, Any]:
     """The account of some columns as plain data: docs/caching.md says what each entry is.
 
-    frozen: the plan of the cache, be it written or not; passed: reason -> names of files;
-    counted: what the source counted.
+    frozen: the plan of the cache, be it written or not; listing: of the source.
     """
     manifest, there = frozen.manifest, schema.columns(cache)
     columns = {name: _column(cache, frozen, name) if name in there else None for name in names}
     lacking = {name: each["lacks"] if each else set(frozen.keys) for name, each in columns.items()}
-    found = account.Account.of(passed)
+    found = account.Account.of(listing.passed)
     return {
         "cache": str(cache),
         "samples": manifest.samples,
@@ -40,7 +34,7 @@ def table(
             reason: {"count": each.count, "names": list(each.names)}
             for reason, each in found.passed.items()
         },
-        "counted": dict(counted),
+        "counted": dict(listing.counts),
         "columns": {
             name: {
                 "samples": manifest.samples - len(lacking[name]),
