@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import socket
+import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,30 @@ def fakes():
         spec.loader.exec_module(module)
         sys.path.append(str(FAKES.parent))  # reading processes are sent a fake source
     return sys.modules["reed_fakes"]
+
+
+@pytest.fixture
+def ranks() -> Callable[..., list[subprocess.Popen]]:
+    """A function that starts a Python command as two processes of one launch, as torchrun does."""
+
+    def start(*words: str, **environment: str) -> list[subprocess.Popen]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        launch["OMP_NUM_THREADS"] = "1"
+        return [
+            subprocess.Popen(
+                [sys.executable, *words],
+                env=os.environ | launch | environment | {"RANK": rank, "LOCAL_RANK": rank},
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            for rank in "01"
+        ]
+
+    return start
 
 
 @pytest.fixture(scope="session")

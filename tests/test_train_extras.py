@@ -184,27 +184,17 @@ loop.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
 
 
 @pytest.mark.slow
-def test_a_process_waits_for_another_no_longer_than_is_stated(make, tmp_path):
+def test_a_process_waits_for_another_no_longer_than_is_stated(make, ranks, tmp_path):
     """Rank 0 hangs in its checkpoint of step 3; rank 1 fails within the minutes of the recipe."""
     settings = make(steps=40, wait_minutes=0.2, every={"save": 3, "log": 1})
     (tmp_path / "run.json").write_text(json.dumps(config.plain(settings)))
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
-    place["OMP_NUM_THREADS"] = "1"
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", MAIN, str(tmp_path / "run.json")],
-            stderr=subprocess.PIPE,
-            env=os.environ | place | {"RANK": r, "LOCAL_RANK": r},
-            text=True,
-        )
-        for r in "01"
-    ]
+    first, second = ranks("-c", MAIN, str(tmp_path / "run.json"))
     try:
-        error = ranks[1].communicate(timeout=150)[1]
-        assert ranks[1].returncode != 0 and "imed out" in error, error
+        error = second.communicate(timeout=150)[1]
+        assert second.returncode != 0 and "imed out" in error, error
     finally:
-        ranks[0].kill()
-        ranks[0].communicate()
+        first.kill()
+        first.communicate()
 
 
 @pytest.mark.slow

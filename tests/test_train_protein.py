@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import runpy
-import socket
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -189,27 +186,12 @@ loop.train(config.build(recipe.TrainConfig, config.read(sys.argv[1])))
 
 
 @pytest.mark.slow
-def test_two_processes_do_what_one_does(cache, tmp_path):
+def test_two_processes_do_what_one_does(cache, ranks, tmp_path):
     """Every trained parameter gets a gradient, and rows are noised alike on either process."""
     over = {"steps": 6, "tokens": 500}
     two, one = (CHAINS.settings(cache, tmp_path / name, **over) for name in ("two", "one"))
     (tmp_path / "run.json").write_text(json.dumps(config.plain(two)))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    place["OMP_NUM_THREADS"] = "1"
-    command = [sys.executable, "-c", MAIN, str(tmp_path / "run.json")]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | place | {"RANK": rank, "LOCAL_RANK": rank},
-            text=True,
-            stderr=subprocess.PIPE,
-        )
-        for rank in "01"
-    ]
-    for process in processes:
+    for process in ranks("-c", MAIN, str(tmp_path / "run.json")):
         error = process.communicate(timeout=300)[1]
         assert process.returncode == 0, error
     TINY.close(checkpoint.load(two.run), checkpoint.load(TINY.trained(one)), atol=5e-4)

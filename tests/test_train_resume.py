@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -179,20 +178,10 @@ print("processes:", PartialState().num_processes)
 """
 
 
-def launched(words, world):
-    """The processes of a launch, started as torchrun does it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    place = {"WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [place | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(world)]
-    return [start("-c", MAIN, *words, **{k: str(v) for k, v in rank.items()}) for rank in ranks]
-
-
-def test_two_processes_do_what_one_does(make, command):
+def test_two_processes_do_what_one_does(make, command, ranks):
     words = [*command, "--set", "steps=12", "--set", "accumulate=2", "--set", "every.save=5"]
     outputs = []
-    for process in launched(words, 2):
+    for process in ranks("-c", MAIN, *words):
         out, error = process.communicate(timeout=200)
         assert process.returncode == 0 and "processes: 2" in out, error
         outputs.append(out + error)
@@ -205,17 +194,17 @@ def test_two_processes_do_what_one_does(make, command):
 
 
 @pytest.mark.slow
-def test_two_killed_processes_go_on_as_if_they_had_not_been(make, command):
+def test_two_killed_processes_go_on_as_if_they_had_not_been(make, command, ranks):
     """Bit for bit, with two micro-batches: both are killed, one while the other may be saving."""
     words = [*command, "--set", "accumulate=2"]
-    ranks = launched(words, 2)
-    send_mid_run(ranks[0], make().run, signal.SIGKILL)
-    ranks[1].kill()
-    ranks[1].communicate(timeout=100)
+    first, second = ranks("-c", MAIN, *words)
+    send_mid_run(first, make().run, signal.SIGKILL)
+    second.kill()
+    second.communicate(timeout=100)
     run, whole = make().run, make("whole").run
     assert 0 < checkpoint.steps(run)[-1] < STEPS
     for folder in (run, whole):
-        for process in launched([*words, "--set", f'run="{folder}"'], 2):
+        for process in ranks("-c", MAIN, *words, "--set", f'run="{folder}"'):
             error = process.communicate(timeout=200)[1]
             assert process.returncode == 0, error
     same(checkpoint.load(run), checkpoint.load(whole))
