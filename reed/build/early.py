@@ -41,13 +41,13 @@ def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
         encoder.check_files()
     elif not isinstance(encoder, Downloads):
         encoder.revision()
-    elif encoder.weights is None and not fetch and _is_elsewhere(encoder.origin):
+    elif not fetch and _must_be_fetched(encoder.origin, encoder.weights):
         yield f"{name}: its weights are not on this machine; a build fetches them"
     else:
         for path in encoder.prefetch().files:
             weights.check(path)
 
 
-def _is_elsewhere(origin: Origin) -> bool:
-    """Whether weights would have to be downloaded."""
-    return bool(origin.repo) and weights.cached(origin) is None
+def _must_be_fetched(origin: Origin, path: str | None) -> bool:
+    """Whether a hub has the weights and this machine does not."""
+    return bool(origin.repo) and not weights.is_here(origin, path)

@@ -37,14 +37,13 @@ class Account:
 
     @classmethod
     def of(cls, passed: Mapping[str, Sequence[str]], reading: int = READING) -> Account:
-        """The account of what a listing passed over, reason -> names, the commonest first."""
-        reasons = sorted(passed, key=lambda reason: (-len(passed[reason]), reason))
+        """The account of what a listing passed over, reason -> names."""
         return cls(
             reading,
             {
-                reason: Passed(len(passed[reason]), tuple(map(printable, passed[reason][:KEPT])))
-                for reason in reasons
-                if passed[reason]
+                reason: Passed(len(names), tuple(map(printable, names[:KEPT])))
+                for reason, names in passed.items()
+                if names
             },
         )
 

@@ -33,7 +33,7 @@ class Joined:
     """
 
     def __init__(self, cache: Cache, places: Mapping[str, str], skip: int = 0) -> None:
-        self._plan = cache.plan
+        self._plan, self._skip = cache.plan, skip
         fields: dict[str, dict[str, Field]] = {}  # by column, so that a record is read once
         for name, place in places.items():
             column, field = cache.column_and_field(place)
@@ -55,15 +55,14 @@ class Joined:
 
     def labels(self, cache: Cache, place: str) -> np.ndarray:
         """The label "column/field" of every row in `rows`; ReedError where one has none."""
-        _, field = cache.column_and_field(place)
+        column, field = cache.column_and_field(place)
         if field.kind != "label":
             raise ReedError(f"{place} is of kind {field.kind!r}, one_per takes a label")
-        shards = sorted({self._plan.locate(int(row))[0] for row in self.rows})
-        found = {key: int(value) for key, value in cache.records(place, shards=shards)}
-        keys = [self._plan.keys[row] for row in self.rows]
-        if missing := next((key for key in keys if key not in found), None):
-            raise ReedError(f"sample {missing!r} has no {place}, which one_per needs")
-        return np.array([found[key] for key in keys])
+        labels = JoinedColumn(cache, column.name, {place: field}, self._skip)
+        if (missing := labels.place[self.rows] < 0).any():
+            key = self._plan.keys[self.rows[missing.argmax()]]
+            raise ReedError(f"sample {key!r} has no {place}, which one_per needs")
+        return labels.numbers(place, self.rows)
 
     @cached_property
     def lengths(self) -> np.ndarray | None:

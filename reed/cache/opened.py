@@ -96,7 +96,7 @@ class Cache:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, by number; empty where the manifest names none."""
-        return tuple(getattr(self.manifest, "classes", ()))
+        return self.manifest.classes
 
     @property
     def columns(self) -> dict[str, Column]:

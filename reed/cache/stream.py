@@ -20,7 +20,7 @@ from reed.cache.order import Order, RaggedOrder
 from reed.cache.reader import OpenShards
 from reed.cache.ring import Buffer
 from reed.cache.schema import Field
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.seeding import seed_for
 
 _MOST_FILES = 65536
@@ -269,8 +269,7 @@ def _order(
     if joined.lengths is None:
         if groups is not None:
             raise ReedError("one_per is for samples of different lengths, these have one")
-        if batch < 1:
-            raise ReedError(f"the batch is {batch}, it must be at least 1 sample")
+        at_least(1, "the ", batch=batch)
         return Order(len(joined.rows), batch, seed)
     if tokens < 1:
         ragged = ", ".join(

@@ -50,9 +50,8 @@ class Domain(Protocol):
     roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
     losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
     which `reed-sample --set` takes (see reed.config.option), with a property `name` that says them
-    in short, as part of a file's name. What a domain may do besides: Sized and Published.
-    One whose roles have numbers with a bound says so in `limits`: role -> the setting that they
-    must stay below.
+    in short, as part of a file's name. What a domain may do besides: Sized, Bounded and
+    Published.
     """
 
     roles: tuple[str, ...]
@@ -102,6 +101,13 @@ class Sized(Protocol):
     def sized(self, lengths: Sequence[int]) -> Domain:
         """The domain that knows the lengths of all samples."""
         ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A domain of which some roles are numbers that must stay below a setting of the domain."""
+
+    limits: Mapping[str, str]  # role -> name of the setting
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from reed.cache.stream import ShardStream
-from reed.domains.base import Domain
+from reed.domains.base import Bounded, Domain
 from reed.errors import ReedError
 from reed.train.run_data import Lacking, RunData
 
@@ -16,10 +16,10 @@ KEPT = 100  # keys of one column, in data.json
 def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str]) -> None:
     """ReedError for the first number that is not below the setting which bounds it.
 
-    A domain says so in `limits`, role -> the name of that setting: a label equal to `classes` is
-    how the image domain tells a net that there is none.
+    A label equal to `classes`, for one, is how the image domain tells a net that there is none.
     """
-    for role, setting in getattr(domain, "limits", {}).items():
+    limits = domain.limits if isinstance(domain, Bounded) else {}
+    for role, setting in limits.items():
         numbers, limit = stream.numbers(role), getattr(domain, setting)
         bad = (numbers < 0) | (numbers >= limit)
         if bad.any():

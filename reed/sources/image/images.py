@@ -15,7 +15,7 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.build.source import Listing
 from reed.cache.plan import unfit
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.sources import SOURCES
 from reed.sources.image import places
 from reed.sources.image.crop import MAX_PIXELS, square
@@ -60,8 +60,7 @@ class Images:
     views = 2
 
     def __post_init__(self) -> None:
-        if self.resolution < 1:
-            raise ReedError(f"images: resolution is {self.resolution}, it must be at least 1")
+        at_least(1, "images: ", resolution=self.resolution)
         if not 1 <= self.max_pixels <= MAX_PIXELS:
             problem = f"images: max_pixels is {self.max_pixels}"
             raise ReedError(f"{problem}, it must be from 1 to {MAX_PIXELS}, Pillow's own limit")

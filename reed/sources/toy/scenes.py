@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reed.build.shard import BadSample
-from reed.errors import ReedError
+from reed.errors import ReedError, at_least
 from reed.seeding import seed_for
 from reed.sources import SOURCES
 
@@ -74,8 +74,7 @@ class Scenes:
     def __post_init__(self) -> None:
         if self.data is not None:
             raise ReedError(f"scenes are generated and take no --data, got {self.data}")
-        if self.samples < 1:
-            raise ReedError(f"source.samples is {self.samples}, it must be at least 1")
+        at_least(1, "source.", samples=self.samples)
 
     def listing(self) -> dict[str, str]:
         """Every key with the place that its scene is a function of."""
