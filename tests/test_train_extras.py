@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 import runpy
 import subprocess
 import sys
