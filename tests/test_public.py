@@ -162,7 +162,7 @@ def test_safetensors_are_read(weights, tmp_path):
 
 def test_what_a_file_says_of_itself_must_be_json(weights, tmp_path):
     save_file(weights, tmp_path / "x.safetensors", metadata={export.SAID[0]: "{"})
-    with pytest.raises(ReedError, match="x.safetensors cannot be read: .*no JSON"):
+    with pytest.raises(ReedError, match="x.safetensors cannot be read: .*not JSON"):
         public.read(tmp_path / "x.safetensors")
 
 
@@ -200,7 +200,7 @@ def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
         ({}, "holds no weights, but nothing"),
         ({"ema": {"x": 3}}, "holds no weights, but x"),
         ({"x": torch.ones(1), "lr": 0.1}, "holds no weights, but lr"),
-        ({"projectors.x.0.weight": torch.ones(1)}, "no part of a projector"),
+        ({"projectors.x.0.weight": torch.ones(1)}, "not part of a projector"),
         (
             {
                 "blocks.0.a": torch.ones(1),
