@@ -342,7 +342,7 @@ def test_a_picture_shows_every_molecule(domain, net):
         ({"steps": 0}, "steps is 0"),
         ({"grid": "cubic"}, "grid is 'cubic'"),
         ({"noise": -1.0}, "noise is -1.0"),
-        ({"atoms": -1}, "atoms -1"),
+        ({"atoms": -1}, "atoms is -1"),
     ],
 )
 def test_options_that_cannot_be(settings, reason):
