@@ -20,7 +20,7 @@ from reed.domains.molecule import MoleculeDomain, MoleculeOptions, bond_matrix
 from reed.errors import ReedError
 from reed.flows import categorical
 from reed.flows.transport import renumbered, rotated, transported
-from reed.nets.semla import centred
+from reed.nets.semla_layers import centred
 from reed.seeding import Draws
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))

@@ -22,7 +22,8 @@ from reed.flows import categorical
 from reed.flows.categorical import anything, symmetric
 from reed.flows.transport import transported
 from reed.nets.layers import masked_mean
-from reed.nets.semla import Semla, SemlaConfig, centred, probable
+from reed.nets.semla import Semla, probable
+from reed.nets.semla_layers import SemlaConfig, centred
 from reed.seeding import Draws, seed_for
 
 SHAPES = {
