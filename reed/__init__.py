@@ -14,7 +14,7 @@ __all__ = ["Cache", "__version__", "open_cache"]
 
 
 def __getattr__(name: str) -> Any:
-    """Find `Cache` and `open_cache` when they are first asked for: they import numpy."""
+    """Import `Cache` and `open_cache` when they are first used, because they import numpy."""
     if name not in ("Cache", "open_cache"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from reed.cache import opened
@@ -23,18 +23,18 @@ def __getattr__(name: str) -> Any:
 
 
 def _bound_spinning() -> None:
-    """Let idle OpenMP threads spin for about a millisecond, unless the user has said how they wait.
+    """Limit the spinning of idle OpenMP threads, unless the user has set how they wait.
 
-    A thread that has done its part spins until the others have, by default several milliseconds
-    with libgomp (GNU) and 200 with libomp and libiomp5 (LLVM, Intel). On a core that another
-    process wants, too, that burns the time which the threads it waits for would need.
+    An OpenMP thread that has done its part spins until the others are done. By default it spins for
+    several milliseconds with libgomp (GNU) and for 200 with libomp and libiomp5 (LLVM, Intel). If
+    another process needs the same core, spinning takes time from the very threads it waits for.
 
-    These are variables of the runtimes, and no configuration of ours. libgomp has no function in
-    their place and reads them once, when it is loaded, which importing torch does. They are set
-    here, though a library had better leave os.environ alone, since only this runs first in all
-    processes of ours: commands, launched ranks, spawned readers, and Ray workers on nodes where
-    we start nothing. Where torch was imported before, it is too late for that process; those that
-    it starts inherit them.
+    These environment variables belong to the runtimes and are not a configuration of ours. libgomp
+    has no function to set this, and it reads the variable once, when importing torch loads it. A
+    library should not change os.environ, but only this module runs first in all of our processes:
+    commands, launched ranks, spawned readers, and Ray workers on nodes where we start nothing
+    ourselves. If torch was imported before, it is too late for this process, but child processes
+    inherit the variables.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # of 300,000; docs/measured.md has why

@@ -1,4 +1,4 @@
-"""Configuration: TOML or JSON and --set, merged as plain dicts, built once into dataclasses."""
+"""Configuration from TOML, JSON and --set: merged as plain dicts, then built into dataclasses."""
 
 from __future__ import annotations
 
@@ -20,10 +20,17 @@ _PLAIN = (bool, int, float, str)
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """A field of a dataclass that has a help text, as an option of a command line.
+    """A dataclass field with a help text, as an option of the command line.
 
-    flag: its name there; places: the fields that it sets, dotted where they lie in a nested
-    dataclass, one for each of its values; kind: the type of a value; several: it may be repeated.
+    Attributes:
+        flag: Name of the option.
+        places: Names of the fields that it sets, one for each of its values; dotted for fields of a
+            nested dataclass.
+        kind: Type of a value.
+        several: Whether the option may be repeated.
+        default: Default of each value.
+        help: Help text.
+        metavar: Name of the value in the help; None for the default.
     """
 
     flag: str
@@ -36,37 +43,50 @@ class Option:
 
 
 def option(default: Any, help: str, *, flag: str = "", metavar: str | None = None) -> Any:
-    """A dataclass field with a help text, which makes it an option of the command line.
+    """Return a dataclass field with a help text, which makes it an option of the command line.
 
-    flag: the option's name where it is not the field's; fields of one flag are its values.
+    Args:
+        default: Default of the field.
+        help: Help text.
+        flag: Name of the option, by default that of the field. Fields with the same flag are the
+            values of one option.
+        metavar: Name of the value in the help.
     """
-    about = {"help": help, "flag": flag, "metavar": metavar}
-    return dataclasses.field(default=default, metadata=about)
+    metadata = {"help": help, "flag": flag, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def options(cls: type, where: str = "") -> list[Option]:
-    """The options of a dataclass and of those nested in it, by flag."""
-    found: dict[str, Option] = {}
+    """Return the options of a dataclass and of the dataclasses nested in it.
+
+    Args:
+        cls: The dataclass.
+        where: Dotted name of the field that holds it, if it is nested.
+    """
+    by_flag: dict[str, Option] = {}
     hints = _hints(cls)
+
     for field in settable(cls):
         hint, place = hints[field.name], _join(where, field.name)
         if dataclasses.is_dataclass(hint):
             nested = options(typing.cast(type, hint), place)
-            found |= {each.flag: each for each in nested}
+            by_flag |= {option.flag: option for option in nested}
         elif help := field.metadata.get("help"):
             flag, metavar = field.metadata["flag"] or field.name, field.metadata["metavar"]
             several, args = typing.get_origin(hint) is tuple, typing.get_args(hint)
             kind = args[0] if args else hint  # X of tuple[X, ...] and of X | None
             default, places = (field.default,), (place,)
-            if before := found.get(flag):  # another value of the same flag
-                default, places = (*before.default, *default), (*before.places, *places)
-                help, metavar = before.help, before.metavar
-            found[flag] = Option(flag, places, kind, several, default, help, metavar)
-    return list(found.values())
+            # Fields with the same flag become one option, with the help of the first.
+            if first := by_flag.get(flag):
+                default, places = (*first.default, *default), (*first.places, *places)
+                help, metavar = first.help, first.metavar
+            by_flag[flag] = Option(flag, places, kind, several, default, help, metavar)
+
+    return list(by_flag.values())
 
 
 def read(path: Path | str) -> dict[str, Any]:
-    """The table in a .toml or .json file; ReedError when it is absent or does not parse."""
+    """Read the table in a .toml or .json file; ReedError if the file is absent or not valid."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -81,19 +101,20 @@ def read(path: Path | str) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `over` laid on top, table by table; anything but a table is replaced whole."""
+    """Merge two tables: values of `over` replace those of `base`; nested tables are merged."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        merged[key] = merge(old, value) if both else value
+        are_tables = isinstance(value, Mapping) and isinstance(old, Mapping)
+        merged[key] = merge(old, value) if are_tables else value
     return merged
 
 
 def assignment(text: str) -> dict[str, Any]:
-    """The nested table of one "a.b=value"; the value is TOML, or a bare word read as a string.
+    """Parse "a.b=value" into a nested table.
 
-    A part of the name that holds dots is quoted: 'align."v1.5".tap=4'.
+    The value is TOML or, if it is not valid TOML, a string without quotes. A part of the name that
+    has dots is quoted: 'align."v1.5".tap=4'.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
@@ -107,10 +128,15 @@ def assignment(text: str) -> dict[str, Any]:
 
 
 def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
-    """An instance of the dataclass `cls` from plain data, strictly.
+    """Build a dataclass from plain data; every key and type must be right.
 
-    where: the dotted place, for messages. Raises ReedError on an unknown key (with the nearest
-    one), a missing key or a value of the wrong type.
+    Args:
+        cls: The dataclass.
+        data: Field name -> value; nested dataclasses are tables.
+        where: Dotted name of the table, for messages.
+
+    Raises:
+        ReedError: A key is unknown or missing, or a value has the wrong type.
     """
     if not isinstance(data, Mapping):
         raise ReedError(f"{where or 'the configuration'} must be a table, got {data!r}")
@@ -134,13 +160,13 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def settable(cls: type) -> list[dataclasses.Field]:
-    """The fields of a dataclass that its settings may give."""
+    """Return the fields of a dataclass that settings may give."""
     assert dataclasses.is_dataclass(cls), cls
     return [field for field in dataclasses.fields(cls) if field.init]
 
 
 def plain(value: Any) -> Any:
-    """The JSON form of a configuration: dataclasses as tables, tuples as lists, paths as text."""
+    """Return plain data for JSON: dataclasses become tables, tuples lists, and paths text."""
     if dataclasses.is_dataclass(value):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
     if isinstance(value, Mapping):
@@ -151,7 +177,7 @@ def plain(value: Any) -> Any:
 
 
 def differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
-    """The dotted places where two plain tables differ, and both values (None: absent)."""
+    """Yield the dotted name and both values (None if absent) where two plain tables differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in [*old, *(key for key in new if key not in old)]:
             yield from differences(old.get(key), new.get(key), f"{where}.{key}")
@@ -164,6 +190,7 @@ def _join(where: str, key: str) -> str:
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Check a value against its type hint, and build the dataclasses in it."""
     if hint is Any:
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -181,12 +208,13 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _first_that_fits(options: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Convert a value to the first type of a union that accepts it."""
     problems = []
     for option in options:
         try:
             return _convert(option, value, where)
         except ReedError as error:
-            if option is not type(None):  # what X says is the reason that `X | None` refuses
+            if option is not type(None):  # for `X | None`, the error of X is the one to show
                 problems.append(error)
     raise problems[-1] if len(problems) == 1 else ReedError(f"{where} cannot be {value!r}")
 
@@ -198,7 +226,7 @@ def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
     if not same and len(args) != len(value):
         raise ReedError(f"{where} must have {len(args)} entries, got {len(value)}: {value!r}")
     if same and args[0] in _PLAIN and set(map(type, value)) <= {args[0]}:
-        return origin(value)  # the many keys of a marker, without a look at each
+        return origin(value)  # fast for long lists, such as the keys in a marker
     hints = [args[0]] * len(value) if same else args
     items = zip(hints, value, strict=True)
     return origin(_convert(h, item, f"{where}[{i}]") for i, (h, item) in enumerate(items))
@@ -207,7 +235,7 @@ def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:
     if hint is type(None) and value is None:
         return None
-    if hint is float and type(value) is int and abs(value) < 2**1023:  # beyond, float() fails
+    if hint is float and type(value) is int and abs(value) < 2**1023:  # float() fails above
         return float(value)
     if hint is Path and isinstance(value, str):
         return Path(value)

@@ -1,4 +1,4 @@
-"""The precision that a net computes in, whatever the process has set."""
+"""The precision of a net's computation, whatever the settings of the process are."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ OF_SAMPLING = (*PRECISIONS, "fp64")
 
 @contextmanager
 def computing(device: str, precision: str) -> Generator[None]:
-    """Inference with a stated precision.
+    """Run the `with` block in inference mode with the given precision.
 
-    fp32: no TF32 anywhere, not in the convolutions either, where torch allows it by default;
-    tf32: both; bf16: autocast, so that norms and softmax stay in float32; fp64: of a net that is
-    so. Convolutions take deterministic algorithms.
+    Convolutions use deterministic algorithms.
+
+    Args:
+        device: Device of the net.
+        precision: "fp32": TF32 is off, also in convolutions, where torch allows it by default.
+            "tf32": TF32 is on. "bf16": autocast, so that norms and softmax stay in float32.
+            "fp64": like "fp32", for a net whose weights are float64.
     """
     import torch
 
+    # The setting of matrix products is global, so the old one is restored at the end; that of
+    # convolutions has a context manager of its own.
     fast = precision == "tf32"
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if fast else "highest")
@@ -43,7 +49,7 @@ def computing(device: str, precision: str) -> Generator[None]:
 
 
 def pick(name: str, device: str) -> str:
-    """One of OF_SAMPLING; "auto" is bf16 on a GPU that has it, else fp32, and fp64 on a CPU."""
+    """Resolve "auto": bf16 on a GPU that has it, fp32 on another GPU, and fp64 on a CPU."""
     import torch
 
     if name != "auto":
@@ -54,7 +60,7 @@ def pick(name: str, device: str) -> str:
 
 
 def in_double(net: nn.Module) -> nn.Module:
-    """The net in float64, whatever floats it is called with."""
+    """Convert a net to float64, and the floats that it is called with, too."""
     import torch
 
     def cast(value: Any) -> Any:

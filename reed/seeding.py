@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, step, row) alone, never on history."""
+"""Random numbers that depend only on (seed, step, position in the batch), not on history."""
 
 from __future__ import annotations
 
@@ -50,5 +50,6 @@ class Draws:
         return self._rows_of(torch.randn, shape)
 
     def _rows_of(self, draw, shape: tuple[int, ...]) -> torch.Tensor:
+        """Draw for the whole global batch, and keep this process's samples."""
         device = self._generator.device
         return draw(self._total, *shape, generator=self._generator, device=device)[self._rows]

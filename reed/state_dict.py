@@ -1,4 +1,4 @@
-"""The one strict comparison of state dicts: every name and shape must be there, and no other."""
+"""Strict comparison of state dicts: names and shapes must be exactly those expected."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from typing import Any
 
 from reed.errors import ReedError
 
-SHOWN = 8  # names in a message
+SHOWN = 8  # names that a message lists
 
 
 def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
-    """Load a state dict into a torch module, key for key; ReedError that lists what differs."""
+    """Load a state dict into a torch module; ReedError lists the names and shapes that differ."""
     compare(where, {key: tuple(value.shape) for key, value in model.state_dict().items()}, state)
     model.load_state_dict(state, strict=True)
 
 
 def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str, Any]) -> None:
-    """ReedError with the first few names of each difference, unless names and shapes are equal.
+    """Check that a state dict has the expected names and shapes.
 
-    where: the file, for the message; want: the shape that each tensor must have.
+    Args:
+        where: The file, for the message.
+        want: Name -> expected shape.
+        state: The state dict.
+
+    Raises:
+        ReedError: Names or shapes differ; the message lists the first few of each difference.
     """
     have = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
     differences = {
@@ -31,10 +37,12 @@ def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str,
             if have[key] != want[key]
         ],
     }
+
+    # A wrong file can differ in hundreds of names, so only some are shown.
     parts = []
-    for what, names in differences.items():
+    for difference, names in differences.items():
         if names:
             more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            parts.append(f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})")
+            parts.append(f"{len(names)} {difference} ({', '.join(names[:SHOWN])}{more})")
     if parts:
         raise ReedError(f"{where}: the weights are of another model: {'; '.join(parts)}")

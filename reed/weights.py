@@ -1,7 +1,7 @@
-"""Weights of frozen encoders: found in a given place or in the hub's cache, hashed, read safely.
+"""Weights of frozen encoders: found at a path or in the hub's cache, hashed, and read safely.
 
-Nothing here runs code from a checkpoint, and nothing goes to the network when what is wanted is
-there already. Model libraries and torch are imported where they are needed.
+Nothing here runs code from a checkpoint, and nothing uses the network if the files are there
+already. Model libraries and torch are imported where they are needed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reed.extras import pip_install
 
 SAFE = (".safetensors",)
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
-HUB_SECONDS = 10.0  # to wait for the hub's answer
+HUB_SECONDS = 10.0  # timeout of a request to the hub
 
 State = dict[str, Any]
 
@@ -33,9 +33,13 @@ State = dict[str, Any]
 class Origin:
     """Where public weights come from.
 
-    repo: on the Hugging Face hub; revision: a branch, tag or commit of it; files: names or
-    patterns (``"*.safetensors"``) of what is needed; url: the place of weights that no hub has;
-    option: how a path is given, for messages, where that is not --set of reed-cache.
+    Attributes:
+        repo: Repository on the Hugging Face hub; empty if the weights are elsewhere.
+        revision: Branch, tag or commit.
+        files: Names or patterns (``"*.safetensors"``) of the files that are needed.
+        url: Address of weights that are not on the hub.
+        option: Option that gives a path to the weights, for messages; by default --set of
+            reed-cache.
     """
 
     repo: str = ""
@@ -47,76 +51,87 @@ class Origin:
 
 @dataclass(frozen=True)
 class Found:
-    """Weights on this machine: the folder that holds them, and the files that are weights."""
+    """Weights on this machine: their folder, and the files in it that are weights."""
 
     folder: Path
     files: tuple[Path, ...]
 
     @property
     def sha256(self) -> str:
-        """Of the content: that of the file, or of the files' own hashes where there are several."""
+        """Hash of the file; of several files, the hash of their hashes."""
         hashes = [weights_sha256(path) for path in self.files]
         joined = hashlib.sha256(" ".join(hashes).encode()).hexdigest()
         return hashes[0] if len(hashes) == 1 else joined
 
 
 def find(name: str, origin: Origin, weights: str | None = None) -> Found:
-    """The weights of encoder `name`: at the path `weights`, else of `origin`, fetched if need be.
+    """Find the weights of an encoder, and download them if they are not on this machine.
 
-    What the hub's cache holds is taken without asking the network. Any number of ranks may call
-    this at once: the hub's library locks each file that it downloads. ReedError, in one line,
-    when there is neither a path nor a network.
+    Files in the hub's cache are used without a request to the network. Several processes may call
+    this at once, because the hub's library locks each file that it downloads.
+
+    Args:
+        name: Name of the encoder, for messages.
+        origin: Where its weights come from.
+        weights: Path of a file or folder to use instead.
+
+    Raises:
+        ReedError: There are no weights at the path, or they cannot be downloaded.
     """
     if weights is not None:
         return _given(name, Path(weights).expanduser(), origin)
     if not origin.repo:
-        raise ReedError(f"{name}: its weights are on no hub; {_advice(name, origin)}")
+        raise ReedError(f"{name}: its weights are not on the hub; {_advice(name, origin)}")
     return cached(origin) or prefetch(name, origin)
 
 
 def is_here(origin: Origin, weights: str | None = None) -> bool:
-    """Whether `find` would go without the network: a path was given, or the hub's cache has all."""
+    """Return whether `find` needs no network: there is a path, or the hub's cache has all files."""
     return weights is not None or bool(origin.repo and cached(origin))
 
 
 def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
-    """Download the weights of `origin` to the hub's cache, at its revision, or say what failed.
+    """Download the weights of an encoder to the hub's cache.
 
-    Nothing is downloaded where `weights` is a path that holds them. HF_HUB_OFFLINE=1, which the
-    hub's library reads, forbids the network.
+    The arguments are those of `find`; with `weights`, nothing is downloaded. HF_HUB_OFFLINE=1,
+    which the hub's library reads, forbids the network.
+
+    Raises:
+        ReedError: The download fails, or the repository lacks some of the files.
     """
     if weights is not None:
         return find(name, origin, weights)
     if not origin.repo:
-        raise ReedError(f"{name}: its weights are on no hub; {_advice(name, origin)}")
+        raise ReedError(f"{name}: its weights are not on the hub; {_advice(name, origin)}")
     try:
         folder = Path(_snapshot(origin, local=False))
-    except Exception as error:  # the hub passes on the errors of several network libraries
+    except Exception as error:  # the hub passes on errors of several network libraries
         raise ReedError(
             f"{name}: {origin.repo} at {origin.revision} is not in the hub's cache and cannot be "
             f"fetched ({type(error).__name__}: {_first_line(error)}); {_advice(name, origin)}"
         ) from error
-    if found := _complete(folder, origin):
-        return found
-    wanted = ", ".join(origin.files)
-    raise ReedError(f"{name}: {origin.repo} at {origin.revision} lacks some of: {wanted}")
+    if complete := _complete(folder, origin):
+        return complete
+    needed = ", ".join(origin.files)
+    raise ReedError(f"{name}: {origin.repo} at {origin.revision} lacks some of: {needed}")
 
 
 def _advice(name: str, origin: Origin) -> str:
-    """Which file to put where."""
+    """Return the end of a message: what to download, and which option gives it."""
     files = ", ".join(origin.files)
-    place = (
+    address = (
         origin.url or f"{files} from https://huggingface.co/{origin.repo}/tree/{origin.revision}"
     )
-    what = "file" if len(origin.files) == 1 else "folder"
+    kind = "file" if len(origin.files) == 1 else "folder"
     column, encoder = ("COLUMN", f"COLUMN={name}") if ":" in name else (name, name)
     fetch = f"reed-cache prefetch PIPELINE --encoder {encoder}"
     also = f" (or copy the hub's cache after: {fetch})" if origin.repo and not origin.option else ""
     option = origin.option or f"--set {column}.weights=PATH"
-    return f"download {place} on a machine with a network{also} and give that {what}: {option}"
+    return f"download {address} on a machine with a network{also} and give that {kind}: {option}"
 
 
 def _snapshot(origin: Origin, *, local: bool) -> str:
+    """Return the folder of the hub's snapshot; with `local`, without the network."""
     hub = library("huggingface_hub")
     return hub.snapshot_download(
         origin.repo,
@@ -128,7 +143,7 @@ def _snapshot(origin: Origin, *, local: bool) -> str:
 
 
 def cached(origin: Origin) -> Found | None:
-    """What the hub's cache has, if it is all there."""
+    """Return the weights in the hub's cache, or None if some of the files are missing."""
     missing = library("huggingface_hub.errors").LocalEntryNotFoundError
     try:
         folder = Path(_snapshot(origin, local=True))
@@ -138,32 +153,32 @@ def cached(origin: Origin) -> Found | None:
 
 
 def _complete(folder: Path, origin: Origin) -> Found | None:
-    """The files of `origin` in a folder, if every name or pattern of it is met."""
-    met = {pattern: sorted(folder.glob(pattern)) for pattern in origin.files}
-    files = sorted({p for paths in met.values() for p in paths if p.suffix in SAFE + PICKLED})
-    whole = all(met.values()) and files and all(path.is_file() for path in _listed(folder))
-    return Found(folder, tuple(files)) if whole else None
+    """Return the weights in a folder, or None if a name or pattern of the origin has no file."""
+    matches = {pattern: sorted(folder.glob(pattern)) for pattern in origin.files}
+    files = sorted({p for paths in matches.values() for p in paths if p.suffix in SAFE + PICKLED})
+    complete = all(matches.values()) and files and all(path.is_file() for path in _listed(folder))
+    return Found(folder, tuple(files)) if complete else None
 
 
 def _listed(folder: Path) -> Iterator[Path]:
-    """The parts that the index of a split checkpoint in the folder names."""
+    """Yield the files that the index of a split checkpoint lists."""
     for index in folder.glob("*.safetensors.index.json"):
         try:
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problem = f"cannot read {index}, which names the parts of the weights"
             raise ReedError(f"{problem} ({_first_line(error)}); download it again") from error
-        yield from (folder / part for part in named)
+        yield from (folder / part for part in parts)
 
 
 def _given(name: str, path: Path, origin: Origin) -> Found:
-    """The weights at a path that the user gave; safetensors before anything pickled."""
+    """Find the weights at a path that the user gave; safetensors are preferred to pickles."""
     if path.is_file():
         return Found(path.parent, (path,))
     if not path.is_dir():
         raise ReedError(f"{name}: there are no weights at {path}; {_advice(name, origin)}")
-    if found := _complete(path, origin):
-        return found
+    if complete := _complete(path, origin):
+        return complete
     for suffixes in (SAFE, PICKLED):
         files = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         if len(files) > 1:
@@ -176,7 +191,7 @@ def _given(name: str, path: Path, origin: Origin) -> Found:
 
 
 def weights_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; one that has not changed is read once per process."""
+    """Return the sha256 of a file, hex; an unchanged file is read once per process."""
     try:
         status = path.stat()
     except OSError as error:
@@ -190,7 +205,7 @@ def _hash(path: Path, size: int, changed: int) -> str:
 
 
 def check(path: Path) -> None:
-    """Refuse a file that cannot be weights: empty, a web page or a Git LFS pointer."""
+    """Fail if a file cannot be weights: it is empty, a web page or a Git LFS pointer."""
     try:
         with open(path, "rb") as file:
             head = file.read(512).lstrip()
@@ -208,10 +223,14 @@ def check(path: Path) -> None:
 
 
 def read(path: Path, allow: Sequence[type] = ()) -> State:
-    """The content of a weights file on the CPU: tensors by name, or nested tables of them.
+    """Read a weights file to the CPU: tensors by name, or nested tables of them.
 
-    safetensors, or what torch reads with weights_only=True: a pickle that needs code is refused.
-    allow: plain containers of settings, such as argparse.Namespace, that it may hold as well.
+    The file is safetensors, or a pickle that torch reads with weights_only=True. A pickle that
+    would run code is refused.
+
+    Args:
+        path: The file.
+        allow: Plain containers of settings, such as argparse.Namespace, that it may also hold.
     """
     check(path)
     import torch
@@ -222,12 +241,12 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
         if path.suffix in SAFE:
             return load_file(path)
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"PK"  # only these can be mapped instead of read
+            zipped = file.read(2) == b"PK"  # only zip files can be mapped instead of read
         with torch.serialization.safe_globals(list(allow)):
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        reason = f"it holds {found[1]}" if found else _first_line(error)
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it holds {match[1]}" if match else _first_line(error)
         raise ReedError(
             f"{path} is not plain weights: reading it would run code or fails ({reason}); "
             "save its tensors as safetensors"
@@ -245,27 +264,30 @@ def _first_line(error: Exception) -> str:
 
 
 def for_timm(model: Any, state: State) -> State:
-    """A public file's content as the state dict of a timm model; no head that the model lacks."""
+    """Convert a public file's content to a state dict of a timm model.
+
+    A head that the model lacks is left out.
+    """
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    own = model.state_dict().keys()
+    expected = model.state_dict().keys()
 
     def bare(state: State) -> State:
-        return {k: v for k, v in state.items() if k in own or not k.startswith(heads)}
+        return {k: v for k, v in state.items() if k in expected or not k.startswith(heads)}
 
-    # timm keeps, beside each family of models, what reads that family's original files. It would
-    # also fit weights of another patch size, so it is not asked where the names are right.
+    # Each model family of timm has a function that converts the family's original files. It would
+    # also adapt weights of another patch size, so it is not called if the names are right.
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if adapt and bare(state).keys() != own:
+    if adapt and bare(state).keys() != expected:
         try:
             return bare(adapt(state, model))
         except (KeyError, AttributeError, RuntimeError, TypeError):
-            pass  # not one of that family's files: its own names are compared and listed
+            pass  # not a file of that family: the comparison of names lists what differs
     return bare(state)
 
 
 def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
-    """A module of the libraries that an extra installs; ReedError where it is not installed."""
+    """Import a module that `extra` installs; ReedError with the command to install it if absent."""
     try:
         return import_module(name)
     except ImportError as error:

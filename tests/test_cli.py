@@ -75,7 +75,7 @@ def dry(cache, recipe):
     ("words", "parts"),
     [
         (["--set", "optim.lrr=1"], ["'optim.lrr'", "Did you mean 'lr'?"]),
-        (["--set", "curriculum.x=1"], ["curriculum.x", "weighs no loss", "diffusion"]),
+        (["--set", "curriculum.x=1"], ["curriculum.x", "no loss has this name", "diffusion"]),
         (["--set", "batch"], ["--set 'batch'", "name=value"]),
         (["--set", "=3"], ["--set '=3'", "name=value"]),
         (["--set", "a b=3"], ["--set 'a b=3'", "dotted name"]),

@@ -161,9 +161,9 @@ def test_a_file_of_something_else(tmp_path, content, message):
 
 
 def test_without_weights_the_message_says_where_they_are():
-    with pytest.raises(ReedError, match="on no hub; download https://dl.fbaipublicfiles.com/"):
+    with pytest.raises(ReedError, match="not on the hub; download https://dl.fbaipublicfiles.com/"):
         EsmIf1().load("cpu")
-    with pytest.raises(ReedError, match="on no hub"):
+    with pytest.raises(ReedError, match="not on the hub"):
         EsmIf1().prefetch()
 
 

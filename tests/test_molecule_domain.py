@@ -20,7 +20,7 @@ from reed.domains.molecule import MoleculeDomain, MoleculeOptions, bond_matrix
 from reed.errors import ReedError
 from reed.flows import categorical
 from reed.flows.transport import renumbered, rotated, transported
-from reed.nets.semla import centred
+from reed.nets.semla_layers import centred
 from reed.seeding import Draws
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_molecules.py")))
@@ -342,7 +342,7 @@ def test_a_picture_shows_every_molecule(domain, net):
         ({"steps": 0}, "steps is 0"),
         ({"grid": "cubic"}, "grid is 'cubic'"),
         ({"noise": -1.0}, "noise is -1.0"),
-        ({"atoms": -1}, "atoms -1"),
+        ({"atoms": -1}, "atoms is -1"),
     ],
 )
 def test_options_that_cannot_be(settings, reason):

@@ -162,7 +162,7 @@ def test_safetensors_are_read(weights, tmp_path):
 
 def test_what_a_file_says_of_itself_must_be_json(weights, tmp_path):
     save_file(weights, tmp_path / "x.safetensors", metadata={export.SAID[0]: "{"})
-    with pytest.raises(ReedError, match="x.safetensors cannot be read: .*no JSON"):
+    with pytest.raises(ReedError, match="x.safetensors cannot be read: .*not JSON"):
         public.read(tmp_path / "x.safetensors")
 
 
@@ -200,7 +200,7 @@ def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
         ({}, "holds no weights, but nothing"),
         ({"ema": {"x": 3}}, "holds no weights, but x"),
         ({"x": torch.ones(1), "lr": 0.1}, "holds no weights, but lr"),
-        ({"projectors.x.0.weight": torch.ones(1)}, "no part of a projector"),
+        ({"projectors.x.0.weight": torch.ones(1)}, "not part of a projector"),
         (
             {
                 "blocks.0.a": torch.ones(1),
@@ -214,7 +214,7 @@ def test_other_objects_are_refused_by_name(weights, saved, thing, name, capsys):
 def test_what_are_no_weights_is_refused(saved, content, part):
     if not part:
         content = {"ema": content, "args": {"encoder_depth": 1}}
-        part = "decoder_blocks.0 would be the blocks.1.a it has"
+        part = "decoder_blocks.0 would become blocks.1.a, which is there too"
     with pytest.raises(ReedError, match=part):
         public.read(saved(content))
 
@@ -292,7 +292,7 @@ def test_an_original_sit_runs_on_our_time(original, saved):
 @pytest.mark.parametrize(
     ("model", "convention", "part"),
     [
-        ("", "auto", "say --convention sit"),
+        ("", "auto", "give --convention sit"),
         ("DiT-XL/2", "auto", "predicts noise"),
         ("SiT-XL/2", "dit", "predicts noise"),
         ("SiT-XL/2", "sti", "Did you mean 'sit'"),
@@ -321,7 +321,7 @@ def test_what_cannot_be_told_is_asked_for(weights, saved, args, part):
 def test_the_shape_of_the_net_is_told_by_its_weights(weights, tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({"pos_embed": weights["pos_embed"]}, path)
-    with pytest.raises(ReedError, match=r"is no SiT; missing: x_embedder.proj.weight"):
+    with pytest.raises(ReedError, match=r"is not a SiT; missing: x_embedder.proj.weight"):
         Sampler.of_weights(public.read(path))
     save_file(under(load("sit_tiny_qknorm"), "sd/"), path)
     drawn = Sampler.of_weights(public.read(path))  # the heads by the width of q_norm

@@ -431,8 +431,11 @@ LOG = '{"step": 10, "loss": 1.0}\n'
         ({"config.json": "{}"}, "is no configuration of a run: shards, steps, data, align"),
         ({"config.json": None}, "has logged nothing yet; the first line comes at step 10"),
         ({"config.json": None, "metrics.jsonl": LOG + "{\n" + LOG}, "metrics.jsonl, line 2: "),
-        ({"config.json": None, "metrics.jsonl": "[1]\n"}, "line 1: it names no step"),
-        ({"config.json": None, "metrics.jsonl": '{"step": 1, "loss": "x"}\n'}, "loss is 'x', no n"),
+        ({"config.json": None, "metrics.jsonl": "[1]\n"}, "line 1: it has no step"),
+        (
+            {"config.json": None, "metrics.jsonl": '{"step": 1, "loss": "x"}\n'},
+            "loss is 'x', not a n",
+        ),
         ({"config.json": None, "metrics.jsonl": b"\xff\n"}, "metrics.jsonl: 'utf-8' codec"),
         ({"config.json": None, "metrics.jsonl": LOG, "x.eval.json": "{"}, "cannot read"),
         (

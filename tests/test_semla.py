@@ -6,14 +6,8 @@ import pytest
 import torch
 
 from reed.errors import ReedError
-from reed.nets.semla import (
-    CoordAttention,
-    EquivariantMLP,
-    Semla,
-    SemlaConfig,
-    attention,
-    probable,
-)
+from reed.nets.semla import Semla, probable
+from reed.nets.semla_layers import CoordAttention, EquivariantMLP, SemlaConfig, attention
 from reed.train import public
 from reed.train.align import AlignedNet
 

@@ -23,6 +23,7 @@ from reed.nets.sit import SiT
 from reed.train import checkpoint, curriculum, loop
 from reed.train import log as runlog
 from reed.train.curriculum import Schedule
+from reed.train.ema import power_decay
 from reed.train.feed import Feed
 from reed.train.recipe import check
 
@@ -52,7 +53,7 @@ def fresh_accelerator():
 def test_a_power_function_average_is_that_of_the_weights(make):
     run = trained(make(steps=4, ema_sigma_rel=0.2, every={"save": 1}))
     at = {step: checkpoint.load(run, step) for step in range(1, 5)}
-    decay = loop.recipe.power_decay(0.2)
+    decay = power_decay(0.2)
     name = "final_layer.linear.bias"
     assert torch.equal(at[1].ema[name], at[1].model[f"net.{name}"])  # the first decay is 0
     for step in range(2, 5):

@@ -111,7 +111,7 @@ def test_offline_and_not_cached_says_which_file_to_put_where(hub):
 def test_weights_that_no_hub_has_are_asked_for_by_their_place():
     for call in (weights.find, weights.prefetch):
         text = message(call, "enc", NO_HUB)
-        assert "on no hub" in text and NO_HUB.url in text and "prefetch" not in text
+        assert "not on the hub" in text and NO_HUB.url in text and "prefetch" not in text
     assert "--set COLUMN.weights=PATH" in message(weights.find, "timm:x.y", NO_HUB)
 
 

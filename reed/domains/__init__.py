@@ -1,1 +1,1 @@
-"""One file per kind of data."""
+"""Domains: one module for each kind of data."""

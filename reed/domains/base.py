@@ -1,4 +1,4 @@
-"""What the trainer asks of a domain: collate, corrupt, loss, and samples at the end."""
+"""The protocol of a domain: batches, noise, loss and samples of one kind of data."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ DOMAINS = Registry("domain", "reed.domains")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step trains on, on the device.
+    """The samples of one step, on the device.
 
-    data: role -> [B, ...], as the domain's collate made it; targets: alignment target -> decoded
-    representation [B, ...]; mask: [B, T], True on tokens that count, or None where all do;
-    neighbours: [B, T, N], the tokens at which targets of kind pair are stored, -1 for none.
+    Attributes:
+        data: Values that the domain's `collate` made, name -> [B, ...].
+        targets: Alignment target -> decoded representation [B, ...].
+        mask: Tokens that count in the loss and in alignment are True, [B, T]; None if all count.
+        neighbours: Tokens for which targets of kind "pair" are stored, [B, T, N]; -1 for none.
     """
 
     data: dict[str, Tensor]
@@ -34,9 +36,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Noised:
-    """A corrupted batch: what the net is called with, its times, and what it should answer.
+    """A noised batch.
 
-    inputs: keyword arguments of the net; t: [B], 0 is data and 1 is noise; target: of the loss.
+    Attributes:
+        inputs: Keyword arguments of the net.
+        t: Times of the samples, [B]; 0 is data and 1 is noise.
+        target: What the net should predict.
     """
 
     inputs: dict[str, Tensor]
@@ -45,13 +50,16 @@ class Noised:
 
 
 class Domain(Protocol):
-    """One kind of data. An implementation is a frozen dataclass: its settings are its fields.
+    """One kind of data.
 
-    roles: the entries of the recipe's [data] table that it needs, such as ("x", "label");
-    losses: the names of what `loss` returns; sampling: the dataclass of the options of `generate`,
-    which `reed-sample --set` takes (see reed.config.option), with a property `name` that says them
-    in short, as part of a file's name. What a domain may do besides: Sized, Bounded and
-    Published.
+    An implementation is a frozen dataclass whose fields are its settings. It may also implement
+    Sized, Bounded and Published.
+
+    Attributes:
+        roles: Entries that the recipe's [data] table must have, such as ("x", "label").
+        losses: Names of the losses that `loss` returns.
+        sampling: Dataclass of the options of `generate`, which `reed-sample --set` takes (see
+            reed.config.option). Its property `name` is a short form of the options, for file names.
     """
 
     roles: tuple[str, ...]
@@ -59,7 +67,7 @@ class Domain(Protocol):
     sampling: type
 
     def net(self, fields: Mapping[str, Field]) -> Net:
-        """A freshly initialised net for data of these fields (by role)."""
+        """Return a newly initialised net for data of these fields (role -> field)."""
         ...
 
     def collate(
@@ -69,51 +77,70 @@ class Domain(Protocol):
         targets: dict[str, Tensor],
         mask: Tensor | None = None,
     ) -> Batch:
-        """A batch from decoded values (by role)."""
+        """Make a batch.
+
+        Args:
+            values: Role -> decoded values, [B, ...].
+            fields: Role -> cached field.
+            targets: Alignment target -> decoded representation, [B, ...].
+            mask: Real tokens are True, [B, T]; None if all samples have the same length.
+        """
         ...
 
     def corrupt(self, batch: Batch, draws: Draws) -> Noised:
-        """Noise the batch; every random number comes from `draws`."""
+        """Add noise to a batch; every random number comes from `draws`."""
         ...
 
     def loss(self, prediction: Any, noised: Noised, batch: Batch) -> dict[str, Tensor]:
-        """Loss name -> [B], one value per sample."""
+        """Return loss name -> [B], one value for each sample."""
         ...
 
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: Any
     ) -> dict[str, Any]:
-        """Samples number `indices` of a run's net: name -> array [len(indices), ...].
+        """Draw samples from a trained net.
 
-        Each is a function of the seed in the options and of its number alone.
+        Args:
+            net: The net.
+            fields: Role -> cached field.
+            indices: Numbers of the samples. A sample depends only on its number and on the seed in
+                the options.
+            options: Instance of `sampling`.
+
+        Returns:
+            Name -> array [len(indices), ...].
         """
         ...
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
-        """What `generate` returned, as one picture [H, W, 1 or 3] uint8."""
+        """Draw the samples that `generate` returned as one picture, [H, W, 1 or 3] uint8."""
         ...
 
 
 @runtime_checkable
 class Sized(Protocol):
-    """A domain that has to know how many tokens the samples of its cache have."""
+    """A domain that needs the numbers of tokens of the samples in its cache."""
 
     def sized(self, lengths: Sequence[int]) -> Domain:
-        """The domain that knows the lengths of all samples."""
+        """Return the domain with the lengths of all samples."""
         ...
 
 
 @runtime_checkable
 class Bounded(Protocol):
-    """A domain of which some roles are numbers that must stay below a setting of the domain."""
+    """A domain with roles whose numbers must stay below one of its settings.
 
-    limits: Mapping[str, str]  # role -> name of the setting
+    Attributes:
+        limits: Role -> name of the setting.
+    """
+
+    limits: Mapping[str, str]
 
 
 @runtime_checkable
 class Published(Protocol):
-    """A domain whose nets have a public layout of checkpoints, which reed-train export writes."""
+    """A domain whose nets can be exported in a public layout, by reed-train export."""
 
     def published(self) -> dict[str, Any]:
-        """What the weights do not show, under the names that the public code gives it."""
+        """Return the settings that the weights do not show, under the public code's names."""
         ...

@@ -26,10 +26,14 @@ from reed.seeding import Draws, seed_for
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How images are drawn from a trained net.
+    """Options of drawing images from a trained net.
 
-    sampler: euler or heun (ODE), or sde (Euler-Maruyama); steps: of the integration; labels:
-    balanced (i mod classes) or random; seed: sample i is a function of (seed, i) alone.
+    Attributes:
+        sampler: euler or heun (ODE), or sde (Euler-Maruyama).
+        steps: Steps of the integration.
+        guidance: Classifier-free guidance.
+        labels: balanced (sample i has label i mod classes) or random.
+        seed: Seed; sample i depends only on (seed, i).
     """
 
     sampler: str = option(
@@ -55,7 +59,7 @@ class SampleOptions:
 
     @property
     def name(self) -> str:
-        """The options in short, those at their defaults left out: "sde250-cfg1.8-t0-0.7-random"."""
+        """Short form without defaults, for file names: "sde250-cfg1.8-t0-0.7-random"."""
         guidance, parts = self.guidance, [f"{self.sampler}{self.steps}"]
         if guidance.scale > 1:
             parts.append(f"cfg{guidance.scale:g}")
@@ -71,14 +75,19 @@ class SampleOptions:
 class ImageDomain:
     """Velocity matching on a linear or cosine path between an image (t = 0) and noise (t = 1).
 
-    classes: number of labels; label_dropout: chance that a sample is trained without its label
-    (0: the net has no null class and cannot be guided); path, times: see reed.flows.paths; size: a
-    published net ("SiT-XL/2"), empty for the fields in `net` alone; net: fields of SiTConfig.
+    Attributes:
+        classes: Number of labels.
+        label_dropout: Probability that a sample is trained without its label. With 0, the net has
+            no null class and cannot be guided.
+        path: Path from data to noise (see reed.flows.paths).
+        times: Distribution of t (see reed.flows.paths).
+        size: A published net, such as "SiT-XL/2"; empty to use net_settings alone.
+        net_settings: Fields of SiTConfig, which override those of `size`.
     """
 
     roles = ("x", "label")
     losses = ("diffusion",)
-    limits = {"label": "classes"}  # one more stands for "no label"
+    limits = {"label": "classes"}  # the label `classes` means "no label"
     sampling = SampleOptions
 
     classes: int
@@ -95,11 +104,13 @@ class ImageDomain:
             raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1)")
 
     def net(self, fields: Mapping[str, Field]) -> SiT:
-        """A SiT for the shape of the field `x`, [C, H, W] with H = W."""
+        """Return a SiT for the shape of the field `x`, [C, H, W] with H = W."""
         _check_fields(fields["x"], fields["label"])
         channels, height, width = _net_shape(fields["x"])
         if height != width:
             raise ReedError(f"SiT needs square data, {fields['x'].name!r} is {height}x{width}")
+
+        # Sizes that the cache and the domain determine must not be set a second time.
         published = config.plain(sit_config(self.size)) if self.size else {}
         derived = {
             "input_size": height,
@@ -115,7 +126,7 @@ class ImageDomain:
         return SiT(config.build(SiTConfig, published | self.net_settings | derived, "net_settings"))
 
     def published(self) -> dict[str, Any]:
-        """As the training code of REPA and SiT names it in `args`."""
+        """Return settings as the training code of REPA and SiT names them in `args`."""
         shape = config.plain(sit_config(self.size)) if self.size else {}
         return {
             "num_heads": (shape | self.net_settings).get("num_heads", SiTConfig.num_heads),
@@ -130,19 +141,24 @@ class ImageDomain:
         targets: dict[str, Tensor],
         mask: Tensor | None = None,
     ) -> Batch:
-        """x [B, C, H, W] in the net's scale (the mean, where moments are stored, with std beside
-        it) and labels [B]."""
-        spec, data = fields["x"], {"label": values["label"]}
-        if spec.kind == "moments":
+        """Make a batch of labels [B] and "x" [B, C, H, W] in the net's scale.
+
+        If moments are stored, "x" is the mean, and "std" has its standard deviation.
+        """
+        field, data = fields["x"], {"label": values["label"]}
+        if field.kind == "moments":
             mean, std = values["x"].chunk(2, dim=1)
-            data["std"] = std * _per_channel(spec.scale, std)
+            data["std"] = std * _per_channel(field.scale, std)
         else:
             mean = values["x"].float()  # pixels may be stored as integers
-        data["x"] = (mean - _per_channel(spec.shift, mean)) * _per_channel(spec.scale, mean)
+        data["x"] = (mean - _per_channel(field.shift, mean)) * _per_channel(field.scale, mean)
         return Batch(data, targets, mask)
 
     def corrupt(self, batch: Batch, draws: Draws) -> Noised:
-        """x_t and the velocity there; order of draws: posterior, time, noise, label dropout."""
+        """Compute x_t and the velocity there.
+
+        The order of draws is posterior, time, noise, label dropout.
+        """
         x, label = batch.data["x"], batch.data["label"]
         if "std" in batch.data:
             x = x + batch.data["std"] * draws.normal(*x.shape[1:])
@@ -154,22 +170,22 @@ class ImageDomain:
         return Noised({"x": x_t, "t": t, "y": label}, t, velocity)
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
-        """Mean squared error of the velocity, [B], in float32."""
+        """Return the mean squared error of the velocity, [B], in float32."""
         error = (prediction.float() - noised.target).square()
         return {"diffusion": error.flatten(1).mean(1)}
 
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: SampleOptions
     ) -> dict[str, np.ndarray]:
-        """Samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N]."""
-        spec, device = fields["x"], next(net.parameters()).device
-        places = [_Place(options.seed, index, self.classes) for index in indices]
-        labels = [place.label(options.labels) for place in places]
+        """Draw samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N]."""
+        field, device = fields["x"], next(net.parameters()).device
+        samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
+        labels = [sample.label(options.labels) for sample in samples]
         y = torch.tensor(labels, device=device)
-        shape = _net_shape(spec)
+        shape = _net_shape(field)
 
         def noise(step: int) -> Tensor:
-            return torch.stack([place.normal(shape, step) for place in places]).to(device)
+            return torch.stack([sample.normal(shape, step) for sample in samples]).to(device)
 
         null = self.classes if self.label_dropout > 0 else None
         velocity = samplers.guided_velocity(net, y, null, options.guidance)
@@ -178,38 +194,42 @@ class ImageDomain:
             x = samplers.sde(velocity, start, options.steps, get_path(self.path), noise)
         else:
             x = samplers.ode(velocity, start, options.steps, heun=options.sampler == "heun")
+
+        # Back from the net's scale to that of the stored data; the inverse of `collate`.
         x = x.float()
-        x = x / _per_channel(spec.scale, x) + _per_channel(spec.shift, x)
+        x = x / _per_channel(field.scale, x) + _per_channel(field.shift, x)
         return {"x": x.cpu().numpy(), "label": y.cpu().numpy()}
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
-        """The samples in a grid; of latents the first three channels, stretched."""
+        """Draw the samples in a grid; of latents, the first three channels, with full contrast."""
         x = samples["x"]
-        seen = fields["x"].kind == "data" and x.shape[1] in (1, 3)
-        images = to_uint8(x, fields["x"]) if seen else stretched(x)
+        are_pixels = fields["x"].kind == "data" and x.shape[1] in (1, 3)
+        images = to_uint8(x, fields["x"]) if are_pixels else stretched(x)
         return grid(images, columns=math.ceil(math.sqrt(len(images))))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The random numbers of sample `index`: a function of (seed, index) alone."""
+class _SampleNoise:
+    """The random numbers of sample `index`, which depend only on (seed, index)."""
 
     seed: int
     index: int
     classes: int
 
     def label(self, policy: str) -> int:
+        """Return the label of the sample; policy: balanced or random."""
         if policy == "balanced":
             return self.index % self.classes
         return seed_for(self.seed, "label", self.index) % self.classes
 
     def normal(self, shape: tuple[int, ...], step: int) -> Tensor:
-        """Standard normal numbers of one sampler step (-1: the initial noise)."""
+        """Draw standard normal numbers for a step of the sampler; step -1 is the initial noise."""
         seed = seed_for(self.seed, "sample", self.index, step)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _check_fields(x: Field, label: Field) -> None:
+    """Check that the fields have kinds and shapes that a SiT can be trained on."""
     divisor = {"data": 1, "moments": 2}.get(x.kind)
     if divisor is None or len(x.shape) != 3 or None in x.shape or x.sizes[0] % divisor:
         raise ReedError(
@@ -221,12 +241,15 @@ def _check_fields(x: Field, label: Field) -> None:
 
 
 def _net_shape(x: Field) -> tuple[int, int, int]:
-    """Channels, height and width of what the net sees: of moments a draw, half as many channels."""
+    """Return channels, height and width of the net's input.
+
+    Of moments, the net sees a draw, which has half as many channels.
+    """
     channels, height, width = x.sizes
     return channels // 2 if x.kind == "moments" else channels, height, width
 
 
 def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    """One number, or one per channel, against [B, C, H, W]."""
+    """Return one number, or one number per channel, as a tensor that broadcasts to [B, C, H, W]."""
     values = torch.tensor(numbers, dtype=like.dtype).view(-1, 1, 1)
-    return values.to(like.device, non_blocking=True)  # or every step would wait for the GPU
+    return values.to(like.device, non_blocking=True)  # else every step would wait for the GPU

@@ -22,7 +22,8 @@ from reed.flows import categorical
 from reed.flows.categorical import anything, symmetric
 from reed.flows.transport import transported
 from reed.nets.layers import masked_mean
-from reed.nets.semla import Semla, SemlaConfig, centred, probable
+from reed.nets.semla import Semla, probable
+from reed.nets.semla_layers import SemlaConfig, centred
 from reed.seeding import Draws, seed_for
 
 SHAPES = {
@@ -37,15 +38,19 @@ SHAPES = {
 @DOMAINS.register("molecule")
 @dataclass(frozen=True)
 class MoleculeDomain:
-    """SemlaFlow (arXiv 2406.07266): from noise (t = 1) to molecules (t = 0).
+    """SemlaFlow (arXiv 2406.07266), a flow between molecules (t = 0) and noise (t = 1).
 
-    Coordinates go straight from Gaussian noise, brought near by optimal transport, to the data; of
-    atoms and bonds ever more are the data's; charges are predicted alone. Prior and noise are
-    centred, and bonds symmetric, at all times.
+    Coordinates follow a straight line between the data and Gaussian noise, which optimal transport
+    aligns with the data. Atoms and bonds are random categories with probability t, else the
+    data's. Charges are not noised; the net only predicts them. Coordinates and their noise are
+    centred, and bonds are symmetric, at all times.
 
-    coord_noise: standard deviation of what is added to noised coordinates; coord_scale: angstroms
-    per unit of the net; transport: whether noise is brought near; sizes: numbers of atoms that
-    samples are drawn from, those of the cache unless given; net_settings: of SemlaConfig.
+    Attributes:
+        coord_noise: Standard deviation of Gaussian noise that is added to noised coordinates.
+        coord_scale: Angstroms per unit of the net.
+        transport: Whether optimal transport aligns the noise with the data.
+        sizes: Numbers of atoms to draw the sizes of samples from; those of the cache by default.
+        net_settings: Fields of SemlaConfig.
     """
 
     roles = tuple(SHAPES)
@@ -66,7 +71,7 @@ class MoleculeDomain:
             )
 
     def sized(self, lengths: Sequence[int]) -> MoleculeDomain:
-        """The domain that knows how many atoms the samples of its cache have."""
+        """Return the domain with the numbers of atoms of all samples of its cache."""
         settings = self._settings()
         if max(lengths) >= settings.max_atoms:
             raise ReedError(
@@ -76,7 +81,7 @@ class MoleculeDomain:
         return self if self.sizes else replace(self, sizes=tuple(sorted(lengths)))
 
     def net(self, fields: Mapping[str, Field]) -> Semla:
-        """The net; a molecule's fields do not shape it."""
+        """Return the net, whose shape does not depend on the fields."""
         for role, shape in SHAPES.items():
             if fields[role].shape != shape:
                 raise ReedError(
@@ -95,13 +100,16 @@ class MoleculeDomain:
         targets: dict[str, Tensor],
         mask: Tensor | None = None,
     ) -> Batch:
-        """Scaled and centred coordinates, and numbers of atoms, bonds [B, N, N] and charges."""
+        """Make a batch of centred coordinates in the net's unit, and of categories.
+
+        The categories are those of atoms [B, N], charges [B, N] and bonds [B, N, N].
+        """
         atoms = values["atoms"].long()
         if mask is None:
             mask = torch.ones_like(atoms, dtype=torch.bool)
-        kinds = torch.zeros(max(CHARGES) - min(CHARGES) + 1, dtype=torch.long)
-        kinds[torch.tensor(CHARGES)] = torch.arange(len(CHARGES))  # a negative one from the end
-        charges = kinds.to(atoms.device)[values["charges"].long() % len(kinds)]
+        categories = torch.zeros(max(CHARGES) - min(CHARGES) + 1, dtype=torch.long)
+        categories[torch.tensor(CHARGES)] = torch.arange(len(CHARGES))  # negative: from the end
+        charges = categories.to(atoms.device)[values["charges"].long() % len(categories)]
         data = {
             "coords": centred(values["coords"] / self.coord_scale, mask),
             "atoms": atoms * mask,
@@ -111,20 +119,26 @@ class MoleculeDomain:
         return Batch(data, targets, mask)
 
     def corrupt(self, batch: Batch, draws: Draws) -> Noised:
-        """Noised molecules; order of draws: time, coordinates, atoms, bonds, noise, second look."""
+        """Add noise to molecules.
+
+        The order of draws is time, coordinates, atoms, bonds, coordinate noise, self-conditioning.
+        """
         data, mask = batch.data, batch.mask
         assert mask is not None
         size = mask.shape[1]
-        s = draws.uniform().sqrt()  # Beta(2, 1), [B]; 1 is data
+
+        # As in SemlaFlow, time s runs the other way: 1 is data.
+        s = draws.uniform().sqrt()  # Beta(2, 1), [B]
         prior = centred(draws.normal(size, 3), mask)
         if self.transport:
             prior = transported(prior, data["coords"], mask)
+
         new_atoms, atom_u = draws.uniform(2, size).unbind(1)
         new_bonds, bond_u = (symmetric(u) for u in draws.uniform(2, size, size).unbind(1))
-        shaken = self.coord_noise * centred(draws.normal(size, 3), mask)
+        coord_noise = self.coord_noise * centred(draws.normal(size, 3), mask)
         mix = s.view(-1, 1, 1)
         inputs = {
-            "coords": mix * data["coords"] + (1 - mix) * prior + shaken,
+            "coords": mix * data["coords"] + (1 - mix) * prior + coord_noise,
             "atoms": categorical.mixed(data["atoms"], anything(new_atoms, len(ATOMS)), s, atom_u),
             "bonds": categorical.mixed(data["bonds"], anything(new_bonds, BONDS), s, bond_u),
             "time": s,
@@ -136,50 +150,59 @@ class MoleculeDomain:
     def loss(
         self, prediction: dict[str, Tensor], noised: Noised, batch: Batch
     ) -> dict[str, Tensor]:
-        """Squared error of coordinates and cross-entropies of the rest, each [B], in float32.
+        """Return the squared error of coordinates and the cross-entropies of the categories.
 
-        Every one is a mean over the atoms of a molecule, or its pairs of atoms, whatever the
-        padding; the released code divides that of coordinates by the padded size.
+        Each is [B], in float32: a mean over the atoms of a molecule or over its pairs of atoms,
+        without padding. The released code divides the loss of coordinates by the padded size.
         """
         mask = batch.mask
         assert mask is not None
         error = (prediction["coords"].float() - noised.target).square().mean(-1)
-        off = {n: _surprise(prediction[n], batch.data[n]) for n in ("atoms", "bonds", "charges")}
+        entropies = {
+            name: _cross_entropy(prediction[name], batch.data[name])
+            for name in ("atoms", "bonds", "charges")
+        }
         pairs = (mask[:, :, None] & mask[:, None]).triu(1).flatten(1)
         return {
             "position": masked_mean(error, mask),
-            "element": masked_mean(off["atoms"], mask),
-            "bond": masked_mean(off["bonds"].flatten(1), pairs),
-            "charge": masked_mean(off["charges"], mask),
+            "element": masked_mean(entropies["atoms"], mask),
+            "bond": masked_mean(entropies["bonds"].flatten(1), pairs),
+            "charge": masked_mean(entropies["charges"], mask),
         }
 
     @torch.no_grad()
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: MoleculeOptions
     ) -> dict[str, np.ndarray]:
-        """Molecules number `indices`, padded to the largest there can be.
+        """Draw molecules, padded to the largest possible size.
 
-        coords: angstroms, float32 [B, N, 3]; atoms: places in reed.chem.molecule.ATOMS, 0 behind
-        the last, and charges, int32 [B, N]; bonds: kinds, uint8 [B, N, N]. They are the last
-        prediction of the net, as in SemlaFlow.
+        As in SemlaFlow, they are the last prediction of the net.
+
+        Returns:
+            coords: Angstroms, float32 [B, N, 3].
+            atoms: Indices into reed.chem.molecule.ATOMS, int32 [B, N]; 0 for padding.
+            charges: Formal charges, int32 [B, N].
+            bonds: Kinds of bonds, uint8 [B, N, N].
         """
         weight = next(net.parameters())
-        places = [_Place(options.seed, index) for index in indices]
-        counts = [options.atoms or place.pick(self._known_sizes()) for place in places]
-        widest = options.atoms or max(self._known_sizes())
-        mask = torch.arange(widest) < torch.tensor(counts)[:, None]
+        samples = [_SampleNoise(options.seed, index) for index in indices]
+        counts = [options.atoms or sample.pick(self._known_sizes()) for sample in samples]
+        largest = options.atoms or max(self._known_sizes())
+        mask = torch.arange(largest) < torch.tensor(counts)[:, None]
         mask, length = mask[:, : max(counts)].to(weight.device), max(counts)
 
-        def numbers(what: str, *shape: int) -> Tensor:
-            """Of each molecule its own: [B, *shape of it, padded]."""
+        # Numbers are drawn per molecule in its own size, so that they do not depend on the other
+        # molecules of the batch.
+        def numbers(name: str, *shape: int) -> Tensor:
+            """Draw [B, *shape], where 0 in `shape` stands for the number of atoms; pad with 0."""
             rows = torch.zeros(len(counts), *[length if n == 0 else n for n in shape])
-            for row, (place, count) in enumerate(zip(places, counts, strict=True)):
-                own = place.draw(what, *[count if n == 0 else n for n in shape])
-                rows[(row, *map(slice, own.shape))] = own
+            for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+                values = sample.draw(name, *[count if n == 0 else n for n in shape])
+                rows[(row, *map(slice, values.shape))] = values
             return rows.to(weight.device)
 
-        found = self._integrate(net, mask, numbers, options, weight.dtype)
-        return _arrays(found, mask, widest, self.coord_scale)
+        prediction = self._integrate(net, mask, numbers, options, weight.dtype)
+        return _arrays(prediction, mask, largest, self.coord_scale)
 
     def _integrate(
         self,
@@ -189,19 +212,19 @@ class MoleculeDomain:
         options: MoleculeOptions,
         dtype: torch.dtype,
     ) -> dict[str, Tensor]:
-        """The last prediction of the net, with probabilities."""
+        """Integrate from noise to data; return the net's last prediction, with probabilities."""
         x = centred(numbers("normal", 0, 3).to(dtype), mask)
         atoms = anything(numbers("atoms", 0), len(ATOMS)) * mask
         bonds = anything(symmetric(numbers("bonds", 0, 0)), BONDS)
         past, times = None, options.times()
-        for number, (s, after) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        for number, (s, s_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
             time = torch.full((len(mask),), s, dtype=dtype, device=mask.device)
             past = probable(net(x, atoms, bonds, time, mask, past)[0])
-            x = x + (past["coords"] - x) * ((after - s) / (1 - s))
-            at = (s, after - s, options.noise)
-            atoms = categorical.stepped(atoms, past["atoms"], *at, numbers(f"atoms{number}", 0))
+            x = x + (past["coords"] - x) * ((s_next - s) / (1 - s))
+            step = (s, s_next - s, options.noise)
+            atoms = categorical.stepped(atoms, past["atoms"], *step, numbers(f"atoms{number}", 0))
             u = symmetric(numbers(f"bonds{number}", 0, 0))
-            bonds = categorical.stepped(bonds, past["bonds"], *at, u)
+            bonds = categorical.stepped(bonds, past["bonds"], *step, u)
         assert past is not None
         return past
 
@@ -211,38 +234,47 @@ class MoleculeDomain:
         return self.sizes
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
-        """The molecules in a grid, seen from the side on which they are flattest."""
+        """Draw the molecules in a grid, each seen along its shortest axis."""
         return drawn(samples["coords"], samples["atoms"], samples["bonds"])
 
 
 def bond_matrix(partners: Tensor, orders: Tensor, mask: Tensor) -> Tensor:
-    """Lists of neighbours [B, N, 8] as a matrix of kinds [B, N, N], int64."""
+    """Turn lists of bonded atoms into matrices of bonds.
+
+    Args:
+        partners: Atoms that each atom is bonded to, [B, N, 8]; -1 for none.
+        orders: Kinds of these bonds, [B, N, 8].
+        mask: Real atoms are True, [B, N].
+
+    Returns:
+        Kinds of bonds, int64 [B, N, N]; 0 for no bond.
+    """
     size = partners.shape[1]
-    there = (partners >= 0) & mask.unsqueeze(-1)
-    place = torch.where(there, partners.long(), size)  # a column beside the matrix
+    real = (partners >= 0) & mask.unsqueeze(-1)
+    columns = torch.where(real, partners.long(), size)  # no bond: an extra column, cut off below
     matrix = torch.zeros(*partners.shape[:2], size + 1, dtype=torch.long, device=partners.device)
-    return matrix.scatter_(2, place, orders.long() * there)[..., :size]
+    return matrix.scatter_(2, columns, orders.long() * real)[..., :size]
 
 
-def _surprise(logits: Tensor, truth: Tensor) -> Tensor:
-    """The cross-entropy of every entry, in float32: [..., K], [...] -> [...]."""
+def _cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return the cross-entropy of every entry in float32, [..., K], [...] -> [...]."""
     return F.cross_entropy(logits.float().movedim(-1, 1), truth, reduction="none")
 
 
 def _arrays(
-    found: dict[str, Tensor], mask: Tensor, widest: int, scale: float
+    prediction: dict[str, Tensor], mask: Tensor, largest: int, scale: float
 ) -> dict[str, np.ndarray]:
-    """A prediction as plain arrays padded to one length; padding and masked kinds are no atoms."""
-    odds = found["atoms"].clone()
-    odds[..., :2] = -1  # what is generated is an element
-    bonds = found["bonds"].argmax(-1)
+    """Turn a prediction into arrays padded to `largest` atoms, with 0 for padding."""
+    odds = prediction["atoms"].clone()
+    odds[..., :2] = -1  # the first two categories are no elements: padding and the mask
+    bonds = prediction["bonds"].argmax(-1)
     size = mask.shape[1]
-    own = torch.eye(size, dtype=torch.bool, device=mask.device)
-    bonds = bonds * (mask[:, :, None] & mask[:, None] & ~own)
-    charges = torch.tensor(CHARGES, device=mask.device)[found["charges"].argmax(-1)] * mask
-    pad = widest - size
+    diagonal = torch.eye(size, dtype=torch.bool, device=mask.device)
+    bonds = bonds * (mask[:, :, None] & mask[:, None] & ~diagonal)
+    charges = torch.tensor(CHARGES, device=mask.device)[prediction["charges"].argmax(-1)] * mask
+    pad = largest - size
     return {
-        "coords": F.pad(found["coords"].float() * scale, (0, 0, 0, pad)).cpu().numpy(),
+        "coords": F.pad(prediction["coords"].float() * scale, (0, 0, 0, pad)).cpu().numpy(),
         "atoms": F.pad(odds.argmax(-1) * mask, (0, pad)).int().cpu().numpy(),
         "charges": F.pad(charges, (0, pad)).int().cpu().numpy(),
         "bonds": F.pad(bonds, (0, pad, 0, pad)).to(torch.uint8).cpu().numpy(),
@@ -250,18 +282,18 @@ def _arrays(
 
 
 @dataclass(frozen=True)
-class _Place:
-    """The random numbers of sample `index`: a function of (seed, index) alone."""
+class _SampleNoise:
+    """The random numbers of sample `index`, which depend only on (seed, index)."""
 
     seed: int
     index: int
 
     def pick(self, sizes: Sequence[int]) -> int:
-        """One of some numbers of atoms."""
+        """Pick one of the numbers of atoms."""
         return sizes[seed_for(self.seed, "size", self.index) % len(sizes)]
 
-    def draw(self, what: str, *shape: int) -> Tensor:
-        """Uniform numbers, or standard normal ones where `what` is "normal"."""
-        seed = seed_for(self.seed, "molecule", self.index, what)
-        draw = torch.randn if what == "normal" else torch.rand
+    def draw(self, name: str, *shape: int) -> Tensor:
+        """Draw uniform numbers, or standard normal ones if `name` is "normal"."""
+        seed = seed_for(self.seed, "molecule", self.index, name)
+        draw = torch.randn if name == "normal" else torch.rand
         return draw(shape, generator=torch.Generator().manual_seed(seed))

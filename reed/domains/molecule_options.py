@@ -1,4 +1,4 @@
-"""How molecules are drawn: steps, the grid of times, and their settings."""
+"""Options of drawing molecules, and the times of the steps."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from reed.config import option
 from reed.errors import ReedError, at_least
 
 GRIDS = ("log", "linear")
-LAST = 0.01  # how far from the data the logarithmic grid ends
+LAST = 0.01  # distance from the data at which the logarithmic grid ends
 
 
 @dataclass(frozen=True)
 class MoleculeOptions:
-    """How molecules are drawn from a trained net.
+    """Options of drawing molecules from a trained net.
 
-    steps: of the integration; grid: log, in which they get shorter towards the data, or linear;
-    noise: how often atoms and bonds are drawn anew, see reed.flows.categorical; atoms: of each
-    molecule, 0 for numbers that the data has; seed: sample i is a function of (seed, i) alone.
+    Attributes:
+        steps: Steps of the integration.
+        grid: Lengths of the steps: log (shorter towards the data) or linear (equal).
+        noise: Rate at which atoms and bonds are resampled (see reed.flows.categorical).
+        atoms: Number of atoms in each molecule; 0 to draw it from the numbers in the cache.
+        seed: Seed; sample i depends only on (seed, i).
     """
 
     steps: int = option(100, "Steps of the integration.")
     grid: str = option(
         "log", "Steps: shorter towards the data (log) or equal (linear).", metavar="NAME"
     )
-    noise: float = option(1.0, "How often atoms and bonds are drawn anew.")
-    atoms: int = option(0, "Atoms of each molecule; 0: numbers that the cache has.")
+    noise: float = option(1.0, "Rate at which atoms and bonds are resampled.")
+    atoms: int = option(0, "Atoms in each molecule; 0: drawn from the numbers in the cache.")
     seed: int = option(0, "Seed of everything that is random.")
 
     def __post_init__(self) -> None:
@@ -35,11 +38,13 @@ class MoleculeOptions:
         if self.grid not in GRIDS:
             raise ReedError(f"grid is {self.grid!r}, it must be one of {GRIDS}")
         if not self.noise >= 0 or self.atoms < 0:
-            raise ReedError(f"noise is {self.noise} and atoms {self.atoms}; neither is below 0")
+            raise ReedError(
+                f"noise is {self.noise} and atoms is {self.atoms}; both must be at least 0"
+            )
 
     @property
     def name(self) -> str:
-        """The options in short, those at their defaults left out: "100-linear-seed1"."""
+        """Short form without defaults, for file names: "100-linear-seed1"."""
         parts = [f"{self.steps}", *([self.grid] if self.grid != "log" else [])]
         parts += [f"noise{self.noise:g}"] if self.noise != 1 else []
         parts += [f"atoms{self.atoms}"] if self.atoms else []
@@ -47,7 +52,7 @@ class MoleculeOptions:
         return "-".join(parts)
 
     def times(self) -> list[float]:
-        """The times of the steps and of the end, rising; 0 is noise and 1 is data."""
+        """Return the times of the steps and of the end, ascending; 0 is noise and 1 is data."""
         if self.grid == "linear":
             return np.linspace(0, 1, self.steps + 1).tolist()
         return (1 - np.geomspace(LAST, 1, self.steps + 1))[::-1].tolist()

@@ -28,10 +28,14 @@ SHAPES = {"coords": (None, 4, 3), "residue": (None,), "number": (None,), "chain"
 
 @dataclass(frozen=True)
 class Structure:
-    """One backbone, with the sequence it has.
+    """A backbone and its sequence.
 
-    coords: [L, 4, 3] float32 (N, CA, C, O) in A, NaN where an atom is missing; residue: [L] in
-    ALPHABET; number: [L], the place along the chain; chain: [L].
+    Attributes:
+        name: Name of the structure.
+        coords: N, CA, C and O in angstroms, float32 [L, 4, 3]; NaN for a missing atom.
+        residue: Letters as indices into ALPHABET, [L].
+        number: Positions along the chain, [L].
+        chain: Numbers of the chains, [L].
     """
 
     name: str
@@ -42,26 +46,33 @@ class Structure:
 
     @property
     def resolved(self) -> np.ndarray:
-        """[L], True where all four atoms are there."""
+        """Residues with all four atoms, bool [L]."""
         return np.asarray(np.isfinite(self.coords).all((1, 2)))
 
     @property
     def counts(self) -> np.ndarray:
-        """[L], True where there is something to recover: resolved, and not X."""
+        """Residues that recovery is measured on: resolved and not X, bool [L]."""
         return self.resolved & (self.residue < LETTERS)
 
 
 @dataclass(frozen=True)
 class DesignOptions:
-    """How sequences are drawn from a trained net: `each` for every structure, in their order.
+    """Options of drawing sequences from a trained net.
 
-    steps, temperature, order: see reed.flows.masked.unmask; seed: sample i is a function of the
-    structure and of (seed, i) alone. Samples beyond the last are more of the last structure.
+    Sample i is a sequence for structure i // each. Further samples are for the last structure.
+
+    Attributes:
+        structures: The structures to design sequences for.
+        each: Sequences for each structure.
+        steps: Largest number of steps (see reed.flows.masked.unmask).
+        temperature: Softmax temperature of the letters.
+        order: Order in which residues are revealed: purity or random.
+        seed: Seed; sample i depends only on its structure and on (seed, i).
     """
 
     structures: tuple[Structure, ...] = ()
     each: int = 1
-    steps: int = option(500, "Most steps in which residues are revealed.")
+    steps: int = option(500, "Largest number of steps in which residues are revealed.")
     temperature: float = option(0.1, "Softmax temperature of the letters.")
     order: str = option(
         "purity",
@@ -76,7 +87,7 @@ class DesignOptions:
 
     @property
     def name(self) -> str:
-        """The options in short, those at their defaults left out: "steps500-T0.1-seed1"."""
+        """Short form for file names; order and seed only if changed: "steps500-T0.1-seed1"."""
         parts = [f"steps{self.steps}", f"T{self.temperature:g}"]
         parts += [self.order] if self.order != "purity" else []
         return "-".join(parts + ([f"seed{self.seed}"] if self.seed else []))
@@ -85,16 +96,19 @@ class DesignOptions:
 @DOMAINS.register("protein")
 @dataclass(frozen=True)
 class ProteinDomain:
-    """Letters of a sequence, masked with probability t (t = 0 is data, t = 1 all masked).
+    """Masked diffusion of sequences: each letter is masked with probability t (t = 0 is data).
 
-    backbone_noise: standard deviation of what is added to every atom in training, in A; min_t:
-    times are uniform in [min_t, 1 - min_t]; label_smoothing: share of the target spread evenly
-    over the 20 letters; loss_on: all residues, or the masked ones; net_settings: of MPNNConfig.
+    A residue counts, in the loss and in alignment, if it has all backbone atoms and is not X. A
+    protein's loss is the mean over the residues that count. The public code of REED also counts
+    padding, spreads the smoothed mass over X and the mask too, sums over the batch and divides by
+    2,000.
 
-    A residue counts, in the loss and in alignment, if all its backbone atoms are there and it is
-    not X. The public code of REED counts padding, spreads the smoothed mass over X and the mask
-    too, sums over the batch and divides by 2,000; here a protein's loss is the mean over the
-    residues that count.
+    Attributes:
+        backbone_noise: Standard deviation of the noise on every atom in training, in angstroms.
+        min_t: Times are uniform in [min_t, 1 - min_t].
+        label_smoothing: Share of the target that is spread evenly over the 20 letters.
+        loss_on: Residues that count in the loss: all or masked.
+        net_settings: Fields of MPNNConfig.
     """
 
     roles = ("coords", "residue", "number", "chain", "neighbours")
@@ -117,7 +131,7 @@ class ProteinDomain:
             raise ReedError(f"loss_on is {self.loss_on!r}, it must be one of {LOSS_ON}")
 
     def net(self, fields: Mapping[str, Field]) -> MPNN:
-        """The net; a protein's fields do not shape it."""
+        """Return the net, whose shape does not depend on the fields."""
         for role, shape in SHAPES.items():
             if fields[role].shape != shape:
                 raise ReedError(
@@ -130,7 +144,7 @@ class ProteinDomain:
         return config.build(MPNNConfig, self.net_settings, "net_settings")
 
     def published(self) -> dict[str, Any]:
-        """As the options of ProteinMPNN's training are called."""
+        """Return settings under the names of ProteinMPNN's training options."""
         shape = self._settings()
         return {
             "hidden_dim": shape.hidden,
@@ -148,7 +162,10 @@ class ProteinDomain:
         targets: dict[str, Tensor],
         mask: Tensor | None = None,
     ) -> Batch:
-        """Finite coordinates, which residues are resolved, and which count (the batch's mask)."""
+        """Make a batch with finite coordinates.
+
+        "resolved" marks residues with all backbone atoms; the batch's mask marks those that count.
+        """
         coords, residue = values["coords"], values["residue"]
         resolved = coords.isfinite().all(-1).all(-1)
         if mask is not None:
@@ -159,26 +176,29 @@ class ProteinDomain:
         return Batch(data, targets, counts, values["neighbours"])
 
     def corrupt(self, batch: Batch, draws: Draws) -> Noised:
-        """Masked letters and a shaken backbone; order of draws: time, mask, atoms, dropout."""
+        """Mask letters, and add noise to the backbone.
+
+        The order of draws is time, mask, atoms, dropout.
+        """
         data, residue = batch.data, batch.data["residue"]
         t = self.min_t + (1 - 2 * self.min_t) * draws.uniform()  # [B]
         hidden = masked.mask_tokens(residue, t, draws.uniform(residue.shape[1]), MASK)
-        shake = self.backbone_noise * draws.normal(*data["coords"].shape[1:])
-        seed = (draws.uniform() * 2**24).int()  # of a row's dropout
-        coords = data["coords"] + shake
+        noise = self.backbone_noise * draws.normal(*data["coords"].shape[1:])
+        seed = (draws.uniform() * 2**24).int()  # of each sample's dropout
+        coords = data["coords"] + noise
         graph = {name: data[name] for name in ("resolved", "number", "chain")}
         inputs = {"coords": coords, "residues": hidden, "seed": seed, **graph}
         return Noised(inputs, t, residue)
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
-        """Smoothed negative log-likelihood of the letters, [B], in float32."""
+        """Return the smoothed negative log-likelihood of the letters, [B], in float32."""
         logits = prediction[..., :LETTERS].float().movedim(-1, 1)  # [B, 20, L]
         target = noised.target.clamp(max=LETTERS - 1)  # X does not count, and has no logit
         nll = F.cross_entropy(
             logits, target, reduction="none", label_smoothing=self.label_smoothing
         )
         counts = batch.mask
-        assert counts is not None  # collate made one
+        assert counts is not None  # collate makes one
         if self.loss_on == "masked":
             counts = counts & (noised.inputs["residues"] == MASK)
         return {"diffusion": masked_mean(nll, counts)}
@@ -187,17 +207,20 @@ class ProteinDomain:
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: DesignOptions
     ) -> dict[str, np.ndarray]:
-        """Designs number `indices`: "sequence" and the name of its "structure", [N] text.
+        """Draw sequences: "sequence" and the name of its "structure", text [N].
 
-        Features and encoder see each structure once; only the decoder runs at every step. A
-        residue without coordinates keeps the letter that it came with.
+        The encoder runs once for each structure; only the decoder runs at every step. A residue
+        without coordinates keeps its letter.
         """
         if not options.structures:
             raise ReedError("designing needs the structure to design for: --structure FILE")
+
         last = len(options.structures) - 1
         wanted = [min(index // options.each, last) for index in indices]
         first = wanted[0]
         structures = options.structures[first : wanted[-1] + 1]
+
+        # Structures are encoded once, then their rows repeated: one for each sequence.
         assert isinstance(net, MPNN)
         weight = net.W_e.weight
         device = weight.device
@@ -206,6 +229,7 @@ class ProteinDomain:
         encoded = net.encode(**inputs)
         rows = torch.tensor([number - first for number in wanted], device=device)
         encoded, residue = encoded.of(rows), residue[rows]
+
         u, gumbel = (x.to(device) for x in _numbers(options.seed, indices, residue.shape[1]))
         tokens = torch.where(encoded.resolved, MASK, residue)
         filled = masked.unmask(
@@ -218,13 +242,14 @@ class ProteinDomain:
             temperature=options.temperature,
             order=options.order,
         )
+
         lengths = [len(structures[row].residue) for row in rows.tolist()]
         texts = [spell(row[:n]) for row, n in zip(filled.cpu().numpy(), lengths, strict=True)]
         names = [structures[row].name for row in rows.tolist()]
         return {"sequence": np.array(texts), "structure": np.array(names)}
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
-        """A row per design and a shade of grey per letter, white where a shorter one has ended."""
+        """Draw a row per sequence and a grey value per letter; white follows a shorter sequence."""
         texts = samples["sequence"]
         shades = np.full((len(texts), max(map(len, texts)), 1), 255, np.uint8)
         for row, text in enumerate(texts):
@@ -233,32 +258,32 @@ class ProteinDomain:
 
 
 def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Any], Tensor]:
-    """What `MPNN.encode` is called with for some structures, padded, and their residues [B, L]."""
-    longest = max(len(each.residue) for each in structures)
+    """Return the padded arguments of `MPNN.encode` for structures, and their residues [B, L]."""
+    longest = max(len(structure.residue) for structure in structures)
     coords = np.zeros((len(structures), longest, 4, 3), np.float32)
     resolved = np.zeros((len(structures), longest), bool)
-    whole = np.zeros((3, len(structures), longest), np.int64)
-    for row, each in enumerate(structures):
-        length = len(each.residue)
-        coords[row, :length] = np.where(each.resolved[:, None, None], each.coords, 0)
-        resolved[row, :length] = each.resolved
-        whole[:, row, :length] = each.number, each.chain, each.residue
-    tensors = [torch.from_numpy(array).to(device) for array in (coords, resolved, *whole)]
+    integers = np.zeros((3, len(structures), longest), np.int64)
+    for row, structure in enumerate(structures):
+        length = len(structure.residue)
+        coords[row, :length] = np.where(structure.resolved[:, None, None], structure.coords, 0)
+        resolved[row, :length] = structure.resolved
+        integers[:, row, :length] = structure.number, structure.chain, structure.residue
+    tensors = [torch.from_numpy(array).to(device) for array in (coords, resolved, *integers)]
     return dict(zip(("coords", "resolved", "number", "chain"), tensors, strict=False)), tensors[-1]
 
 
 def denoiser(net: MPNN, encoded: Encoded) -> masked.Denoiser:
-    """Letters [B, L] to the logits of the 20 letters [B, L, 20], on structures encoded before."""
+    """Return the function from letters [B, L] to logits [B, L, 20] for encoded structures."""
     return lambda tokens: net.decode(encoded, tokens)[0][..., :LETTERS]
 
 
 def spell(residue: np.ndarray) -> str:
-    """Numbers in ALPHABET as text."""
+    """Return indices into ALPHABET as text."""
     return "".join(ALPHABET[number] for number in residue)
 
 
 def _numbers(seed: int, indices: range, length: int) -> tuple[Tensor, Tensor]:
-    """Uniform [N, L] and Gumbel numbers [N, L, 20], each row a function of (seed, index) alone."""
+    """Draw uniform numbers [N, L] and Gumbel numbers [N, L, 20]; a row depends on (seed, index)."""
     u = torch.empty(len(indices), length, 1 + LETTERS, dtype=torch.float64)
     for row, index in enumerate(indices):
         u[row].uniform_(generator=torch.Generator().manual_seed(seed_for(seed, "design", index)))

@@ -1,4 +1,4 @@
-"""Nets, with the state-dict names of the public checkpoints."""
+"""Nets whose state-dict names are those of the public checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Tap:
-    """One place of a net whose hidden state can be aligned.
+    """A block of a net whose hidden states can be aligned.
 
-    width: channels of the hidden state; tokens: how many it has, None where that varies;
-    edges: channels of the state of an edge between two tokens, 0 where the net has none.
+    Attributes:
+        width: Channels of a token's hidden state.
+        tokens: Number of tokens; None if it varies.
+        edges: Channels of the hidden state of an edge between two tokens; 0 if there are no edges.
     """
 
     width: int
@@ -22,10 +24,13 @@ class Tap:
 
 @dataclass(frozen=True)
 class GraphState:
-    """The hidden state at a tap of a net on a graph, whose tokens are its nodes.
+    """The hidden states at a tap of a net on a graph, where a token is a node.
 
-    nodes: [B, T, D]; edges: [B, T, K, E]; index: [B, T, K] int64, the token at the other end of an
-    edge; real: [B, T, K], False where a token has fewer than K neighbours.
+    Attributes:
+        nodes: Hidden states of the nodes, [B, T, D].
+        edges: Hidden states of the edges, [B, T, K, E].
+        index: Token at the other end of each edge, int64 [B, T, K].
+        real: Edges that exist, bool [B, T, K]; a token may have fewer than K neighbours.
     """
 
     nodes: Tensor
@@ -34,20 +39,21 @@ class GraphState:
     real: Tensor
 
 
-State = Tensor | GraphState  # of a net at a tap: tokens [B, T, D], or those and their edges
+# The hidden states at a tap: tokens [B, T, D], or nodes and edges.
+State = Tensor | GraphState
 
 
 class Net(nn.Module):
-    """What the trainer and the sampler ask of a net, besides what every module of torch has."""
+    """The interface of a net for the trainer and the sampler."""
 
     def taps(self) -> list[Tap]:
-        """The places whose hidden states can be aligned; tap 1 is the first."""
+        """Return the blocks whose hidden states can be aligned; tap 1 is the first."""
         raise NotImplementedError
 
     def repeated(self) -> list[nn.Module]:
-        """The parts that torch.compile takes one by one; those that are alike share a graph."""
+        """Return the modules that torch.compile compiles one by one; equal ones share a graph."""
         raise NotImplementedError
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Any, Mapping[int, State]]:
-        """The prediction, and the states at the taps that the keyword `taps` names."""
+        """Return the prediction, and the hidden states at the taps in the keyword `taps`."""
         raise NotImplementedError

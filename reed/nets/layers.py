@@ -1,4 +1,4 @@
-"""Building blocks that more than one net or head uses."""
+"""Layers and functions that several nets and heads use."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 
 def init_linear(linear: nn.Linear) -> None:
-    """Xavier-uniform weight and zero bias, in place (DiT, arXiv 2212.09748, released code)."""
+    """Initialise a layer with a Xavier-uniform weight and zero bias, as the code of DiT does."""
     nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
 
 
 def projector(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
-    """The alignment head: three linear layers with SiLU between, [..., in_dim] -> [..., out_dim].
+    """Return an alignment head, [..., in_dim] -> [..., out_dim].
 
-    Its state-dict keys are 0, 2 and 4 and its initialisation is that of the net's linear layers,
-    as in the public checkpoints. Source: REPA (arXiv 2410.06940), released code.
+    It is three linear layers with SiLU between them. Its state-dict keys are 0, 2 and 4, as in the
+    public checkpoints, and it is initialised like the linear layers of the nets. Source: REPA
+    (arXiv 2410.06940), released code.
     """
     head = nn.Sequential(
         nn.Linear(in_dim, hidden),
@@ -36,11 +37,11 @@ def projector(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:
-    """Sinusoids of the time, [B] -> [B, dim] float32: all cosines, then all sines.
+    """Return sinusoids of times, [B] -> [B, dim] float32: all cosines, then all sines.
 
-    Frequency i of dim/2 is max_period^(-i/(dim/2)); t is used as it is, without a factor of 1000.
-    Always float32: in bfloat16 neighbouring times would share an embedding.
-    Source: DiT (arXiv 2212.09748), released code.
+    Frequency i of dim/2 is max_period^(-i/(dim/2)). Times are not multiplied by 1000. The result is
+    always float32, because in bfloat16 similar times would have the same embedding. Source: DiT
+    (arXiv 2212.09748), released code.
     """
     assert t.ndim == 1 and dim % 2 == 0, (t.shape, dim)
     half = dim // 2
@@ -51,7 +52,7 @@ def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Ten
 
 
 def sincos_1d(position: Tensor, dim: int) -> Tensor:
-    """Sines, then cosines, of integer positions, [N] -> [N, dim] float64.
+    """Return sines, then cosines, of integer positions, [N] -> [N, dim] float64.
 
     Frequency i of dim/2 is 10000^(-i/(dim/2)). Source: arXiv 1706.03762, section 3.5.
     """
@@ -62,21 +63,21 @@ def sincos_1d(position: Tensor, dim: int) -> Tensor:
 
 
 def sincos_2d(grid: int, dim: int) -> Tensor:
-    """Position embedding of a square token grid, [grid*grid, dim] float32, tokens row by row.
+    """Return the position embedding of a square grid, [grid*grid, dim] float32, row by row.
 
-    The first half of the width encodes the column, the second half the row.
-    Source: MAE and DiT, released code.
+    The first half of the channels encodes the column, the second half the row. Source: MAE and DiT,
+    released code.
     """
-    place = torch.arange(grid)
-    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    position = torch.arange(grid)
+    rows, columns = torch.meshgrid(position, position, indexing="ij")
     halves = [sincos_1d(axis.reshape(-1), dim // 2) for axis in (columns, rows)]
     return torch.cat(halves, dim=-1).float()
 
 
 class TimestepEmbedder(nn.Module):
-    """A time to a condition vector: sinusoids of width 256, then Linear, SiLU, Linear.
+    """Embedding of times, [B] -> [B, hidden]: 256 sinusoids, then Linear, SiLU, Linear.
 
-    Shapes: [B] -> [B, hidden]. Keys: mlp.0, mlp.2. Source: DiT (arXiv 2212.09748).
+    Keys: mlp.0, mlp.2. Source: DiT (arXiv 2212.09748).
     """
 
     WIDTH = 256
@@ -93,10 +94,11 @@ class TimestepEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention without mask, [B, T, D] -> [B, T, D].
+    """Multi-head self-attention without a mask, [B, T, D] -> [B, T, D].
 
-    The packed projection holds q, k, v in this order, each split into heads. With `qk_norm`, q and
-    k pass a LayerNorm over the head width (affine, eps 1e-5). Keys: qkv, q_norm, k_norm, proj.
+    The packed projection is q, k, v in this order, each split into heads. With `qk_norm`, q and k
+    go through a LayerNorm over the channels of a head (affine, eps 1e-5). Keys: qkv, q_norm,
+    k_norm, proj.
     """
 
     def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
@@ -112,7 +114,7 @@ class Attention(nn.Module):
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, head_dim]
-        # autocast returns the norms in float32, and attention wants one dtype
+        # Under autocast the norms return float32, but q, k and v must have the same dtype.
         q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v)  # [B, heads, T, head_dim]
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
@@ -131,27 +133,33 @@ class Mlp(nn.Module):
 
 
 def placed_dropout(x: Tensor, rate: float, seed: Tensor, salt: int) -> Tensor:
-    """Dropout in which every row's mask is a function of its seed, the salt and the place in it.
+    """Apply dropout whose mask depends only on each sample's seed, the salt and the position.
 
-    x: [B, ...]; rate: chance to be dropped, in [0, 1); seed: [B] int32. What else is in the batch,
-    and what was drawn before, changes nothing, which nn.Dropout cannot offer.
+    Unlike with nn.Dropout, a mask depends neither on the other samples of the batch nor on what was
+    drawn before.
+
+    Args:
+        x: Values, [B, ...].
+        rate: Probability that a value is dropped, in [0, 1).
+        seed: Seed of each sample, int32 [B].
+        salt: Number that tells apart calls with the same seeds.
     """
-    place = torch.arange(x[0].numel(), device=x.device, dtype=torch.int32).view(x.shape[1:])
+    position = torch.arange(x[0].numel(), device=x.device, dtype=torch.int32).view(x.shape[1:])
     row = _hashed(_hashed(seed) + salt).view(-1, *[1] * (x.ndim - 1))
-    numbers = _hashed(_hashed(place) ^ row)  # uniform over all int32
+    numbers = _hashed(_hashed(position) ^ row)  # uniform over all int32
     kept = numbers >= int(rate * 2**32) - 2**31
     return x * kept / (1 - rate)
 
 
 def _hashed(x: Tensor) -> Tensor:
-    """A bijection of int32 that mixes all bits. Source: C. Wellons, lowbias32 (public domain)."""
+    """Mix all bits of int32 numbers, one to one (C. Wellons, lowbias32, public domain)."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B - 2**32)):
         x = (x ^ (x >> shift & 2 ** (32 - shift) - 1)) * factor
     return x ^ (x >> 16 & 0xFFFF)
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The mean over axis 1 of real entries only: [B, T, ...], [B, T] -> [B, ...]."""
+    """Return the mean over axis 1 of the entries in the mask, [B, T, ...], [B, T] -> [B, ...]."""
     if mask is None:
         return values.mean(1)
     weight = mask.to(values.dtype).view(*mask.shape, *[1] * (values.ndim - 2))

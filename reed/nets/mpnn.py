@@ -1,4 +1,4 @@
-"""ProteinMPNN as a denoiser of sequences, with the key names of ProteinMPNN and of REED."""
+"""ProteinMPNN as a denoiser of sequences, with the state-dict keys of ProteinMPNN and REED."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ from reed.nets import GraphState, Net, Tap
 from reed.nets.layers import placed_dropout
 from reed.nets.mpnn_features import ProteinFeatures, gather_nodes
 
-LETTERS = 20  # of which a sequence is made; number 20 is X, any residue
-MASK = 21  # the absorbing state, in a row after the public ones
+LETTERS = 20  # amino acids; index 20 is X, an unknown residue
+MASK = 21  # the absorbing state; its row follows the rows that ProteinMPNN has
 VOCABULARY = MASK + 1
 _SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
 
 
 @dataclass(frozen=True)
 class MPNNConfig:
-    """The shape of the net; the defaults are those of REED's protein recipe.
+    """The sizes of the net; the defaults are those of REED's protein recipe.
 
-    hidden: channels of nodes and of edges; encoder_layers, decoder_layers; neighbours: edges of a
-    residue; dropout: chance that a channel is dropped in training.
+    Attributes:
+        hidden: Channels of a node and of an edge.
+        encoder_layers: Layers of the encoder.
+        decoder_layers: Layers of the decoder.
+        neighbours: Edges of a residue.
+        dropout: Probability that a channel is dropped in training.
     """
 
     hidden: int = 128
@@ -49,10 +53,15 @@ class MPNNConfig:
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the encoder knows of a structure; it depends on no sequence.
+    """The output of the encoder for structures; it does not depend on their sequences.
 
-    nodes: [B, L, hidden]; edges: [B, L, K, hidden]; index, real: of the edges, [B, L, K];
-    resolved: [B, L]; states: the taps that were asked for.
+    Attributes:
+        nodes: Hidden states of the residues, [B, L, hidden].
+        edges: Hidden states of the edges, [B, L, K, hidden].
+        index: Residue at the other end of each edge, [B, L, K].
+        real: Edges that exist, [B, L, K].
+        resolved: Residues that have coordinates, [B, L].
+        states: Tap -> hidden states, for the taps that were requested.
     """
 
     nodes: Tensor
@@ -63,13 +72,13 @@ class Encoded:
     states: dict[int, GraphState]
 
     def of(self, rows: Tensor) -> Encoded:
-        """The structures number `rows`, [N] int64, as a batch of N; without taps."""
+        """Return a batch of the structures with indices `rows`, int64 [N], without taps."""
         parts = (self.nodes, self.edges, self.index, self.real, self.resolved)
         return Encoded(*(part.index_select(0, rows) for part in parts), {})
 
 
 class _FeedForward(nn.Module):
-    """Linear, GELU, Linear over four times the width. Keys: W_in, W_out."""
+    """Linear, GELU, Linear with four times the width between. Keys: W_in, W_out."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -81,22 +90,23 @@ class _FeedForward(nn.Module):
 
 
 def _over_edges(linear: nn.Linear, nodes: Tensor, edges: Tensor, index: Tensor) -> Tensor:
-    """linear([node, edge, neighbour]) for every edge, [B, L, K, hidden].
+    """Compute linear([node, edge, neighbour]) for every edge, [B, L, K, hidden].
 
-    Nodes are multiplied before they are gathered, so that it costs one product per residue in
-    place of one per edge, and the concatenation is never built.
+    Nodes are multiplied before they are gathered. This costs one product per residue instead of one
+    per edge, and the concatenation is never built.
     """
     width = nodes.shape[-1]
-    own, edge, other = linear.weight.split([width, edges.shape[-1], width], dim=1)
-    ours = F.linear(nodes, own, linear.bias).unsqueeze(2)
-    return ours + F.linear(edges, edge) + gather_nodes(F.linear(nodes, other), index)
+    for_node, for_edge, for_other = linear.weight.split([width, edges.shape[-1], width], dim=1)
+    node = F.linear(nodes, for_node, linear.bias).unsqueeze(2)
+    return node + F.linear(edges, for_edge) + gather_nodes(F.linear(nodes, for_other), index)
 
 
 class _Layer(nn.Module):
-    """What encoder and decoder layers share: how a residue receives its messages.
+    """The common part of encoder and decoder layers: the update of residues by their messages.
 
-    Layers take plain tensors, which torch.compile follows best; real masks edges, resolved
-    residues, and seed [B] is that of each row's dropout in this layer, None for no dropout.
+    Layers take plain tensors, which torch.compile handles best. Among them are `real` (edges that
+    exist), `resolved` (residues that have coordinates), and `seed`, which is the seed of each
+    sample's dropout in this layer, [B], or None for no dropout.
     """
 
     def __init__(self, hidden: int, dropout: float) -> None:
@@ -106,13 +116,13 @@ class _Layer(nn.Module):
         self.dense = _FeedForward(hidden)
 
     def drop(self, x: Tensor, seed: Tensor | None, which: int) -> Tensor:
-        """Dropout number `which` of this layer."""
+        """Apply dropout number `which` of this layer."""
         return x if seed is None else placed_dropout(x, self._dropout, seed, which)
 
     def receive(
         self, nodes: Tensor, message: Tensor, real: Tensor, resolved: Tensor, seed: Tensor | None
     ) -> Tensor:
-        """Nodes after the sum of their real messages and the feed-forward net."""
+        """Update the nodes by the sum of their real messages, then by the feed-forward net."""
         total = (message * real.unsqueeze(-1)).sum(2) / _SCALE
         nodes = self.norm1(nodes + self.drop(total, seed, 0))
         nodes = self.norm2(nodes + self.drop(self.dense(nodes), seed, 1))
@@ -120,7 +130,7 @@ class _Layer(nn.Module):
 
 
 class _EncoderLayer(_Layer):
-    """Messages from the neighbours to nodes, then to edges.
+    """An encoder layer: messages from the neighbours update the nodes, then the edges.
 
     Keys: norm1-3, W1-3 (node messages), W11-13 (edge messages), dense.
     """
@@ -147,9 +157,9 @@ class _EncoderLayer(_Layer):
 
 
 class _DecoderLayer(_Layer):
-    """Messages from the neighbours and their letters to nodes, and an update of the edges.
+    """A decoder layer: messages from the neighbours and their letters update nodes and edges.
 
-    Keys: norm1, norm2, W1-3, dense as in ProteinMPNN, W_edge and norm_edge as in REED.
+    Keys: norm1, norm2, W1-3 and dense as in ProteinMPNN; W_edge and norm_edge as in REED.
     """
 
     def __init__(self, hidden: int, dropout: float) -> None:
@@ -180,22 +190,25 @@ class _DecoderLayer(_Layer):
 
 
 class MPNN(Net):
-    """Logits of every residue from a backbone and a partly masked sequence, and states to align.
+    """ProteinMPNN: a backbone and a partly masked sequence -> logits of every residue.
 
-    Taps are the encoder layers, then the decoder layers; a tap gives the states of the nodes
-    (hidden channels) and of the edges (hidden in the encoder; twice that in the decoder, where an
-    edge also knows the neighbour's letter). The last decoder layer changes no edge, because
-    nothing would read it: its W_edge is there for the public names and is not trained.
+    The taps are the encoder layers, then the decoder layers. A tap has the hidden states of the
+    nodes (`hidden` channels) and of the edges (`hidden` channels in the encoder, twice as many in
+    the decoder, where an edge also has the neighbour's letter). The last decoder layer does not
+    update the edges, because nothing would read them. Its W_edge exists only so that all public
+    names do, and is not trained.
 
-    Keys and shapes are those of REED's public protein code without its projectors, in which the
-    names of ProteinMPNN's public v_48_* weights are a strict subset.
-    Sources: ProteinMPNN (Dauparas et al. 2022); REED (arXiv 2507.08980), released code.
+    Keys and shapes are those of REED's public protein code without its projectors. The names of
+    ProteinMPNN's public v_48_* weights are a strict subset of them. Sources: ProteinMPNN (Dauparas
+    et al. 2022); REED (arXiv 2507.08980), released code.
     """
 
     def __init__(self, config: MPNNConfig) -> None:
         super().__init__()
         self.config = config
         hidden = config.hidden
+
+        # The names of these attributes are the keys of the public checkpoints.
         self.features = ProteinFeatures(hidden, config.neighbours)
         self.node_embeds = nn.Parameter(torch.zeros(hidden))
         self.W_e = nn.Linear(hidden, hidden)
@@ -207,22 +220,24 @@ class MPNN(Net):
             _DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
         )
         self.W_out = nn.Linear(hidden, VOCABULARY)
+
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
-        # a parameter that no loss reaches would stop training on several processes
+
+        # A trainable parameter without a gradient would stop training on several processes.
         self.decoder_layers[-1].W_edge.requires_grad_(False)
         self.decoder_layers[-1].norm_edge.requires_grad_(False)
 
     def taps(self) -> list[Tap]:
-        """The states after each encoder layer, then after each decoder layer."""
+        """Return one tap for each encoder layer, then one for each decoder layer."""
         config, hidden = self.config, self.config.hidden
         encoder = [Tap(hidden, None, hidden)] * config.encoder_layers
         decoder = [Tap(hidden, None, 2 * hidden)] * (config.decoder_layers - 1)
         return [*encoder, *decoder, Tap(hidden, None)]
 
     def repeated(self) -> list[nn.Module]:
-        """The parts that torch.compile takes one by one: alike, so that they share a graph."""
+        """Return the modules that torch.compile compiles one by one; equal ones share a graph."""
         return [self.features, *self.encoder_layers, *self.decoder_layers]
 
     def forward(
@@ -235,13 +250,21 @@ class MPNN(Net):
         seed: Tensor | None = None,
         taps: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, GraphState]]:
-        """Logits [B, L, 22] and the states at the layers named in `taps`, counted from 1.
+        """Return logits [B, L, 22] and tap -> hidden states.
 
-        coords: [B, L, 4, 3] (N, CA, C, O) in A, finite everywhere; residues: [B, L] int64, places
-        in reed.chem.protein.ALPHABET, or MASK; resolved: [B, L] bool, False for padding and missing
-        residues, which join no graph; number: [B, L] place along the chain; chain: [B, L];
-        seed: [B] int32 below 2^24, of each row's dropout, needed in training when that is on.
-        Raises ReedError for a tap that is not a layer.
+        Args:
+            coords: N, CA, C and O in angstroms, [B, L, 4, 3], finite everywhere.
+            residues: Indices into reed.chem.protein.ALPHABET, or MASK, int64 [B, L].
+            resolved: False for padding and for residues without coordinates, which have no edges,
+                bool [B, L].
+            number: Positions along the chain, [B, L].
+            chain: Numbers of the chains, [B, L].
+            seed: Seed of each sample's dropout, int32 below 2^24 [B]; required in training if
+                dropout is on.
+            taps: Layers whose hidden states are returned, counted from 1.
+
+        Raises:
+            ReedError: A tap is not a layer.
         """
         layers = self.config.encoder_layers + self.config.decoder_layers
         for tap in taps:
@@ -259,15 +282,15 @@ class MPNN(Net):
         seed: Tensor | None = None,
         taps: Sequence[int] = (),
     ) -> Encoded:
-        """The half of the net that sees no letter: once per structure, however many are drawn."""
+        """Run the encoder, which sees no letters: once per structure, for any number of designs."""
         edges, index, real = self.features(coords, resolved, number, chain)
         nodes, edges = resolved.unsqueeze(-1) * self.node_embeds, self.W_e(edges)
         states = {}
-        for place, layer in enumerate(self.encoder_layers, start=1):
-            own = self._seed(seed, place)
-            nodes, edges = layer(nodes, edges, index, real, resolved, own)
-            if place in taps:
-                states[place] = GraphState(nodes, edges, index, real)
+        for number, layer in enumerate(self.encoder_layers, start=1):
+            layer_seed = self._seed(seed, number)
+            nodes, edges = layer(nodes, edges, index, real, resolved, layer_seed)
+            if number in taps:
+                states[number] = GraphState(nodes, edges, index, real)
         return Encoded(nodes, edges, index, real, resolved, states)
 
     def decode(
@@ -277,46 +300,58 @@ class MPNN(Net):
         seed: Tensor | None = None,
         taps: Sequence[int] = (),
     ) -> tuple[Tensor, dict[int, GraphState]]:
-        """The half of the net that sees the letters: residues [B, L] -> logits [B, L, 22]."""
+        """Run the decoder: structures and residues [B, L] -> logits [B, L, 22] and states."""
         index, real, states = encoded.index, encoded.real, dict(encoded.states)
         letters = gather_nodes(self.W_s(residues), index)  # [B, L, K, hidden]
         nodes, edges = encoded.nodes, torch.cat([encoded.edges, letters.to(encoded.edges)], -1)
         first = self.config.encoder_layers + 1
         last = self.config.encoder_layers + self.config.decoder_layers
-        for place, layer in enumerate(self.decoder_layers, start=first):
-            own = self._seed(seed, place)
+        for number, layer in enumerate(self.decoder_layers, start=first):
+            layer_seed = self._seed(seed, number)
             nodes, edges = layer(
-                nodes, edges, index, real, encoded.resolved, own, update=place < last
+                nodes, edges, index, real, encoded.resolved, layer_seed, update=number < last
             )
-            if place in taps:
-                states[place] = GraphState(nodes, edges, index, real)
+            if number in taps:
+                states[number] = GraphState(nodes, edges, index, real)
         return self.W_out(nodes), states
 
-    def _seed(self, seed: Tensor | None, place: int) -> Tensor | None:
-        """The seed of a layer's dropout; seeds of rows have 24 bits."""
+    def _seed(self, seed: Tensor | None, layer: int) -> Tensor | None:
+        """Return the seeds of a layer's dropout: its number above the samples' 24 bits."""
         if not self.training or self.config.dropout == 0:
             return None
-        assert seed is not None, "training with dropout needs a seed per row"
-        return seed + (place << 24)
+        assert seed is not None, "training with dropout needs a seed per sample"
+        return seed + (layer << 24)
 
     def adopt(self, weights: Mapping[str, Tensor], what: str) -> list[str]:
-        """Start from ProteinMPNN's or REED's public weights; returns what to tell the user.
+        """Load public weights of ProteinMPNN or REED, and return the lines to show to the user.
 
-        ProteinMPNN has 21 letters: the mask's row of W_s and W_out stays as it is, and so does
-        what updates edges. Raises ReedError for keys that the net lacks or has in another shape.
+        ProteinMPNN has no mask and no update of edges. The mask's rows of W_s and W_out and the
+        parameters of that update keep their values.
+
+        Args:
+            weights: State dict of the public net.
+            what: The file, for messages.
+
+        Raises:
+            ReedError: The weights are empty, or have keys that the net lacks or has in another
+                shape.
         """
-        own = self.state_dict()
-        ours = {name: v for name, v in weights.items() if not name.startswith("projectors_")}
+        current = self.state_dict()
+        loaded = {name: v for name, v in weights.items() if not name.startswith("projectors_")}
+
+        # Without the mask's row, these tensors have the shape of ProteinMPNN's 21 letters.
         for name in ("W_s.weight", "W_out.weight", "W_out.bias"):
-            rows = ours.get(name)
-            if rows is not None and len(rows) == MASK and rows.shape[1:] == own[name].shape[1:]:
-                ours[name] = torch.cat([rows, own[name][MASK:].to(rows)])
-        wrong = [n for n in ours if n not in own or own[n].shape != ours[n].shape]
-        if wrong or not ours:
+            rows = loaded.get(name)
+            if rows is not None and len(rows) == MASK and rows.shape[1:] == current[name].shape[1:]:
+                loaded[name] = torch.cat([rows, current[name][MASK:].to(rows)])
+
+        wrong = [n for n in loaded if n not in current or current[n].shape != loaded[n].shape]
+        if wrong or not loaded:
             problem = f"{wrong[0]} is not in this net, or has another shape" if wrong else "empty"
             raise ReedError(f"{what} does not fit the net: {problem}; public nets are the default")
-        self.load_state_dict(ours, strict=False)
-        fresh = [name for name in own if name not in ours]
-        some = ", ".join(fresh[:3]) + (", …" if len(fresh) > 3 else "")
-        left = f"; {len(fresh)} tensors start fresh: {some}" if fresh else ""
-        return [f"{what}: starting from its weights{left}"]
+        self.load_state_dict(loaded, strict=False)
+
+        fresh = [name for name in current if name not in loaded]
+        shown = ", ".join(fresh[:3]) + (", …" if len(fresh) > 3 else "")
+        note = f"; {len(fresh)} tensors start fresh: {shown}" if fresh else ""
+        return [f"{what}: starting from its weights{note}"]

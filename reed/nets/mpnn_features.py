@@ -1,4 +1,4 @@
-"""The graph of a protein backbone: nearest residues, and what an edge knows of their atoms."""
+"""The graph of a protein backbone: nearest residues, and features of the edges between them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Distances of an edge, as (atom of the residue, atom of its neighbour) in N, CA, C, O, CB;
-# the order is that of the columns of the public edge_embedding.
+# The distances that an edge has, as (atom of the residue, atom of its neighbour). The order is that
+# of the columns of the public edge_embedding.
 _N, _CA, _C, _O, _CB = range(5)
 ATOM_PAIRS = (
     (_CA, _CA),
@@ -36,13 +36,13 @@ ATOM_PAIRS = (
     (_O, _CB),
     (_C, _O),
 )
-_BASES, _NEAREST, _FARTHEST = 16, 2.0, 22.0  # radial basis functions, centred over this many A
-_REACH = 32  # offsets along the chain beyond this look alike
+_BASES, _NEAREST, _FARTHEST = 16, 2.0, 22.0  # radial basis functions, and their centres in A
+_REACH = 32  # offsets along the chain are cut off here
 _POSITIONS = 16  # channels that encode the offset
 
 
 def gather_nodes(nodes: Tensor, index: Tensor) -> Tensor:
-    """The states of the neighbours: nodes [B, L, C], index [B, L, K] -> [B, L, K, C]."""
+    """Return the states of the neighbours, nodes [B, L, C], index [B, L, K] -> [B, L, K, C]."""
     batch, length, width = nodes.shape
     first = torch.arange(0, batch * length, length, device=index.device).view(-1, 1, 1)
     flat = nodes.reshape(-1, width).index_select(0, (index + first).flatten())
@@ -50,26 +50,31 @@ def gather_nodes(nodes: Tensor, index: Tensor) -> Tensor:
 
 
 def nearest(ca: Tensor, resolved: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k resolved residues nearest by CA, the residue itself first.
+    """Find the k nearest resolved residues by the distance of CA atoms; the first is the residue.
 
-    ca: [B, L, 3] in A; resolved: [B, L]. Returns index [B, L, min(k, L)] and whether that edge is
-    real, which it is only between two resolved residues: padding is nobody's neighbour, and where
-    there are too few the index is the residue's own.
+    Args:
+        ca: Coordinates of CA in angstroms, [B, L, 3].
+        resolved: Residues that have coordinates, [B, L]; False for padding.
+        k: Number of neighbours.
+
+    Returns:
+        Index of the neighbours, [B, L, min(k, L)], and which of these edges are real. An edge is
+        real if both residues are resolved; otherwise its index is that of the residue itself.
     """
     exact = "donot_use_mm_for_euclid_dist"
     distance = torch.cdist(ca, ca, compute_mode=exact)  # [B, L, L]
     joined = resolved[:, :, None] & resolved[:, None, :]
     distance = distance.masked_fill(~joined, float("inf"))
-    found = distance.topk(min(k, ca.shape[1]), largest=False)
-    real = found.values.isfinite()
-    own = torch.arange(ca.shape[1], device=ca.device).view(1, -1, 1)
-    return torch.where(real, found.indices, own), real
+    smallest = distance.topk(min(k, ca.shape[1]), largest=False)
+    real = smallest.values.isfinite()
+    itself = torch.arange(ca.shape[1], device=ca.device).view(1, -1, 1)
+    return torch.where(real, smallest.indices, itself), real
 
 
 def with_beta_carbon(coords: Tensor) -> Tensor:
-    """N, CA, C, O [..., 4, 3] -> N, CA, C, O, CB [..., 5, 3], CB where an ideal residue has it.
+    """Add the CB of an ideal residue: N, CA, C, O [..., 4, 3] -> N, CA, C, O, CB [..., 5, 3].
 
-    Source: ProteinMPNN (Dauparas et al. 2022), released code: constants and frame.
+    The constants and the frame are those of ProteinMPNN (Dauparas et al. 2022), released code.
     """
     n, ca, c = coords[..., 0, :], coords[..., 1, :], coords[..., 2, :]
     b, c = ca - n, c - ca
@@ -78,7 +83,7 @@ def with_beta_carbon(coords: Tensor) -> Tensor:
 
 
 class _Positions(nn.Module):
-    """Offset along the chain -> channels, one more code for another chain. Key: linear."""
+    """Embedding of offsets along the chain; another chain is one more code. Key: linear."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,18 +92,16 @@ class _Positions(nn.Module):
     def forward(self, offset: Tensor, same_chain: Tensor) -> Tensor:
         code = (offset + _REACH).clamp(0, 2 * _REACH)
         code = torch.where(same_chain, code, 2 * _REACH + 1)
-        # a row of the transposed weight is what a one-hot vector would pick out
+        # The same as a linear layer on one-hot vectors.
         return F.embedding(code, self.linear.weight.T) + self.linear.bias
 
 
 class ProteinFeatures(nn.Module):
-    """Backbones to a graph and its edge features; distances only, so it is invariant to motion.
+    """The graph of a backbone with distances as edge features, which do not change with motion.
 
-    coords: [B, L, 4, 3] (N, CA, C, O) in A, finite; resolved: [B, L], False for padding and for
-    residues without coordinates; number, chain: [B, L]. Returns edges [B, L, K, hidden], index
-    and real as `nearest` does. Keys: embeddings.linear, edge_embedding, norm_edges.
-    Source: ProteinMPNN (Dauparas et al. 2022), supplement and released code. Distances are taken
-    of the k neighbours only, not of all L x L pairs, which gives the same numbers.
+    Distances are computed for the k neighbours only, not for all L x L pairs, with the same result.
+    Keys: embeddings.linear, edge_embedding, norm_edges. Source: ProteinMPNN (Dauparas et al. 2022),
+    supplement and released code.
     """
 
     def __init__(self, hidden: int, neighbours: int) -> None:
@@ -112,30 +115,41 @@ class ProteinFeatures(nn.Module):
     def forward(
         self, coords: Tensor, resolved: Tensor, number: Tensor, chain: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return edges [B, L, K, hidden], and index and real as `nearest` returns them.
+
+        Args:
+            coords: N, CA, C and O in angstroms, [B, L, 4, 3], finite.
+            resolved: False for padding and for residues without coordinates, [B, L].
+            number: Positions along the chain, [B, L].
+            chain: Numbers of the chains, [B, L].
+        """
         with torch.autocast(coords.device.type, enabled=False):
             index, real = nearest(coords[:, :, 1], resolved, self.neighbours)
             radial = _radial(_distances(with_beta_carbon(coords), index))  # [B, L, K, 400]
-        places = torch.stack([number, chain], -1)
-        there = gather_nodes(places, index)  # [B, L, K, 2]
-        offset, other = (places[:, :, None] - there).unbind(-1)
-        positions = self.embeddings(offset, other == 0)
-        near, far = self.edge_embedding.weight.split([_POSITIONS, radial.shape[-1]], dim=1)
-        # one product for each, so that the widest array of the net is never copied
-        edges = F.linear(positions, near) + F.linear(radial, far)
+
+        positions = torch.stack([number, chain], -1)
+        offset, other_chain = (positions[:, :, None] - gather_nodes(positions, index)).unbind(-1)
+        embedded = self.embeddings(offset, other_chain == 0)
+
+        # Two products instead of one, so that the largest array of the net is not copied.
+        for_position, for_radial = self.edge_embedding.weight.split(
+            [_POSITIONS, radial.shape[-1]], dim=1
+        )
+        edges = F.linear(embedded, for_position) + F.linear(radial, for_radial)
         return self.norm_edges(edges), index, real
 
 
 def _distances(atoms: Tensor, index: Tensor) -> Tensor:
-    """Between the atoms [B, L, 5, 3] of every residue and its neighbours: [B, L, K, 25] in A."""
-    there = gather_nodes(atoms.flatten(2), index).unflatten(-1, (5, 3))  # [B, L, K, 5, 3]
-    ours, theirs = (list(side) for side in zip(*ATOM_PAIRS, strict=True))
-    between = atoms[:, :, None, ours] - there[:, :, :, theirs]
-    return (between.square().sum(-1) + 1e-6).sqrt()
+    """Return distances of atoms [B, L, 5, 3] to the atoms of the neighbours, [B, L, K, 25] in A."""
+    neighbours = gather_nodes(atoms.flatten(2), index).unflatten(-1, (5, 3))  # [B, L, K, 5, 3]
+    first, second = (list(side) for side in zip(*ATOM_PAIRS, strict=True))
+    difference = atoms[:, :, None, first] - neighbours[:, :, :, second]
+    return (difference.square().sum(-1) + 1e-6).sqrt()
 
 
 def _radial(distance: Tensor) -> Tensor:
-    """Gaussian radial basis functions, [..., 25] -> [..., 25 * 16]."""
+    """Return Gaussian radial basis functions of distances, [..., 25] -> [..., 25 * 16]."""
     centres = torch.linspace(_NEAREST, _FARTHEST, _BASES, device=distance.device)
     width = (_FARTHEST - _NEAREST) / _BASES
-    offset = (distance[..., None] - centres) / width  # no gradient is ever asked of it
+    offset = (distance[..., None] - centres) / width  # in place below: no gradient is needed
     return offset.square_().neg_().exp_().flatten(-2)

@@ -1,4 +1,4 @@
-"""SiT: the diffusion transformer of DiT, trained as a flow, with the key names of REPA and REED."""
+"""SiT: DiT's transformer, trained as a flow, with the state-dict keys of REPA and REED."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ PATCH_SIZES = (2, 4, 8)
 
 @dataclass(frozen=True)
 class SiTConfig:
-    """The shape of a SiT; the defaults are SiT-XL/2 on 32x32x4 latents of ImageNet.
+    """The sizes of a SiT; the defaults are SiT-XL/2 on 32x32x4 latents of ImageNet.
 
-    input_size and patch_size are in latent pixels; mlp_ratio is a multiple of hidden_size;
-    null_class adds one label row, index num_classes, for classifier-free guidance.
-    Raises ReedError when a size does not divide as the net needs it.
+    Attributes:
+        input_size: Height and width of the input in latent pixels; a multiple of patch_size.
+        patch_size: Height and width of a patch in latent pixels.
+        in_channels: Channels of the input.
+        hidden_size: Channels of a token; a multiple of num_heads and of 4.
+        depth: Number of blocks.
+        num_heads: Heads of attention.
+        mlp_ratio: Hidden width of the MLPs divided by hidden_size.
+        num_classes: Number of labels.
+        null_class: Whether there is a label num_classes, which means "no label", for
+            classifier-free guidance.
+        qk_norm: Whether queries and keys are normalised.
     """
 
     input_size: int = 32
@@ -61,19 +70,20 @@ class SiTConfig:
 
     @property
     def tokens(self) -> int:
-        """Tokens per sample: (input_size / patch_size) squared."""
+        """Tokens of a sample: (input_size / patch_size) squared."""
         return (self.input_size // self.patch_size) ** 2
 
 
 def sit_names() -> list[str]:
-    """The published sizes, such as "SiT-XL/2"."""
+    """Return the names of the published sizes, such as "SiT-XL/2"."""
     return [f"SiT-{size}/{patch}" for size in SIZES for patch in PATCH_SIZES]
 
 
 def sit_config(name: str) -> SiTConfig:
-    """The published configuration called `name` ("SiT-XL/2"); change it with dataclasses.replace.
+    """Return the configuration of a published size, such as "SiT-XL/2".
 
-    Raises ReedError with the nearest name when there is none.
+    Raises:
+        ReedError: There is no such size; the message suggests the nearest name.
     """
     if name not in sit_names():
         raise ReedError(f"net: unknown SiT {name!r}.{suggest(name, sit_names())}")
@@ -83,7 +93,7 @@ def sit_config(name: str) -> SiTConfig:
 
 
 class _PatchEmbedder(nn.Module):
-    """[B, C, H, W] -> [B, T, D], patches row by row. Key: proj."""
+    """Embedding of patches, row by row, [B, C, H, W] -> [B, T, D]. Key: proj."""
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
@@ -95,7 +105,7 @@ class _PatchEmbedder(nn.Module):
 
 
 class _LabelEmbedder(nn.Module):
-    """[B] int64 -> [B, D]. Key: embedding_table."""
+    """Embedding of labels, int64 [B] -> [B, D]. Key: embedding_table."""
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
@@ -107,12 +117,12 @@ class _LabelEmbedder(nn.Module):
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x [B, T, D] scaled and shifted per sample by [B, D]."""
+    """Scale and shift x [B, T, D] per sample by [B, D]."""
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
 class _Block(nn.Module):
-    """Attention and MLP, each modulated and gated by the condition (adaLN-Zero).
+    """A block of attention and MLP, each modulated and gated by the condition (adaLN-Zero).
 
     Source: DiT (arXiv 2212.09748), section 3.2 and figure 3. Keys: attn, mlp, adaLN_modulation.
     """
@@ -134,7 +144,10 @@ class _Block(nn.Module):
 
 
 class _FinalLayer(nn.Module):
-    """[B, T, D] -> [B, T, p*p*C], the channel fastest. Keys: linear, adaLN_modulation."""
+    """The output layer, [B, T, D] -> [B, T, p*p*C], channel last.
+
+    Keys: linear, adaLN_modulation.
+    """
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
@@ -149,17 +162,17 @@ class _FinalLayer(nn.Module):
 
 
 class SiT(Net):
-    """Velocity of the flow at (x, t) for a class label, and token states for alignment.
+    """SiT: a noised image and a class label -> the velocity of the flow.
 
-    Keys and shapes are those of the public REPA and REED checkpoints without their projectors.
-    The net never drops labels: replace y by num_classes (the null row) before the call.
-    Sources: SiT (arXiv 2401.08740), DiT (arXiv 2212.09748), REPA (arXiv 2410.06940).
+    Keys and shapes are those of the public REPA and REED checkpoints without their projectors. The
+    net does not drop labels: the caller replaces them by num_classes. Sources: SiT (arXiv
+    2401.08740), DiT (arXiv 2212.09748), REPA (arXiv 2410.06940).
     """
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
         self.config = config
-        # a parameter rather than a buffer, because the public checkpoints and their EMA hold it
+        # A parameter, not a buffer, because the public checkpoints and their averages have it.
         self.pos_embed = nn.Parameter(
             torch.empty(1, config.tokens, config.hidden_size), requires_grad=False
         )
@@ -172,14 +185,15 @@ class SiT(Net):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """adaLN-Zero: every block starts as the identity and the output as zero (DiT, 3.2)."""
+        """Initialise every block as the identity and the output as zero (adaLN-Zero; DiT, 3.2)."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init_linear(module)
+
         config = self.config
         grid = config.input_size // config.patch_size
         self.pos_embed.copy_(sincos_2d(grid, config.hidden_size)[None])
-        # the convolution is a linear layer over the patch, so its fan is counted that way
+        # The convolution is a linear layer on patches, and is initialised as such.
         nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(config.hidden_size, -1))
         assert self.x_embedder.proj.bias is not None
         nn.init.zeros_(self.x_embedder.proj.bias)
@@ -187,6 +201,7 @@ class SiT(Net):
         for layer in self.t_embedder.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.02)
+
         for module in self.modules():
             if isinstance(module, _Block | _FinalLayer):
                 last = module.adaLN_modulation[1]
@@ -195,22 +210,26 @@ class SiT(Net):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def taps(self) -> list[Tap]:
-        """The token states after each block; tap 1 is the first."""
+        """Return one tap for each block."""
         return [Tap(self.config.hidden_size, self.config.tokens)] * self.config.depth
 
     def repeated(self) -> list[nn.Module]:
-        """The parts that torch.compile takes one by one: alike, so that they share a graph."""
+        """Return the modules that torch.compile compiles one by one; equal ones share a graph."""
         return [*self.blocks, self.final_layer]
 
     def forward(
         self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[int] = ()
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """The velocity and the token states after the blocks named in `taps`.
+        """Return the velocity [B, C, H, W], and tap -> token states [B, T, D], row by row.
 
-        x: [B, C, H, W]; t: [B] float, 0 = data, 1 = noise; y: [B] int64, num_classes = no label;
-        taps: block numbers counted from 1.
-        Returns velocity [B, C, H, W] and {tap: tokens [B, T, D]}, tokens row by row.
-        Raises ReedError for a tap that is not a block and for x of another shape.
+        Args:
+            x: Noised images, [B, C, H, W].
+            t: Times, float [B]; 0 is data and 1 is noise.
+            y: Labels, int64 [B]; num_classes means no label.
+            taps: Blocks whose token states are returned, counted from 1.
+
+        Raises:
+            ReedError: A tap is not a block, or x has another shape.
         """
         self._check(x, taps)
         tokens = self.x_embedder(x) + self.pos_embed  # [B, T, D]
@@ -223,6 +242,7 @@ class SiT(Net):
         return self._unpatchify(self.final_layer(tokens, condition)), states
 
     def _check(self, x: Tensor, taps: Sequence[int]) -> None:
+        """Check the shape of x, and that the taps are blocks of this net."""
         config = self.config
         for tap in taps:
             if not 1 <= tap <= config.depth:
@@ -238,7 +258,7 @@ class SiT(Net):
             )
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
-        """[B, T, p*p*C], the channel fastest -> [B, C, H, W]."""
+        """Put patches together, [B, T, p*p*C], channel last -> [B, C, H, W]."""
         config = self.config
         size, p = config.input_size, config.patch_size
         grid = size // p

@@ -1,1 +1,1 @@
-"""Stage two: trains a net from the shards of a cache."""
+"""Stage two: train a net from the shards of a cache."""

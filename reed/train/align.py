@@ -1,4 +1,4 @@
-"""Hidden states against cached representations: one head and one cosine per target."""
+"""Alignment of hidden states with cached representations: one head and one cosine per target."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from reed.train.time_weight import TimeWeight
 
 @dataclass(frozen=True)
 class AlignConfig:
-    """One entry of the recipe's [align] table; its name is the target's.
+    """One entry of the recipe's [align] table, under the name of the target.
 
-    target: "column/field" of the cache; tap: the block whose output is aligned, counted from 1;
-    hidden: width of the projector (REPA: three layers of 2048); time_weight: see
-    reed.train.time_weight; probe: train the head on detached features, so that it only measures.
+    Attributes:
+        target: "column/field" of the cache.
+        tap: Block whose hidden states are aligned, counted from 1.
+        hidden: Width of the projector (REPA: three layers of 2048).
+        time_weight: Weight of a sample by its time (see reed.train.time_weight).
+        probe: Whether the head is trained on detached hidden states, so that it measures the net
+            without changing it.
     """
 
     target: str
@@ -37,7 +41,13 @@ class AlignConfig:
 
 @dataclass(frozen=True)
 class Target:
-    """A checked alignment target: its settings, the cached field, and its time weight."""
+    """An alignment target that fits the net.
+
+    Attributes:
+        config: Its settings.
+        field: The cached field.
+        weight: Its time weight.
+    """
 
     config: AlignConfig
     field: Field
@@ -45,27 +55,30 @@ class Target:
 
     @property
     def channels(self) -> int:
-        """How many channels it has once decoded: what its head must give."""
+        """Channels of the decoded field, which the head must put out."""
         channels = codecs.codec_of(self.field).decoded_shape(self.field)[-1]
         assert channels is not None, self.field  # only the first length of a field may vary
         return channels
 
 
 def _tokens(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
-    """Every token [B, T, D] against the same token of the teacher [B, T, C]."""
+    """Compare each token [B, T, D] with the same token of the target [B, T, C]."""
     return _cosine(head(_nodes(hidden)), target, batch.mask)
 
 
 def _pooled(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
-    """The mean over real tokens, then the head, against [B, C] (REED: pool, then project)."""
+    """Compare the projected mean over real tokens with the target [B, C].
+
+    As in REED, the hidden states are pooled first, then projected.
+    """
     return _cosine(head(masked_mean(_nodes(hidden), batch.mask)), target, None)
 
 
 def _edges(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
-    """Every edge [B, T, K, E] against the teacher's pair [B, T, N, C] of the same two tokens.
+    """Compare each edge [B, T, K, E] with the target's pair [B, T, N, C] of the same two tokens.
 
-    The teacher's pairs are stored at `batch.neighbours`; an edge to another token has no target
-    and does not count, nor does one at a token that does not.
+    The pairs are stored for the tokens in `batch.neighbours`. An edge to any other token has no
+    target and does not count. Nor does an edge of which either token does not count.
     """
     assert isinstance(hidden, GraphState) and batch.neighbours is not None
     if target.shape[2] != batch.neighbours.shape[2]:
@@ -74,24 +87,35 @@ def _edges(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tens
             f"the cache lists {batch.neighbours.shape[2]}; build it again from this cache"
         )
     same = hidden.index.unsqueeze(-1) == batch.neighbours.unsqueeze(-2)  # [B, T, K, N]
-    place = same.int().argmax(-1, keepdim=True).expand(-1, -1, -1, target.shape[-1])
+    stored = same.int().argmax(-1, keepdim=True).expand(-1, -1, -1, target.shape[-1])
     counts = hidden.real & same.any(-1)
     if batch.mask is not None:
         ends = batch.mask.gather(1, hidden.index.flatten(1)).view_as(counts)
         counts = counts & ends & batch.mask.unsqueeze(-1)
-    return _cosine(head(hidden.edges), target.gather(2, place), counts)
+    return _cosine(head(hidden.edges), target.gather(2, stored), counts)
 
 
 def _nodes(hidden: State) -> Tensor:
     return hidden.nodes if isinstance(hidden, GraphState) else hidden
 
 
-Match = Callable[[nn.Module, State, Tensor, Batch], Tensor]  # -> the mean cosine, [B]
+# head, hidden states, target, batch -> mean cosine of each sample, [B]
+Match = Callable[[nn.Module, State, Tensor, Batch], Tensor]
 MATCH: dict[str, Match] = {"token": _tokens, "sample": _pooled, "pair": _edges}
 
 
 def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Target:
-    """The target, once it fits the net; ReedError naming both values where it does not."""
+    """Check that a target fits the net.
+
+    Args:
+        name: Name of the target.
+        config: Its settings.
+        field: The cached field.
+        net: The net; only its shape is used.
+
+    Raises:
+        ReedError: The target does not fit; the message has the values on both sides.
+    """
     where = f"align.{name}"
     if not name or name in dir(nn.ModuleDict()):
         raise ReedError(f"{where}: {name!r} cannot name a head; choose another name")
@@ -100,9 +124,12 @@ def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Targ
         raise ReedError(
             f"{where}: {config.target} is of kind {field.kind!r}, not one of {list(MATCH)}"
         )
+
     taps = net.taps()
     if not 1 <= config.tap <= len(taps):
         raise ReedError(f"{where}.tap is {config.tap}, the net has taps 1 to {len(taps)}")
+
+    # A field or a net with samples of varying length cannot be compared before there is a batch.
     tokens = taps[config.tap - 1].tokens
     shape = codecs.codec_of(field).decoded_shape(field)
     if field.kind == "token" and shape[0] not in (None, tokens):
@@ -111,19 +138,22 @@ def check_target(name: str, config: AlignConfig, field: Field, net: Net) -> Targ
             f"{config.tap}; encode on the net's grid or change its patch size"
         )
     if field.kind == "pair" and not taps[config.tap - 1].edges:
-        having = [str(n) for n, tap in enumerate(taps, 1) if tap.edges]
+        with_edges = [str(n) for n, tap in enumerate(taps, 1) if tap.edges]
         raise ReedError(
-            f"{where}: {config.target} is of pairs of tokens, and the net has no edges at tap "
-            f"{config.tap}; it has them at {', '.join(having) or 'none'}"
+            f"{where}: {config.target} is of kind 'pair', and the net has no edges at tap "
+            f"{config.tap}; it has them at {', '.join(with_edges) or 'none'}"
         )
+
     return Target(config, field, TimeWeight.of(config.time_weight, f"{where}.time_weight"))
 
 
 @dataclass(frozen=True)
 class Aligned:
-    """What a step needs of the targets: losses to descend, cosines to look at.
+    """The alignment of one batch.
 
-    losses: name -> -w(t) cos, [B]; cosines: name -> unweighted, [B], detached.
+    Attributes:
+        losses: Target name -> -w(t) cos, [B].
+        cosines: Target name -> cosine without weight, [B], detached; for the log.
     """
 
     losses: dict[str, Tensor]
@@ -131,10 +161,17 @@ class Aligned:
 
 
 class AlignedNet(nn.Module):
-    """A net and one projector per target; the net itself knows nothing of alignment.
+    """A net and one projector per target; the net itself knows nothing about alignment.
 
     The loss of a target is minus the mean over tokens of the cosine between the projected hidden
     state and the representation, as in REPA (arXiv 2410.06940, equation 8), times w(t) per sample.
+
+    Args:
+        net: The net.
+        targets: Alignment targets by name.
+
+    Attributes:
+        heads: The projectors, by `slot` of the target's name.
     """
 
     def __init__(self, net: Net, targets: Mapping[str, Target]) -> None:
@@ -151,11 +188,11 @@ class AlignedNet(nn.Module):
             self.heads[self._slots[name]] = head
 
     def repeated(self) -> list[nn.Module]:
-        """The parts that torch.compile takes one by one."""
+        """Return the modules that torch.compile compiles one by one."""
         return [*self.net.repeated(), *self.heads.values()]
 
     def forward(self, noised: Noised, batch: Batch) -> tuple[Any, Aligned]:
-        """The net's prediction, and every target's loss and cosine, [B]."""
+        """Return the net's prediction, and the loss and cosine of every target, [B]."""
         taps = sorted({target.config.tap for target in self.targets.values()})
         prediction, states = self.net(**noised.inputs, taps=taps)
         losses, cosines = {}, {}
@@ -177,12 +214,15 @@ def _detached(hidden: State) -> State:
 
 
 def slot(name: str) -> str:
-    """The key of a target's head in `heads`: nn.ModuleDict refuses dots, which names may hold."""
+    """Return the key of a target's head in `heads`.
+
+    The name of a target may have dots, which the keys of an nn.ModuleDict must not have.
+    """
     return name.replace(".", "\N{MIDDLE DOT}")
 
 
 def _cosine(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean cosine per sample: [B, ..., C] twice -> [B], in float32 whatever the autocast."""
+    """Return the mean cosine per sample, twice [B, ..., C] -> [B], in float32 despite autocast."""
     with torch.autocast(a.device.type, enabled=False):
         cos = (F.normalize(a.float(), dim=-1) * F.normalize(b.float(), dim=-1)).sum(-1)
         if cos.ndim == 1:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: safetensors and JSON in a folder that appears whole or not at all."""
+"""Checkpoints of a run: folders of safetensors and JSON that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -25,10 +25,14 @@ _GROUPS = ("model", "ema", "optim")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run continues from.
+    """Everything that a run continues from.
 
-    step: optimizer steps done; model: net and heads; ema: the net's average; optim: per
-    parameter "state/parameter"; extra: small plain values.
+    Attributes:
+        step: Optimizer steps done.
+        model: State dict of the net and its heads.
+        ema: Averaged state dict of the net.
+        optim: State of the optimizer, by "state/parameter".
+        extra: Small values that fit in JSON.
     """
 
     step: int
@@ -39,9 +43,10 @@ class Checkpoint:
 
 
 def save(run: Path, checkpoint: Checkpoint) -> Path:
-    """Write run/step-0001000, whole or not at all."""
+    """Write run/step-0001000, whole or not at all, and return its path."""
     final = run / f"step-{checkpoint.step:07d}"
-    for stale in run.glob(".step-*.tmp"):  # of a writer that was killed: a run has one at a time
+    # A run has one writer at a time, so a temporary folder is left over from a killed process.
+    for stale in run.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
 
     with new_folder(final) as temp:
@@ -55,22 +60,30 @@ def save(run: Path, checkpoint: Checkpoint) -> Path:
 
 
 def steps(run: Path) -> list[int]:
-    """The steps that the run has checkpoints of, in order."""
+    """Return the steps of the run's checkpoints, in order."""
     names = (path.name for path in run.glob("step-*"))
     return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
 
 def load(run: Path, step: int | None = None, groups: tuple[str, ...] = _GROUPS) -> Checkpoint:
-    """The checkpoint of `step`, by default the latest; groups that are not asked for stay empty.
+    """Read a checkpoint.
 
-    Raises ReedError naming the steps there are, or the folder whose files are damaged.
+    Args:
+        run: Folder of the run.
+        step: Step of the checkpoint; by default the latest.
+        groups: State dicts to read, of "model", "ema" and "optim"; the others stay empty.
+
+    Raises:
+        ReedError: The run has no such checkpoint, or its files are damaged.
     """
     known = steps(run)
     if not known:
         raise ReedError(f"{run} has no checkpoint yet; train it with reed-train")
     step = known[-1] if step is None else step
     if step not in known:
-        raise ReedError(f"{run} has no checkpoint of step {step}; it has {_some(known)}")
+        raise ReedError(f"{run} has no checkpoint of step {step}; it has {_listed(known)}")
+
+    # A damaged file is reported with its folder: without the folder, an older checkpoint is used.
     folder = run / f"step-{step:07d}"
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -84,7 +97,12 @@ def load(run: Path, step: int | None = None, groups: tuple[str, ...] = _GROUPS) 
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict:
-    """The optimizer's state as "state/parameter" -> tensor; names: id(parameter) -> name."""
+    """Return the optimizer's state as "state/parameter" -> tensor.
+
+    Args:
+        optimizer: The optimizer.
+        names: id(parameter) -> name of the parameter.
+    """
     return {
         f"{key}/{names[id(parameter)]}": value
         for parameter, state in optimizer.state.items()
@@ -95,19 +113,32 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def load_optimizer(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor], saved: Mapping[str, Tensor]
 ) -> None:
-    """Put saved state back, parameter by parameter; ReedError for a parameter that is not there."""
-    for place, value in saved.items():
-        key, _, name = place.partition("/")
+    """Put saved state back into an optimizer.
+
+    Args:
+        optimizer: The optimizer.
+        parameters: Parameters by name.
+        saved: State as `optimizer_tensors` returned it.
+
+    Raises:
+        ReedError: The state is of a parameter that the net lacks.
+    """
+    for path, value in saved.items():
+        key, _, name = path.partition("/")
         if name not in parameters:
             raise ReedError(f"the checkpoint has optimizer state of {name!r}, which this net lacks")
         parameter = parameters[name]
         # AdamW keeps its step counter on the CPU unless it is fused
-        on = parameter.device if value.ndim or _is_fused(optimizer) else "cpu"
-        optimizer.state[parameter][key] = value.to(on)
+        device = parameter.device if value.ndim or _is_fused(optimizer) else "cpu"
+        optimizer.state[parameter][key] = value.to(device)
 
 
 def load_strict(module: torch.nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """load_state_dict that must match name for name; ReedError lists what does not."""
+    """Load a state dict that must match name for name and shape for shape.
+
+    Raises:
+        ReedError: Names or shapes differ; the message begins with `what` and lists them.
+    """
     fill(module, state, what)
 
 
@@ -115,6 +146,7 @@ def _is_fused(optimizer: torch.optim.Optimizer) -> bool:
     return bool(optimizer.param_groups[0].get("fused"))
 
 
-def _some(known: list[int]) -> str:
+def _listed(known: list[int]) -> str:
+    """Return the steps as text, shortened if there are many."""
     shown = [str(step) for step in known]
     return ", ".join(shown) if len(shown) <= 8 else f"{', '.join(shown[:4])} … {shown[-1]}"

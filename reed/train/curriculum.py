@@ -1,7 +1,7 @@
-"""How much each loss counts at each optimizer step: a product of clamped ramps.
+"""Weights of the losses as functions of the optimizer step: products of clamped ramps.
 
-REED (arXiv 2507.08980) phases the diffusion loss in while alignment runs at full weight from the
-first step, and may fade either out later. In TOML, its schedule with both decays is::
+In REED (arXiv 2507.08980), the diffusion loss warms up while alignment has its full weight from the
+first step; either may fade out later. In TOML, its schedule with both decays is::
 
     diffusion = [
         {kind = "linear", start = 0, end = 1, ends = 50000},
@@ -9,8 +9,8 @@ first step, and may fade either out later. In TOML, its schedule with both decay
     ]
     alignment = {kind = "cosine", start = 1, end = 0, ends = 400000}
 
-The released code computes the first cosine with a misplaced bracket and lets the second rise again
-after its end; here progress is clamped to [0, 1], so neither can happen.
+In the released code, a bracket of the first cosine is misplaced, and the second rises again after
+its end. Here progress is clamped to [0, 1], so neither can happen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from reed.errors import ReedError, suggest
 
-KEYS = {  # per kind: the keys it must have, then those it may have
+KEYS = {  # kind -> (required keys, optional keys)
     "constant": (["start"], []),
     "linear": (["start", "end", "ends"], ["begins"]),
     "cosine": (["start", "end", "ends"], ["begins"]),
@@ -34,12 +34,18 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 @dataclass(frozen=True)
 class Ramp:
-    """One factor of a schedule: `start` up to `begins`, `end` from `ends` on, and between them
-    the curve of its kind.
+    """One factor of a schedule: `start` up to `begins`, then a curve, and `end` from `ends` on.
 
-    kind: constant (always `start`), linear, cosine (half a period), or step (jumps at `begins`).
-    begins, ends: optimizer steps, or text: "30 epochs", "25600 samples", "500 steps", "10%" (of
-    all steps), rounded to the nearest step. A ramp whose begins and ends are equal jumps there.
+    A ramp whose `begins` and `ends` are equal jumps there.
+
+    Attributes:
+        kind: constant (always `start`), linear, cosine (half a period), or step (jumps at
+            `begins`).
+        start: Factor up to `begins`.
+        end: Factor from `ends` on.
+        begins: Time at which the curve begins: optimizer steps, or text such as "30 epochs",
+            "25600 samples", "500 steps" or "10%" (of all steps), rounded to the nearest step.
+        ends: Time at which the curve ends, like `begins`.
     """
 
     kind: str
@@ -54,7 +60,7 @@ class Ramp:
             object.__setattr__(self, "ends", self.begins)
 
     def at(self, step: int) -> float:
-        """The factor at an optimizer step, counted from 0; `begins` and `ends` must be steps."""
+        """Return the factor at an optimizer step, counted from 0; `resolve` the schedule first."""
         assert isinstance(self.begins, int) and isinstance(self.ends, int), "resolve() it first"
         if self.kind == "constant":
             return self.start
@@ -68,7 +74,7 @@ class Ramp:
         return self.start + (self.end - self.start) * progress
 
     def is_zero(self) -> bool:
-        """Whether the factor is 0 at every step."""
+        """Return whether the factor is 0 at every step."""
         if self.kind == "constant":
             return self.start == 0
         return self.end == 0 and (self.start == 0 or self.ends == 0)
@@ -78,7 +84,9 @@ class Ramp:
 class Schedule:
     """The weight of one loss over the run: the product of its ramps.
 
-    where: the option it came from, for messages.
+    Attributes:
+        ramps: The factors.
+        where: Name of the setting, for messages.
     """
 
     ramps: tuple[Ramp, ...]
@@ -86,11 +94,15 @@ class Schedule:
 
     @classmethod
     def of(cls, data: Any, where: str) -> Schedule:
-        """The schedule that configuration data describes.
+        """Make a schedule from a setting.
 
-        data: a number (constant), a table with the fields of Ramp, or a list of such tables;
-        where: the option's name, for the message. Raises ReedError for anything else, for an
-        unknown kind or key with the nearest name, and for a weight that is negative or not finite.
+        Args:
+            data: A number (constant), a table with the fields of Ramp, or a list of these.
+            where: Name of the setting, for messages.
+
+        Raises:
+            ReedError: The data is anything else, a kind or key is unknown, or a weight is negative
+                or not finite.
         """
         tables = data if isinstance(data, list | tuple) else [data]
         if not tables:
@@ -98,10 +110,15 @@ class Schedule:
         return cls(tuple(_ramp(table, where) for table in tables), where)
 
     def resolve(self, total_steps: int, batch_size: float, samples: int) -> Schedule:
-        """The same schedule with every place in optimizer steps.
+        """Return the same schedule with all times in optimizer steps.
 
-        total_steps: of the run; batch_size: of the global batch (its mean); samples: in one epoch.
-        Raises ReedError when a ramp would end before it begins.
+        Args:
+            total_steps: Steps of the run.
+            batch_size: Mean number of samples in a global batch.
+            samples: Samples in an epoch.
+
+        Raises:
+            ReedError: A ramp would end before it begins.
         """
         lengths = {
             "epochs": samples / batch_size,
@@ -113,29 +130,36 @@ class Schedule:
         return replace(self, ramps=ramps)
 
     def __call__(self, step: int) -> float:
-        """The weight at an optimizer step, counted from 0; needs a resolved schedule."""
+        """Return the weight at an optimizer step, counted from 0; `resolve` the schedule first."""
         return math.prod(ramp.at(step) for ramp in self.ramps)
 
     def is_off(self) -> bool:
-        """Whether one factor is 0 at every step, so that the loss need not be computed."""
+        """Return whether the weight is 0 at every step, so that the loss need not be computed."""
         return any(ramp.is_zero() for ramp in self.ramps)
 
 
 def sketch(schedules: Mapping[str, Schedule], steps: int, width: int = 48) -> str:
-    """The resolved schedules over a run as lines of bars, each as a share of its own highest."""
-    places = [round(i * (steps - 1) / (width - 1)) for i in range(width)]
+    """Draw resolved schedules over a run as lines of text.
+
+    Args:
+        schedules: Loss name -> schedule.
+        steps: Steps of the run.
+        width: Bars in a line; the highest bar of a line is the largest weight in that line.
+    """
+    sampled_steps = [round(i * (steps - 1) / (width - 1)) for i in range(width)]
     longest = max(map(len, schedules))
     lines = []
     for name, schedule in schedules.items():
-        values = [schedule(place) for place in places]
-        most = max(values) or 1.0
-        bars = "".join(BARS[math.ceil(value / most * (len(BARS) - 1))] for value in values)
+        values = [schedule(step) for step in sampled_steps]
+        largest = max(values) or 1.0
+        bars = "".join(BARS[math.ceil(value / largest * (len(BARS) - 1))] for value in values)
         ends = f"{values[0]:.4g} at the start, {values[-1]:.4g} at the end"
         lines.append(f"{name.ljust(longest)}  {bars}  {ends}")
     return "\n".join(lines)
 
 
 def _ramp(table: Any, where: str) -> Ramp:
+    """Make a ramp from a number or a table."""
     if not isinstance(table, Mapping):
         weight = _weight(table, where, "it")
         return Ramp("constant", weight, weight)
@@ -144,6 +168,8 @@ def _ramp(table: Any, where: str) -> Ramp:
         raise ReedError(f"{where} has no 'kind'. Available: {', '.join(KEYS)}")
     if kind not in list(KEYS):
         raise ReedError(f"{where}: unknown kind {kind!r}.{suggest(str(kind), KEYS)}")
+
+    # A key that its kind does not use would be ignored, so it is refused.
     required, optional = KEYS[kind]
     allowed = ["kind", *required, *optional]
     for key in table:
@@ -153,10 +179,11 @@ def _ramp(table: Any, where: str) -> Ramp:
     for key in required:
         if key not in table:
             raise ReedError(f"{where}: a {kind} ramp needs {key!r}, and it is missing")
+
     start = _weight(table["start"], where, "start")
     end = _weight(table.get("end", start), where, "end")
-    begins = _place(table.get("begins", 0), where, "begins")
-    ends = _place(table.get("ends", 0), where, "ends")
+    begins = _time(table.get("begins", 0), where, "begins")
+    ends = _time(table.get("ends", 0), where, "ends")
     return Ramp(kind, start, end, begins, ends)
 
 
@@ -165,13 +192,14 @@ def _is_number(value: Any) -> bool:
 
 
 def _weight(value: Any, where: str, key: str) -> float:
+    """Check that a value is a finite number and at least 0."""
     if not _is_number(value) or not math.isfinite(value) or value < 0:
         raise ReedError(f"{where}: {key} is {value!r}, it must be a number and at least 0")
     return float(value)
 
 
-def _place(value: Any, where: str, key: str) -> int | str:
-    """A checked place in the run, as it was written: steps, or an amount with a unit."""
+def _time(value: Any, where: str, key: str) -> int | str:
+    """Check a time in the run (steps, or an amount with a unit), and return it unchanged."""
     try:
         amount, _ = _amount(value)
     except ValueError:
@@ -184,26 +212,28 @@ def _place(value: Any, where: str, key: str) -> int | str:
     return value
 
 
-def _amount(place: Any) -> tuple[float, str]:
-    """ "30 epochs" -> (30, "epochs"); raises ValueError for what is not a place."""
-    if isinstance(place, int) and not isinstance(place, bool):
-        return place, "steps"
-    if not isinstance(place, str):
-        raise ValueError(place)
-    text = place.strip()
+def _amount(time: Any) -> tuple[float, str]:
+    """Split a time in the run, such as "30 epochs", into amount and unit; or raise ValueError."""
+    if isinstance(time, int) and not isinstance(time, bool):
+        return time, "steps"
+    if not isinstance(time, str):
+        raise ValueError(time)
+    text = time.strip()
     if text.endswith("%"):
         return float(text[:-1]), "%"
     amount, _, unit = text.partition(" ")
     unit = unit.strip()
     plural = unit if unit.endswith("s") else unit + "s"
     if plural not in UNITS:
-        raise ValueError(place)
+        raise ValueError(time)
     return float(amount), plural
 
 
 def _resolved(ramp: Ramp, lengths: dict[str, float], where: str) -> Ramp:
-    def steps(place: int | str) -> int:
-        amount, unit = _amount(place)
+    """Return a ramp with times in steps; lengths: unit -> its length in steps."""
+
+    def steps(time: int | str) -> int:
+        amount, unit = _amount(time)
         return round(amount * lengths[unit])
 
     begins, ends = steps(ramp.begins), steps(ramp.ends)

@@ -1,4 +1,4 @@
-"""Moving averages of a net's weights, in float32, one fused call per update."""
+"""Moving averages of a net's weights, in float32, with one fused call per update."""
 
 from __future__ import annotations
 
@@ -13,34 +13,43 @@ from torch import Tensor, nn
 from reed.errors import ReedError
 from reed.state_dict import compare
 
-Decay = Callable[[int], float]  # optimizer steps done so far (1 after the first) -> decay
+# optimizer steps done so far (1 after the first) -> decay
+Decay = Callable[[int], float]
 _COMPILED = "_orig_mod"  # the name torch.compile gives to the module inside
 _WRAPPED = "module"  # the name DistributedDataParallel gives to it
 
 
 def constant_decay(decay: float = 0.9999) -> Decay:
-    """The same decay at every step; raises ReedError unless 0 <= decay < 1."""
+    """Return a decay that is the same at every step; ReedError unless 0 <= decay < 1."""
     if not 0 <= decay < 1:
         raise ReedError(f"ema: decay is {decay}, it must be at least 0 and below 1")
     return lambda step: decay
 
 
 def power_decay(sigma_rel: float) -> Decay:
-    """The power-function average whose relative width is `sigma_rel`, such as 0.05 or 0.10.
+    """Return the decay of a power-function average, (1 - 1/step)^(1 + gamma).
 
-    Decay (1 - 1/step)^(1 + gamma): the average covers the same share of the run however long that
-    is. Raises ReedError unless 0 < sigma_rel <= 12^-1/2. Source: EDM2 (arXiv 2312.02696), section
-    3.1.
+    Such an average covers the same share of a run however long the run is. Source: EDM2 (arXiv
+    2312.02696), section 3.1.
+
+    Args:
+        sigma_rel: Relative width, such as 0.05 or 0.10; above 0 and at most 12^-1/2.
     """
     gamma = gamma_of(sigma_rel)
     return lambda step: (1 - 1 / step) ** (1 + gamma)
 
 
 def gamma_of(sigma_rel: float) -> float:
-    """The exponent gamma >= 0 with sigma_rel^2 = (gamma+1) / ((gamma+2)^2 (gamma+3)).
+    """Return the exponent gamma >= 0 with sigma_rel^2 = (gamma+1) / ((gamma+2)^2 (gamma+3)).
 
-    sigma_rel is the profile's standard deviation over the length of the run; 12^-1/2 = 0.289 is
-    the plain mean. Source: EDM2 (arXiv 2312.02696), section 3.1 and appendix C.
+    Source: EDM2 (arXiv 2312.02696), section 3.1 and appendix C.
+
+    Args:
+        sigma_rel: Standard deviation of the averaging profile divided by the length of the run;
+            12^-1/2 = 0.289 is that of the plain mean.
+
+    Raises:
+        ReedError: sigma_rel is not above 0 and at most 12^-1/2.
     """
     widest = 1 / math.sqrt(12)
     if not 0 < sigma_rel <= widest:
@@ -52,9 +61,9 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 def clean_names(names: list[str]) -> list[str]:
-    """The names inside the wrappers of torch.compile and DistributedDataParallel.
+    """Remove from names what torch.compile and DistributedDataParallel add.
 
-    Only whole name parts are removed, and `module` only where it heads every name.
+    Only whole parts of a name are removed, and `module` only if all names begin with it.
     """
     inner = [".".join(part for part in name.split(".") if part != _COMPILED) for name in names]
     if all(name.startswith(f"{_WRAPPED}.") for name in inner):
@@ -63,12 +72,15 @@ def clean_names(names: list[str]) -> list[str]:
 
 
 class Ema:
-    """A moving average of a module's parameters and a copy of its persistent buffers.
+    """A moving average of a module's parameters, and a copy of its persistent buffers.
 
-    The values are float32, on the module's device, under the names of the module's own state
-    dict. The module's parameters must be float32 (the master weights), because one fused call
-    averages them all; make the Ema once the module is on its device. decay: see constant_decay
-    and power_decay.
+    The values are float32, on the module's device, under the names of the module's state dict.
+    Make the Ema when the module is on its device.
+
+    Args:
+        module: The module; its parameters must be float32 (the master weights), because one fused
+            call averages them all.
+        decay: Decay as a function of the step (see constant_decay and power_decay).
     """
 
     @torch.no_grad()
@@ -79,6 +91,8 @@ class Ema:
         self._buffers: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._values: dict[str, Tensor] = {}
+
+        # Lists instead of one table, because torch's fused calls take lists.
         for name, tensor in _tensors(module).items():
             value = tensor.detach().clone(memory_format=torch.preserve_format)
             self._values[name] = value
@@ -92,9 +106,10 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """average = decay average + (1 - decay) parameter; buffers are copied.
+        """Set each average to decay * average + (1 - decay) * parameter, and copy the buffers.
 
-        step: optimizer steps done so far, 1 after the first.
+        Args:
+            step: Optimizer steps done so far, 1 after the first.
         """
         assert step >= 1, step
         torch._foreach_lerp_(self._averages, self._parameters, 1 - self._decay(step))
@@ -102,39 +117,42 @@ class Ema:
             torch._foreach_copy_(self._copies, self._buffers)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The values by name; `net.load_state_dict` of the bare net takes them as they are.
+        """Return averages and buffers by name, as load_state_dict of the unwrapped net takes them.
 
-        The tensors are the average's own, not copies: save them before the next update.
+        The tensors are not copies: save them before the next update.
         """
         return dict(self._values)
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes over the values of `state`; raises ReedError unless names and shapes agree."""
+        """Take over the values of `state`; ReedError unless names and shapes agree."""
         compare("ema", _shapes(self._values), state)
         for name, value in self._values.items():
             value.copy_(state[name])
 
     @contextmanager
     def weights_in(self, module: nn.Module) -> Generator[None]:
-        """Inside the `with`, `module` holds the average; afterwards its own values, bit for bit.
+        """Put the averages into `module` for the `with` block; then restore its values exactly.
 
-        module: the averaged net or a copy of it, wrapped or not. Raises ReedError unless names
-        and shapes agree.
+        Args:
+            module: The averaged net or a copy of it, wrapped or not.
+
+        Raises:
+            ReedError: Names or shapes differ.
         """
         tensors = {name: tensor.detach() for name, tensor in _tensors(module).items()}
         compare("ema", _shapes(tensors), self._values)
-        own = list(tensors.values())
-        saved = [tensor.clone() for tensor in own]
-        torch._foreach_copy_(own, [self._values[name] for name in tensors])
+        values = list(tensors.values())
+        saved = [tensor.clone() for tensor in values]
+        torch._foreach_copy_(values, [self._values[name] for name in tensors])
         try:
             yield
         finally:
-            torch._foreach_copy_(own, saved)
+            torch._foreach_copy_(values, saved)
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers under clean names, in state-dict order."""
+    """Return parameters and persistent buffers under clean names, in state-dict order."""
     state = module.state_dict(keep_vars=True)
     return dict(zip(clean_names(list(state)), state.values(), strict=True))
 

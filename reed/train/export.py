@@ -1,4 +1,4 @@
-"""A run's weights in the layout of the public REPA and REED checkpoints."""
+"""Export of a run's weights in the layout of the public REPA and REED checkpoints."""
 
 from __future__ import annotations
 
@@ -21,36 +21,54 @@ from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
 PICKLES, SAFETENSORS = (".pt", ".pth", ".ckpt"), ".safetensors"
-SAID = ("args", "steps")  # what our .safetensors files say in their metadata, as JSON
+SAID = ("args", "steps")  # metadata of the .safetensors files that we write, as JSON
 
 
 def layout(net: Mapping[str, Tensor], heads: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The state dict of REPA and REED: the net's keys, and projectors.<i> for each head."""
+    """Return a state dict of REPA's and REED's layout: the net's keys, and projectors.<i>.
+
+    Args:
+        net: State dict of the net.
+        heads: State dict of each head, in the order of the recipe's targets.
+    """
     numbered = enumerate(heads)
     return dict(net) | {f"projectors.{i}.{k}": v for i, head in numbered for k, v in head.items()}
 
 
 def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
-    """A run's checkpoint as REPA's trainer writes one: model, ema and steps.
+    """Return a run's checkpoint as REPA's trainer writes one: model, ema and steps.
 
-    The projectors are in the order of the recipe's targets; as they have no average, those of ema
-    are the model's.
+    The projectors are in the order of the recipe's targets. They are not averaged, so ema gets
+    those of the model.
+
+    Args:
+        run: Folder of the run.
+        step: Step of the checkpoint; by default the latest.
     """
     saved = checkpoint.load(run, step, groups=("model", "ema"))
     settings = config.build(TrainConfig, config.read(run / "config.json"))
     net = under("net.", saved.model)
     heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
-    heads = [head for head in heads if head]  # a target that is off has none
+    heads = [head for head in heads if head]  # a target whose weight is always 0 has no head
     ema = layout(saved.ema, heads)
     return {"model": layout(net, heads), "ema": ema, "steps": saved.step}
 
 
 def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> int:
-    """Write a run's weights for the public code; returns the step.
+    """Write a run's weights for the public code, and return their step.
 
-    A .pt or .pth holds model, steps, args (what the weights do not show) and, with `ema`, ema; a
-    .safetensors only the average, or without `ema` only the model. The file appears whole or not
-    at all. Raises ReedError for a run whose domain has no public layout.
+    A .pt or .pth file holds model, steps, args (settings that the weights do not show) and, with
+    `ema`, ema. A .safetensors file holds the average alone or, without `ema`, the model alone. The
+    file appears whole or not at all.
+
+    Args:
+        run: Folder of the run.
+        out: File to write.
+        step: Step of the checkpoint; by default the latest.
+        ema: Whether to write the averaged weights.
+
+    Raises:
+        ReedError: The file name has another ending, or the run's domain has no public layout.
     """
     if out.suffix not in (*PICKLES, SAFETENSORS):
         raise ReedError(f"--out {out} must end in .pt, .pth or .safetensors")
@@ -66,9 +84,10 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
     table["args"] = domain.published()
 
     with files.new_file(out) as temp:
+        # safetensors allows no nesting, so its file holds one state dict and the rest as metadata.
         if out.suffix == SAFETENSORS:
-            said = {name: json.dumps(table[name]) for name in SAID}
-            save_file(table["ema" if ema else "model"], temp, said)
+            metadata = {name: json.dumps(table[name]) for name in SAID}
+            save_file(table["ema" if ema else "model"], temp, metadata)
         else:
             torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
         files.sync(temp)
@@ -76,6 +95,6 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a state dict whose names begin with a prefix, without it."""
-    own = {name: value for name, value in state.items() if name.startswith(prefix)}
-    return {name.removeprefix(prefix): value for name, value in own.items()}
+    """Return the entries of a state dict whose names begin with a prefix, and remove the prefix."""
+    entries = {name: value for name, value in state.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): value for name, value in entries.items()}

@@ -1,4 +1,4 @@
-"""Batches on the device: on a GPU they are copied and decoded while the step before still runs."""
+"""Batches on the device; on a GPU they are copied and decoded while the previous step runs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from reed.cache.stream import ShardStream, Stored
 
 @dataclass(frozen=True)
 class Fed:
-    """A batch of this rank on the device.
+    """This process's part of a batch, decoded, on the device.
 
-    values: name -> decoded, [rows, ...]; mask: [rows, L], True on real tokens, None where all
-    are; rows: of this rank; first, total: where they begin in the global batch, and its size.
+    Attributes:
+        values: Role or target name -> decoded values, [rows, ...].
+        mask: Real tokens are True, [rows, L]; None where all tokens are real.
+        rows: Samples in this part.
+        first: Position of the first of them in the global batch.
+        total: Samples in the global batch.
     """
 
     values: dict[str, Tensor]
@@ -28,17 +32,18 @@ class Fed:
     total: int
 
     def part(self, i: int, parts: int) -> Fed:
-        """Micro-batch `i` of `parts`, of nearly equal size."""
-        begin, end = (self.rows * place // parts for place in (i, i + 1))
+        """Return micro-batch `i` of `parts` micro-batches of nearly equal size."""
+        begin, end = (self.rows * number // parts for number in (i, i + 1))
         values = {name: value[begin:end] for name, value in self.values.items()}
         mask = None if self.mask is None else self.mask[begin:end]
         return Fed(values, mask, end - begin, self.first + begin, self.total)
 
 
 class Feed:
-    """The batches of a stream, on a device.
+    """The batches of a stream, moved to a device.
 
-    waited: seconds that the host has waited for the readers so far.
+    Attributes:
+        waited: Seconds that the host has waited for the readers so far.
     """
 
     def __init__(self, stream: ShardStream, device: torch.device) -> None:
@@ -46,10 +51,10 @@ class Feed:
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def batches(self, start: int) -> Generator[Fed]:
-        """Endless batches from step `start` on.
+        """Yield batches without end, from step `start` on.
 
-        The host asks for a batch once it has queued the step before; the copy and the decoding
-        then run on a stream of their own, beside that step.
+        The host asks for a batch when it has queued the previous step. On a GPU, copying and
+        decoding run on a second CUDA stream, in parallel with that step.
         """
         with contextlib.closing(self._stream.batches(start)) as source:
             while True:
@@ -65,10 +70,11 @@ class Feed:
         return Fed(values, mask, rows, stored.first, stored.total)
 
     def _fed_beside(self, stored: Stored, side: torch.cuda.Stream) -> Fed:
+        """Copy and decode on the CUDA stream `side`, and let the current stream wait for it."""
         with torch.cuda.stream(side):
             fed = self._fed(stored)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(side)
         for tensor in (*fed.values.values(), *([] if fed.mask is None else [fed.mask])):
-            tensor.record_stream(current)  # else their memory could be given out before it is read
+            tensor.record_stream(current)  # else its memory could be reused before it is read
         return fed

@@ -1,4 +1,4 @@
-"""What a cache gives to a run: samples, those that a column lacks, labels, names of classes."""
+"""Checks of a cache when a run starts: labels in range, and the samples that columns lack."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from reed.domains.base import Bounded, Domain
 from reed.errors import ReedError
 from reed.train.run_data import Lacking, RunData
 
-KEPT = 100  # keys of one column, in data.json
+KEPT = 100  # lacking keys of each column that data.json lists
 
 
 def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str]) -> None:
-    """ReedError for the first number that is not below the setting which bounds it.
+    """Check that every number that the domain limits is at least 0 and below its limit.
 
-    A label equal to `classes`, for one, is how the image domain tells a net that there is none.
+    For example, the image domain uses the label `classes` for "no label", so no sample may have it.
+
+    Args:
+        domain: The domain; only a Bounded one has limits.
+        stream: The samples of the run.
+        places: Role -> "column/field", for messages.
+
+    Raises:
+        ReedError: A number is out of range; the message names the first sample.
     """
     limits = domain.limits if isinstance(domain, Bounded) else {}
     for role, setting in limits.items():
@@ -32,7 +40,7 @@ def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str])
 
 
 def with_lacking(data: RunData, stream: ShardStream) -> RunData:
-    """What the run keeps of its cache, with the samples that its columns lack."""
+    """Return the run's data with the samples that its columns lack, as the stream found them."""
     lacking = {
         name: Lacking(len(keys), tuple(keys[:KEPT]))
         for name, keys in stream.lacking.items()

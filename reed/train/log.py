@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, one line per logged step, pictures, and a tracker if named."""
+"""The log of a run: metrics.jsonl with one line per logged step, previews, and trackers."""
 
 from __future__ import annotations
 
@@ -16,27 +16,30 @@ from reed.picture import save_png
 
 
 class RunLog:
-    """metrics.jsonl of a run folder, cut back to `step` when a run resumes there.
+    """The open log of a run.
 
-    trackers: of Accelerate, which are told the same.
+    Args:
+        run: Folder of the run.
+        step: Step that the run starts or resumes at; later lines of an earlier process are removed.
+        trackers: Trackers of Accelerate, which get the same values and pictures.
     """
 
     def __init__(self, run: Path, step: int, trackers: Sequence[Any] = ()) -> None:
         self._run, self._trackers = run, trackers
         path = run / "metrics.jsonl"
-        kept = [line for line in read(run) if line["step"] <= step]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        lines = [line for line in read(run) if line["step"] <= step]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """Append one line and hand it to the system at once."""
+        """Append one line and flush it at once."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for tracker in self._trackers:
             tracker.log(values, step=step)
 
     def picture(self, step: int, picture: np.ndarray) -> None:
-        """Write previews/step-0001000.png of [H, W, C] uint8."""
+        """Write a picture [H, W, C] uint8 as previews/step-0001000.png."""
         save_png(picture, self._run / "previews" / f"step-{step:07d}.png")
         for tracker in self._trackers:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
@@ -52,9 +55,10 @@ class RunLog:
 
 
 def read(run: Path) -> list[dict[str, Any]]:
-    """Every whole line of a run's metrics.jsonl; a line that a crash cut short is left out.
+    """Return the lines of a run's metrics.jsonl; a last line cut short by a crash is left out.
 
-    Raises ReedError naming the line that is none of RunLog.
+    Raises:
+        ReedError: The file cannot be read, or has a line that RunLog cannot have written.
     """
     path = run / "metrics.jsonl"
     if not path.is_file():
@@ -67,20 +71,21 @@ def read(run: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
+    """Parse one line and check that it has a step and numbers."""
     try:
         line = json.loads(text)
     except ValueError as error:
         raise ReedError(f"cannot read {where}: {error}; restore it, or remove the line") from error
     if not isinstance(line, dict) or type(line.get("step")) is not int:
-        raise ReedError(f"cannot read {where}: it names no step; restore it, or remove the line")
+        raise ReedError(f"cannot read {where}: it has no step; restore it, or remove the line")
     for name, value in line.items():
         if isinstance(value, bool) or not isinstance(value, int | float | None):
-            raise ReedError(f"cannot read {where}: {name} is {value!r}, no number; restore it")
+            raise ReedError(f"cannot read {where}: {name} is {value!r}, not a number; restore it")
     return line
 
 
 def check_tracker(name: str) -> None:
-    """ReedError unless the tracker's package is installed; "none" needs none."""
+    """Fail unless the tracker's package is installed; "none" needs no package."""
     if name != "none" and find_spec(name) is None:
         raise ReedError(
             f"tracker {name!r} needs the package {name}, which is not installed: pip install "

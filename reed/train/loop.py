@@ -1,4 +1,4 @@
-"""Stage two: build, loop, log, save. Knows no domain and no encoder."""
+"""The training loop. It knows no domain and no encoder by name."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,18 @@ import numpy as np
 import torch
 import torch.distributed.nn.functional  # later, its default arguments would keep the process group
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 from tqdm import tqdm
 
 from reed import config
 from reed.cache.files import only_writer
-from reed.errors import ReedError
 from reed.seeding import Draws, seed_for
 from reed.train import checkpoint, public, recipe
-from reed.train import log as runlog
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.ema import Ema
 from reed.train.feed import Fed, Feed
+from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
 from reed.train.recipe import Setup, TrainConfig
 from reed.train.watch import Guard, Meter, Stop
@@ -36,15 +33,20 @@ from reed.train.watch import Guard, Meter, Stop
 def train(settings: TrainConfig, *, progress: bool = True) -> int:
     """Train to `settings.steps`, from the run's last checkpoint if it has one.
 
-    Returns the step reached, which is less after SIGTERM or SIGUSR1: rerun to go on.
+    Returns:
+        The step reached, which is less than `settings.steps` after SIGTERM or SIGUSR1; rerun to
+        continue.
 
-    Raises ReedError when the recipe does not fit its cache, when the run folder belongs to
-    another recipe or process, and after too many steps with non-finite gradients.
+    Raises:
+        ReedError: The recipe does not fit its cache, the run's folder belongs to another recipe or
+            process, or too many steps had non-finite gradients.
     """
     accelerator = accelerator_for(settings)
     cuda = accelerator.device.type == "cuda"
     setup = recipe.check(settings, accelerator.process_index, accelerator.num_processes, pin=cuda)
-    trainer = Trainer(setup, accelerator)  # before the claim: an --init may be of another net
+    # The trainer is made before the folder is claimed, because --init may be of another net.
+    trainer = Trainer(setup, accelerator)
+
     main = accelerator.is_main_process
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
@@ -56,30 +58,21 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
                 print(json.dumps(config.plain(settings)), file=sys.stderr)
         trainer.resume()
         trainer.run(progress=progress and accelerator.is_local_main_process)
-    # A process group that is still there when Python ends may abort a process that is done.
+
+    # A process group that still exists when Python ends may abort the finished process.
     accelerator.end_training()
     return trainer.step
 
 
-def accelerator_for(settings: TrainConfig) -> Accelerator:
-    """Accelerate with the recipe's precision, tracker and patience; ReedError if it lacks them."""
-    runlog.check_tracker(settings.tracker)
-    cuda = torch.cuda.is_available()
-    # bfloat16 partial sums in long matrix products have led compiled training to worse minima
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-    return Accelerator(
-        mixed_precision=_mixed_precision(settings.precision),
-        cpu=not cuda,  # else the processes of a launch do not find one another without a GPU
-        log_with=None if settings.tracker == "none" else settings.tracker,
-        project_dir=settings.run,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.wait_minutes))],
-    )
-
-
 def untrained(setup: Setup) -> tuple[AlignedNet, list[str]]:
-    """The model before its first step, and what to tell of the `init` that it starts from.
+    """Make the model as it is before its first step.
 
-    Raises ReedError when `init` does not fit; a run that has checkpoints does not read it again.
+    Returns:
+        The model, and the lines to show to the user about the `init` that it starts from. A run
+        that has checkpoints does not read `init` again.
+
+    Raises:
+        ReedError: The weights of `init` do not fit the net.
     """
     torch.manual_seed(seed_for(setup.config.seed, "net"))
     net = setup.domain.net(setup.fields)
@@ -90,15 +83,21 @@ def untrained(setup: Setup) -> tuple[AlignedNet, list[str]]:
 
 
 class Trainer:
-    """One process's part of a run: model, optimizer, EMA, and the loop over steps."""
+    """One process's part of a run: model, optimizer, averaged weights, and the loop over steps.
+
+    Attributes:
+        step: Optimizer steps done.
+        samples: Samples seen, over all processes.
+    """
 
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
         self.setup, self.accelerator = setup, accelerator
         optim = setup.config.optim
-        model, said = untrained(setup)
-        for line in said:
+        model, lines = untrained(setup)
+        for line in lines:
             accelerator.print(line, file=sys.stderr)
         model = model.to(accelerator.device)
+
         self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
         self._optimizer = torch.optim.AdamW(
             [p for p in model.parameters() if p.requires_grad],
@@ -108,11 +107,12 @@ class Trainer:
             weight_decay=optim.weight_decay,
             fused=True,
         )
+
         self._ema = Ema(model.net, setup.config.decay())
         self._bare = model
         if _compiles(setup.config.compile, accelerator.device):
             for part in model.repeated():
-                part.compile()  # in place, so the names in the state dict stay
+                part.compile()  # in place, so that the names in the state dict stay
         self.model, self.optimizer = accelerator.prepare(model, self._optimizer)
         self._guard = Guard(accelerator.device)
         self.step, self.samples = 0, 0
@@ -122,6 +122,7 @@ class Trainer:
         run = self.setup.config.run
         if not checkpoint.steps(run):
             return
+
         saved = checkpoint.load(run)
         checkpoint.load_strict(self._bare, saved.model, f"{run} step {saved.step}")
         parameters = dict(self._bare.named_parameters())
@@ -135,6 +136,8 @@ class Trainer:
         """Write a checkpoint of the current step (main process only)."""
         if not self.accelerator.is_main_process:
             return
+
+        # With fp16, the scaler has a state of its own: the current factor of the loss.
         scaler = self.accelerator.scaler
         extra = {
             "samples": self.samples,
@@ -152,11 +155,11 @@ class Trainer:
         )
 
     def preview(self) -> np.ndarray:
-        """Samples of the averaged net, as the domain draws them: [H, W, C] uint8."""
+        """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
         setup, net = self.setup, self._bare.net
         domain, indices = setup.domain, range(setup.config.preview.num)
         training = net.training
-        # the averaged net runs as it is: compiling it for another batch size would not pay
+        # Uncompiled, because compiling for another batch size takes longer than a few pictures.
         eager = torch.compiler.set_stance("force_eager")
         with self._ema.weights_in(net), eager, torch.no_grad(), self.accelerator.autocast():
             samples = domain.generate(net.eval(), setup.fields, indices, setup.preview)
@@ -164,13 +167,15 @@ class Trainer:
         return domain.picture(samples, setup.fields)
 
     def run(self, *, progress: bool) -> None:
-        """Step after step until the last one, or until the process is asked to stop."""
+        """Train until the last step, or until a signal asks the process to stop."""
         settings, every = self.setup.config, self.setup.config.every
         main = self.accelerator.is_main_process
         feed = Feed(self.setup.stream, self.accelerator.device)
         meter = Meter(self.setup, self.accelerator, feed, self.samples)
         stop = Stop(self.accelerator)
         batches = feed.batches(self.step)
+
+        # Only the main process writes the log; every process computes its means and may stop.
         bar = tqdm(
             total=settings.steps,
             initial=self.step,
@@ -180,6 +185,7 @@ class Trainer:
             dynamic_ncols=True,
         )
         log = self._log() if main else None
+
         with stop, bar, log or contextlib.nullcontext(), contextlib.closing(batches):
             while self.step < settings.steps:
                 meter.add(self.train_step(next(batches)))
@@ -199,32 +205,36 @@ class Trainer:
                     break
 
     def _log(self) -> RunLog:
+        """Open the log, and the tracker if the recipe names one."""
         settings = self.setup.config
         if settings.tracker != "none":
-            # a rerun of the same folder goes on in the same place
-            place = {"id": f"{seed_for('tracker', str(settings.run.resolve())):x}"}
-            named = {"name": settings.run.name, "dir": str(settings.run), "resume": "allow"}
+            # The id depends on the folder alone, so that a rerun continues the tracker's same run.
+            identity = {"id": f"{seed_for('tracker', str(settings.run.resolve())):x}"}
+            options = {"name": settings.run.name, "dir": str(settings.run), "resume": "allow"}
             self.accelerator.init_trackers(
-                "reed", _flat(config.plain(settings)), init_kwargs={"wandb": named | place}
+                "reed", _flat(config.plain(settings)), init_kwargs={"wandb": options | identity}
             )
         return RunLog(settings.run, self.step, self.accelerator.trackers)
 
     def train_step(self, fed: Fed) -> dict[str, Tensor]:
-        """One optimizer step on one batch; returns what to log, still on the device."""
+        """Do one optimizer step on one batch, and return the values to log, still on the device."""
         setup, settings = self.setup, self.setup.config
         weights = {name: schedule(self.step) for name, schedule in setup.schedules.items()}
         logged: dict[str, Tensor] = {}
+
         for i in range(settings.accumulate):
             last = i == settings.accumulate - 1
-            quiet = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
+            sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.model)
             part = fed.part(i, settings.accumulate)
-            # gradients are averaged over processes, so this makes the mean over the global batch
+            # Gradients are averaged over processes; with this factor the result is the mean over
+            # the samples of the global batch.
             share = part.rows * self.accelerator.num_processes / fed.total
-            with quiet:
+            with sync:
                 total, terms = self._loss(part, weights)
                 self.accelerator.backward(total * share)
             for name, term in terms.items():
                 logged[name] = logged.get(name, 0) + term * share
+
         norm = self.accelerator.clip_grad_norm_(
             self.model.parameters(), settings.optim.clip or float("inf")
         )
@@ -232,10 +242,12 @@ class Trainer:
             group["lr"] = settings.optim.lr * setup.lr(self.step)
         if self.accelerator.scaler is None:
             self._guard.watch(norm, self.step)
-            # torch's fused optimizers read it: a step that is not finite is skipped
+            # torch's fused optimizers read this attribute and skip the step where it is 1.
             self._optimizer.found_inf = self._guard.bad  # ty: ignore[missing-attribute]
-        else:  # gradients overflow now and then; the scaler skips that step and lowers its scale
+        else:
+            # In fp16, gradients sometimes overflow; the scaler skips the step and lowers its scale.
             self._guard.watch(logged["loss"], self.step)
+
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
@@ -244,21 +256,23 @@ class Trainer:
         return logged | {"grad_norm": norm}
 
     def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted loss of one micro-batch, and its terms for the log."""
+        """Return the weighted loss of one micro-batch, and its terms for the log."""
         setup = self.setup
-        mine = slice(part.first, part.first + part.rows)
-        draws = Draws(setup.config.seed, self.step, part.total, mine, self.accelerator.device)
+        rows = slice(part.first, part.first + part.rows)
+        draws = Draws(setup.config.seed, self.step, part.total, rows, self.accelerator.device)
         targets = {name: part.values[name] for name in setup.targets}
         batch = setup.domain.collate(part.values, setup.fields, targets, part.mask)
         noised = setup.domain.corrupt(batch, draws)
         with self.accelerator.autocast():
             prediction, aligned = self.model(noised, batch)
+
+        # The losses are computed outside of autocast, in float32.
         losses = setup.domain.loss(prediction, noised, batch)
         terms = {name: value.mean() for name, value in (losses | aligned.losses).items()}
         total = sum(weights[name] * term for name, term in terms.items())
-        shown = {name: terms[name].detach() for name in losses}
-        shown |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
-        return total, shown | {"loss": total.detach()}
+        logged = {name: terms[name].detach() for name in losses}
+        logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
+        return total, logged | {"loss": total.detach()}
 
 
 def _due(step: int, interval: int) -> bool:
@@ -270,7 +284,7 @@ def _compiles(setting: str, device: torch.device) -> bool:
 
 
 def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested settings as dotted names, which is what trackers take."""
+    """Return nested settings under dotted names, which is what trackers take."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -278,12 +292,3 @@ def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
         else:
             flat[f"{where}{key}"] = value if isinstance(value, int | float | str) else str(value)
     return flat
-
-
-def _mixed_precision(precision: str) -> str:
-    cuda = torch.cuda.is_available()
-    if precision == "auto":
-        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "no"
-    if precision == "fp16" and not cuda:
-        raise ReedError("precision fp16 needs a GPU, and there is none; use bf16 or fp32")
-    return "no" if precision == "fp32" else precision

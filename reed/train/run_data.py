@@ -1,4 +1,4 @@
-"""What a run has to know of the cache it was trained from, in the run's own folder."""
+"""What a run needs to know about its cache, kept in data.json in the folder of the run."""
 
 from __future__ import annotations
 
@@ -20,36 +20,41 @@ if TYPE_CHECKING:
     from reed.domains.base import Domain, Sized
 
 NAME = "data.json"
-SHOWN = 3  # keys in a line
+SHOWN = 3  # keys that a message lists
 
 
 @dataclass(frozen=True)
 class Lacking:
-    """Samples that a column lacks: how many, and the keys of the first."""
+    """The samples that a column lacks.
+
+    Attributes:
+        count: Number of the samples.
+        keys: Keys of the first of them.
+    """
 
     count: int
     keys: tuple[str, ...]
 
     @property
     def first(self) -> str:
-        """A few of the keys, for a line."""
+        """A few of the keys, for a message."""
         return ", ".join(self.keys[:SHOWN]) + (", …" if self.count > SHOWN else "")
 
 
 @dataclass(frozen=True)
 class RunData:
-    """The content of data.json, with which a run is sampled where its cache is not.
+    """The content of data.json; with it a run can be sampled on a machine without its cache.
 
     Attributes:
-        domain: The kind of data, a name in DOMAINS.
-        pipeline: The pipeline that the cache was built by.
-        samples: Samples of the cache, before columns left any out.
+        domain: Name of the domain, in DOMAINS.
+        pipeline: Name of the pipeline that built the cache.
+        samples: Number of samples in the cache, including those that are left out.
         fields: Role -> the cached field.
-        columns: The columns of these fields, by name, which name what decodes latents.
-        lengths: Tokens -> how many samples have so many, for a domain that asks for them.
-        classes: Names of the classes, by number; empty where the cache names none.
-        left_out: Samples of the cache that are not trained on, because a column lacks them.
-        lacking: Column -> the samples that it lacks, where there are any.
+        columns: Columns of these fields, by name; they name the decoder of latents.
+        lengths: Number of tokens (as text) -> number of samples with it, for a Sized domain.
+        classes: Names of the classes, by number; empty if the cache has none.
+        left_out: Number of samples that are not trained on, because a column lacks them.
+        lacking: Column -> the samples that it lacks; only columns that lack some.
     """
 
     domain: str
@@ -64,76 +69,86 @@ class RunData:
 
     @classmethod
     def of_cache(cls, cache: Cache, data: Mapping[str, str]) -> RunData:
-        """What a cache says of the places (role -> "column/field") of a recipe.
+        """Collect the data of a run from its cache.
+
+        Args:
+            cache: The cache.
+            data: Role -> "column/field", as in the recipe.
 
         Raises:
-            ReedError: A role that is missing or unknown, a column that is absent or incomplete.
+            ReedError: A role is missing or unknown, or a column is absent or incomplete.
         """
-        made = _domain_class(cache.manifest.domain)
-        _check_roles(made, data)
-        found = {role: cache.column_and_field(place) for role, place in data.items()}
+        domain = _domain_class(cache.manifest.domain)
+        _check_roles(domain, data)
+        stored = {role: cache.column_and_field(address) for role, address in data.items()}
+
+        # Only a Sized domain needs to know the length of every sample.
         lengths = None
-        if issubclass(made, _sized()):
+        if issubclass(domain, _sized()):
             lengths = cache.join(data).lengths
             if lengths is None:
-                places = ", ".join(data.values())
-                raise ReedError(f"the samples of {cache.folder} are all of one length: {places}")
+                addresses = ", ".join(data.values())
+                raise ReedError(f"the samples of {cache.folder} are all of one length: {addresses}")
+
         return cls(
             cache.manifest.domain,
             cache.manifest.pipeline,
             cache.manifest.samples,
-            {role: field for role, (_, field) in found.items()},
-            {column.name: column for column, _ in found.values()},
+            {role: field for role, (_, field) in stored.items()},
+            {column.name: column for column, _ in stored.values()},
             {} if lengths is None else _counted(lengths.tolist()),
             cache.classes,
         )
 
     @classmethod
     def read(cls, run: Path) -> RunData | None:
-        """The data.json of a run; None of a run that was made before there was one."""
+        """Read the data.json of a run; None if an older version made the run, without the file."""
         path = run / NAME
         return config.build(cls, config.read(path), str(path)) if path.is_file() else None
 
     @classmethod
     def of_run(cls, run: Path, shards: Path, data: Mapping[str, str]) -> RunData:
-        """What a run's folder says, or its cache where the folder has no data.json."""
-        if kept := cls.read(run):
-            return kept
+        """Read data.json or, where the folder of the run has none, collect it from the cache."""
+        if stored := cls.read(run):
+            return stored
         with open_cache(shards) as cache:
             return cls.of_cache(cache, data)
 
     @property
     def said(self) -> str | None:
-        """The samples that are not trained on, and why, in one line; None where there are none."""
+        """One line about the samples that are not trained on, and why; None if all are."""
         if not self.lacking:
             return None
         lacks = "; ".join(
-            f"{name} lacks {each.count:,} ({each.first})" for name, each in self.lacking.items()
+            f"{column} lacks {samples.count:,} ({samples.first})"
+            for column, samples in self.lacking.items()
         )
         used = self.samples - self.left_out
         return f"trains on {used:,} of the cache's {self.samples:,} samples: {lacks}"
 
     def write(self, run: Path) -> None:
-        """Write data.json, once: when it is there, what the net sees must still be the same.
+        """Write data.json; if it exists, what the net sees must not have changed.
 
         Raises:
-            ReedError: A field has changed since the run began; it names the first difference.
+            ReedError: A field has changed since the run began; the message names the first
+                difference.
         """
-        theirs = RunData.read(run)
-        if theirs is None:
+        stored = RunData.read(run)
+        if stored is None:
             write_atomic(run / NAME, (json.dumps(config.plain(self), indent=1) + "\n").encode())
             return
-        for place, old, new in config.differences(_seen(theirs), _seen(self), "fields"):
+        for name, old, new in config.differences(_seen(stored), _seen(self), "fields"):
             raise ReedError(
-                f"{run} was trained on {place} = {old!r}, the cache now has {new!r}; give --shards "
+                f"{run} was trained on {name} = {old!r}, the cache now has {new!r}; give --shards "
                 "the cache that it was trained from, or choose another --run"
             )
-        if theirs.lacking != self.lacking:  # failed samples may have been tried again
-            now = dataclasses.replace(theirs, left_out=self.left_out, lacking=self.lacking)
-            write_atomic(run / NAME, (json.dumps(config.plain(now), indent=1) + "\n").encode())
+        # Samples that failed may have been built again since the run began.
+        if stored.lacking != self.lacking:
+            updated = dataclasses.replace(stored, left_out=self.left_out, lacking=self.lacking)
+            write_atomic(run / NAME, (json.dumps(config.plain(updated), indent=1) + "\n").encode())
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
-        """The domain with a recipe's settings; one that has `sized` is told the lengths."""
+        """Make the domain with a recipe's settings; a Sized one gets the lengths of all samples."""
         domain = config.build(_domain_class(self.domain), settings, "domain")
         if not isinstance(domain, _sized()):
             return domain
@@ -148,18 +163,21 @@ def _sized() -> type[Sized]:
 
 
 def _domain_class(name: str) -> Any:
-    from reed.domains.base import DOMAINS  # here, because it imports torch, and a page needs none
+    """Return the class of a domain, which must be a dataclass."""
+    # Imported here because it imports torch, and a page that shows data.json needs no torch.
+    from reed.domains.base import DOMAINS
 
-    made = DOMAINS.get(name)
-    if not dataclasses.is_dataclass(made):
+    domain = DOMAINS.get(name)
+    if not dataclasses.is_dataclass(domain):
         raise ReedError(
-            f"domain {name!r} is {made!r}, not a dataclass; write "
+            f"domain {name!r} is {domain!r}, not a dataclass; write "
             "@dataclass(frozen=True) before it, its fields are its settings"
         )
-    return made
+    return domain
 
 
 def _check_roles(domain: Domain, data: Mapping[str, str]) -> None:
+    """Check that a recipe gives every role of the domain, and no other."""
     for role in domain.roles:
         if role not in data:
             raise ReedError(f"data.{role} is missing: name the column/field that holds it")
@@ -169,11 +187,12 @@ def _check_roles(domain: Domain, data: Mapping[str, str]) -> None:
 
 
 def _counted(lengths: list[int]) -> dict[str, int]:
+    """Count the samples of each length; JSON needs the lengths as text."""
     return {str(length): count for length, count in sorted(Counter(lengths).items())}
 
 
 def _seen(data: RunData) -> dict[str, dict[str, Any]]:
-    """What the net sees of every field: how it is stored makes no difference."""
+    """Return what the net sees of every field; codec and container make no difference to it."""
     names = ("kind", "shape", "scale", "shift")
     fields = config.plain(data.fields)
     return {role: {name: field[name] for name in names} for role, field in fields.items()}

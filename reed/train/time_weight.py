@@ -1,7 +1,8 @@
-"""How much each sample's alignment loss counts, by its diffusion time.
+"""Weights of each sample's alignment loss as a function of its diffusion time.
 
-This is the code's form of the timestep weights alpha_t of REED (arXiv 2507.08980). The weights
-are per sample, [B]; the released code broadcasts them over the batch, which averages them away.
+These are the timestep weights alpha_t of REED (arXiv 2507.08980), in the form that its code has.
+Here they are per sample, [B]; the released code broadcasts them over the batch, so that only their
+mean acts.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ WINDOW = "cutoff"
 
 @dataclass(frozen=True)
 class TimeWeight:
-    """A weight w(t) by name.
+    """A weight w(t) of a sample at time t, where 0 is data and 1 is noise.
 
-    kind: constant, linear 1-t, cosine (1+cos(pi t))/2, sigmoid 1/(1+exp(10(t-1/2))), loglinear
-    1-ln(1+t), or cutoff: 1 for low <= t <= high and 0 elsewhere. Time 0 is data.
+    Attributes:
+        kind: constant, linear 1-t, cosine (1+cos(pi t))/2, sigmoid 1/(1+exp(10(t-1/2))),
+            loglinear 1-ln(1+t), or cutoff, which is 1 for low <= t <= high and 0 elsewhere.
+        low: Start of the window, for cutoff.
+        high: End of the window, for cutoff.
     """
 
     kind: str = "constant"
@@ -40,17 +44,21 @@ class TimeWeight:
 
     @classmethod
     def of(cls, data: Any, where: str) -> TimeWeight:
-        """The time weight that configuration data describes.
+        """Make a time weight from a setting.
 
-        data: a name, or for the window {kind = "cutoff", low = 0.2, high = 0.7}; where: the
-        option's name, for the message. Raises ReedError with the nearest name for an unknown
-        kind or key, and for bounds that are not 0 <= low <= high <= 1.
+        Args:
+            data: A name or, for the window, {kind = "cutoff", low = 0.2, high = 0.7}.
+            where: Name of the setting, for messages.
+
+        Raises:
+            ReedError: The kind or a key is unknown, or not 0 <= low <= high <= 1.
         """
         table = data if isinstance(data, Mapping) else {"kind": data}
         kind = table.get("kind")
         kinds = [*KINDS, WINDOW]
         if kind not in kinds:
             raise ReedError(f"{where}: unknown time weight {kind!r}.{suggest(str(kind), kinds)}")
+
         allowed = ["kind", "low", "high"] if kind == WINDOW else ["kind"]
         for key in table:
             if key not in allowed:
@@ -58,9 +66,11 @@ class TimeWeight:
                 raise ReedError(f"{where}: time weight {kind!r} has no key {key!r}.{hint}")
         if kind != WINDOW:
             return cls(kind)
+
+        # A bool is an int to Python, but no bound of a window.
         low, high = table.get("low"), table.get("high")
-        plain = [bound for bound in (low, high) if isinstance(bound, int | float)]
-        numbers = [float(bound) for bound in plain if not isinstance(bound, bool)]
+        numeric = [bound for bound in (low, high) if isinstance(bound, int | float)]
+        numbers = [float(bound) for bound in numeric if not isinstance(bound, bool)]
         if len(numbers) < 2 or not 0 <= numbers[0] <= numbers[1] <= 1:
             raise ReedError(
                 f"{where}: time weight 'cutoff' needs 0 <= low <= high <= 1, "
@@ -69,7 +79,7 @@ class TimeWeight:
         return cls(kind, *numbers)
 
     def __call__(self, t: Tensor) -> Tensor:
-        """The weights of samples at times t, [B] -> [B]."""
+        """Return the weights of samples at times t, [B] -> [B]."""
         # a [B, 1, 1, 1] here would silently turn per-sample weights into their mean
         assert t.ndim == 1, t.shape
         if self.kind == WINDOW:
@@ -78,5 +88,5 @@ class TimeWeight:
 
 
 def time_weight(spec: str | Mapping[str, Any], t: Tensor) -> Tensor:
-    """The weights of samples at times t for configuration data, [B] -> [B]; see TimeWeight.of."""
+    """Return the weights of samples at times t, [B] -> [B]; for `spec` see TimeWeight.of."""
     return TimeWeight.of(spec, "time_weight")(t)

@@ -1,4 +1,4 @@
-"""What watches over the steps of a run: bad gradients, means for the log, requests to stop."""
+"""Monitoring of a run: non-finite gradients, means for the log, and requests to stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from reed.train.recipe import Setup
 
 
 class Guard:
-    """Counts steps with a non-finite loss or gradient on the device, without waiting for it."""
+    """A counter of steps with a non-finite loss or gradient, kept on the device.
+
+    Counting never makes the host wait for the device.
+
+    Attributes:
+        bad: 1 if the last watched step was bad, else 0; a float32 scalar on the device.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.bad = torch.zeros((), device=device)
@@ -24,13 +30,13 @@ class Guard:
         self._last = torch.zeros((), device=device, dtype=torch.int64)
 
     def watch(self, value: Tensor, step: int) -> None:
-        """Note whether the gradient norm (or loss) of a step is finite; if not it is skipped."""
+        """Count a step as bad if its gradient norm (or loss) is not finite."""
         self.bad = (~torch.isfinite(value)).float()
         self._count += self.bad
         self._last = torch.where(self.bad > 0, step, self._last)
 
     def check(self, setup: Setup) -> None:
-        """Stop the run after too many bad steps, naming the last one and its samples."""
+        """Fail after too many bad steps; the message names the last one and its samples."""
         count = int(self._count)
         if count < setup.config.stop_after_bad:
             return
@@ -43,27 +49,28 @@ class Guard:
 
 
 class Meter:
-    """Means over the steps since the last log line."""
+    """Means of the logged values over the steps since the last line of the log."""
 
     def __init__(self, setup: Setup, accelerator: Accelerator, feed: Feed, samples: int) -> None:
         self._setup, self._accelerator, self._feed = setup, accelerator, feed
         self._reset(samples)
 
     def _reset(self, samples: int) -> None:
+        """Start over, after `samples` samples."""
         self._sums: dict[str, Tensor] = {}
         self._steps, self._samples = 0, samples
         self._waited, self._began = self._feed.waited, time.perf_counter()
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one step's values, on the device."""
+        """Add the values of one step, which stay on the device."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         self._steps += 1
 
     def line(self, step: int, samples: int) -> dict[str, Any]:
-        """The log line after `step` steps and `samples` samples, averaged over processes.
+        """Return the line of the log after `step` steps and `samples` samples.
 
-        The one place where the host waits for the device.
+        Means are taken over processes, too. Only here does the host wait for the device.
         """
         setup, done = self._setup, step - 1
         means = {name: total / self._steps for name, total in self._sums.items()}
@@ -82,7 +89,10 @@ class Meter:
 
 
 class Stop:
-    """SIGTERM and SIGUSR1 (pre-emption) end the run after the step at hand, with a checkpoint."""
+    """A handler of SIGTERM and SIGUSR1 (pre-emption).
+
+    When one arrives, the run ends after the current step, with a checkpoint.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator, self._asked = accelerator, False
@@ -101,7 +111,7 @@ class Stop:
         self._asked = True
 
     def requested(self, step: int) -> bool:
-        """Whether to stop now; processes agree on it every tenth step."""
+        """Return whether to stop now; the processes agree on this every tenth step."""
         if self._accelerator.num_processes == 1:
             return self._asked
         if step % 10:

@@ -25,7 +25,7 @@ import report
 import torch
 from torch import Tensor, nn
 
-from reed.nets.semla import EPS, CoordAttention, Layer, SemlaConfig, attention
+from reed.nets.semla_layers import EPS, CoordAttention, Layer, SemlaConfig, attention
 
 TOLERANCE = 1e-4  # of the largest value
 

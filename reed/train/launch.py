@@ -1,0 +1,41 @@
+"""The accelerator of a run: device, precision, processes and trackers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
+
+from reed.errors import ReedError
+from reed.train import log
+from reed.train.settings import TrainConfig
+
+
+def accelerator_for(settings: TrainConfig) -> Accelerator:
+    """Make the Accelerator with the recipe's precision, tracker and timeout.
+
+    Raises:
+        ReedError: The tracker is not installed, or the device lacks the precision.
+    """
+    log.check_tracker(settings.tracker)
+    cuda = torch.cuda.is_available()
+    # bfloat16 partial sums in long matrix products have led compiled training to worse minima
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    return Accelerator(
+        mixed_precision=_mixed_precision(settings.precision),
+        cpu=not cuda,  # else the processes of a launch do not find one another without a GPU
+        log_with=None if settings.tracker == "none" else settings.tracker,
+        project_dir=settings.run,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.wait_minutes))],
+    )
+
+
+def _mixed_precision(precision: str) -> str:
+    cuda = torch.cuda.is_available()
+    if precision == "auto":
+        return "bf16" if cuda and torch.cuda.is_bf16_supported() else "no"
+    if precision == "fp16" and not cuda:
+        raise ReedError("precision fp16 needs a GPU, and there is none; use bf16 or fp32")
+    return "no" if precision == "fp32" else precision

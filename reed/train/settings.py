@@ -1,0 +1,181 @@
+"""The settings of a training run: one frozen dataclass per table of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reed.errors import ReedError, at_least, suggest
+from reed.train.align import AlignConfig
+from reed.train.ema import Decay, constant_decay, power_decay
+
+CHOICES = {
+    "precision": ("auto", "bf16", "fp16", "fp32"),
+    "compile": ("auto", "on", "off"),
+    "tracker": ("none", "tensorboard", "wandb"),
+}
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Settings of AdamW.
+
+    Attributes:
+        lr: Learning rate.
+        betas: Decay of the two moment averages, each in [0, 1).
+        eps: Term added to the denominator.
+        weight_decay: Decoupled weight decay.
+        clip: Largest gradient norm; 0 for no clipping.
+        schedule: Factor of lr over the run (see reed.train.curriculum).
+    """
+
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    schedule: Any = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(
+            0, "optim.", lr=self.lr, eps=self.eps, weight_decay=self.weight_decay, clip=self.clip
+        )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ReedError(f"optim.betas are {self.betas}, each must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class EveryConfig:
+    """Intervals in optimizer steps; 0 means only at the end of the run.
+
+    Attributes:
+        log: Steps between two lines of metrics.jsonl.
+        save: Steps between two checkpoints.
+    """
+
+    log: int = 50
+    save: int = 5000
+
+
+@dataclass(frozen=True)
+class PreviewConfig:
+    """Pictures of samples from the averaged net, drawn while the run goes on.
+
+    Attributes:
+        every: Optimizer steps between two pictures; 0 for none.
+        num: Samples in a picture.
+        options: Sampling options of the domain, such as {sampler = "heun", steps = 25}.
+    """
+
+    every: int = 0
+    num: int = 16
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.num < 1:
+            raise ReedError(
+                f"preview.every is {self.every} and preview.num {self.num}; they must be at least "
+                "0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are read; no setting here changes what is in a batch.
+
+    Attributes:
+        threads: Reading threads in each process.
+        ahead: Batches that are read before they are needed.
+    """
+
+    threads: int = 2
+    ahead: int = 3
+
+    def __post_init__(self) -> None:
+        at_least(0, "loader.", threads=self.threads)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that a run depends on.
+
+    Attributes:
+        shards: Folder of the cache.
+        run: Folder of the run.
+        steps: Optimizer steps.
+        data: Role -> "column/field".
+        domain: Settings of the domain.
+        batch: Samples per step over all processes, where all samples have one length.
+        tokens: Padded tokens per step over all processes, where samples differ in length.
+        one_per: A label field, "column/field": each epoch takes one sample for each of its values.
+        align: Alignment targets by name.
+        curriculum: Weight of each loss by name (see reed.train.curriculum).
+        optim: Settings of the optimizer.
+        accumulate: Micro-batches per step and process.
+        seed: Seed of the weights, the order and all noise.
+        precision: Precision of the net's computation; the weights stay float32.
+        compile: Whether torch.compile compiles the net's repeated parts; "auto" is on a GPU.
+        ema_decay: Decay per step of the averaged weights.
+        ema_sigma_rel: If above 0, relative width of a power-function average that replaces
+            ema_decay (see reed.train.ema).
+        stop_after_bad: Steps with non-finite gradients after which the run stops.
+        init: Checkpoint whose weights the first step starts from (see reed.train.public).
+        tracker: Tracker of Accelerate that also gets the log.
+        wait_minutes: Minutes that processes wait for one another, for example while one of them
+            saves, before the run fails.
+        every: Intervals of logging and saving.
+        preview: Settings of the previews.
+        loader: Settings of the loader.
+    """
+
+    shards: Path
+    run: Path
+    steps: int
+    data: dict[str, str]
+    domain: dict[str, Any]
+    batch: int = 0
+    tokens: int = 0
+    one_per: str = ""
+    align: dict[str, AlignConfig] = field(default_factory=dict)
+    curriculum: dict[str, Any] = field(default_factory=dict)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    accumulate: int = 1
+    seed: int = 0
+    precision: str = "auto"
+    compile: str = "auto"
+    ema_decay: float = 0.9999
+    ema_sigma_rel: float = 0.0
+    stop_after_bad: int = 10
+    init: str = ""
+    tracker: str = "none"
+    wait_minutes: float = 30.0
+    every: EveryConfig = field(default_factory=EveryConfig)
+    preview: PreviewConfig = field(default_factory=PreviewConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    def __post_init__(self) -> None:
+        size = "tokens" if self.tokens else "batch"
+        names = ("steps", size, "accumulate", "stop_after_bad")
+        at_least(1, **{name: getattr(self, name) for name in names})
+
+        if self.tokens and self.batch:
+            raise ReedError(
+                f"batch is {self.batch} and tokens is {self.tokens}: give batch where samples have "
+                "one length, tokens where they differ"
+            )
+        if not self.wait_minutes > 0:
+            raise ReedError(f"wait_minutes is {self.wait_minutes}, it must be above 0")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known:
+                raise ReedError(f"unknown {name} {value!r}.{suggest(value, known)}")
+
+        # Making the decay checks its setting.
+        self.decay()
+
+    def decay(self) -> Decay:
+        """Return the decay of the averaged weights as a function of the step."""
+        if self.ema_sigma_rel:
+            return power_decay(self.ema_sigma_rel)
+        return constant_decay(self.ema_decay)
