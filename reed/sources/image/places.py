@@ -69,7 +69,8 @@ def _one_kind(data: Path, packed: Sequence[Path]) -> str:
         raise ReedError(f"{data} holds several data sets ({names}, …): name one of them")
     if endings[0] not in PACKED:
         known = ", ".join(PACKED)
-        raise ReedError(f"{packed[0]} is neither a folder nor {known}: unpack or convert it")
+        problem = f"{packed[0]} is not a folder, and its ending is none of {known}"
+        raise ReedError(f"{problem}: unpack or convert it")
     return endings[0]
 
 
