@@ -27,7 +27,7 @@ def read_pdb(lines: Sequence[str]) -> Content:
     """
     name_end = 21 if _has_names_of_four(lines) else 20
     models: list[Collector] = []
-    part, closed, ended, is_open = 0, set(), False, False  # part: number of TER records so far
+    part, closed, ended, is_open = 0, set(), False, False  # part: see Site
     for line in lines:
         record = line[:6].rstrip().upper()
         if record[:4] == "ATOM" or record == "HETATM":

@@ -26,11 +26,10 @@ _SENTINEL, _HUGE = 999.0, 9990.0
 class Atom(NamedTuple):
     """One atom record.
 
-    Attributes:
-        name: Name of the atom.
-        altloc: Letter of its alternative location; empty if it has none.
-        occupancy: Its occupancy.
-        xyz: Its position in angstroms; NaN if the file has no numbers.
+    - ``name``: Name of the atom.
+    - ``altloc``: Letter of its alternative location; empty if it has none.
+    - ``occupancy``: Its occupancy.
+    - ``xyz``: Its position in angstroms; NaN if the file has no numbers.
     """
 
     name: str
@@ -40,15 +39,14 @@ class Atom(NamedTuple):
 
 
 class Site(NamedTuple):
-    """The identity of the residue in an atom record; residues are equal if all attributes are.
+    """The identity of the residue in an atom record; residues are equal if all fields are.
 
-    Attributes:
-        unit: Name of its molecule: label_asym_id of mmCIF, else the chain.
-        chain: The author's name of its chain.
-        number: The author's number of the residue.
-        icode: Insertion code.
-        label: Position in the sequence, from 1, if mmCIF gives one.
-        part: Number of TER records before it.
+    - ``unit``: Name of its molecule: label_asym_id of mmCIF, else the chain.
+    - ``chain``: The author's name of its chain.
+    - ``number``: The author's number of the residue.
+    - ``icode``: Insertion code.
+    - ``label``: Position in the sequence, from 1, if mmCIF gives one.
+    - ``part``: Number of TER, MODEL and END records before it in the file; 0 in mmCIF.
     """
 
     unit: str
