@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from reed.cache import plan
+from reed.cache import key_lists
 from reed.cache.account import Account
 from reed.cache.opened import open_cache
 
@@ -81,7 +81,7 @@ def listed(source: Source) -> Listing:
     """The listing of a source, without the keys that a cache cannot hold: these are passed over."""
     found = source.listing()
     listing = found if isinstance(found, Listing) else Listing(found)
-    unfit = plan.unfit(listing)
+    unfit = key_lists.unfit(listing)
     if not unfit:
         return listing
     kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
