@@ -167,7 +167,7 @@ def _check_parts(column: Column) -> None:
 
 
 def _create(job: Job) -> None:
-    """Write calibration.npz, where a codec needs one, then column.json; a first writer wins.
+    """Write calibration.npz, where a codec needs one, then column.json; the first writer wins.
 
     A build that was killed between the two leaves a calibration; it is valid only for an equal
     column.

@@ -28,7 +28,7 @@ class Share:
         rank: Number of this process.
         world: Number of processes; each takes every ``world``-th shard.
         begin: First shard of all processes together.
-        end: Shard at which they stop; None for the last one.
+        end: The shard after the last one that they build; None for all.
     """
 
     rank: int = 0
@@ -48,7 +48,7 @@ def launched_share(begin: int = 0, end: int | None = None) -> Share:
 
     Args:
         begin: First shard that the launch as a whole builds.
-        end: Shard at which it stops.
+        end: The shard after the last one; None for all.
     """
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))

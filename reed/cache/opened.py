@@ -178,15 +178,15 @@ class Cache:
         return self.values(place)
 
     def read(
-        self, name: str, fields: Iterable[Field], shard: int, row: int, view: int
+        self, name: str, fields: Iterable[Field], shard: int, position: int, view: int
     ) -> dict[str, Any]:
-        """Read and decode fields of one record.
+        """Read and decode fields of one sample.
 
         Args:
             name: Name of the column.
             fields: The fields to read.
             shard: Number of the shard.
-            row: Position of the sample among the samples of the shard.
+            position: Position of the sample among the samples of the shard.
             view: The view to read.
 
         Returns:
@@ -194,7 +194,7 @@ class Cache:
         """
         marker, fields = self.marker(name, shard), list(fields)
         read = partial(self._shards_of(name).read, shard)
-        record = row * self.manifest.views + view
+        record = position * self.manifest.views + view
         arrays = reader.stored(read, marker, reader.parts_of(fields), record)
         return reader.decode(fields, arrays, self.state(name))
 

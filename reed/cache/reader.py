@@ -55,23 +55,23 @@ class OpenShards:
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
 
-    def read(self, shard: int, rows: Sequence[int], out: offsets.Out) -> None:
+    def read(self, shard: int, records: Sequence[int], out: offsets.Out) -> None:
         """Read records of one shard.
 
         Args:
             shard: Number of the shard.
-            rows: Positions of the records in the shard.
-            out: Part -> arrays; ``out[part][j]`` is filled with record ``rows[j]``.
+            records: Positions of the records in the shard.
+            out: Part -> arrays; ``out[part][j]`` is filled with record ``records[j]``.
 
         Raises:
             ReedError: The shard cannot be read; the message names the file and the key.
         """
         try:
             with self._borrowed([shard]) as opened:
-                opened[shard].read(rows, out)
+                opened[shard].read(records, out)
         except (EOFError, OSError) as error:
             path = schema.shard_path(self._cache, self._column, shard)
-            key = self._markers[shard].keys[rows[0] // self._views]
+            key = self._markers[shard].keys[records[0] // self._views]
             where = f"{path}, key {key!r}"
             raise ReedError(f"{where}: {error}; run reed-cache verify {self._cache}") from error
 

@@ -43,25 +43,25 @@ class Shard:
         except OSError as error:
             raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
 
-    def read(self, rows: Sequence[int], out: Out) -> None:
+    def read(self, records: Sequence[int], out: Out) -> None:
         """Read records in as few system calls as the layout allows.
 
         Args:
-            rows: Positions of the records in the shard.
+            records: Positions of the records in the shard.
             out: Part -> writable C-contiguous arrays of the stored size, or their memory;
-                ``out[part][j]`` is filled with record ``rows[j]``.
+                ``out[part][j]`` is filled with record ``records[j]``.
 
         Raises:
             EOFError: The file ends early; the message has the offset.
         """
-        for call in self.calls(rows, out):
+        for call in self.calls(records, out):
             perform(*call)
 
-    def calls(self, rows: Sequence[int], out: Out) -> list[Call]:
+    def calls(self, records: Sequence[int], out: Out) -> list[Call]:
         """Return the arguments of `perform` with which `read` reads; nothing is read yet."""
         wanted: list[tuple[int, memoryview]] = []
         for name, arrays in out.items():
-            starts = _starts(self._parts[name]["offsets"], rows)
+            starts = _starts(self._parts[name]["offsets"], records)
             wanted += zip(starts, map(bytes_of, arrays), strict=True)
         wanted.sort(key=_START)
         return _runs(self._file, wanted)
@@ -71,12 +71,12 @@ class Shard:
         os.close(self._file)
 
 
-def _starts(offsets: dict[str, int] | list[int], rows: Sequence[int]) -> list[int]:
+def _starts(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
     """Return the offsets of some records of a part."""
     if isinstance(offsets, list):
-        return [offsets[row] for row in rows]
+        return [offsets[record] for record in records]
     first, stride = offsets["first"], offsets["stride"]
-    return [first + row * stride for row in rows]
+    return [first + record * stride for record in records]
 
 
 def bytes_of(array: np.ndarray | memoryview) -> memoryview:
