@@ -40,17 +40,17 @@ class ImageOutput(Output):
 
     vae: str = option(
         "",
-        "Weights to decode latents with, in place of those that the cache names; none keeps the "
-        "latents.",
+        "Weights of the autoencoder that decodes latents, instead of those that the cache names; "
+        "none: keep the latents.",
         metavar="PATH",
     )
     rounding: str = option(
         "nearest",
-        "Rounding of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do.",
+        "Rounding of pixels: nearest (as in SiT) or down (as in ADM, REPA and REED).",
         metavar="NAME",
     )
-    png: bool = option(False, "Write a folder of PNGs, too.")
-    shards: bool = option(False, "Write WebDataset tars, too.")
+    png: bool = option(False, "Also write a folder of PNG files.")
+    shards: bool = option(False, "Also write WebDataset tar files.")
 
     _decoder: Any = field(default=None, init=False, repr=False)
     _field: Any = field(default=None, init=False, repr=False)

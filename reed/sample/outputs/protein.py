@@ -35,7 +35,9 @@ class ProteinOutput(Output):
     """
 
     structure: tuple[Path, ...] = option(
-        (), "A .pdb or .cif file to design --num sequences for; may be repeated.", metavar="FILE"
+        (),
+        "Structure (.pdb or .cif) to design --num sequences for; may be repeated.",
+        metavar="FILE",
     )
 
     _native: Any = field(default=None, init=False, repr=False)
