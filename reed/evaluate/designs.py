@@ -40,8 +40,10 @@ class ProteinEvaluator(Evaluator):
     noun = "designs"
     runs = True
 
-    steps: int = option(500, "Of a run: steps of the sampler of its designs.")
-    esmfold: Path | None = option(None, "Refold the designs by the ESMFold there.", metavar="DIR")
+    steps: int = option(500, "Sampler steps for the designs of a run.")
+    esmfold: Path | None = option(
+        None, "Refold the designs with the ESMFold in this folder.", metavar="DIR"
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:

@@ -41,23 +41,23 @@ class ImageEvaluator(Evaluator):
 
     metrics: str = option(
         "",
-        "fd, fid, sfid, is, pr, fd-dinov2, kid, cmmd, with commas. Default: those that the "
-        "reference and the weights that are here allow.",
+        "Metrics, separated by commas: fd, fid, sfid, is, pr, kid, cmmd, fd-dinov2. Default: those "
+        "that the reference and the available weights allow.",
         metavar="LIST",
     )
     features: str = option(
         "",
-        "Space of fd, pr, kid and cmmd in place of their own: digits-mlp, inception, dinov2-l, "
-        "clip-l-336 or timm:NAME; without --metrics, of fd alone.",
+        "Feature space for fd, pr, kid and cmmd instead of their own: digits-mlp, inception, "
+        "dinov2-l, clip-l-336 or timm:NAME; without --metrics, fd is the only metric.",
         metavar="SPACE",
     )
     weights: tuple[str, ...] = option(
         (),
-        "The weights of a space, where they are not to be fetched; may be repeated.",
+        "Weights of a feature space, instead of downloading them; may be repeated.",
         metavar="SPACE=FILE",
     )
     precision: str = option(
-        "fp32", "Precision of the networks: fp32, tf32 or bf16.", metavar="NAME"
+        "fp32", "Precision of the feature networks: fp32, tf32 or bf16.", metavar="NAME"
     )
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ class MoleculeEvaluator(Evaluator):
 
     noun = "molecules"
 
-    posebusters: bool = option(False, "The checks of PoseBusters, too.")
+    posebusters: bool = option(False, "Also run the checks of PoseBusters.")
 
     @classmethod
     def reads(cls, path: Path) -> bool:
