@@ -141,15 +141,30 @@ def sanitised(molecule: Molecule) -> Any | None:
 
 
 def smiles(mol: Any) -> str:
-    """Canonical SMILES with stereo, without the hydrogens that need not be named."""
+    """Canonical SMILES with stereo, without atom maps and hydrogens that need not be named."""
     chem = library()
-    return chem.MolToSmiles(chem.RemoveHs(mol))
+    return chem.MolToSmiles(chem.RemoveHs(_unmapped(mol)))
 
 
 def flat(mol: Any) -> str:
-    """Canonical SMILES without stereo and without hydrogens that need not be named."""
+    """The key of a molecule's identity, for splits, uniqueness and novelty: canonical SMILES.
+
+    Stereo, atom maps, isotopes and explicit hydrogens are left out of it.
+    """
     chem = library()
-    return chem.MolToSmiles(chem.RemoveHs(mol), isomericSmiles=False)
+    plain = _unmapped(mol)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    chem.RemoveStereochemistry(plain)  # RemoveHs keeps a hydrogen that stereo is told by
+    return chem.MolToSmiles(chem.RemoveHs(plain), isomericSmiles=False)
+
+
+def _unmapped(mol: Any) -> Any:
+    """A copy without atom maps."""
+    copy = library().Mol(mol)
+    for atom in copy.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return copy
 
 
 def flattened(smiles: str) -> str:
