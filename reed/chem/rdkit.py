@@ -56,7 +56,14 @@ def problem(mol: Any) -> str:
         {str(b.GetBondType()) for b in mol.GetBonds() if b.GetBondType() not in kinds}
     ):
         return f"{odd[0].lower()} bond"
+    if any(bond.GetIsAromatic() != _is_aromatic(bond) for bond in mol.GetBonds()):
+        return "aromatic bond outside a ring"
     return ""
+
+
+def _is_aromatic(bond: Any) -> bool:
+    """Whether the kind of a bond is aromatic, be it in a ring or not."""
+    return bond.GetBondType() == library().BondType.AROMATIC
 
 
 def to_arrays(mol: Any) -> Molecule:
