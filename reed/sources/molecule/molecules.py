@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from reed.build.shard import BadSample
 from reed.build.source import Listing
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_reading
 from reed.chem.molecule import Molecule, to_lists
+from reed.chem.molecule_geometry import implausible
 from reed.errors import ReedError, suggest
 from reed.seeding import seed_for
 from reed.sources import SOURCES
@@ -201,18 +202,9 @@ def parsed(path: Path, number: int, smiles: str = "") -> Any:
 
     smiles: the column of lists that holds the SMILES, see reed.sources.molecule.entries.
     """
-    library = rdkit.library()
     if entries.is_sdf(path):
-        block = sdf_text.mol_block(entries.entry(path, number))
-        mol = library.MolFromMolBlock(block, removeHs=False)
-        reason = "is no molecule that RDKit accepts"
-    else:
-        text = entries.smiles_of(path, number, smiles)
-        mol = library.MolFromSmiles(text) if text else None
-        reason = f"{text[:80]!r} is no SMILES"
-    if mol is None:
-        raise BadSample(reason)
-    return mol
+        return rdkit_reading.from_block(sdf_text.mol_block(entries.entry(path, number)))
+    return rdkit_reading.from_smiles(entries.smiles_of(path, number, smiles))
 
 
 def _readable(path: Path, number: int, smiles: str) -> Any | None:
@@ -226,9 +218,8 @@ def with_conformer(mol: Any) -> dict[str, Any]:
     """The entries of a molecule with the coordinates it has; hydrogens it lacks are placed."""
     if not mol.GetNumConformers():
         raise BadSample("has no coordinates")
-    placed = mol.GetConformer()
-    if not placed.Is3D() and mol.GetNumAtoms() > 2 and not placed.GetPositions()[:, 2].any():
-        raise BadSample("has coordinates in the plane only, no conformer")
+    if reason := implausible(mol):
+        raise BadSample(reason)
     return sample(rdkit.library().AddHs(mol, addCoords=True))
 
 
