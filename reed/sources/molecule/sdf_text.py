@@ -52,8 +52,7 @@ def _is_new(before: list[bytes]) -> bool:
     """Return whether a header ends here that follows a mol block or the blank line after data."""
     if len(before) <= HEADER:
         return False
-    last = before[-1 - HEADER].strip()
-    return not last or last.startswith(END.encode())
+    return before[-1 - HEADER].strip() in (b"", END.encode())
 
 
 def mol_block(text: str) -> str:
@@ -69,5 +68,6 @@ def mol_block(text: str) -> str:
     )
     counts = next((number for number, found in enumerate(is_counts) if found), HEADER)
     lines = [""] * (HEADER - counts) + lines[max(0, counts - HEADER) :]
-    ends = [number for number, line in enumerate(lines) if line.startswith(END)]
-    return "\n".join(lines[: ends[0] + 1] if ends else lines) + "\n"
+    after = range(HEADER, len(lines))
+    end = next((number for number in after if lines[number].rstrip() == END), len(lines))
+    return "\n".join(lines[: end + 1]) + "\n"

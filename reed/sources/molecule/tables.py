@@ -13,6 +13,7 @@ from reed.errors import ReedError
 NAME = "smiles"  # the end of a column's name that holds SMILES
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = ""  # the separator of lists whose first word is the SMILES
+_BLANK = " \r\n"
 _LONGEST = 131072  # characters of a quoted cell, as in Python's csv: a stray quote ends nowhere
 
 
@@ -66,7 +67,7 @@ def dialect(data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_tabl
     headers = {sep: names for sep, names in firsts.items() if _candidates(names, smiles)}
 
     if headers:
-        separator = max(headers, key=lambda sep: (sep != BLANKS, len(headers[sep])))
+        separator = max(headers, key=lambda sep: _certainty(headers[sep], sep, smiles))
         return Dialect(separator, _column(headers[separator], smiles, path), True)
     if smiles and is_table:
         names = ", ".join(max(firsts.values(), key=len))
@@ -85,9 +86,10 @@ def cells(record: str, separator: str) -> list[str]:
 
 
 def _bare(text: str) -> str:
-    text = text.strip()
+    """Return a cell without quotes, and blanks around it; a tab may be another list's separator."""
+    text = text.strip(_BLANK)
     if len(text) > 1 and text[0] == text[-1] == '"':
-        text = text[1:-1].replace('""', '"').strip()
+        text = text[1:-1].replace('""', '"').strip(_BLANK)
     return text
 
 
@@ -95,7 +97,7 @@ def _cell(separator: str) -> str:
     """Return the pattern of a cell: quoted, where line breaks and separators may be, or plain."""
     sep = re.escape(separator)
     some = rf'[^"]{{0,{_LONGEST}}}+'
-    quoted = rf'"{some}(?:""{some})*+"[ \t]*(?={sep}|[\r\n]|\Z)'
+    quoted = rf'"{some}(?:""{some})*+" *(?={sep}|[\r\n]|\Z)'
     return rf"(?:{quoted}|[^{sep}\r\n]*+)"
 
 
@@ -127,6 +129,12 @@ def _candidates(names: list[str], smiles: str) -> list[int]:
     if exact or smiles:
         return exact
     return [number for number, name in enumerate(lower) if name.endswith(NAME)]
+
+
+def _certainty(names: list[str], separator: str, smiles: str) -> tuple[bool, bool, int]:
+    """Return how likely a separator is, from the names that it gives."""
+    chosen = names[_candidates(names, smiles)[0]]
+    return separator != BLANKS, not any(sep in chosen for sep in SEPARATORS), len(names)
 
 
 def _is_header(names: list[str]) -> bool:
