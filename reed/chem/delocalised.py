@@ -41,12 +41,6 @@ class _Choice:
         return abs(sum(self.charges)), sum(map(abs, self.charges))
 
 
-def is_in(mol: Any) -> bool:
-    """Whether a sanitised molecule has an aromatic bond that is in no aromatic ring."""
-    kind = library().BondType.AROMATIC
-    return any(b.GetBondType() == kind and not b.GetIsAromatic() for b in mol.GetBonds())
-
-
 def resolve(mol: Any) -> bool:
     """Give such bonds of a molecule that is not sanitised their orders and charges, in place.
 
@@ -59,7 +53,9 @@ def resolve(mol: Any) -> bool:
     chem = library()
     mol.UpdatePropertyCache(strict=False)
     chem.FastFindRings(mol)
-    ranks = list(chem.CanonicalRankAtoms(mol, breakTies=True))
+    ranks = list(
+        chem.CanonicalRankAtoms(mol, breakTies=True)
+    )  # The choice must not depend on order.
     cyclic, groups = _groups(mol)
     has_hydrogens = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
 
@@ -71,6 +67,7 @@ def resolve(mol: Any) -> bool:
         choices = list(_choices(mol, atoms, bonds, has_hydrogens))
         if not choices:
             raise BadSample(f"has {where}, that fit no single and double bonds")
+
         best = min(choice.cost for choice in choices)
         choices = [choice for choice in choices if choice.cost == best]
         if len({(choice.hydrogens, sum(choice.charges)) for choice in choices}) > 1:
@@ -93,6 +90,7 @@ def _groups(mol: Any) -> tuple[set[int], list[list[Any]]]:
         for end in (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())
     }
 
+    # Bonds that share atoms depend on one another, so their orders are chosen together.
     groups: list[list[Any]] = []
     while bridges:
         group = [bridges.pop()]

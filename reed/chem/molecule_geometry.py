@@ -40,10 +40,12 @@ def _distances(mol: Any, coords: np.ndarray) -> str:
     if near.any():
         a, b = np.argwhere(near)[0].tolist()
         return _told(mol, a, b, apart[a, b], f"under {SHORTEST}", sums[a, b])
-    for bond in mol.GetBonds():
-        a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()
-        if apart[a, b] > LONGEST * sums[a, b]:
-            return _told(mol, a, b, apart[a, b], f"bonded, and over {LONGEST}", sums[a, b])
+    ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
+    a, b = np.array(ends, int).reshape(-1, 2).T
+    far = apart[a, b] > LONGEST * sums[a, b]
+    if far.any():
+        a, b = ends[int(far.argmax())]
+        return _told(mol, a, b, apart[a, b], f"bonded, and over {LONGEST}", sums[a, b])
     return ""
 
 

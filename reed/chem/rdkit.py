@@ -56,14 +56,15 @@ def problem(mol: Any) -> str:
         {str(b.GetBondType()) for b in mol.GetBonds() if b.GetBondType() not in kinds}
     ):
         return f"{odd[0].lower()} bond"
-    if any(bond.GetIsAromatic() != _is_aromatic(bond) for bond in mol.GetBonds()):
+    if has_aromatic_bond_outside_rings(mol):
         return "aromatic bond outside a ring"
     return ""
 
 
-def _is_aromatic(bond: Any) -> bool:
-    """Whether the kind of a bond is aromatic, be it in a ring or not."""
-    return bond.GetBondType() == library().BondType.AROMATIC
+def has_aromatic_bond_outside_rings(mol: Any) -> bool:
+    """Whether a sanitised molecule has a bond of that kind that is in no aromatic ring."""
+    kind = library().BondType.AROMATIC
+    return any(b.GetBondType() == kind and not b.GetIsAromatic() for b in mol.GetBonds())
 
 
 def to_arrays(mol: Any) -> Molecule:

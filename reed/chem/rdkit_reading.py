@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from reed.build.shard import BadSample
 from reed.chem import delocalised
 from reed.chem.molecule import Molecule
-from reed.chem.rdkit import library, to_mol
+from reed.chem.rdkit import has_aromatic_bond_outside_rings, library, to_mol
 
 _LOCK = Lock()  # RDKit's log is one for the process
 _TIME = re.compile(r"^\[[\d:]+\] ")
@@ -38,7 +38,7 @@ def from_block(block: str) -> Any:
     """
     chem = library()
     mol = chem.MolFromMolBlock(block, removeHs=False)
-    if mol is not None and not delocalised.is_in(mol):
+    if mol is not None and not has_aromatic_bond_outside_rings(mol):
         return mol
 
     # Where such bonds are, RDKit counts valences, and so hydrogens, that the atoms do not have.
@@ -100,11 +100,12 @@ class _Collector(logging.Handler):
 
 
 @contextmanager
-def _listening() -> Iterator[list[logging.LogRecord]]:
+def _listening() -> Generator[list[logging.LogRecord]]:
     """Collect what RDKit logs, and print none of it."""
     base, log, collector = library("rdBase"), logging.getLogger("rdkit"), _Collector()
+    handlers: list[logging.Handler] = [collector]  # RDKit's own handler would print.
     with _LOCK:
-        before, log.handlers = log.handlers, [collector]
+        before, log.handlers = log.handlers, handlers
         does_propagate, log.propagate = log.propagate, False
         base.LogToPythonLogger()  # This enables all of RDKit's logs.
         try:

@@ -91,37 +91,36 @@ class Molecules:
         if self.data is None:
             raise ReedError("molecules: name a file or folder with --data")
         layout = self._layout
-        files = data_files.find(self.data) if layout is None else None
+        if layout is None:
+            files = data_files.find(self.data)
+        else:
+            files = Files([], data_files.beside(self.data, layout.files()))
         stamps: dict[str, str] = {}
         out: Counter[str] = Counter()
 
-        for key, stamp, problem in self._all(files):
+        for key, stamp, problem in self._all(files.paths):
             out[problem] += 1
             if not problem:
                 stamps[key] = stamp
         del out[""]
 
-        passed = files.passed if files else data_files.beside(self.data, layout.files())
         reasons = ", ".join(f"{count} {name}" for name, count in sorted(out.items()))
         if reasons or self.split != "all":
             of = "" if self.split == "all" else f" of the split {self.split!r}"
             left = f"; left out: {reasons}" if reasons else ""
             tqdm.write(f"molecules: {len(stamps)} samples{of}{left}", file=sys.stderr)
         counts = {f"left out: {name}": count for name, count in sorted(out.items())}
-        return Listing(stamps, passed, counts=counts)
+        return Listing(stamps, files.passed, counts=counts)
 
-    def _all(self, files: Files | None) -> Iterator[tuple[str, str, str]]:
+    def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
         """Key, stamp and what it is left out for of every molecule.
 
-        files: of a folder that has no layout of its own.
+        paths: the files to read where the data has no layout of its own.
         """
-        if files is not None:
-            return self._scan(files.paths)
         layout = self._layout
         if isinstance(layout, SplitFiles):
             return layout.listing(self._problem)
-        assert layout is not None
-        return layout.listing(self._unwanted)
+        return layout.listing(self._unwanted) if layout else self._scan(paths)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """The entries of one molecule; BadSample with the reason."""
