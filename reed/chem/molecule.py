@@ -20,10 +20,13 @@ COORD_SCALE = 2.407038688659668  # angstroms, of all centred coordinates; of GEO
 
 @dataclass(frozen=True)
 class Molecule:
-    """One conformer of a molecule, hydrogens included.
+    """One conformer of a molecule, with hydrogens.
 
-    coords: angstroms, float32 [N, 3]; atoms: places in ATOMS, [N]; charges: formal, [N]; bonds:
-    kinds, symmetric [N, N], NONE on the diagonal. The last three are small integers.
+    Attributes:
+        coords: Coordinates in angstroms, float32 [N, 3].
+        atoms: Indices into ATOMS, small integers [N].
+        charges: Formal charges, small integers [N].
+        bonds: Kinds of bonds, small integers, symmetric [N, N], NONE on the diagonal.
     """
 
     coords: np.ndarray
@@ -36,10 +39,14 @@ class Molecule:
 
 
 def to_lists(bonds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bonds [N, N] as the neighbours of each atom and the kinds of bonds to them.
+    """Return bonds [N, N] as lists of neighbours.
 
-    partners: int32 [N, DEGREE], rising, -1 behind the last; orders: uint8 [N, DEGREE], NONE there.
-    Raises ReedError where an atom has more than DEGREE neighbours.
+    Returns:
+        The neighbours of each atom, ascending, int32 [N, DEGREE], padded with -1, and the kinds of
+        the bonds to them, uint8 [N, DEGREE], padded with NONE.
+
+    Raises:
+        ReedError: An atom has more than DEGREE neighbours.
     """
     degree = (bonds != NONE).sum(1)
     if degree.size and degree.max() > DEGREE:
@@ -54,7 +61,7 @@ def to_lists(bonds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_matrix(partners: np.ndarray, orders: np.ndarray) -> np.ndarray:
-    """The inverse of to_lists: uint8 [N, N]."""
+    """Return the bonds, uint8 [N, N], of lists that ``to_lists`` made."""
     bonds = np.zeros((len(partners), len(partners)), np.uint8)
     rows, places = np.nonzero(partners >= 0)
     bonds[rows, partners[rows, places]] = orders[rows, places]

@@ -1,4 +1,4 @@
-"""Molecules in one .npz, atom after atom, and what they are measured against."""
+"""Sets of molecules: in one .npz file, in an SDF file, and in a cache."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ ROWS = {"coords": (3,), "atoms": (), "charges": (), "bonds": (3,)}
 
 
 def write(path: Path, molecules: Iterable[Molecule]) -> None:
-    """Write molecules: whole or not at all.
+    """Write molecules to an .npz file, all of them or none.
 
-    sizes: atoms of each [M]; coords [sum, 3], atoms and charges [sum], of all molecules one after
-    the other; bonds: the two atoms, counted over all molecules, and the kind, int32 [bonds, 3].
+    The arrays are ``sizes``, the number of atoms of each molecule [M]; ``coords`` [sum, 3],
+    ``atoms`` and ``charges`` [sum], of one molecule after another; and ``bonds``, int32
+    [bonds, 3]: two atoms, counted over all molecules, and the kind.
     """
     kept = list(molecules)
     sizes = np.array([len(molecule) for molecule in kept], np.int32)
@@ -33,9 +34,9 @@ def write(path: Path, molecules: Iterable[Molecule]) -> None:
         a, b = np.nonzero(np.triu(molecule.bonds, 1))
         bonds.append(np.stack([a + first, b + first, molecule.bonds[a, b]], 1).astype(np.int32))
     parts = {
-        "coords": [np.asarray(each.coords, np.float32) for each in kept],
-        "atoms": [np.asarray(each.atoms, np.uint8) for each in kept],
-        "charges": [np.asarray(each.charges, np.int32) for each in kept],
+        "coords": [np.asarray(molecule.coords, np.float32) for molecule in kept],
+        "atoms": [np.asarray(molecule.atoms, np.uint8) for molecule in kept],
+        "charges": [np.asarray(molecule.charges, np.int32) for molecule in kept],
         "bonds": bonds,
     }
     arrays: dict[str, Any] = {name: np.concatenate(rows) for name, rows in parts.items()}
@@ -44,7 +45,7 @@ def write(path: Path, molecules: Iterable[Molecule]) -> None:
 
 
 def is_set(path: Path) -> bool:
-    """Whether a file is an .npz of molecules."""
+    """Return whether a file is an .npz file of molecules."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {"sizes", *ROWS} <= set(arrays.files)
@@ -53,50 +54,60 @@ def is_set(path: Path) -> bool:
 
 
 def load(path: Path) -> list[Molecule]:
-    """The molecules of an .npz or an SDF; ReedError where it is none or its parts do not fit."""
+    """Return the molecules of an .npz or SDF file.
+
+    Raises:
+        ReedError: The file holds no molecules, or its arrays do not fit together.
+    """
     if path.suffix == ".sdf":
         return list(rdkit.read_sdf(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             sizes = arrays["sizes"]
-            found = {name: arrays[name] for name in ROWS}
+            rows = {name: arrays[name] for name in ROWS}
     except (OSError, EOFError, KeyError, ValueError, AttributeError, BadZipFile) as error:
         raise ReedError(f"cannot read molecules from {path}: {error}") from error
-    atoms, edges = int(sizes.sum()), found["bonds"]
-    fit = all(found[name].shape[1:] == shape for name, shape in ROWS.items())
-    fit = fit and all(len(found[name]) == atoms for name in ("coords", "atoms", "charges"))
+
+    # A bond must join two atoms of one molecule.
+    atoms, edges = int(sizes.sum()), rows["bonds"]
+    fit = all(rows[name].shape[1:] == shape for name, shape in ROWS.items())
+    fit = fit and all(len(rows[name]) == atoms for name in ("coords", "atoms", "charges"))
     owner = np.repeat(np.arange(len(sizes)), sizes)
     if fit and len(edges):
         fit = edges.min() >= 0 and edges[:, :2].max() < atoms
         fit = fit and bool((owner[edges[:, 0]] == owner[edges[:, 1]]).all())
-    if not fit or (atoms and found["atoms"].max() >= len(ATOMS)):
+    if not fit or (atoms and rows["atoms"].max() >= len(ATOMS)):
         raise ReedError(f"{path} holds molecules whose arrays do not fit together")
-    made = []
+
+    molecules = []
     for number, (first, size) in enumerate(zip(np.cumsum(sizes) - sizes, sizes, strict=True)):
         own = edges[owner[edges[:, 0]] == number] if len(edges) else edges
         bonds = np.zeros((size, size), np.uint8)
         bonds[own[:, 0] - first, own[:, 1] - first] = own[:, 2]
-        rows = slice(first, first + size)
-        parts = [found[name][rows] for name in ("coords", "atoms", "charges")]
-        made.append(Molecule(*parts, bonds | bonds.T))
-    return made
+        own_atoms = slice(first, first + size)
+        parts = [rows[name][own_atoms] for name in ("coords", "atoms", "charges")]
+        molecules.append(Molecule(*parts, bonds | bonds.T))
+    return molecules
 
 
 def known(cache: Path, *, progress: bool = False) -> frozenset[str]:
-    """The SMILES of a cache of molecules, without stereo; ReedError where it has none."""
+    """Return the identities of the molecules in a cache.
+
+    Raises:
+        ReedError: The cache holds no SMILES.
+    """
     with open_cache(cache) as opened:
         records, total = opened.records("molecule/smiles"), opened.manifest.samples
         bar = tqdm(records, "known", total, disable=not progress, dynamic_ncols=True)
-        found = {rdkit.flattened(text) for text in {text for _, text in bar}}
-    return frozenset(found)
+        return frozenset(rdkit.flattened(text) for text in {text for _, text in bar})
 
 
 def of_cache(cache: Path, num: int) -> list[Molecule]:
-    """The first molecules of a cache."""
-    found = []
+    """Return the first molecules of a cache."""
+    molecules = []
     with open_cache(cache) as opened:
         for _, values in islice(opened.records("molecule"), num):
             bonds = to_matrix(values["partners"], values["orders"])
             parts = [values[name] for name in ("coords", "atoms", "charges")]
-            found.append(Molecule(*parts, bonds))
-    return found
+            molecules.append(Molecule(*parts, bonds))
+    return molecules

@@ -1,4 +1,4 @@
-"""Between RDKit's molecules and plain arrays; RDKit is imported where it is needed."""
+"""Conversion between molecules of RDKit and plain arrays; RDKit is imported when needed."""
 
 from __future__ import annotations
 
@@ -17,25 +17,29 @@ EMBED_SECONDS, FORCE_STEPS = 10, 1000
 
 
 def library(name: str = "Chem") -> Any:
-    """A module of RDKit, silenced; ReedError where it is not installed."""
+    """Return a module of RDKit, with logging turned off.
+
+    Raises:
+        ReedError: RDKit is not installed.
+    """
     try:
-        found = import_module(f"rdkit.{name}")
+        module = import_module(f"rdkit.{name}")
         import_module("rdkit.RDLogger").DisableLog("rdApp.*")  # ty: ignore[missing-attribute]  # a C++ name
     except ImportError as error:
         raise ReedError(
             f"molecules need RDKit, which cannot be imported ({error}); "
             f"install it with: {pip_install('molecules')}"
         ) from error
-    return found
+    return module
 
 
 def version() -> str:
-    """RDKit's own."""
+    """Return the version of RDKit."""
     return str(library("rdBase").rdkitVersion)
 
 
 def problem(mol: Any) -> str:
-    """What keeps a sanitised molecule out of our arrays, in short; empty where nothing does."""
+    """Return why our arrays cannot hold a sanitised molecule; empty if they can."""
     atoms = list(mol.GetAtoms())
     if not atoms:
         return "no atoms"
@@ -45,6 +49,8 @@ def problem(mol: Any) -> str:
         return f"element {odd[0]}"
     if odd := sorted({atom.GetFormalCharge() for atom in atoms} - set(CHARGES)):
         return f"charge {odd[0]}"
+
+    # The arrays have no place for these, so storing such a molecule would change it.
     if any(atom.GetNumRadicalElectrons() for atom in atoms):
         return "radical"
     if any(atom.GetIsotope() for atom in atoms):
@@ -62,21 +68,22 @@ def problem(mol: Any) -> str:
 
 
 def has_aromatic_bond_outside_rings(mol: Any) -> bool:
-    """Whether a sanitised molecule has a bond of that kind that is in no aromatic ring."""
+    """Return whether a sanitised molecule has a bond of type 4 that is in no aromatic ring."""
     kind = library().BondType.AROMATIC
     return any(b.GetBondType() == kind and not b.GetIsAromatic() for b in mol.GetBonds())
 
 
 def to_arrays(mol: Any) -> Molecule:
-    """A molecule with explicit hydrogens and a conformer, for which `problem` finds nothing."""
+    """Return the arrays of a molecule that has explicit hydrogens, a conformer and no problem."""
     assert not problem(mol) and mol.GetNumConformers(), problem(mol)
     return _arrays(mol)
 
 
 def read_sdf(path: Path) -> Iterator[Molecule]:
-    """The molecules of an SDF as they are written, all hydrogens explicit, sound or not.
+    """Yield the molecules of an SDF file as they are, with explicit hydrogens, sound or not.
 
-    Raises ReedError naming an entry that RDKit cannot read, or that our arrays cannot hold.
+    Raises:
+        ReedError: RDKit cannot read an entry, or our arrays cannot hold it.
     """
     chem = library()
     try:
@@ -88,19 +95,28 @@ def read_sdf(path: Path) -> Iterator[Molecule]:
             arrays = path.with_suffix(".npz")
             hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
             raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
+
+        # Sanitising finds aromatic bonds, which a file writes as single and double.
         sound = chem.Mol(mol)
         try:
-            chem.SanitizeMol(sound)  # finds what is aromatic, which an SDF writes as two kinds
+            chem.SanitizeMol(sound)
         except (ValueError, RuntimeError):
             sound = mol
         try:
             yield _arrays(sound)
         except (ValueError, KeyError) as error:
-            raise ReedError(f"{path}: entry {number} has what no array holds: {error}") from error
+            raise ReedError(
+                f"{path}: entry {number} has an element or a bond that our arrays lack: {error}"
+            ) from error
 
 
 def _arrays(mol: Any) -> Molecule:
-    """Plain arrays; ValueError or KeyError for an element or a bond that they do not know."""
+    """Return plain arrays.
+
+    Raises:
+        ValueError: An element is unknown.
+        KeyError: A kind of bond is unknown.
+    """
     numbers = {kind: number for number, kind in _kinds().items()}
     bonds = np.zeros((mol.GetNumAtoms(),) * 2, np.uint8)
     for bond in mol.GetBonds():
@@ -115,7 +131,7 @@ def _arrays(mol: Any) -> Molecule:
 
 
 def to_mol(molecule: Molecule) -> Any:
-    """The same as a molecule of RDKit, not sanitised: whether it is one that RDKit accepts."""
+    """Return a molecule of RDKit that is not sanitised, so that RDKit may not accept it."""
     chem = library()
     made = chem.RWMol()
     for number, charge in zip(molecule.atoms.tolist(), molecule.charges.tolist(), strict=True):
@@ -123,6 +139,8 @@ def to_mol(molecule: Molecule) -> Any:
         atom.SetFormalCharge(charge)
         atom.SetNoImplicit(True)  # all hydrogens are there
         made.AddAtom(atom)
+
+    # RDKit keeps aromaticity on atoms and bonds, the arrays on bonds alone.
     kinds = _kinds()
     for a, b in np.argwhere(np.triu(molecule.bonds, 1) != NONE).tolist():
         made.AddBond(a, b, kinds[int(molecule.bonds[a, b])])
@@ -130,6 +148,7 @@ def to_mol(molecule: Molecule) -> Any:
             made.GetBondBetweenAtoms(a, b).SetIsAromatic(True)
             for end in (a, b):
                 made.GetAtomWithIdx(end).SetIsAromatic(True)
+
     conformer = chem.Conformer(len(molecule))
     conformer.SetPositions(np.ascontiguousarray(molecule.coords, np.float64))
     made.AddConformer(conformer, assignId=True)
@@ -137,7 +156,7 @@ def to_mol(molecule: Molecule) -> Any:
 
 
 def sanitised(molecule: Molecule) -> Any | None:
-    """The same as a sound molecule of RDKit, stereo from its coordinates; None if it is none."""
+    """Return a sanitised molecule with stereo from its coordinates; None if it is unsound."""
     chem = library()
     mol = to_mol(molecule)
     try:
@@ -149,26 +168,26 @@ def sanitised(molecule: Molecule) -> Any | None:
 
 
 def smiles(mol: Any) -> str:
-    """Canonical SMILES with stereo, without atom maps and hydrogens that need not be named."""
+    """Return the canonical SMILES with stereo, without atom maps and needless hydrogens."""
     chem = library()
     return chem.MolToSmiles(chem.RemoveHs(_unmapped(mol)))
 
 
 def flat(mol: Any) -> str:
-    """The key of a molecule's identity, for splits, uniqueness and novelty: canonical SMILES.
+    """Return the identity of a molecule, by which splits, uniqueness and novelty compare it.
 
-    Stereo, atom maps, isotopes and explicit hydrogens are left out of it.
+    It is the canonical SMILES without stereo, atom maps, isotopes and explicit hydrogens.
     """
     chem = library()
     plain = _unmapped(mol)
     for atom in plain.GetAtoms():
         atom.SetIsotope(0)
-    chem.RemoveStereochemistry(plain)  # RemoveHs keeps a hydrogen that stereo is told by
+    chem.RemoveStereochemistry(plain)  # RemoveHs keeps hydrogens that define stereo
     return chem.MolToSmiles(chem.RemoveHs(plain), isomericSmiles=False)
 
 
 def _unmapped(mol: Any) -> Any:
-    """A copy without atom maps."""
+    """Return a copy without atom maps."""
     copy = library().Mol(mol)
     for atom in copy.GetAtoms():
         atom.SetAtomMapNum(0)
@@ -176,17 +195,24 @@ def _unmapped(mol: Any) -> Any:
 
 
 def flattened(smiles: str) -> str:
-    """The same of a SMILES; itself where it is one that RDKit writes but does not read."""
+    """Return the identity of a SMILES, or the SMILES if RDKit wrote it but cannot read it."""
     mol = library().MolFromSmiles(smiles)
     return smiles if mol is None else flat(mol)
 
 
 def conformer(mol: Any, seed: int) -> str:
-    """Give a molecule with explicit hydrogens a conformer, in place; what went wrong, or nothing.
+    """Give a molecule with explicit hydrogens a conformer, in place.
 
-    ETKDGv3, once more from random coordinates where that fails, then at most 1,000 steps of MMFF94
-    or, where that lacks parameters, UFF; where both lack them, the embedding stays as it is. Two
-    calls with one seed give the same coordinates. Embedding may take 10 seconds, twice.
+    The method is ETKDGv3, and again from random coordinates if that fails, followed by at most
+    1,000 steps of MMFF94, or of UFF if MMFF94 lacks parameters; if both lack them, the embedding
+    stays as it is. Embedding may take 10 seconds, twice.
+
+    Args:
+        mol: The molecule, which is changed.
+        seed: Equal seeds give equal coordinates.
+
+    Returns:
+        What went wrong; empty if nothing did.
     """
     geometry, force = library("Chem.rdDistGeom"), library("Chem.rdForceFieldHelpers")
     settings = geometry.ETKDGv3()
@@ -203,7 +229,7 @@ def conformer(mol: Any, seed: int) -> str:
 
 
 def sdf(mols: Iterable[tuple[str, Any]]) -> str:
-    """Named molecules as an SDF, bonds kekulised where they can be."""
+    """Return named molecules as the text of an SDF file, with kekulised bonds if possible."""
     chem = library()
     entries = []
     for name, mol in mols:
@@ -218,10 +244,14 @@ def sdf(mols: Iterable[tuple[str, Any]]) -> str:
 
 
 def planar(molecule: Molecule) -> Any:
-    """A molecule laid out in two dimensions to be drawn, hydrogens left out where they can be.
+    """Lay out a molecule in two dimensions for drawing, without hydrogens that can be left out.
 
-    The property `place` of an atom is its place in the arrays. What is no molecule by RDKit's
-    rules is drawn as it is; ValueError or RuntimeError where RDKit cannot.
+    The property ``place`` of an atom is its index in the arrays. A molecule that RDKit does not
+    accept is laid out as it is.
+
+    Raises:
+        ValueError: RDKit cannot lay it out.
+        RuntimeError: RDKit cannot lay it out.
     """
     chem, sound = library(), sanitised(molecule)
     mol = to_mol(molecule) if sound is None else sound
@@ -234,10 +264,17 @@ def planar(molecule: Molecule) -> Any:
 
 
 def drawing(molecule: Molecule, side: int) -> tuple[str, list[list[Any]]]:
-    """A molecule in two dimensions, hydrogens left out, as SVG, and where its atoms are.
+    """Draw a molecule in two dimensions, without hydrogens.
 
-    side: width and height. The atoms are [number, x, y, 0], those drawn, by their places in the
-    arrays. What is no molecule by RDKit's rules is drawn as it is; ReedError where RDKit cannot.
+    Args:
+        molecule: The molecule, which need not be one that RDKit accepts.
+        side: Width and height in pixels.
+
+    Returns:
+        The SVG, and [index in the arrays, x, y, 0] of each atom that is drawn.
+
+    Raises:
+        ReedError: RDKit cannot draw it.
     """
     draw = library("Chem.Draw.rdMolDraw2D")
     drawer = draw.MolDraw2DSVG(side, side)
@@ -248,6 +285,8 @@ def drawing(molecule: Molecule, side: int) -> tuple[str, list[list[Any]]]:
     except (ValueError, RuntimeError) as error:
         raise ReedError(f"RDKit cannot draw it: {' '.join(str(error).split())}") from error
     drawer.FinishDrawing()
+
+    # RDKit may add atoms of its own to a drawing; those without an index are not ours.
     places = [
         (atom.GetIntProp("place"), drawer.GetDrawCoords(atom.GetIdx()))
         for atom in plane.GetAtoms()

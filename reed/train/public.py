@@ -134,6 +134,8 @@ def _content(path: Path) -> Mapping[str, Any]:
         )
     if not path.is_file():
         raise ReedError(f"there is no checkpoint at {path}")
+
+    # The arguments of the public trainers are a Namespace; nothing else of theirs is unpickled.
     content = files.read(path, allow=(argparse.Namespace,))
     if path.suffix != export.SAFETENSORS:
         return content

@@ -1,4 +1,4 @@
-"""Molecules with a conformer: SDF files, lists of SMILES, and GEOM and QM9 as published."""
+"""Molecules with a conformer: SDF files, lists of SMILES, GEOM and QM9 as published."""
 
 from __future__ import annotations
 
@@ -33,33 +33,37 @@ READING = 2  # how files are read; a cache that was planned by another is not ad
 @SOURCES.register("molecules")
 @dataclass(frozen=True)
 class Molecules:
-    """Molecules of one fragment, of elements and charges that reed.chem.molecule knows, hydrogens
-    added.
+    """Molecules of one fragment, with hydrogens, of the elements and charges in reed.chem.molecule.
 
-    coords: angstroms, float32 [N, 3]; atoms: places in reed.chem.molecule.ATOMS [N]; charges:
-    formal [N]; partners, orders: neighbours and kinds of bonds [N, 8], see
-    reed.chem.molecule.to_lists; smiles: canonical, with stereo.
+    The entries are ``coords``, float32 [N, 3] in angstroms; ``atoms``, indices into
+    reed.chem.molecule.ATOMS [N]; ``charges``, formal [N]; ``partners`` and ``orders``, neighbours
+    and kinds of bonds [N, 8] (reed.chem.molecule.to_lists); and ``smiles``, canonical, with stereo.
 
-    data: a file, or a folder tree of files: SDF, whose coordinates are kept, and lists of SMILES,
-    which get a conformer (reed.chem.rdkit.conformer) from the seed and their place
-    (reed.sources.molecule.entries has the endings); all also .gz, which every reading process holds
-    in memory. Beside a gdb9.sdf, what QM9's uncharacterized.txt lists is left out. Or the
-    rdkit_folder of GEOM (reed.sources.molecule.geom), or the files of MiDi and SemlaFlow
-    (reed.sources.molecule.split_files), which come first where both are. Other files are passed
-    over and named.
+    Molecules that the settings, the split, fragments, elements, charges, isotopes or radicals
+    exclude are counted while listing. Molecules that cannot be read, or whose conformer is
+    impossible (reed.chem.molecule_geometry), fail and are recorded with the reason.
 
-    smiles: the column of lists that holds the SMILES, where their first line names columns.
-    Default: the one called smiles, or the only one whose name ends so.
-
-    split: train, valid, test or all. That of the files where they are split, as are MiDi's and
-    SemlaFlow's and QM9 with MiDi's train.csv, val.csv and test.csv beside gdb9.sdf. Else eight,
-    one and one tenth of the molecules, by a hash of the SMILES without stereo: all conformers and
-    stereoisomers of a molecule are on one side. What cannot be read is in train.
-
-    conformers: of each molecule of GEOM, those of lowest energy, or the first in the files of MiDi;
-    min_atoms, max_atoms: hydrogens included. What these, the split, fragments, elements, charges,
-    isotopes and radicals leave out is counted on stderr and in the account of the cache; what
-    cannot be read at all fails and is recorded.
+    Attributes:
+        data: A file or a folder tree of files: SDF files, whose coordinates are kept, and lists of
+            SMILES, which get a conformer (reed.chem.rdkit.conformer) from the seed and their row;
+            reed.sources.molecule.entries has the endings. All may be packed with gzip; each reading
+            process then holds them in memory. Beside a ``gdb9.sdf``, the molecules in QM9's
+            ``uncharacterized.txt`` are left out. Or GEOM's ``rdkit_folder``
+            (reed.sources.molecule.geom), or the files of MiDi and SemlaFlow
+            (reed.sources.molecule.split_files), which take precedence. Other files are passed over
+            and named.
+        smiles: Column of a list that holds the SMILES; by default the one called ``smiles``, or the
+            only one whose name ends so.
+        split: ``train``, ``valid``, ``test`` or ``all``. The split of the files if they have one,
+            such as MiDi's and SemlaFlow's, and QM9 with MiDi's ``train.csv``, ``val.csv`` and
+            ``test.csv`` beside ``gdb9.sdf``. Else eight, one and one tenth of the molecules, by a
+            hash of their identity (reed.chem.rdkit.flat), so that all conformers and
+            stereoisomers of a molecule are on one side. What cannot be read is in ``train``.
+        min_atoms: Smallest number of atoms, with hydrogens.
+        max_atoms: Greatest number of atoms, with hydrogens.
+        conformers: Conformers per molecule of GEOM, those of lowest energy, or the first ones in
+            the files of MiDi.
+        seed: Seed of the conformers of SMILES.
     """
 
     data: Path | None = None
@@ -84,38 +88,43 @@ class Molecules:
             raise ReedError(f"molecules: there is no split {self.split!r}.{hint}")
 
     def listing(self) -> Listing:
-        """Every key with the size of its file; what cannot be read is kept, to fail then.
+        """Return every key with the size of its file; unreadable molecules are kept, to fail later.
 
-        It counts what was left out, by reason, and the files that were passed over.
+        The molecules that are left out and the files that are passed over are counted by reason.
+
+        Raises:
+            ReedError: There is nothing to read, or a list does not say where its SMILES are.
         """
         if self.data is None:
             raise ReedError("molecules: name a file or folder with --data")
+
+        # A published layout names its files; otherwise every file is looked at.
         layout = self._layout
         if layout is None:
             files = data_files.find(self.data)
         else:
             files = Files([], data_files.beside(self.data, layout.files()))
         stamps: dict[str, str] = {}
-        out: Counter[str] = Counter()
-
+        left_out: Counter[str] = Counter()
         for key, stamp, problem in self._all(files.paths):
-            out[problem] += 1
-            if not problem:
+            if problem:
+                left_out[problem] += 1
+            else:
                 stamps[key] = stamp
-        del out[""]
 
-        reasons = ", ".join(f"{count} {name}" for name, count in sorted(out.items()))
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
         if reasons or self.split != "all":
-            of = "" if self.split == "all" else f" of the split {self.split!r}"
-            left = f"; left out: {reasons}" if reasons else ""
-            tqdm.write(f"molecules: {len(stamps)} samples{of}{left}", file=sys.stderr)
-        counts = {f"left out: {name}": count for name, count in sorted(out.items())}
+            of_split = "" if self.split == "all" else f" of the split {self.split!r}"
+            tail = f"; left out: {reasons}" if reasons else ""
+            tqdm.write(f"molecules: {len(stamps)} samples{of_split}{tail}", file=sys.stderr)
+        counts = {f"left out: {reason}": count for reason, count in sorted(left_out.items())}
         return Listing(stamps, files.passed, counts=counts)
 
     def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every molecule.
+        """Yield key, stamp and the reason for leaving out, if any, of every molecule.
 
-        paths: the files to read where the data has no layout of its own.
+        Args:
+            paths: Files to read if the data has no published layout.
         """
         layout = self._layout
         if isinstance(layout, SplitFiles):
@@ -123,13 +132,17 @@ class Molecules:
         return layout.listing(self._unwanted) if layout else self._scan(paths)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
-        """The entries of one molecule; BadSample with the reason."""
+        """Return the entries of one molecule.
+
+        Raises:
+            BadSample: The molecule cannot be read, or is left out.
+        """
         if layout := self._layout:
             return self._placed(layout.read(key))
-        place, _, number = key.rpartition("/")
-        if not place or not number.isdecimal():
+        name, _, number = key.rpartition("/")
+        if not name or not number.isdecimal():
             raise BadSample(f"no molecule {key!r}: keys are the file and the number in it")
-        path = self._root / place
+        path = self._root / name
         mol = parsed(path, int(number), self.smiles)
         if entries.is_sdf(path):
             return self._placed(mol)
@@ -138,14 +151,14 @@ class Molecules:
         return embedded(mol, seed_for("molecules", self.seed, key))
 
     def _placed(self, mol: Any) -> dict[str, Any]:
-        """The entries of a molecule that comes with coordinates."""
+        """Return the entries of a molecule that comes with coordinates."""
         if problem := self._problem(mol):
             raise BadSample(f"is left out: {problem}")
         return with_conformer(mol)
 
     @property
     def _layout(self) -> Geom | SplitFiles | None:
-        """What is not a file or folder of SDF files and lists."""
+        """The published layout of the data; None for SDF files and lists."""
         if self.data is None:
             return None
         if SplitFiles.is_at(self.data):
@@ -158,7 +171,7 @@ class Molecules:
         return self.data.parent if self.data.is_file() else self.data
 
     def _scan(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every molecule of some files."""
+        """Yield the same as ``_all`` for SDF files and lists."""
         for path in paths:
             omitted, sides = qm9.omitted(path), qm9.splits(path)
             stamp = f"{path.stat().st_size}-{READING}"
@@ -166,6 +179,8 @@ class Molecules:
             for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
                 key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
                 mol = _readable(path, number, self.smiles)
+
+                # QM9 states which of its molecules are unsound, and MiDi the split of each.
                 if number in omitted:
                     yield key, stamp, "uncharacterized"
                 elif sides:
@@ -175,7 +190,7 @@ class Molecules:
                     yield key, stamp, self._unwanted(mol)
 
     def _unwanted(self, mol: Any | None) -> str:
-        """The same as `_problem`, and of another split, where that follows from the molecule."""
+        """Return why a molecule is left out, which its split may be; empty if it is kept."""
         if mol is None:  # it fails when it is read, with its reason
             return self._other("train")
         if (problem := self._problem(mol)) or self.split == "all":
@@ -187,7 +202,7 @@ class Molecules:
         return "" if self.split in ("all", side) else f"of the split {side!r}"
 
     def _problem(self, mol: Any) -> str:
-        """Which rule leaves a molecule out; empty where none does."""
+        """Return which rule leaves a molecule out; empty if none does."""
         if problem := rdkit.problem(mol):
             return problem
         atoms = sum(atom.GetTotalNumHs() + 1 for atom in mol.GetAtoms())
@@ -197,9 +212,15 @@ class Molecules:
 
 
 def parsed(path: Path, number: int, smiles: str = "") -> Any:
-    """An entry of a file as a sanitised molecule of RDKit; BadSample where it is none.
+    """Return an entry of a file as a sanitised molecule of RDKit.
 
-    smiles: the column of lists that holds the SMILES, see reed.sources.molecule.entries.
+    Args:
+        path: The file.
+        number: Number of the entry, from 0.
+        smiles: Column of a list that holds the SMILES (see reed.sources.molecule.entries).
+
+    Raises:
+        BadSample: The entry is not a molecule that RDKit accepts; the message has its reason.
     """
     if entries.is_sdf(path):
         return rdkit_reading.from_block(sdf_text.mol_block(entries.entry(path, number)))
@@ -214,7 +235,11 @@ def _readable(path: Path, number: int, smiles: str) -> Any | None:
 
 
 def with_conformer(mol: Any) -> dict[str, Any]:
-    """The entries of a molecule with the coordinates it has; hydrogens it lacks are placed."""
+    """Return the entries of a molecule with its own coordinates; missing hydrogens are added.
+
+    Raises:
+        BadSample: It has no coordinates, or impossible ones.
+    """
     if not mol.GetNumConformers():
         raise BadSample("has no coordinates")
     if reason := implausible(mol):
@@ -223,7 +248,7 @@ def with_conformer(mol: Any) -> dict[str, Any]:
 
 
 def embedded(mol: Any, seed: int) -> dict[str, Any]:
-    """The entries of a molecule that gets a conformer and hydrogens."""
+    """Return the entries of a molecule that is given hydrogens and a conformer."""
     mol = rdkit.library().AddHs(mol)
     if problem := rdkit.conformer(mol, seed):
         raise BadSample(problem)
@@ -231,7 +256,7 @@ def embedded(mol: Any, seed: int) -> dict[str, Any]:
 
 
 def sample(mol: Any) -> dict[str, Any]:
-    """The entries of a molecule with hydrogens and a conformer."""
+    """Return the entries of a molecule with hydrogens and a conformer."""
     molecule: Molecule = rdkit.to_arrays(mol)
     if not np.isfinite(molecule.coords).all():
         raise BadSample("has coordinates that are not finite")

@@ -1,8 +1,8 @@
 """Pickles of molecules, read without running them.
 
-A pickle is a program. `read` knows tables, numbers, text and molecules of RDKit, and whatever else
-the caller names, and runs nothing besides. `items` does not even make these: it tells where in a
-list of any size the molecules lie.
+A pickle is a program. ``read`` accepts dictionaries, numbers, text, molecules of RDKit and the
+names that the caller adds, and runs nothing else. ``items`` does not even build these: it finds
+where the molecules lie in a list of any size.
 """
 
 from __future__ import annotations
@@ -23,32 +23,41 @@ MOL = ("rdkit.Chem.rdchem", "Mol")
 
 @dataclass(frozen=True)
 class Packed:
-    """A molecule as the bytes that RDKit writes; parsed when it is asked for."""
+    """A molecule as the bytes that RDKit writes, parsed on demand."""
 
     content: bytes
 
     def mol(self) -> Any:
-        """The molecule; BadSample where RDKit does not know it."""
+        """Return the molecule.
+
+        Raises:
+            BadSample: RDKit cannot read it.
+        """
         try:
             return rdkit.library().Mol(self.content)
         except (RuntimeError, ValueError) as error:
             raise BadSample(f"is no molecule that RDKit reads: {error}") from error
 
     def __setstate__(self, state: Any) -> None:
-        """Leave what RDKit adds to a molecule, an empty table."""
+        """Ignore the empty dictionary that RDKit adds to a molecule."""
 
 
 def read(file: BinaryIO, name: str, more: Names | None = None) -> Any:
-    """What a pickle holds, molecules as Packed; `name` is for messages.
+    """Return the content of a pickle, with molecules as Packed.
 
-    more: (module, name) -> what to call in its place. BadSample that names what the pickle asks for
-    besides, which is not run.
+    Args:
+        file: The pickle.
+        name: Name of the file, for messages.
+        more: (module, name) -> function to call instead.
+
+    Raises:
+        BadSample: The pickle is damaged, or asks for something else, which is not run.
     """
     try:
         return _Reader(file, more or {}).load()
     except BadSample:
         raise
-    except Exception as error:  # of a damaged pickle, it can be any
+    except Exception as error:  # a damaged pickle may raise anything
         raise BadSample(f"{name} is no sound pickle: {type(error).__name__}") from error
 
 
@@ -77,14 +86,14 @@ def _packed(*parts: Any) -> Packed:
 
 
 def _encoded(text: Any, encoding: Any) -> bytes:
-    """How old pickles hold bytes."""
+    """Return bytes as old pickles store them."""
     if not isinstance(text, str) or encoding != "latin1":
         raise BadSample("the pickle encodes something that is no bytes")
     return text.encode("latin1")
 
 
 class Span(NamedTuple):
-    """Where bytes lie in a pickle; molecule: whether they are a molecule's."""
+    """Where bytes lie in a pickle, and whether they are those of a molecule."""
 
     first: int
     last: int
@@ -92,10 +101,14 @@ class Span(NamedTuple):
 
 
 def items(content: mmap.mmap, name: str) -> Iterator[Any]:
-    """The items of the list that a pickle holds, one after another.
+    """Yield the items of the list in a pickle, with bytes and molecules as Spans.
 
-    content: the file, from its begin; bytes and molecules are given as Spans. Pickles of protocol 3
-    and later, which hold bytes as they are. BadSample as of `read`.
+    Args:
+        content: The file, of protocol 3 or later, which stores bytes as they are.
+        name: Name of the file, for messages.
+
+    Raises:
+        BadSample: The pickle is damaged, or does something that such a list does not need.
     """
     outline = _Outline()
     try:
@@ -103,16 +116,16 @@ def items(content: mmap.mmap, name: str) -> Iterator[Any]:
             yield from outline.step(op.name, value, at)
     except BadSample:
         raise
-    except Exception as error:  # of a damaged pickle, it can be any
+    except Exception as error:  # a damaged pickle may raise anything
         raise BadSample(f"{name} is no sound pickle: {type(error).__name__}") from error
     if outline.stack != [[]]:
         raise BadSample(f"{name} is no pickle of a list")
 
 
 class _Outline:
-    """The machine that pickles are programs of, less all that makes anything.
+    """The machine that runs pickles, without the parts that build objects.
 
-    The list at the bottom of the stack stays empty: its items are given away.
+    The list at the bottom of the stack stays empty, because its items are yielded.
     """
 
     def __init__(self) -> None:
@@ -122,7 +135,7 @@ class _Outline:
         self._met = 0
 
     def step(self, op: str, value: Any, at: int | None) -> list[Any]:
-        """Run one instruction; what it puts into the list at the bottom."""
+        """Run one instruction, and return what it appends to the list at the bottom."""
         assert at is not None  # unknown only where a stream cannot tell its position
         if op in ("APPEND", "APPENDS"):
             return self._append(self._since_mark() if op == "APPENDS" else [self.stack.pop()])

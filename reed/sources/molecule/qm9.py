@@ -1,4 +1,4 @@
-"""What stands beside QM9's gdb9.sdf: molecules that changed when relaxed, and MiDi's split."""
+"""Files beside QM9's gdb9.sdf: the molecules that changed when relaxed, and MiDi's split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SPLITS = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
 
 
 def is_companion(path: Path) -> bool:
-    """Whether a table only tells of an SDF beside it."""
+    """Return whether a file only describes an SDF file beside it."""
     table = path.with_suffix("")
     if path.suffix.lower() == ".csv" and table.suffix.lower() == ".sdf" and table.is_file():
         return True
@@ -21,7 +21,7 @@ def is_companion(path: Path) -> bool:
 
 
 def omitted(path: Path) -> frozenset[int]:
-    """The entries that QM9 calls uncharacterized, from 0; of another file none."""
+    """Return the entries, from 0, that QM9 calls uncharacterized; none for other files."""
     listed = path.with_name(OMITTED)
     if path.name != NAME or not listed.is_file():
         return frozenset()
@@ -30,17 +30,17 @@ def omitted(path: Path) -> frozenset[int]:
 
 
 def splits(path: Path) -> dict[int, str]:
-    """The split of each entry, from 0; of none where no tables stand beside gdb9.sdf."""
-    found = {}
+    """Return entry, from 0, -> split; empty without MiDi's tables beside a gdb9.sdf."""
+    sides: dict[int, str] = {}
     for split, name in SPLITS.items():
         listed = path.with_name(name)
         if path.name == NAME and listed.is_file():
-            found |= dict.fromkeys(_entries(listed), split)
-    return found
+            sides |= dict.fromkeys(_entries(listed), split)
+    return sides
 
 
 def _entries(path: Path) -> list[int]:
-    """The entries that a table names, from 0, by the numbers behind "gdb_" in its mol_id."""
+    """Return the entries, from 0, that a table names by ``gdb_NUMBER`` in its ``mol_id``."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return [int(row["mol_id"].removeprefix("gdb_")) - 1 for row in csv.DictReader(file)]

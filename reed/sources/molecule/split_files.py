@@ -1,10 +1,10 @@
-"""Molecules that come split into files: GEOM-DRUGS as MiDi cut it, and what SemlaFlow made of it.
+"""Molecules in one file per split: GEOM-DRUGS as MiDi split it, and SemlaFlow's version of it.
 
 MiDi (https://github.com/cvignac/MiDi) publishes train_data.pickle, val_data.pickle and
 test_data.pickle: a list of (SMILES, conformers), which EQGAT-diff, SemlaFlow and REED train on.
 SemlaFlow (https://github.com/rssrwn/semla-flow) publishes train.smol, val.smol and test.smol of
-GEOM-DRUGS, of which it takes the first conformers, and of QM9. The files are never loaded: they are
-gone through once in every process, to learn where the molecules lie.
+GEOM-DRUGS, of which it takes the first conformers, and of QM9. The files are never loaded: every
+process scans them once to find where the molecules lie.
 """
 
 from __future__ import annotations
@@ -34,10 +34,15 @@ NOTHING = pickles.Span(0, 0)  # of an item that is no molecule
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The molecules of a folder of such files, or of one of them, and their first conformers.
+    """The molecules of a folder of such files, or of one file, with their first conformers.
 
-    split: train, valid, test, or all that there are. Keys are the file, the number of the molecule
-    in it and that of the conformer ("val_data.pickle/000012/00").
+    A key has the file, the number of the molecule and that of the conformer, such as
+    ``val_data.pickle/000012/00``.
+
+    Attributes:
+        data: The folder or file.
+        split: ``train``, ``valid``, ``test``, or ``all`` of those that there are.
+        conformers: Greatest number of conformers per molecule.
     """
 
     data: Path
@@ -46,14 +51,15 @@ class SplitFiles:
 
     @staticmethod
     def is_at(data: Path) -> bool:
-        """Whether there are such files."""
+        """Return whether there are such files."""
         return bool(_found(data))
 
     def listing(self, problem_of: Callable[[Any], str]) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every conformer that is wanted.
+        """Yield key, stamp and the reason for leaving out, if any, of every conformer.
 
-        problem_of: of a molecule, here of its first conformer. What cannot be read passes, to fail
-        when it is read.
+        Args:
+            problem_of: Function that returns the reason for a molecule, here its first conformer.
+                Unreadable molecules are listed, so that they fail when they are read.
         """
         for path in self._chosen():
             stamp, index = str(path.stat().st_size), _opened(path, self.conformers)
@@ -71,7 +77,7 @@ class SplitFiles:
                     yield f"{path.name}/{number:06d}/{rank:02d}", stamp, problem
 
     def files(self) -> list[Path]:
-        """The files that belong to the layout, of all splits."""
+        """Return the files of the layout, of all splits."""
         return [path for _, path in _found(self.data)]
 
     def _chosen(self) -> list[Path]:
@@ -88,7 +94,11 @@ class SplitFiles:
         return chosen
 
     def read(self, key: str) -> Any:
-        """The conformer of a key, a molecule of RDKit; BadSample with the reason."""
+        """Return the conformer of a key as a molecule of RDKit.
+
+        Raises:
+            BadSample: There is no such conformer, or it cannot be read.
+        """
         parts = key.split("/")
         paths = {path.name: path for _, path in _found(self.data)}
         if len(parts) != 3 or parts[0] not in paths or not all(p.isdecimal() for p in parts[1:]):
@@ -104,7 +114,7 @@ class SplitFiles:
 
 
 def _found(data: Path) -> list[tuple[str, Path]]:
-    """The files that there are, each with its split."""
+    """Return the split and path of each file."""
     named = [(split, name) for split, names in FILES.items() for name in names]
     if data.is_file():
         return [(split, data) for split, name in named if data.name == name]
@@ -115,7 +125,11 @@ def _found(data: Path) -> list[tuple[str, Path]]:
 class _Index:
     """Where the conformers of each molecule lie in a file.
 
-    content: the file; starts: [molecules + 1], in spans: [conformers, 2], begins and ends.
+    Attributes:
+        path: The file.
+        content: Its bytes.
+        starts: Index of the first span of each molecule, [molecules + 1].
+        spans: First byte of each conformer and the one after its last, [conformers, 2].
     """
 
     path: Path
@@ -127,11 +141,15 @@ class _Index:
         return len(self.starts) - 1
 
     def count(self, number: int) -> int:
-        """How many conformers a molecule has."""
+        """Return the number of conformers of a molecule."""
         return int(self.starts[number + 1] - self.starts[number])
 
     def molecule(self, number: int, rank: int) -> Any:
-        """A conformer, a molecule of RDKit; BadSample with the reason."""
+        """Return a conformer as a molecule of RDKit.
+
+        Raises:
+            BadSample: It cannot be read.
+        """
         first, last = self.spans[self.starts[number] + rank].tolist()
         if first == last:
             raise BadSample(f"item {number} of {self.path.name} is no SMILES with conformers")
@@ -148,8 +166,14 @@ def _opened(path: Path, conformers: int) -> _Index:
 
 @lru_cache(maxsize=3)  # the files of one set
 def _index(path: Path, conformers: int, size: int, changed: int) -> _Index:
-    """Go through a file; ReedError where it is none of these, or would run something."""
+    """Scan a file.
+
+    Raises:
+        ReedError: The file has another format, or is a pickle that would run something.
+    """
+    # Flat arrays of integers: a list of objects would not fit in memory for millions of spans.
     counts, places = array("q", [0]), array("q")
+
     try:
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -162,21 +186,21 @@ def _index(path: Path, conformers: int, size: int, changed: int) -> _Index:
             leave=False,
         ) as bar:
             for item in pickles.items(content, path.name):
-                found = _spans_of(item, path.suffix)[:conformers]
-                places.extend(place for span in found for place in span[:2])
-                counts.append(len(found))
-                if found and found[-1].last:
-                    bar.update(found[-1].last - bar.n)
+                spans = _spans_of(item, path.suffix)[:conformers]
+                places.extend(place for span in spans for place in span[:2])
+                counts.append(len(spans))
+                if spans and spans[-1].last:
+                    bar.update(spans[-1].last - bar.n)
     except (OSError, ValueError, BadSample) as error:
         raise ReedError(f"cannot read {path}: {error}") from error
     return _Index(path, content, np.cumsum(counts), np.array(places).reshape(-1, 2))
 
 
 def _spans_of(item: Any, suffix: str) -> list[pickles.Span]:
-    """Where the conformers of an item lie; NOTHING where it is none."""
+    """Return where the conformers of an item lie; NOTHING if it is no molecule."""
     if suffix == ".smol":
         return [item if isinstance(item, pickles.Span) and not item.molecule else NOTHING]
     if not isinstance(item, (tuple, list)) or len(item) != 2 or not isinstance(item[1], list):
         return [NOTHING]
-    is_molecule = [isinstance(each, pickles.Span) and each.molecule for each in item[1]]
+    is_molecule = [isinstance(span, pickles.Span) and span.molecule for span in item[1]]
     return item[1] if all(is_molecule) else [NOTHING]

@@ -1,4 +1,4 @@
-"""Drug-like molecules that come with RDKit, or are put together by it: nothing to download."""
+"""Drug-like molecules that ship with RDKit or that it generates; nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -39,11 +39,14 @@ TRIED = 20_000
 class MoleculesToy:
     """Drug-like molecules read from the installed RDKit, each with one conformer from a seed.
 
-    coords, atoms, charges, partners, orders, smiles: as of the source `molecules`.
+    The entries are those of the source ``molecules``.
 
-    samples: at most 8,000 for training, 1,000 for each other split; split: train, valid or test;
-    seed: which molecules, and their conformers; generated: put them together from fragments of
-    drugs in place of reading them, as happens by itself where RDKit ships none.
+    Attributes:
+        samples: Number of molecules: at most 8,000 for training, 1,000 for each other split.
+        split: ``train``, ``valid`` or ``test``.
+        seed: Seed of the choice of molecules and of their conformers.
+        generated: Whether to combine fragments of drugs instead of reading molecules, which also
+            happens if RDKit ships none.
     """
 
     data: Path | None = None
@@ -65,11 +68,19 @@ class MoleculesToy:
             )
 
     def listing(self) -> dict[str, str]:
-        """Every key with its SMILES; ReedError when there are fewer than asked for."""
+        """Return every key with its SMILES.
+
+        Raises:
+            ReedError: The split has fewer molecules than ``samples``.
+        """
         return {f"{self.split}-{i:06d}": text for i, text in enumerate(self._chosen())}
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
-        """One molecule, a function of its key and the settings; BadSample for no such key."""
+        """Return one molecule, which depends on its key and the settings alone.
+
+        Raises:
+            BadSample: There is no such key.
+        """
         split, _, row = key.rpartition("-")
         chosen = self._chosen()
         if split != self.split or not row.isdecimal() or int(row) >= len(chosen):
@@ -96,36 +107,38 @@ def _chosen(samples: int, split: str, seed: int, generated: bool) -> tuple[str, 
 
 @lru_cache(maxsize=1)
 def shipped() -> tuple[str, ...]:
-    """The SMILES that RDKit ships, one fragment each, sorted; none where the file is not there."""
+    """Return the SMILES that RDKit ships, sorted, without mixtures; empty if there is no file."""
     path = Path(rdkit.library("RDConfig").RDDataDir) / SHIPPED
     if not path.is_file():
         return ()
     with open(path, newline="", encoding="utf-8") as file:
-        found = {row[0] for row in csv.reader(file) if row}
-    return tuple(sorted(text for text in found if "." not in text))
+        smiles = {row[0] for row in csv.reader(file) if row}
+    return tuple(sorted(text for text in smiles if "." not in text))
 
 
 @lru_cache(maxsize=1)
 def brics() -> tuple[str, ...]:
-    """1,000 SMILES of fragments of drugs put together anew by the BRICS rules, sorted.
+    """Return 1,000 SMILES, sorted, that the BRICS rules make from fragments of drugs.
 
-    Source: Degen et al., ChemMedChem 3, 1503 (2008), by RDKit; the same ones in every process.
+    They are the same in every process. Source: Degen et al., ChemMedChem 3, 1503 (2008); RDKit.
     """
     library, rules = rdkit.library(), rdkit.library("Chem.BRICS")
     parts: set[str] = set()
     for text in PARENTS:
         parts |= rules.BRICSDecompose(library.MolFromSmiles(text))
     fragments = [library.MolFromSmiles(part) for part in sorted(parts)]
-    state, found = random.getstate(), set()
-    random.seed(0)  # what BRICSBuild shuffles by
+
+    # BRICSBuild shuffles by Python's global generator.
+    state, smiles = random.getstate(), set()
+    random.seed(0)
     try:
         for tried, mol in enumerate(rules.BRICSBuild(fragments, maxDepth=2)):
             mol.UpdatePropertyCache(strict=False)
             if not library.SanitizeMol(mol, catchErrors=True):
                 if HEAVY[0] <= mol.GetNumHeavyAtoms() <= HEAVY[1]:
-                    found.add(library.MolToSmiles(mol))
-            if len(found) >= GENERATED or tried >= TRIED:
+                    smiles.add(library.MolToSmiles(mol))
+            if len(smiles) >= GENERATED or tried >= TRIED:
                 break
     finally:
         random.setstate(state)
-    return tuple(sorted(found))
+    return tuple(sorted(smiles))
