@@ -198,7 +198,7 @@ def test_semlaflows_files_are_read(tmp_path):
         ({"bond_types": torch.full((8,), 5)}, "do not fit"),
         ({"bond_types": torch.zeros(8).long()}, "left out: several fragments"),
         ({"bond_types": torch.full((8,), 2)}, "no molecule that RDKit accepts"),
-        ({"atomics": torch.full((9,), 34)}, "an atom of the number 34, which is none of"),
+        ({"atomics": torch.full((9,), 34)}, "an atom of the number 34, not one of"),
     ],
 )
 def test_bad_entries_of_semlaflow_are_told(tmp_path, monkeypatch, other, reason):

@@ -1,4 +1,4 @@
-"""What an installation and a disk can do, and what is wrong with them: reed-cache doctor."""
+"""reed-cache doctor: check the installation, the devices and a disk."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ from reed.extras import DISTRIBUTION, ROOT, pip_install
 
 MIB = 1 << 20
 BLOCK = 8 * MIB
-WRITTEN = 256 * MIB
-NVIDIA = Path("/proc/driver/nvidia/version")  # there wherever the driver is
+WRITTEN = 256 * MIB  # most bytes written to measure the speed
+NVIDIA = Path("/proc/driver/nvidia/version")  # exists if the driver is loaded
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what it is about and what was found; advice: what to do where that is wrong.
+    """One line of the report.
 
-    breaks: whether a build fails with it.
+    Attributes:
+        name: What was checked.
+        found: What was found.
+        advice: What is wrong and what to do about it; empty if nothing is wrong.
+        breaks: Whether a build fails because of it, if there is advice.
     """
 
     name: str
@@ -43,7 +47,7 @@ class Finding:
 
 
 def examine(folder: Path) -> Iterator[tuple[str, list[Finding]]]:
-    """Title and findings of each part: versions, extras, devices, the disk of a folder."""
+    """Yield title and findings of each part: versions, extras, devices, the disk of a folder."""
     yield "versions", [*_python(), *_packages(), *_torchvision()]
     yield "extras", list(_extras())
     yield "devices", [_processor(), *_devices(), _launch()]
@@ -56,21 +60,24 @@ def _python() -> Iterator[Finding]:
 
 
 def _reed() -> Finding:
-    """The version of reed, and whether another package of this name is in its way."""
-    ours, found = ROOT / "reed", Path(str(reed.__file__)).resolve().parent
+    """Return the version of reed, and whether another package called reed is in its way."""
+    own, imported = ROOT / "reed", Path(str(reed.__file__)).resolve().parent
     version = getattr(reed, "__version__", "of no version")
     others = _namesakes()
-    if found == ours and not others:
+    if imported == own and not others:
         return Finding("reed", version)
-    if found != ours:
-        problem = f"`import reed` finds {found}, which shadows ours in {ours}"
+
+    if imported != own:
+        problem = f"`import reed` finds {imported}, which shadows ours in {own}"
     else:
-        problem = f"{' and '.join(others)} has a package `reed` too, which may overwrite {ours}"
-    remedy = f"remove {found}"
+        problem = f"{' and '.join(others)} has a package `reed` too, which may overwrite {own}"
+
+    # Removing files that belong to a distribution would leave it broken; pip removes it whole.
+    remedy = f"remove {imported}"
     if others:
         again = pip_install("", "--force-reinstall", "--no-deps")
         remedy = f"pip uninstall {' '.join(others)}, then {again}"
-    return Finding("reed", f"{version}, {found}", f"{problem}: {remedy}", breaks=True)
+    return Finding("reed", f"{version}, {imported}", f"{problem}: {remedy}", breaks=True)
 
 
 def _namesakes() -> list[str]:
@@ -92,7 +99,7 @@ def _namesakes() -> list[str]:
 
 
 def _requirements(extra: str = "") -> list[Requirement]:
-    """What reed needs, or what an extra adds; ReedError where reed was not installed."""
+    """Return what reed requires, or what an extra adds; ReedError if reed is not installed."""
     try:
         texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
@@ -111,7 +118,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _installed(need: Requirement) -> tuple[str, str]:
-    """The version of a package, and what is wrong with it."""
+    """Return the version of a package, and what is wrong with it."""
     try:
         version = metadata.version(need.name)
     except metadata.PackageNotFoundError:
@@ -122,14 +129,14 @@ def _installed(need: Requirement) -> tuple[str, str]:
 
 
 def _torchvision() -> Iterator[Finding]:
-    """timm needs it, and one that was built for another torch fails when it is imported."""
+    """Import torchvision, which timm needs, and which fails if it was built for another torch."""
     try:
         version = metadata.version("torchvision")
     except metadata.PackageNotFoundError:
         return
     try:
         import torchvision  # noqa: F401
-    except Exception as error:  # a missing operator is a RuntimeError, a missing symbol an OSError
+    except Exception as error:  # RuntimeError for an operator, OSError for a symbol
         reason = str(error).partition("\n")[0]
         problem = f"torchvision {version} does not fit torch ({reason})"
         advice = f"{problem}: pip install --upgrade torch torchvision"
@@ -139,18 +146,18 @@ def _torchvision() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    """The packages of each extra, but of one that is made of others."""
+    """Yield the packages of each extra, except of extras that combine others."""
     for extra in metadata.metadata(DISTRIBUTION).get_all("Provides-Extra") or []:
         needs = _requirements(extra)
         if any(need.name == DISTRIBUTION for need in needs):
             continue
         states = [(need.name, *_installed(need)) for need in needs]
-        found = ", ".join(f"{name} {version or 'missing'}" for name, version, _ in states)
+        line = ", ".join(f"{name} {version or 'missing'}" for name, version, _ in states)
         if not all(version for _, version, _ in states):
-            found += f": {pip_install(extra)}"
-        wrong = [problem for _, version, problem in states if version and problem]
-        advice = f"{'; '.join(wrong)}: {pip_install(extra, '--upgrade')}" if wrong else ""
-        yield Finding(extra, found, advice, breaks=True)
+            line += f": {pip_install(extra)}"
+        problems = [problem for _, version, problem in states if version and problem]
+        advice = f"{'; '.join(problems)}: {pip_install(extra, '--upgrade')}" if problems else ""
+        yield Finding(extra, line, advice, breaks=True)
 
 
 def _processor() -> Finding:
@@ -160,17 +167,19 @@ def _processor() -> Finding:
 
 
 def _devices() -> Iterator[Finding]:
-    """The GPUs that torch sees, and why it does not see one that is there."""
+    """Yield the GPUs that torch can use, and why it cannot use an NVIDIA GPU that exists."""
     try:
         import torch
     except ImportError as error:
         yield Finding("torch", "cannot be imported", f"torch fails: {error}; install it anew", True)
         return
+
     build = torch.version.cuda and f"CUDA {torch.version.cuda}"
     build = build or (torch.version.hip and f"ROCm {torch.version.hip}") or "CPU only"
     driver = re.search(r" ([0-9]+\.[0-9.]+) ", NVIDIA.read_text()) if NVIDIA.is_file() else None
     known = f", driver {driver[1]}" if driver else ""
     advice = ""
+    # Without advice, such a machine would compute on its CPU and nobody would know why.
     if NVIDIA.is_file() and not torch.cuda.is_available():
         why = "is built for the CPU" if build == "CPU only" else f"({build}) cannot use its driver"
         advice = (
@@ -178,6 +187,7 @@ def _devices() -> Iterator[Finding]:
             "build that https://pytorch.org/get-started names for the driver"
         )
     yield Finding("gpu support", f"{build}{known}", advice)
+
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         card = torch.cuda.get_device_properties(index)
         with torch.cuda.device(index):
@@ -193,7 +203,7 @@ def _launch() -> Finding:
 
 
 def _disk(folder: Path) -> Iterator[Finding]:
-    """Free space, speed and locks, in a temporary folder there."""
+    """Yield free space, speed and locks, measured in a temporary folder inside the folder."""
     free = shutil.disk_usage(folder).free
     few = free < 4 * BLOCK
     advice = f"{folder} is full: make room there, or build elsewhere with --cache DIR"
@@ -210,7 +220,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
 
 
 def _speed(path: Path, size: int) -> Iterator[Finding]:
-    """Seconds to write some bytes in blocks and sync them, and to read them back."""
+    """Yield the speed of writing bytes in blocks with a sync, and of reading them back."""
     block = os.urandom(BLOCK)
     with (
         open(path, "w+b", buffering=0) as file,
@@ -222,13 +232,16 @@ def _speed(path: Path, size: int) -> Iterator[Finding]:
             bar.update(BLOCK)
         os.fsync(file.fileno())
         yield Finding("write", _pace(size, time.perf_counter() - began) + ", synced")
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # read it from the disk
+
+        # Without the advice, the bytes would be read from memory and not from the disk.
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         file.seek(0)
         began, same = time.perf_counter(), True
         for _ in range(size // BLOCK):
             same = file.read(BLOCK) == block and same
             bar.update(BLOCK)
         pace = _pace(size, time.perf_counter() - began)
+
     advice = "" if same else f"{path.parent.parent} returns other bytes than were written"
     yield Finding("read", pace, advice, breaks=True)
 
@@ -238,7 +251,7 @@ def _pace(size: int, seconds: float) -> str:
 
 
 def _locks(folder: Path) -> Finding:
-    """Whether a second writer of a folder is kept out, as a build and a run rely on."""
+    """Check that a second writer of a folder is refused; builds and runs rely on that."""
     with files.only_writer(folder):
         try:
             with files.only_writer(folder):

@@ -1,4 +1,4 @@
-"""What this installation knows, and the current folder, with a line on each: reed-cache list."""
+"""reed-cache list: one line on each cache, pipeline, encoder, source or codec."""
 
 from __future__ import annotations
 
@@ -16,43 +16,44 @@ from reed.encoders import ENCODERS
 from reed.sources import SOURCES
 
 STANDARD = "Each channel less its mean and over its deviation, stored by another codec."
-Line = tuple[str, str]  # a name, and what it is
+Line = tuple[str, str]  # name, description
 
 
 def caches(folder: Path) -> Iterator[Line]:
-    """The caches in the folder's cache/, by their place."""
+    """Yield the path of every cache in the folder's cache/."""
     for path in sorted((folder / "cache").glob("*/manifest.json")):
         yield str(path.parent), ""
 
 
 def pipeline_lines() -> Iterator[Line]:
-    """Every pipeline: what its module says first."""
+    """Yield every pipeline with the first line of its module's docstring."""
     for name in pipelines.names():
         yield name, pipelines.summary(name)
 
 
 def source_lines() -> Iterator[Line]:
-    """Every source: what its class says first."""
+    """Yield every source with the first line of its docstring."""
     for name in SOURCES.names():
         yield name, _first_line(SOURCES.get(name))
 
 
 def codec_lines() -> Iterator[Line]:
-    """Every codec: what its class says first."""
+    """Yield every codec with the first line of its docstring."""
     for name in codecs.NAMES:
-        of_pca = STANDARD if name.startswith("standard") else _first_line(codecs.Pca)
-        yield name, _first_line(codecs.CODECS[name]) if name in codecs.CODECS else of_pca
+        pca = STANDARD if name.startswith("standard") else _first_line(codecs.Pca)
+        yield name, _first_line(codecs.CODECS[name]) if name in codecs.CODECS else pca
 
 
 def encoder_lines(folder: Path) -> Iterator[Line]:
-    """Every encoder: what its class says first, or of which model it is one, and the licence.
+    """Yield every encoder with the first line of its docstring or its model, and its licence.
 
-    Those in files of the folder come last, as module:Class; these files are read, not run.
+    Encoders in Python files of the folder come last, as module:Class. The files are parsed, not
+    run.
     """
     for name in ENCODERS.names():
         try:
             yield name, _encoder_line(name)
-        except Exception as error:  # a plugin is a stranger's code; the others are still there
+        except Exception as error:  # a plugin may raise anything, and must not hide the others
             yield name, f"cannot be used: {error}"
     for prefix, make in sorted(ENCODERS.prefixes.items()):
         yield f"{prefix}:NAME", _first_line(make)
@@ -64,7 +65,7 @@ def _encoder_line(name: str) -> str:
     encoder = stage_one.make_encoder(name, Path(), {})
     text = _first_line(type(encoder))
     if isinstance(item, partial) and (origin := getattr(encoder, "origin", None)):
-        text = origin.repo or origin.url  # its class is that of many models
+        text = origin.repo or origin.url  # many models share one class
     return f"{text} [{encoder.licence}]".lstrip() if encoder.licence else text
 
 
@@ -73,7 +74,7 @@ def _first_line(item: Any) -> str:
 
 
 def _in_files(folder: Path) -> Iterator[Line]:
-    """The encoders in the files of a folder, and the files that are not Python."""
+    """Yield the encoders in the files of a folder, and the files that cannot be parsed."""
     for path in sorted(folder.glob("*.py")):
         try:
             parsed = ast.parse(path.read_bytes(), str(path))
@@ -83,14 +84,14 @@ def _in_files(folder: Path) -> Iterator[Line]:
         for node in parsed.body:
             if isinstance(node, ast.ClassDef) and _is_encoder(node):
                 text = ast.get_docstring(node) or ast.get_docstring(parsed) or ""
-                told = text.partition("\n")[0]
-                yield f"{path.stem}:{node.name}", f"{told} (of {path.name})".lstrip()
+                first = text.partition("\n")[0]
+                yield f"{path.stem}:{node.name}", f"{first} (of {path.name})".lstrip()
 
 
 def _is_encoder(node: ast.ClassDef) -> bool:
-    """Whether a class is registered as an encoder, or has the methods of one."""
-    methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
-    public = {name: each for name, each in vars(Encoder).items() if not name.startswith("_")}
-    wanted = {name for name, each in public.items() if inspect.isfunction(each)}
-    marks = [ast.unparse(mark) for mark in node.decorator_list]
-    return wanted <= methods or any("ENCODERS.register(" in mark for mark in marks)
+    """Return whether a class is registered as an encoder, or has the methods of one."""
+    methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+    public = {name: item for name, item in vars(Encoder).items() if not name.startswith("_")}
+    required = {name for name, item in public.items() if inspect.isfunction(item)}
+    decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+    return required <= methods or any("ENCODERS.register(" in text for text in decorators)

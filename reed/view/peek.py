@@ -1,4 +1,4 @@
-"""One sample of every column of a cache, as one picture."""
+"""reed-cache peek KEY: one sample in every column of a cache, as a picture."""
 
 from __future__ import annotations
 
@@ -25,14 +25,21 @@ from reed.cache.schema import Column, Field
 from reed.errors import ReedError
 from reed.view import info
 
-FITTED = 32  # records that decide the colours of tokens, so that two pictures can be compared
-WIDTH, HEIGHT, DPI = 3.0, 3.1, 120  # of a panel, in inches
+FITTED = 32  # records that fix the colours of tokens for all pictures of a cache
+WIDTH, HEIGHT, DPI = 3.0, 3.1, 120  # of a panel; inches, and dots per inch
 INK, PALE = "#30506e", "#6b7280"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One part of the picture. shows: "image" [H, W, 3] uint8, "map" [H, W], "bars" [n], "text"."""
+    """One part of the picture.
+
+    Attributes:
+        title: Line above it.
+        caption: Lines below it.
+        shows: Kind of `value`: "image" (uint8 [H, W, 3]), "map" ([H, W]), "bars" ([n]) or "text".
+        value: What it shows.
+    """
 
     title: str
     caption: str
@@ -41,7 +48,16 @@ class Panel:
 
 
 def find(cache: Path, key: str, seed: int = 0) -> int:
-    """The row of a sample: its key, "#ROW", or "random"; ReedError with the nearest keys."""
+    """Return the row of a sample.
+
+    Args:
+        cache: Folder of the cache.
+        key: Key of the sample, "#ROW", or "random".
+        seed: Seed for "random".
+
+    Raises:
+        ReedError: There is no such sample; the message has the nearest keys.
+    """
     frozen = plan.load(cache)
     keys, row = frozen.keys, frozen.row_of(key)
     if row is not None:
@@ -59,43 +75,45 @@ def find(cache: Path, key: str, seed: int = 0) -> int:
 
 
 def save(cache: Path, row: int, out: Path | None = None) -> Path:
-    """Draw the sample at a row; `out` is by default peek-KEY.png in the working folder."""
+    """Draw the sample at a row and return the file, by default peek-KEY.png in this folder."""
     frozen = plan.load(cache)
     key = frozen.keys[row]
-    labels, found = panels(cache, frozen, row)
+    labels, parts = panels(cache, frozen, row)
     title = "  ·  ".join([f"{key}  (#{row} of {len(frozen.keys)})", *labels])
     path = out or Path(f"peek-{re.sub(r'[^A-Za-z0-9._-]+', '-', key)[:80]}.png")
     try:
-        files.write_atomic(path, _draw(title, found))
+        files.write_atomic(path, _draw(title, parts))
     except OSError as error:
         raise ReedError(f"cannot write {path}: {error.strerror}; choose another --out") from error
     return path
 
 
 def panels(cache: Path, frozen: Plan, row: int) -> tuple[list[str], list[Panel]]:
-    """The labels of a sample as words, and its panels: first what a model generates."""
+    """Return the labels of a sample as texts, and its panels, first those of generated data."""
     columns = [schema.load_column(cache, name) for name in schema.columns(cache)]
     columns.sort(key=lambda column: all(f.kind not in ("data", "moments") for f in column.fields))
     labels: list[str] = []
-    found: list[Panel] = []
+    parts: list[Panel] = []
+
     for column in columns:
+        # A missing sample is shown too, because its reason is what the user looks for.
         if reason := missing(cache, frozen, column, row):
-            found.append(Panel(column.name, "", "text", reason))
+            parts.append(Panel(column.name, "", "text", reason))
             continue
-        shown = _views(cache, frozen, column, row)
+        views = _views(cache, frozen, column, row)
         for field in column.fields:
-            values = [values[field.name] for values in shown]
+            values = [values[field.name] for values in views]
             if field.kind == "label":
                 labels.append(f"{field.name} {values[0]}")
                 continue
             for view, value in enumerate(values):
                 which = f", view {view}" if len(values) > 1 else ""
-                found += _panels(cache, column, field, value, which)
-    return labels, found
+                parts += _panels(cache, column, field, value, which)
+    return labels, parts
 
 
 def missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
-    """Why a column has nothing of a sample; empty where it has."""
+    """Return why a column lacks a sample; empty if it has the sample."""
     shard, _ = frozen.locate(row)
     if not schema.marker_path(cache, column, shard).is_file():
         return f"shard {shard} is not built yet"
@@ -104,7 +122,7 @@ def missing(cache: Path, frozen: Plan, column: Column, row: int) -> str:
 
 
 def _views(cache: Path, frozen: Plan, column: Column, row: int) -> list[dict[str, Any]]:
-    """The values of every view of a sample."""
+    """Return the values of every view of a sample, by field."""
     shards, keys = [frozen.locate(row)[0]], {frozen.keys[row]}
     with open_cache(cache) as opened:
         views = [
@@ -121,22 +139,24 @@ def _panels(cache: Path, column: Column, field: Field, value: Any, which: str) -
         return
     state = reader.load_state(cache, column)[field.name]
     tokens = codecs.codec_of(field).restore(value, state)
-    coloured = colours(tokens, palette(cache, column, field))
+    image = _square(colours(tokens, palette(cache, column, field)))
     caption = f"{_stored(field, np.asarray(value))}\n3 principal components"
-    yield Panel(title, caption, "image", _square(coloured))
+    yield Panel(title, caption, "image", image)
     yield Panel(title, "norm of each token", "map", _square(np.linalg.norm(tokens, axis=-1)))
 
 
 def plain(title: str, field: Field, value: Any) -> Panel:
-    """A value as its own kind and shape let it be seen, tokens too: as their numbers."""
+    """Return a panel for any value, chosen by kind and shape; tokens are shown as numbers."""
     if field.kind == "text":
         return Panel(title, f"{len(value)} characters", "text", value)
     value = np.asarray(value)
     caption = _stored(field, value)
+
+    # Coordinates depend on the frame; distances show the shape whatever the frame.
     if field.kind == "data" and field.shape[:1] == (None,) and value.ndim == 3 and value.size:
-        first = value[:, 0]  # of the points of each token, such as the atoms of a residue
-        apart = np.linalg.norm(first[:, None] - first[None], axis=-1)
-        return Panel(title, f"{caption}\ndistances between the tokens", "map", apart)
+        first = value[:, 0]  # first point of each token, such as the first atom of a residue
+        distances = np.linalg.norm(first[:, None] - first[None], axis=-1)
+        return Panel(title, f"{caption}\ndistances between the tokens", "map", distances)
     if field.kind in ("data", "moments") and value.ndim == 3:
         return Panel(title, *_image(field, value, caption))
     if value.ndim == 1:
@@ -152,35 +172,46 @@ def _stored(field: Field, value: np.ndarray) -> str:
 
 
 def _image(field: Field, value: np.ndarray, caption: str) -> tuple[str, str, np.ndarray]:
-    """Pictures as a net sees them; of moments and other channels the first three, stretched."""
+    """Return caption, kind and image of data or moments.
+
+    Data of 1 or 3 channels is shown as it is. Of other data, and of the mean of moments, the first
+    three channels are shown with stretched contrast.
+    """
     if field.kind == "data" and len(value) in (1, 3):
         image = picture.to_uint8(value[None], field)[0]
         return caption, "image", np.broadcast_to(image, (*image.shape[:2], 3))
     mean = value[: len(value) // 2] if field.kind == "moments" else value
     image = picture.stretched(mean[None])[0]
-    what = "mean, " if field.kind == "moments" else ""
-    note = f"{caption}\n{what}channels 1 to {image.shape[-1]}, stretched"
+    prefix = "mean, " if field.kind == "moments" else ""
+    note = f"{caption}\n{prefix}channels 1 to {image.shape[-1]}, stretched"
     return note, "image", np.broadcast_to(image, (*image.shape[:2], 3))
 
 
 def palette(cache: Path, column: Column, field: Field) -> State:
-    """What gives tokens their colours: components of the first records, the same for all samples.
+    """Return the principal components that colour tokens, the same for all samples.
 
-    A state of reed.cache.codecs.pca, of three components or what the records allow; empty for none.
+    They are fitted to the first records.
+
+    Returns:
+        A state of reed.cache.codecs.pca with three components, or as many as the records allow;
+        empty if they allow none.
     """
-    codec, place = codecs.codec_of(field), f"{column.name}/{field.name}"
+    codec, address = codecs.codec_of(field), f"{column.name}/{field.name}"
     with open_cache(cache) as opened:
         shards = range(opened.plan.shards)
         built = (s for s in shards if schema.marker_path(cache, column, s).is_file())
-        found = islice(opened.records(place, shards=islice(built, 1)), FITTED)
+        records = islice(opened.records(address, shards=islice(built, 1)), FITTED)
         state = opened.state(column.name)[field.name]
-        fitted = [codec.restore(value, state) for _, value in found]
+        fitted = [codec.restore(value, state) for _, value in records]
     kept = min(3, field.shape[-1] or 0, sum(map(len, fitted)) - 1)
     return pca.fit(fitted, kept) if kept > 0 else {}
 
 
 def colours(tokens: np.ndarray, palette: State) -> np.ndarray:
-    """[T, D] -> [T, 3] uint8: components one to three, from -2.5 to 2.5 standard deviations."""
+    """Return the colours of tokens [T, D], uint8 [T, 3].
+
+    Red, green and blue are the components from -2.5 to 2.5 standard deviations.
+    """
     level = np.full((len(tokens), 3), 0.5)
     if palette:
         level[:, : len(palette["std"])] += pca.whiten(tokens, palette) / 5
@@ -188,24 +219,24 @@ def colours(tokens: np.ndarray, palette: State) -> np.ndarray:
 
 
 def _square(values: np.ndarray) -> np.ndarray:
-    """[T, ...] on its square grid, row by row; as one row where T is no square."""
+    """Arrange [T, ...] in a square grid, row by row; in one row if T is not a square."""
     side = math.isqrt(len(values))
     shape = (side, side) if side * side == len(values) else (1, len(values))
     return values.reshape(*shape, *values.shape[1:])
 
 
-def _draw(title: str, found: Sequence[Panel]) -> bytes:
+def _draw(title: str, parts: Sequence[Panel]) -> bytes:
     figures = picture.library("matplotlib.figure")
-    across = len(found) if len(found) <= 4 else 3 if len(found) <= 6 else 4
-    down = -(-len(found) // across)
+    across = len(parts) if len(parts) <= 4 else 3 if len(parts) <= 6 else 4
+    down = -(-len(parts) // across)
     figure = figures.Figure((across * WIDTH, down * HEIGHT + 0.5), DPI, layout="constrained")
     figure.suptitle(title, fontsize=12, weight="bold", parse_math=False, wrap=True)
     for axes in (all_axes := figure.subplots(down, across, squeeze=False).ravel()):
         axes.axis("off")
-    for axes, panel in zip(all_axes, found, strict=False):
+    for axes, panel in zip(all_axes, parts, strict=False):
         _draw_panel(figure, axes, panel)
     file = io.BytesIO()
-    with warnings.catch_warnings():  # a script that the font lacks shows as boxes
+    with warnings.catch_warnings():  # characters that the font lacks are drawn as boxes
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure.savefig(file, format="png")
     return file.getvalue()
@@ -217,6 +248,7 @@ def _draw_panel(figure: Any, axes: Any, panel: Panel) -> None:
     axes.set_xlabel(panel.caption, fontsize=8, color=PALE)
     axes.tick_params(labelsize=7, colors=PALE)
     axes.spines[:].set_visible(panel.shows == "bars")
+
     if panel.shows == "bars":
         edges = np.arange(len(panel.value) + 1) - 0.5
         axes.stairs(panel.value, edges, fill=True, baseline=0, color=INK)
@@ -224,6 +256,7 @@ def _draw_panel(figure: Any, axes: Any, panel: Panel) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_box_aspect(1)
         return
+
     axes.set_xticks([])
     axes.set_yticks([])
     if panel.shows == "text":
@@ -232,6 +265,8 @@ def _draw_panel(figure: Any, axes: Any, panel: Panel) -> None:
         axes.text(0, 1, text, fontsize=10, va="top", parse_math=False, transform=axes.transAxes)
         axes.set_box_aspect(1)
         return
+
+    # Square pixels would make a very long image too thin to see.
     height, width = panel.value.shape[:2]
     aspect = "equal" if max(height, width) <= 4 * min(height, width) else "auto"
     shown = axes.imshow(panel.value, aspect=aspect, interpolation="nearest", cmap="viridis")

@@ -1,4 +1,4 @@
-"""What each codec would cost and keep of a column that is there, measured on its own records."""
+"""reed-cache study: the size, the loss and the speed of codecs on the records of a column."""
 
 from __future__ import annotations
 
@@ -20,18 +20,26 @@ from reed.cache.opened import open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError
 
-PLAIN = "plain int8"  # what int8 would be without a calibration; only to compare with
+PLAIN = "plain int8"  # int8 without calibration, only for comparison
 NAMES = ("float32", "float16", "bfloat16", "int8", PLAIN, "pca:128", "pca:128+int8", "pca:64+int8")
-RUNS, TIMED = 5, 32  # the rates are medians of so many runs over so many records
+RUNS, TIMED = 5, 32  # rates are medians of RUNS runs over TIMED records
 
 
 @dataclass(frozen=True)
 class Row:
-    """One codec. bytes: per record; cosine, worst: of a token to what is left of it.
+    """The results of one codec.
 
-    similarity_error: mean absolute change of the cosine between two tokens; similarity_correlation:
-    mean over records of the correlation of these cosines before and after, None where it is not
-    defined; encode_rate, decode_rate: records/s on this CPU. problem: why there are no numbers.
+    Attributes:
+        codec: Its name.
+        bytes: Bytes per record.
+        cosine: Mean cosine between a token and its decoded form.
+        worst: The lowest of these cosines.
+        similarity_error: Mean absolute change of the cosine between two tokens.
+        similarity_correlation: Correlation of these cosines before and after, mean over records;
+            None if it is not defined.
+        encode_rate: Records per second on this CPU.
+        decode_rate: Records per second on this CPU.
+        problem: Why there are no results; empty if there are.
     """
 
     codec: str
@@ -47,7 +55,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Study:
-    """The rows of one field; stored: the codec it was read from, which is the original here."""
+    """The results of all codecs on one field.
+
+    Attributes:
+        place: "column/field".
+        kind: Kind of the field.
+        stored: Codec that the field is stored with; its decoded values are the original here.
+        channels: Number of channels.
+        calibrated: Records for calibration.
+        measured: Records that were measured.
+        rows: One row per codec.
+    """
 
     place: str
     kind: str
@@ -59,27 +77,33 @@ class Study:
 
 
 def targets(cache: Path, place: str) -> list[tuple[Column, Field]]:
-    """The fields to study: the one that "column/field" names, or all targets of "column"."""
+    """Return the fields to study: the one at "column/field", or all targets in "column".
+
+    Raises:
+        ReedError: There is no target, or a field is stored with a codec that loses channels.
+    """
     with open_cache(cache) as opened:
         if "/" in place:
-            found = [opened.column_and_field(place)]
+            fields = [opened.column_and_field(place)]
         else:
             column = opened.column(place)
-            found = [(column, f) for f in column.fields if f.kind in ("token", "sample")]
-            if not found:
+            fields = [(column, f) for f in column.fields if f.kind in ("token", "sample")]
+            if not fields:
                 kinds = ", ".join(sorted({field.kind for field in column.fields}))
                 problem = f"column {place!r} of {cache} has fields of kind {kinds}"
                 raise ReedError(f"{problem}: no target")
-    for column, field in found:
-        where = f"{column.name}/{field.name}"
+
+    # A codec that drops channels leaves no original to compare with.
+    for column, field in fields:
+        address = f"{column.name}/{field.name}"
         if field.kind not in ("token", "sample"):
-            raise ReedError(f"{where} is of kind {field.kind!r}; study a token or sample field")
+            raise ReedError(f"{address} is of kind {field.kind!r}; study a token or sample field")
         if codecs.codec_of(field).decoded_shape(field) != field.shape:
             raise ReedError(
-                f"{where} is stored as {field.codec}, which keeps too little to study; "
-                f"build it again with --codec {where}=float32 in another --cache"
+                f"{address} is stored as {field.codec}, which keeps too little to study; "
+                f"build it again with --codec {address}=float32 in another --cache"
             )
-    return found
+    return fields
 
 
 def study(
@@ -91,20 +115,31 @@ def study(
     names: Sequence[str] = (),
     progress: bool = True,
 ) -> Study:
-    """Measure codecs on one field: calibrated on the first records, measured on the others.
+    """Measure codecs on one field: calibrate on the first records, measure on the others.
 
-    samples: records in all, of which half but at most 256 calibrate; names: of codecs, by default
-    NAMES. Raises ReedError for an unknown codec, and when there are fewer than two records.
+    Args:
+        cache: Folder of the cache.
+        column: Column of the field.
+        field: The field.
+        samples: Number of records; half of them, at most 256, calibrate.
+        names: Codecs; by default NAMES.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ReedError: A codec is unknown, or there are fewer than two records.
     """
     for name in names:
         if name != PLAIN:
             codecs.codec_of(replace(field, codec=name))
+
+    # The loss on the records of the calibration would be too low, so others are measured.
     arrays = _read(cache, column, field, samples, progress)
     half = min(256, len(arrays) // 2)
     if not half:
         raise ReedError(f"{column.name}/{field.name} has {len(arrays)} records, a study takes two")
     first, rest = arrays[:half], arrays[half:]
     trials = [_Trial(name, replace(field, codec=name), first) for name in names or NAMES]
+
     groups = [np.stack(rest)] if field.kind == "sample" else rest
     for group in tqdm(groups, "measure", unit="record", disable=not progress, dynamic_ncols=True):
         before = fidelity.similarities(group)
@@ -118,7 +153,7 @@ def study(
 def _read(
     cache: Path, column: Column, field: Field, samples: int, progress: bool
 ) -> list[np.ndarray]:
-    """The first records of a field in cache order, which is a random one."""
+    """Return the first records of a field in cache order, which is random."""
     with open_cache(cache) as opened:
         records = islice(opened.records(f"{column.name}/{field.name}"), samples)
         bar = tqdm(records, "read", samples, unit="record", disable=not progress)
@@ -126,14 +161,14 @@ def _read(
 
 
 class _PlainInt8(codecs.Int8):
-    """Per-token int8 without the channels' rms."""
+    """Per-token int8 without the rms of the channels."""
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
         return {"rms": np.ones(arrays[0].shape[-1], np.float32)}
 
 
 class _Trial:
-    """One codec on its way through the records; the first ReedError ends it."""
+    """Measures one codec on groups of records; the first ReedError ends it."""
 
     def __init__(self, name: str, field: Field, arrays: Sequence[np.ndarray]) -> None:
         self._name, self._problem = name, ""
@@ -147,16 +182,22 @@ class _Trial:
             self._problem = str(error)
 
     def measure(self, group: np.ndarray, before: np.ndarray, apart: bool) -> None:
-        """Add the vectors of a group, whose similarities are `before`; apart: each is a record."""
+        """Add the vectors of a group.
+
+        Args:
+            group: Vectors [N, D].
+            before: Their similarities.
+            apart: Whether each vector is a record, so that each is encoded on its own.
+        """
         if self._problem:
             return
         try:
-            left = np.stack([self._back(v) for v in group]) if apart else self._back(group)
+            decoded = np.stack([self._back(v) for v in group]) if apart else self._back(group)
         except ReedError as error:
             self._problem = str(error)
             return
-        after = fidelity.similarities(left)
-        self._cosines.append(fidelity.cosines(group, left))
+        after = fidelity.similarities(decoded)
+        self._cosines.append(fidelity.cosines(group, decoded))
         self._errors.append(np.abs(after - before))
         if len(before) > 1 and before.std() > 0 and after.std() > 0:
             self._correlations.append(float(np.corrcoef(before, after)[0, 1]))
@@ -166,22 +207,24 @@ class _Trial:
         return self._codec.restore(codecs.decode_one(self._codec, parts, self._state), self._state)
 
     def row(self, arrays: Sequence[np.ndarray]) -> Row:
-        """What was measured; arrays: records to take the time with."""
+        """Return the results; `arrays` are records to measure the rates with."""
         if self._problem:
             return Row(self._name, problem=self._problem)
         cosines, errors = np.concatenate(self._cosines), np.concatenate(self._errors)
+
         stored = [self._codec.encode(array, self._state) for array in arrays[:TIMED]]
         state = {name: torch.from_numpy(array) for name, array in self._state.items()}
-        parts = [[torch.from_numpy(np.asarray(part))[None] for part in each] for each in stored]
-        if len({tuple(part.shape for part in each) for each in parts}) == 1:  # as a stream does it
+        parts = [[torch.from_numpy(np.asarray(part))[None] for part in record] for record in stored]
+        # Records of one shape are decoded as a batch, as a stream does.
+        if len({tuple(part.shape for part in record) for record in parts}) == 1:
             parts = [[torch.cat(same) for same in zip(*parts, strict=True)]]
 
-        def decode(each: Sequence[torch.Tensor]) -> None:
-            self._codec.decode([part.clone() for part in each], state)
+        def decode(record: Sequence[torch.Tensor]) -> None:
+            self._codec.decode([part.clone() for part in record], state)
 
         return Row(
             self._name,
-            bytes=sum(part.nbytes for each in parts for part in each) / len(stored),
+            bytes=sum(part.nbytes for record in parts for part in record) / len(stored),
             cosine=float(cosines.mean()),
             worst=float(cosines.min()),
             similarity_error=float(errors.mean()) if len(errors) else 0.0,
@@ -194,7 +237,7 @@ class _Trial:
 
 
 def _rate(work: Callable[[Any], Any], items: Sequence[Any]) -> float:
-    """Items/s, the median of some runs."""
+    """Return items per second, as the median of RUNS runs."""
     seconds = []
     for _ in range(RUNS):
         began = time.perf_counter()
@@ -204,27 +247,30 @@ def _rate(work: Callable[[Any], Any], items: Sequence[Any]) -> float:
     return len(items) / median(seconds)
 
 
-def table(found: Study) -> Iterator[str]:
-    """A study as the lines of a plain table."""
-    between = "tokens of a record" if found.kind == "token" else "records"
+def table(study: Study) -> Iterator[str]:
+    """Yield a study as lines of a plain table."""
+    between = "tokens of a record" if study.kind == "token" else "records"
     yield (
-        f"{found.place}: {found.kind}, {found.channels} channels, stored as {found.stored}; "
-        f"calibrated on {found.calibrated} records, measured on {found.measured} others"
+        f"{study.place}: {study.kind}, {study.channels} channels, stored as {study.stored}; "
+        f"calibrated on {study.calibrated} records, measured on {study.measured} others"
     )
-    if found.stored != "float32":
-        yield f"the column itself is {found.stored}: what is called the original has that loss"
+    # Without these lines, the loss of the stored codec would be taken for that of the others.
+    if study.stored != "float32":
+        yield f"the column itself is {study.stored}: what is called the original has that loss"
     yield f"cosine: to the original; similarity: of the cosines between the {between}"
-    if any(row.codec.startswith("pca") and not row.problem for row in found.rows):
+    if any(row.codec.startswith("pca") and not row.problem for row in study.rows):
         yield (
             f"pca: whitened components have no original, so they are un-whitened back to "
-            f"{found.channels} channels and compared there; the lost directions count"
+            f"{study.channels} channels and compared there; the lost directions count"
         )
+
     yield ""
     yield (
         f"{'codec':<14}{'bytes':>9}{'cosine':>10}{'worst':>10}{'sim.error':>11}{'sim.corr':>10}"
         f"{'encode/s':>12}{'decode/s':>12}"
     )
-    for row in found.rows:
+
+    for row in study.rows:
         if row.problem:
             yield f"{row.codec:<14}  {row.problem}"
             continue

@@ -1,1 +1,1 @@
-"""Pages of HTML that need nothing but themselves: what a cache holds, how a run went."""
+"""Self-contained HTML pages: what a cache holds, how a run went."""

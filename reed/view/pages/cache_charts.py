@@ -1,4 +1,4 @@
-"""The charts of a cache's page: sizes, lengths, labels, norms."""
+"""The charts on the page of a cache: sizes, lengths, labels, norms."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from reed.view.pages import page
 from reed.view.pages.page import Chart
 from reed.view.pages.tokens import Grid
 
-LABELS = 20_000  # records of which labels are counted, at most
-CLASSES = 100  # labels that have a bar each, at most
-BINS = 30
+LABELS = 20_000  # labels counted, at most
+CLASSES = 100  # classes with a bar each, at most
+BINS = 30  # bars of a histogram, at most
 
 
 def charts(
@@ -32,14 +32,14 @@ def charts(
     grids: Sequence[Grid],
     progress: bool = True,
 ) -> Iterator[Chart]:
-    """Bytes per column; lengths and labels where there are any; norms of the tokens shown."""
+    """Yield charts: bytes per column, lengths, labels, and norms of the tokens shown."""
     if summaries:
         yield _sizes(summaries)
     yield from _lengths(summaries, frozen.manifest.views)
-    for found in summaries:
-        for field in found.column.fields:
-            if field.kind == "label" and found.samples:
-                yield _labels(cache, found, field, progress)
+    for summary in summaries:
+        for field in summary.column.fields:
+            if field.kind == "label" and summary.samples:
+                yield _labels(cache, summary, field, progress)
     for grid in grids:
         norms = grid.norms
         caption = (
@@ -61,44 +61,46 @@ def _sizes(summaries: Sequence[Summary]) -> Chart:
 
 
 def _lengths(summaries: Sequence[Summary], views: int) -> Iterator[Chart]:
-    """How many tokens and how long a text; fields of the same lengths share a chart."""
-    found: dict[tuple[int, ...], list[tuple[Column, Field]]] = {}
-    for each in summaries:
-        for field in each.column.fields:
+    """Yield histograms of the lengths of samples; fields of equal lengths share one."""
+    groups: dict[tuple[int, ...], list[tuple[Column, Field]]] = {}
+    for summary in summaries:
+        for field in summary.column.fields:
             part = codecs.codec_of(field).parts(field)[0]
-            if part.is_ragged and each.samples:
-                lengths = [n for m in each.markers for n in m.parts[part.name]["lengths"][::views]]
-                found.setdefault(tuple(lengths), []).append((each.column, field))
-    for lengths, places in found.items():
-        names = [f"{column.name}/{field.name}" for column, field in places]
-        unit = "bytes" if places[0][1].kind == "text" else "tokens"
+            if part.is_ragged and summary.samples:
+                markers = summary.markers
+                lengths = [n for m in markers for n in m.parts[part.name]["lengths"][::views]]
+                groups.setdefault(tuple(lengths), []).append((summary.column, field))
+    for lengths, fields in groups.items():
+        names = [f"{column.name}/{field.name}" for column, field in fields]
+        unit = "bytes" if fields[0][1].kind == "text" else "tokens"
         caption = f"Of all {len(lengths):,} samples that are there: {', '.join(names)}."
         yield _histogram(f"Lengths: {names[0]}", caption, unit, "samples", np.array(lengths))
 
 
-def _labels(cache: Path, found: Summary, field: Field, progress: bool) -> Chart:
-    """Samples per class; how many classes have so many where classes are too many for bars."""
-    place = f"{found.column.name}/{field.name}"
+def _labels(cache: Path, summary: Summary, field: Field, progress: bool) -> Chart:
+    """Return a chart of the samples per class; of many classes, a histogram of their sizes."""
+    address = f"{summary.column.name}/{field.name}"
     counts: Counter[int] = Counter()
-    total = min(found.samples, LABELS)
+    total = min(summary.samples, LABELS)
     with open_cache(cache) as opened:
-        # a column may be incomplete: only of the shards that are there
-        records = opened.records(place, shards=[marker.shard for marker in found.markers])
-        bar = tqdm(islice(records, total), f"count {place}", total, disable=not progress)
+        # A column may be incomplete, so only built shards are read.
+        records = opened.records(address, shards=[marker.shard for marker in summary.markers])
+        bar = tqdm(islice(records, total), f"count {address}", total, disable=not progress)
         counts.update(int(value) for _, value in bar)
-    which = "all" if total == found.samples else f"the first {total:,}, in cache order, of the"
-    caption = f"Of {which} {found.samples:,} samples that are there: {len(counts)} classes."
+    which = "all" if total == summary.samples else f"the first {total:,}, in cache order, of the"
+    caption = f"Of {which} {summary.samples:,} samples that are there: {len(counts)} classes."
+
     if len(counts) > CLASSES:
         values = np.array(list(counts.values()))
-        return _histogram(f"Sizes of classes: {place}", caption, "samples", "classes", values)
+        return _histogram(f"Sizes of classes: {address}", caption, "samples", "classes", values)
     rows = [[label, count] for label, count in sorted(counts.items())]
     names, sizes = [str(row[0]) for row in rows], [row[1] for row in rows]
     columns = ["label", "samples"]
-    return _bars(f"Labels: {place}", caption, "label", "samples", names, sizes, columns, rows)
+    return _bars(f"Labels: {address}", caption, "label", "samples", names, sizes, columns, rows)
 
 
 def _histogram(title: str, caption: str, x: str, y: str, values: np.ndarray) -> Chart:
-    """Counts in even bins: whole ones of whole numbers, and only one where all are the same."""
+    """Return a histogram with equal bins, of whole width for integers; one bin for equal values."""
     low, high = values.min(), values.max()
     if np.issubdtype(values.dtype, np.integer):
         width = max(1, -(-int(high - low + 1) // BINS))
@@ -119,20 +121,32 @@ def _bars(
     caption: str,
     x: str,
     y: str,
-    places: list,
+    positions: list,
     heights: list,
     columns: list[str],
     rows: list,
     names: list[str] | None = None,
 ) -> Chart:
-    """Bars at places on the axis: numbers, or texts that stay as they are."""
+    """Return a bar chart.
+
+    Args:
+        title: Title of the chart.
+        caption: Text below it.
+        x: Name of the x axis.
+        y: Name of the y axis.
+        positions: Positions of the bars: numbers, or texts if `names` is None.
+        heights: Their heights.
+        columns: Header of the table below the chart.
+        rows: Rows of that table.
+        names: Names of the bars.
+    """
     chart = page.figure(x, y, bargap=0.08 if names else 0.3)
     if names is None:
         chart.update_xaxes(type="category")
     chart.add_bar(
-        x=places,
+        x=positions,
         y=heights,
-        customdata=names or [str(place) for place in places],
+        customdata=names or [str(position) for position in positions],
         hovertemplate="%{customdata}: %{y:,}<extra></extra>",
     )
     return Chart(title, chart, caption, columns, rows)

@@ -1,4 +1,4 @@
-"""The log of one run or several as charts: per quantity where there is one run, per run else."""
+"""Charts of the logs of runs: all quantities of one run, or all runs per quantity."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from reed.train.curriculum import Schedule
 from reed.view.pages import page
 from reed.view.pages.run_folder import Run, per_step
 
-PLANNED = ", planned"
-Line = tuple[Sequence[int], Sequence[float | None]]
+PLANNED = ", planned"  # ending of the names of planned lines
+Line = tuple[Sequence[int], Sequence[float | None]]  # steps, values
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A chart of the page; log: whether its axis may be logarithmic."""
+    """A chart of the page.
+
+    Attributes:
+        chart: The chart.
+        log: Whether its y axis may be logarithmic.
+    """
 
     chart: page.Chart
     log: bool
@@ -25,7 +30,13 @@ class Curve:
 
 @dataclass(frozen=True)
 class Group:
-    """Charts under one heading. place: its name in addresses."""
+    """Charts under one heading.
+
+    Attributes:
+        place: Name of the heading in links.
+        title: The heading.
+        curves: The charts.
+    """
 
     place: str
     title: str
@@ -33,14 +44,24 @@ class Group:
 
     @property
     def log(self) -> bool:
-        """Whether any of its axes may be logarithmic."""
+        """Whether a y axis of a chart may be logarithmic."""
         return any(curve.log for curve in self.curves)
 
 
 @dataclass(frozen=True)
 class _Panel:
-    """Quantities that share an axis. zero: the axis starts there; log: it may be logarithmic;
-    share: it counts in percent; each: a title names its quantity."""
+    """Quantities that share a y axis.
+
+    Attributes:
+        title: Title of the chart.
+        y: Name of the y axis.
+        caption: Text below the chart.
+        keys: Keys of the quantities in the log.
+        zero: Whether the y axis starts at 0.
+        log: Whether the y axis may be logarithmic.
+        share: Whether the y axis is in percent.
+        each: Whether titles name the quantity.
+    """
 
     title: str
     y: str
@@ -53,24 +74,27 @@ class _Panel:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Every logged quantity, under headings; those without any are left out."""
+    """Return charts of every logged quantity under headings, without empty headings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.keys))
     plans = {run.name: planned(run) for run in runs}
-    said = list(dict.fromkeys(problem for _, problem in plans.values() if problem))
-    found = []
-    for place, title, panels in _panels(keys, " ".join(said)):
-        curves = [each for panel in panels for each in _curves(panel, runs, plans)]
+    notes = list(dict.fromkeys(note for _, note in plans.values() if note))
+    result = []
+    for place, title, panels in _panels(keys, " ".join(notes)):
+        curves = [curve for panel in panels for curve in _curves(panel, runs, plans)]
         if curves:
-            found.append(Group(place, title, curves))
-    return found
+            result.append(Group(place, title, curves))
+    return result
 
 
 def planned(run: Run) -> tuple[dict[str, Line], str]:
-    """What the recipe plans: lines "weight/NAME" and "lr", and of what that is not known here.
+    """Return the schedules of the recipe as lines, and a note on those that are not known.
 
-    At step n is what the n-th optimizer step takes, as in the log.
+    The value at step n is the one that the n-th optimizer step uses, as in the log.
+
+    Returns:
+        The lines "weight/NAME" and "lr", and the note, which may be empty.
     """
-    settings, found, unknown = run.settings, {}, []
+    settings, lines, unknown = run.settings, {}, []
     steps, batch = settings["steps"], per_step(run)
     epoch = run.data.samples if run.data and not settings.get("one_per") else None
     for key, schedule, factor in _schedules(run):
@@ -78,35 +102,37 @@ def planned(run: Run) -> tuple[dict[str, Line], str]:
         if ("epoch" in text and not (epoch and batch)) or ("sample" in text and not batch):
             unknown.append(_short(key))
             continue
+
+        # 200 even steps draw every ramp; its corners and the steps before them keep jumps sharp.
         schedule = schedule.resolve(steps, batch or 1, epoch or 1)
         corners = {int(p) for ramp in schedule.ramps for p in (ramp.begins, ramp.ends)}
         evenly = {round(i * (steps - 1) / 199) for i in range(200)}
-        wanted = evenly | corners | {place - 1 for place in corners}
-        places = sorted(place for place in wanted if 0 <= place < steps)
-        found[key] = [p + 1 for p in places], [factor * schedule(p) for p in places]
-    what = f"Not for {', '.join(unknown)} of {run.name}: the length of its epochs is not known."
-    return found, what if unknown else ""
+        candidates = evenly | corners | {step - 1 for step in corners}
+        chosen = sorted(step for step in candidates if 0 <= step < steps)
+        lines[key] = [step + 1 for step in chosen], [factor * schedule(step) for step in chosen]
+    note = f"Not for {', '.join(unknown)} of {run.name}: the length of its epochs is not known."
+    return lines, note if unknown else ""
 
 
 def _schedules(run: Run) -> list[tuple[str, Schedule, float]]:
-    """[key of the log, schedule, what it multiplies] of everything that is on."""
+    """Return (key in the log, schedule, factor of its value) of everything that is not off."""
     weights, optim = run.settings["curriculum"], run.settings["optim"]
     logged = [key.removeprefix("weight/") for key in run.keys if key.startswith("weight/")]
-    found = []
+    schedules = []
     for name in dict.fromkeys([*logged, *weights]):
         schedule = Schedule.of(weights.get(name, 1.0), f"curriculum.{name}")
         if name in logged or not schedule.is_off():
-            found.append((f"weight/{name}", schedule, 1.0))
+            schedules.append((f"weight/{name}", schedule, 1.0))
     lr = Schedule.of(optim.get("schedule", 1.0), "optim.schedule")
-    return [*found, ("lr", lr, optim.get("lr", 0.0))]
+    return [*schedules, ("lr", lr, optim.get("lr", 0.0))]
 
 
-def _panels(keys: list[str], said: str) -> list[tuple[str, str, list[_Panel]]]:
-    """(place, heading, panels) of all that is logged."""
+def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
+    """Return (name in links, heading, panels) of everything that is logged."""
     losses = [key for key in keys if f"weight/{key}" in keys]
     cosines = [key for key in keys if key.startswith("cos/")]
     weights = [key for key in keys if key.startswith("weight/")]
-    dotted = f"Dotted: as the recipe plans it, over all steps. {said}".strip()
+    dotted = f"Dotted: as the recipe plans it, over all steps. {note}".strip()
     aligned = (
         "Mean cosine between the projected hidden states and the cached representation; 1 is equal."
     )
@@ -123,8 +149,8 @@ def _panels(keys: list[str], said: str) -> list[tuple[str, str, list[_Panel]]]:
         ("speed", "Speed and gradients", _speed_panels()),
     ]
 
-    # What no panel above shows gets one of its own.
-    shown = {key for _, _, each in panels for panel in each for key in panel.keys}
+    # Quantities of a user's own domain get a panel each.
+    shown = {key for _, _, group in panels for panel in group for key in panel.keys}
     rest = [key for key in keys if key not in shown | {"step", "samples"}]
     others = [_Panel(key, key, "As it is logged.", [key]) for key in rest]
     return [*panels, ("others", "Others", others)]
@@ -156,16 +182,16 @@ def _speed_panels() -> list[_Panel]:
 def _curves(
     panel: _Panel, runs: Sequence[Run], plans: dict[str, tuple[dict[str, Line], str]]
 ) -> list[Curve]:
-    """One chart of all quantities of a run, or a chart of all runs for each quantity."""
+    """Return one chart of all quantities of a single run, or one chart per quantity of all runs."""
     if len(runs) == 1:
         parts = [(_short(key), runs[0], key) for key in panel.keys]
         title = _title(panel, panel.keys[0]) if len(parts) == 1 else panel.title
         return _curve(title, panel, parts, plans)
-    found = []
+    curves = []
     for key in panel.keys:
         title = _title(panel, key)
-        found += _curve(title, panel, [(run.name, run, key) for run in runs], plans)
-    return found
+        curves += _curve(title, panel, [(run.name, run, key) for run in runs], plans)
+    return curves
 
 
 def _title(panel: _Panel, key: str) -> str:
@@ -178,7 +204,7 @@ def _curve(
     parts: list[tuple[str, Run, str]],
     plans: dict[str, tuple[dict[str, Line], str]],
 ) -> list[Curve]:
-    """The chart of some (label, run, key), none where nothing is logged of them."""
+    """Return the chart of parts (label, run, key) in a list; an empty list if none is logged."""
     lines: dict[str, Line] = {}
     for label, run, key in parts:
         if (logged := run.logged(key))[0]:
@@ -187,6 +213,7 @@ def _curve(
             lines[label + PLANNED] = plans[run.name][0][key]
     if not any(xs for xs, _ in lines.values()):
         return []
+
     chart = page.line_chart(title, panel.caption, "step", panel.y, lines)
     _style(chart.figure, [label for label, _, _ in parts], list(lines))
     chart.figure.update_layout(showlegend=len(parts) > 1)
@@ -196,19 +223,21 @@ def _curve(
         chart.figure.update_yaxes(exponentformat="e")
     if panel.share:
         chart.figure.update_yaxes(tickformat=".1~%")
+
+    # A logarithmic axis cannot show zero or negative values.
     values = [value for _, ys in lines.values() for value in ys]
     return [Curve(chart, panel.log and all(map(_positive, values)))]
 
 
 def _style(figure: Any, labels: list[str], names: list[str]) -> None:
-    """A colour per label whatever the chart lacks; what is planned is dotted and has no entry."""
+    """Give each label the same colour in all charts; planned lines are dotted, without a legend."""
     for trace, name in zip(figure.data, names, strict=True):
-        of = name.removesuffix(PLANNED) if name not in labels else name
-        trace.line.color = page.COLOURS[labels.index(of) % len(page.COLOURS)]
-        trace.legendgroup = of
-        if of != name:
+        label = name.removesuffix(PLANNED) if name not in labels else name
+        trace.line.color = page.COLOURS[labels.index(label) % len(page.COLOURS)]
+        trace.legendgroup = label
+        if label != name:
             trace.line.dash, trace.mode = "dot", "lines"
-            trace.showlegend = of not in names
+            trace.showlegend = label not in names
 
 
 def _positive(value: Any) -> bool:

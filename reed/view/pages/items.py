@@ -1,4 +1,4 @@
-"""The samples of a cache's page in plain values, for its script to draw."""
+"""The samples on the page of a cache as plain data, which its script draws."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from reed.view.pages.samples import Sample
 from reed.view.pages.tokens import Grid
 from reed.view.peek import Panel
 
-PIXELS = 256  # of an image's longer side, at most
-CELLS = 128  # of a map's longer side, at most
+PIXELS = 256  # of the longer side of an image, at most
+CELLS = 128  # of the longer side of a map, at most
 
 
 def grids(cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample]) -> list[Grid]:
-    """The tokens of the samples shown, one grid per field that has any there."""
-    found = []
+    """Return the tokens of the samples shown, one grid per field that has any."""
+    result = []
     for column, field in _fields(summaries, "token"):
         values = _values(column, field, shown)
-        if values := {at: value for at, value in values.items() if len(value)}:
-            found.append(tokens.grid(cache, column, field, values))
-    return found
+        if values := {index: value for index, value in values.items() if len(value)}:
+            result.append(tokens.grid(cache, column, field, values))
+    return result
 
 
 def plain(
     cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample], grids: Sequence[Grid]
 ) -> dict[str, Any]:
-    """All that the script is given: the samples, the fields of tokens, the nearest neighbours."""
+    """Return the data for the script: samples, fields of tokens, nearest neighbours."""
     near = [
         {"title": title, "of": samples.nearest(vectors)}
         for title, vectors in _representations(cache, summaries, shown, grids).items()
@@ -45,9 +45,9 @@ def plain(
     return {
         "side": SIDE,
         "viridis": list(picture.library("plotly.colors").sequential.Viridis),
-        "samples": [_sample(each, summaries) for each in shown],
+        "samples": [_sample(sample, summaries) for sample in shown],
         "tokens": [tokens.plain(cache, grid) for grid in grids],
-        "near": [each for each in near if each["of"]],
+        "near": [table for table in near if table["of"]],
     }
 
 
@@ -56,55 +56,59 @@ def _fields(summaries: Sequence[Summary], kind: str) -> list[tuple[Column, Field
 
 
 def _values(column: Column, field: Field, shown: Sequence[Sample]) -> dict[int, Any]:
-    """A field of the samples that have it: place -> value."""
+    """Return the values of a field by index of the sample, for samples that have it."""
     return {
-        at: each.values[column.name][field.name]
-        for at, each in enumerate(shown)
-        if column.name in each.values
+        index: sample.values[column.name][field.name]
+        for index, sample in enumerate(shown)
+        if column.name in sample.values
     }
 
 
 def _representations(
     cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample], grids: Sequence[Grid]
 ) -> dict[str, dict[int, np.ndarray]]:
-    """One vector per sample, of each field that has one, and the means of tokens."""
-    found = {}
+    """Return one vector per sample for each field that has one, and for the means of tokens."""
+    vectors = {}
     for column, field in _fields(summaries, "sample"):
         state, codec = reader.load_state(cache, column)[field.name], codecs.codec_of(field)
         values = _values(column, field, shown)
-        found[f"{column.name}/{field.name}"] = {
-            at: np.ravel(codec.restore(value, state)) for at, value in values.items()
+        vectors[f"{column.name}/{field.name}"] = {
+            index: np.ravel(codec.restore(value, state)) for index, value in values.items()
         }
     means = {
-        f"mean of {grid.title}": {at: x.mean(0) for at, x in grid.arrays.items()} for grid in grids
+        f"mean of {grid.title}": {index: x.mean(0) for index, x in grid.arrays.items()}
+        for grid in grids
     }
-    return found | means
+    return vectors | means
 
 
-def _sample(each: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
-    """One sample: labels; what is looked at first (pictures, texts, drawings); other fields."""
+def _sample(sample: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return one sample: its labels, its pictures, texts and drawings, and its other fields."""
     labels: list[str] = []
     shows: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     drawn: list[dict[str, Any]] = []
-    for found in summaries:
-        column = found.column
-        if column.name not in each.values:
+
+    for summary in summaries:
+        column = summary.column
+        if column.name not in sample.values:
             continue
-        values = each.values[column.name]
+        values = sample.values[column.name]
         drawn += drawings(column, values)
         for field in column.fields:
             if field.kind == "label":
                 labels.append(f"{field.name} {values[field.name]}")
+            # Tokens are drawn by the script from their grid, unless there are none.
             elif field.kind != "token" or not len(values[field.name]):
                 panel = peek.plain(f"{column.name}/{field.name}", field, values[field.name])
                 is_seen = field.kind == "text" or panel.shows == "image"
                 (shows if is_seen else others).append(_panel(panel))
+
     return {
-        "key": each.key,
-        "row": each.row,
+        "key": sample.key,
+        "row": sample.row,
         "labels": labels,
-        "missing": each.missing,
+        "missing": sample.missing,
         "drawings": drawn,
         "shows": shows,
         "others": others,
@@ -112,17 +116,20 @@ def _sample(each: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    """A panel in plain values: a text, a picture's address, or numbers in 255 levels."""
+    """Return a panel as plain data: a text, a picture as a data URL, or numbers in 255 levels."""
     shown = {"title": panel.title, "caption": panel.caption, "shows": panel.shows}
     if panel.shows == "text":
         return shown | {"text": panel.value}
     if panel.shows == "image":
         return shown | _image(panel.value, panel.caption)
+
     values = np.atleast_2d(np.asarray(panel.value, np.float64))
     if panel.shows == "map" and max(values.shape) > CELLS:
         rows, columns = (-(-n // CELLS) for n in values.shape)
         values = values[::rows, ::columns]
         shown["caption"] += f"\none of {rows} rows and of {columns} columns"
+
+    # One byte per number is all that a screen can show; 255 stands for what is not finite.
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     level = np.rint((values - low) * (254 / ((high - low) or 1.0)))
@@ -137,7 +144,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def _image(image: np.ndarray, caption: str) -> dict[str, Any]:
-    """Its PNG; one that is too large for a page by the mean of blocks, which is said."""
+    """Return an image as a PNG; a large image is reduced by block means, as its caption says."""
     block = -(-max(image.shape[:2]) // PIXELS)
     if block > 1:
         height, width = (n // block for n in image.shape[:2])

@@ -1,4 +1,4 @@
-"""One self-contained page of HTML: styles, scripts, pictures and charts lie in the file itself."""
+"""Self-contained HTML pages: styles, scripts, pictures and charts are in the file itself."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from reed.errors import ReedError
 
 HERE = Path(__file__).parent
 CLUTTER = ["sendChartToCloud", "lasso2d", "select2d", "zoomIn2d", "zoomOut2d", "pan2d"]
-MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take what their labels need
-# below, where it hides no curve and a phone has room
+MARGIN = {"l": 10, "r": 10, "t": 30, "b": 10}  # axes take the room that their labels need
+# below the chart, where it hides no curve and fits on a phone
 LEGEND = {"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"}
-# seen by those who tell few colours apart, at 3:1 or more on the light ground and on the dark one
+# for colour-blind readers; contrast of at least 3:1 on the light and on the dark background
 COLOURS = ("#0f77bd", "#cf5a00", "#008f68", "#b8579c", "#9a6b12", "#7a7a85", "#7c66d6", "#cc4055")
-POINTS, ROWS = 1000, 200  # the most that a line is drawn from, and that a table shows
+POINTS, ROWS = 1000, 200  # most points of a line, and rows of a table
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure of plotly, and what it shows in words and, for those who cannot see it, in numbers.
+    """A plotly figure with a caption, and with a table for readers who cannot see it.
 
-    rows: the table below it, of text and numbers, one value per name of `columns`; note: what is
-    to be said of the table.
+    Attributes:
+        title: Title of the chart.
+        figure: The figure.
+        caption: Text below it.
+        columns: Header of the table.
+        rows: Rows of the table, texts or numbers, one value per column.
+        note: Text about the table.
     """
 
     title: str
@@ -44,7 +49,7 @@ class Chart:
 
     @property
     def html(self) -> str:
-        """The element that page.js turns into a chart; plotly itself is in the page once."""
+        """HTML element that page.js turns into a chart; the page has plotly only once."""
         return self.figure.to_html(
             full_html=False,
             include_plotlyjs=False,
@@ -54,22 +59,29 @@ class Chart:
 
 
 def plotly() -> Any:
-    """plotly.graph_objects; ReedError naming the extra where it is not installed."""
+    """Import plotly.graph_objects; ReedError naming the extra if it is not installed."""
     return picture.library("plotly.graph_objects")
 
 
 def figure(x: str, y: str, **layout: Any) -> Any:
-    """An empty figure of plotly in the pages' look; x, y: names of the axes, as text."""
+    """Return an empty plotly figure in the style of the pages; x and y name the axes."""
     look = {"margin": MARGIN, "legend": LEGEND, "colorway": COLOURS, "template": "none"}
     axes = {"xaxis_title": _literal(x), "yaxis_title": _literal(y)}
     return plotly().Figure(layout=look | axes | layout)
 
 
 def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) -> Chart:
-    """Lines {name: (xs, ys)} over one axis, and a row of its table for every x; names are text.
+    """Return a chart of lines, whose table has a row for every x.
 
-    A line of more than 1,000 points is drawn from every n-th and its last one, a table of more
-    than 200 rows shows every n-th and its last one, and both are said below the chart.
+    A line of more than POINTS points is drawn from every n-th point and the last one. A table of
+    more than ROWS rows shows every n-th row and the last one. The chart says so.
+
+    Args:
+        title: Title of the chart.
+        caption: Text below it.
+        x: Name of the x axis.
+        y: Name of the y axis.
+        lines: Coordinates (xs, ys) by name of the line.
     """
     graph, chart = plotly(), figure(x, y, hovermode="x unified")
     table: dict[Any, dict[str, Any]] = {}
@@ -77,8 +89,8 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
         kept = thinned(range(len(xs)), POINTS)
         drawn = {"x": [xs[i] for i in kept], "y": [ys[i] for i in kept]}
         chart.add_trace(graph.Scatter(**drawn, name=_literal(name)))
-        for at, value in zip(xs, ys, strict=True):
-            table.setdefault(at, {})[name] = value
+        for position, value in zip(xs, ys, strict=True):
+            table.setdefault(position, {})[name] = value
     rows = [[at, *(row.get(name, "") for name in lines)] for at, row in sorted(table.items())]
     shown = thinned(rows, ROWS)
     note = f"{len(shown)} of {len(rows):,} rows, evenly spaced." if len(shown) < len(rows) else ""
@@ -88,28 +100,36 @@ def line_chart(title: str, caption: str, x: str, y: str, lines: dict[str, Any]) 
 
 
 def thinned(items: Sequence[Any], most: int) -> list[Any]:
-    """Every n-th of some items and the last one: at most `most`, all where they are no more."""
+    """Return every n-th item and the last one, at most `most`; all if there are no more."""
     step = -(-(len(items) - 1) // max(most - 1, 1))
     return [*items[: -1 : max(step, 1)], *items[-1:]]
 
 
 def png(image: np.ndarray, enlarge: int = 1) -> str:
-    """[H, W, C] uint8 as the address of a picture that lies in the page."""
+    """Return an image, uint8 [H, W, C], as a data URL of a PNG."""
     file = BytesIO()
     picture.save_png(image, file, enlarge)
     return data_url(file.getvalue(), "image/png")
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """Bytes of a MIME type as an address that holds them."""
+    """Return bytes of a MIME type as a data URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def write(path: Path, template: str, *, option: str = "--out", **values: Any) -> None:
-    """Fill a template of this folder and write the page; ReedError where that cannot be.
+    """Fill a template of this folder and write the page.
 
-    option: of the command, that names the file; values: what the template shows. Text is escaped;
-    a value that a script reads is written by the filter `tojson`, which escapes too.
+    The template escapes text. Values for scripts pass the filter `tojson`, which escapes too.
+
+    Args:
+        path: File of the page.
+        template: Name of the template.
+        option: Option of the command that names the file, for messages.
+        **values: Values for the template.
+
+    Raises:
+        ReedError: The file cannot be written.
     """
     text = _environment().get_template(template).render(values)
     try:
@@ -121,7 +141,7 @@ def write(path: Path, template: str, *, option: str = "--out", **values: Any) ->
 
 
 def _literal(text: str) -> str:
-    """Text as plotly shows it as it is: it reads some HTML."""
+    """Escape text for plotly, which interprets some HTML."""
     return escape(text, quote=False)
 
 
@@ -145,7 +165,7 @@ def _environment() -> Any:
 
 
 def _number(value: Any) -> str:
-    """A number as people read it: whole ones with separators, others to four digits."""
+    """Format a number: integers with separators, others to four digits."""
     if value is None:
         return "not known"
     if isinstance(value, bool) or not isinstance(value, int | float):

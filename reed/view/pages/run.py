@@ -1,4 +1,4 @@
-"""The page of one run, or of several that are compared."""
+"""The HTML page of a run, or of several runs that are compared."""
 
 from __future__ import annotations
 
@@ -15,25 +15,32 @@ from reed.evaluate.provenance import stage_one_of
 from reed.view.pages import curves, page, scores
 from reed.view.pages.run_folder import Picture, Run, facts, pictures, read
 
-MANY, HEAVY = 48, 24_000_000  # pictures of one run in a page, and their bytes
-SETS = 3  # the latest sample sets of one run, whose pictures are shown; one each of several
-OPEN = ("data", "domain", "curriculum")  # tables that hold no default of the package
+MANY, HEAVY = 48, 24_000_000  # pictures per run, and their bytes, at most
+SETS = 3  # latest sample sets shown of a single run; of several runs one each
+OPEN = ("data", "domain", "curriculum")  # tables of a recipe without defaults of the package
 
 
 def write(places: Sequence[Path], out: Path) -> None:
-    """Read run folders and write the page that shows them.
+    """Read run folders and write a page about them.
 
-    Raises ReedError for a folder that is no run or has no log yet, and for damaged files.
+    Args:
+        places: Folders of the runs.
+        out: File of the page.
+
+    Raises:
+        ReedError: A folder is not a run, has no log yet, has damaged files, or is named twice.
     """
     names = [place.resolve().name for place in places]
+    # Runs of one name in different folders are told apart by their whole paths.
     if len(set(names)) < len(names):
         names = [str(place) for place in places]
     if len({place.resolve() for place in places}) < len(places):
         raise ReedError(f"one run is named twice: {', '.join(map(str, places))}")
     runs = [read(place, name) for place, name in zip(places, names, strict=True)]
+
     several = len(runs) > 1
-    found = [score for run in runs for score in scores.read(run.place, run.name)]
-    sets, sets_said = _sets(runs)
+    records = [score for run in runs for score in scores.read(run.place, run.name)]
+    sets, notes = _sets(runs)
     page.write(
         out,
         "run.html",
@@ -46,13 +53,13 @@ def write(places: Sequence[Path], out: Path) -> None:
         groups=curves.groups(runs),
         film=_film(runs),
         sets=sets,
-        sets_said=sets_said,
-        scores=found,
-        table=scores.table(found, several),
-        ways=scores.conventions(found),
-        score_charts=scores.charts(found, several),
-        score_warnings=scores.warnings(found, several),
-        costs=_costs(runs, found),
+        sets_said=notes,
+        scores=records,
+        table=scores.table(records, several),
+        ways=scores.conventions(records),
+        score_charts=scores.charts(records, several),
+        score_warnings=scores.warnings(records, several),
+        costs=_costs(runs, records),
         differing=_differing(runs) if several else [],
         recipe=None if several else _recipe(runs[0]),
         settings=[(run.name, json.dumps(run.settings, indent=1)) for run in runs],
@@ -60,28 +67,28 @@ def write(places: Sequence[Path], out: Path) -> None:
 
 
 def _side_by_side(runs: Sequence[Run]) -> list[list[Any]]:
-    """A row per fact, with the value of every run; those that no run knows are named last."""
+    """Return a row per fact with the value of every run; facts that no run knows come last."""
     tables = [facts(run) for run in runs]
     rows = [[name, *(table[name] for table in tables)] for name in tables[0]]
     return sorted(rows, key=lambda row: all(value is None for value in row[1:]))
 
 
 def _film(runs: Sequence[Run]) -> dict[str, Any]:
-    """The previews of every run, at most MANY and HEAVY, with the steps that any of them has."""
+    """Return the previews of every run, within MANY and HEAVY, and all steps that have one."""
     reels, left_out = [], []
     for run in runs:
         shown = _light(run.previews)
         if len(shown) < len(run.previews):
             left_out.append(f"{len(shown)} of {len(run.previews)} pictures of {run.name}")
-        reels.append({"name": run.name, "pictures": [_shown(each) for each in shown]})
-    steps = sorted({each["step"] for reel in reels for each in reel["pictures"]})
+        reels.append({"name": run.name, "pictures": [_shown(picture) for picture in shown]})
+    steps = sorted({picture["step"] for reel in reels for picture in reel["pictures"]})
     return {"steps": steps, "reels": reels, "left_out": left_out}
 
 
 def _light(previews: list[Picture]) -> list[Picture]:
-    """Pictures evenly over the run, the first and the last among them, that a page can hold."""
-    known = [each for each in previews if each.step is not None]
-    size = sum(each.path.stat().st_size for each in known) / max(len(known), 1)
+    """Return as many pictures as a page can hold, evenly spaced, with the first and the last."""
+    known = [picture for picture in previews if picture.step is not None]
+    size = sum(picture.path.stat().st_size for picture in known) / max(len(known), 1)
     return page.thinned(known, min(MANY, max(2, int(HEAVY / max(size, 1)))))
 
 
@@ -91,34 +98,36 @@ def _shown(picture: Picture) -> dict[str, Any]:
 
 
 def _sets(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The latest sample sets that have a picture, and what is to be said of the others."""
-    found, problems, most = [], [], SETS if len(runs) == 1 else 1
+    """Return the latest sample sets with a picture, and notes on the others."""
+    sets, notes, most = [], [], SETS if len(runs) == 1 else 1
     for run in runs:
         paths = sorted((run.place / "samples").glob("*.png"))
-        those, unread = pictures([p for p in paths if p.with_suffix(".json").is_file()])
-        problems += unread
-        if len(those) > most:
-            problems.append(f"{run.name}: the latest {most} of {len(those)} sample sets")
-        for each in those[-most:]:
-            recipe = config.read(each.path.with_suffix(".json"))
-            drawn = {key: recipe[key] for key in scores.DRAWN if key in recipe}
-            found.append(
-                _shown(each)
+        # A picture without a recipe beside it was not written by reed-sample.
+        drawn, unread = pictures([p for p in paths if p.with_suffix(".json").is_file()])
+        notes += unread
+        if len(drawn) > most:
+            notes.append(f"{run.name}: the latest {most} of {len(drawn)} sample sets")
+
+        for picture in drawn[-most:]:
+            recipe = config.read(picture.path.with_suffix(".json"))
+            settings = {key: recipe[key] for key in scores.DRAWN if key in recipe}
+            sets.append(
+                _shown(picture)
                 | {
                     "run": run.name,
-                    "name": each.path.stem,
+                    "name": picture.path.stem,
                     "num": recipe.get("num"),
-                    "drawn": scores.said(drawn | (recipe.get("versions") or {})),
+                    "drawn": scores.said(settings | (recipe.get("versions") or {})),
                 }
             )
-    return found, problems
+    return sets, notes
 
 
-def _costs(runs: Sequence[Run], found: Sequence[scores.Score]) -> list[list[Any]]:
-    """[cache, column, size, seconds, runs], as an evaluation recorded it or the cache tells."""
+def _costs(runs: Sequence[Run], records: Sequence[scores.Score]) -> list[list[Any]]:
+    """Return rows [cache, column, size, seconds, runs], from evaluations or else from the cache."""
     rows: dict[tuple[Any, ...], list[str]] = {}
     for run in runs:
-        recorded = [score.cost for score in found if score.run == run.name and score.cost]
+        recorded = [score.cost for score in records if score.run == run.name and score.cost]
         for name, cost in (recorded[-1] if recorded else _cost_now(run)).items():
             size = cost.get("bytes")
             row = run.settings["shards"], name, size and human(size), cost.get("seconds")
@@ -129,50 +138,50 @@ def _costs(runs: Sequence[Run], found: Sequence[scores.Score]) -> list[list[Any]
 def _cost_now(run: Run) -> dict[str, dict[str, float | None]]:
     if run.data is None:
         return {}
-    told = stage_one_of({"config": run.settings})
-    names = dict.fromkeys(name for each in told.values() for name in each or {})
-    return {name: {key: (told[key] or {}).get(name) for key in told} for name in names}
+    costs = stage_one_of({"config": run.settings})
+    names = dict.fromkeys(name for by_column in costs.values() for name in by_column or {})
+    return {name: {key: (costs[key] or {}).get(name) for key in costs} for name in names}
 
 
 def _differing(runs: Sequence[Run]) -> list[list[Any]]:
-    """The settings in which runs differ, with the value of each."""
-    places = dict.fromkeys(
-        place[1:]
+    """Return rows of the settings in which runs differ, with the value of each run."""
+    names = dict.fromkeys(
+        name[1:]
         for run in runs[1:]
-        for place, _, _ in config.differences(runs[0].settings, run.settings, "")
+        for name, _, _ in config.differences(runs[0].settings, run.settings, "")
     )
-    return [[place, *(_text(_at(run.settings, place)) for run in runs)] for place in places]
+    return [[name, *(_text(_at(run.settings, name)) for run in runs)] for name in names]
 
 
 def _recipe(run: Run) -> dict[str, Any] | None:
-    """The nearest recipe of the cache's pipeline, and what the run has otherwise.
+    """Return the most similar recipe of the pipeline, and the settings in which the run differs.
 
-    None where the pipeline is not known. A setting that the recipe leaves to the package is not
-    compared.
+    Settings that the recipe leaves to the package's defaults are not compared. The result is None
+    if the pipeline is not known.
     """
     if run.data is None or run.data.pipeline not in pipelines.names():
         return None
     name, nearest = run.data.pipeline, None
     for variant in ["", *pipelines.variants(name)]:
-        theirs = config.plain(pipelines.recipe(name, variant))
+        recipe = config.plain(pipelines.recipe(name, variant))
         rows = [
-            [place[1:], _text(old), _text(new)]
-            for place, old, new in config.differences(theirs, run.settings, "")
-            if old is not None or isinstance(new, dict) or place[1:].partition(".")[0] in OPEN
+            [setting[1:], _text(old), _text(new)]
+            for setting, old, new in config.differences(recipe, run.settings, "")
+            if old is not None or isinstance(new, dict) or setting[1:].partition(".")[0] in OPEN
         ]
         if nearest is None or len(rows) < len(nearest["rows"]):
             nearest = {"name": f"{name} --variant {variant}" if variant else name, "rows": rows}
     return nearest
 
 
-def _at(table: Any, place: str) -> Any:
-    """The value at a dotted place, None where there is none; names may hold dots themselves."""
-    if not place:
+def _at(table: Any, name: str) -> Any:
+    """Return the value with a dotted name, or None; parts of the name may contain dots."""
+    if not name:
         return table
     if isinstance(table, dict):
         for key in table:
-            if place == key or place.startswith(f"{key}."):
-                return _at(table[key], place[len(key) + 1 :])
+            if name == key or name.startswith(f"{key}."):
+                return _at(table[key], name[len(key) + 1 :])
     return None
 
 

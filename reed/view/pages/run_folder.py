@@ -1,4 +1,4 @@
-"""A run folder as it lies on disk: settings, log, pictures, samples, and what they tell of it."""
+"""The content of a run folder: settings, log, pictures, and facts that follow from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from reed.train import log
 from reed.train.run_data import RunData
 from reed.view.info import classes_of
 
-NEEDED = {
+NEEDED = {  # settings of every run, and their types
     "shards": str,
     "steps": int,
     "data": dict,
@@ -33,8 +33,13 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of a run. step: after how many, None where that is not known; small: its pixels are
-    to be seen, not smoothed away."""
+    """A PNG of a run.
+
+    Attributes:
+        step: Step at which it was drawn; None if it is not known.
+        path: Its file.
+        small: Whether it is so small that it should be enlarged without smoothing.
+    """
 
     step: int | None
     path: Path
@@ -43,8 +48,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder holds. data: what it was trained on; of an older run the manifest of its
-    cache, where that is still there."""
+    """A run folder that was read.
+
+    Attributes:
+        place: The folder.
+        name: Name of the run on the page.
+        settings: Its configuration.
+        lines: Lines of its log.
+        data: What the run keeps of its cache; for an older run the manifest of the cache, or None
+            if the cache is gone.
+        checkpoints: Steps of its checkpoints.
+        previews: Its previews.
+        warnings: Problems to show on the page.
+    """
 
     place: Path
     name: str
@@ -57,19 +73,24 @@ class Run:
 
     @property
     def keys(self) -> list[str]:
-        """What is logged, in the order in which it appears."""
+        """Names of the logged quantities, in order of their first appearance."""
         return list(dict.fromkeys(key for line in self.lines for key in line))
 
     def logged(self, key: str) -> tuple[list[int], list[float | None]]:
-        """The steps at which a quantity is logged, and its values."""
-        found = [(line["step"], line[key]) for line in self.lines if key in line]
-        return [step for step, _ in found], [value for _, value in found]
+        """Return the steps at which a quantity is logged, and its values."""
+        pairs = [(line["step"], line[key]) for line in self.lines if key in line]
+        return [step for step, _ in pairs], [value for _, value in pairs]
 
 
 def read(place: Path, name: str) -> Run:
-    """A run under the name that a page gives it.
+    """Read a run folder.
 
-    Raises ReedError for a folder that is no run, one without a line in its log, and damaged files.
+    Args:
+        place: The folder.
+        name: Name of the run on the page.
+
+    Raises:
+        ReedError: The folder is not a run, its log is empty, or files are damaged.
     """
     settings = _settings(place)
     lines = log.read(place)
@@ -84,8 +105,8 @@ def read(place: Path, name: str) -> Run:
 
 
 def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
-    """Files as pictures by step, and a warning for each that is none."""
-    found, problems = [], []
+    """Return the pictures in PNG files by step, and a warning for each file that is not a PNG."""
+    result, problems = [], []
     for path in paths:
         with open(path, "rb") as file:
             head = file.read(24)
@@ -94,30 +115,32 @@ def pictures(paths: Sequence[Path]) -> tuple[list[Picture], list[str]]:
             continue
         width = max(struct.unpack(">II", head[16:24]))
         number = path.stem.removeprefix("step-").partition("-")[0]
-        found.append(Picture(int(number) if number.isdecimal() else None, path, width < 512))
-    return sorted(found, key=lambda each: (each.step or 0, each.path)), problems
+        result.append(Picture(int(number) if number.isdecimal() else None, path, width < 512))
+    return sorted(result, key=lambda picture: (picture.step or 0, picture.path)), problems
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """What heads the page: words and numbers by what they say; None for what is not known."""
+    """Return the facts at the top of the page by name; None for what is not known."""
     last, settings = run.lines[-1], run.settings
     samples, data = last.get("samples"), run.data
-    one_of_each = settings.get("one_per") or data is None
-    is_there = (Path(settings["shards"]) / "manifest.json").is_file()
-    rates = [each for each in run.logged("samples_per_s")[1] if each]
+    # With one_per, an epoch is shorter than the data set, so epochs cannot be counted here.
+    no_epochs = settings.get("one_per") or data is None
+    cache_exists = (Path(settings["shards"]) / "manifest.json").is_file()
+    rates = [rate for rate in run.logged("samples_per_s")[1] if rate]
     net, heads = parameters(run)
+
     return {
         "folder": str(run.place),
-        "cache": settings["shards"] + ("" if is_there else " (not there)"),
+        "cache": settings["shards"] + ("" if cache_exists else " (not there)"),
         "samples left out": data.said if isinstance(data, RunData) else None,
         "classes": data and classes_of(data.classes),
         "pipeline": data and f"{data.pipeline}, domain {data.domain}",
-        "aligned to": ", ".join(each["target"] for each in _aligned(settings)) or "nothing",
+        "aligned to": ", ".join(target["target"] for target in _aligned(settings)) or "nothing",
         "parameters of the net": net,
         "parameters of the alignment heads": heads,
         "steps": f"{last['step']:,} of {settings['steps']:,}",
         "samples seen": samples,
-        "epochs": samples / data.samples if samples and not one_of_each else None,
+        "epochs": samples / data.samples if samples and not no_epochs else None,
         "training time": _duration(run.lines),
         "samples per second, median": statistics.median(rates) if rates else None,
         "precision": settings.get("precision"),
@@ -129,7 +152,10 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def parameters(run: Run) -> tuple[int | None, int | None]:
-    """Trained values of the net and of the alignment heads, by the optimizer's last state."""
+    """Return the trained parameters of the net and of the alignment heads.
+
+    They are counted in the optimizer state of the latest checkpoint; None without a checkpoint.
+    """
     if not run.checkpoints:
         return None, None
     path = run.place / f"step-{run.checkpoints[-1]:07d}" / "optim.safetensors"
@@ -147,7 +173,7 @@ def parameters(run: Run) -> tuple[int | None, int | None]:
 
 
 def per_step(run: Run) -> float | None:
-    """Samples of a batch: the recipe's, or their mean so far where samples differ in length."""
+    """Return samples per batch: the recipe's, or the mean so far if samples differ in length."""
     last = run.lines[-1]
     return run.settings.get("batch") or (last.get("samples") or 0) / last["step"] or None
 
@@ -159,8 +185,8 @@ def _settings(place: Path) -> dict[str, Any]:
     settings = config.read(path)
     wrong = [name for name, kind in NEEDED.items() if not isinstance(settings.get(name), kind)]
     if wrong:
-        what = f"{', '.join(wrong)} missing or of another type"
-        raise ReedError(f"{path} is no configuration of a run: {what}")
+        problem = f"{', '.join(wrong)} missing or of another type"
+        raise ReedError(f"{path} is no configuration of a run: {problem}")
     return settings
 
 
@@ -177,8 +203,8 @@ def _cut(place: Path) -> list[str]:
     path = place / "metrics.jsonl"
     with open(path, "rb") as file:
         file.seek(-1, 2)
-        whole = file.read() == b"\n"
-    return [] if whole else [f"the last line of {path} is cut short and is left out"]
+        is_complete = file.read() == b"\n"
+    return [] if is_complete else [f"the last line of {path} is cut short and is left out"]
 
 
 def _not_finite(lines: list[dict[str, Any]]) -> list[str]:
@@ -189,7 +215,7 @@ def _not_finite(lines: list[dict[str, Any]]) -> list[str]:
     bad = {step: names for step, names in bad.items() if names}
     if not bad:
         return []
-    names = ", ".join(dict.fromkeys(name for each in bad.values() for name in each))
+    names = ", ".join(dict.fromkeys(name for keys in bad.values() for name in keys))
     return [
         f"{len(bad):,} of {len(lines):,} lines of the log have numbers that are not finite "
         f"({names}), the first at step {min(bad):,}: steps with such gradients are skipped"
@@ -208,11 +234,11 @@ def _unfinished(settings: dict[str, Any], lines: list[dict[str, Any]], place: Pa
 
 def _aligned(settings: dict[str, Any]) -> list[dict[str, Any]]:
     weights = settings["curriculum"]
-    return [each for name, each in settings["align"].items() if weights.get(name) != 0]
+    return [target for name, target in settings["align"].items() if weights.get(name) != 0]
 
 
 def _duration(lines: list[dict[str, Any]]) -> str | None:
-    """The time between the lines, which pauses between a stop and a resume are not part of."""
+    """Return the time spent training, without pauses between a stop and a resume."""
     seconds, before = 0.0, 0
     for line in lines:
         samples, rate = line.get("samples"), line.get("samples_per_s")
@@ -227,5 +253,5 @@ def _duration(lines: list[dict[str, Any]]) -> str | None:
 
 
 def _when(path: Path) -> str:
-    """By the file's time: the minute, in the time zone of this machine."""
+    """Return when a file was modified, to the minute, in the time zone of this machine."""
     return datetime.fromtimestamp(path.stat().st_mtime).strftime("%Y-%m-%d %H:%M")

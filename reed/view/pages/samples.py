@@ -1,4 +1,4 @@
-"""Some samples of a cache: which ones a page shows, and all that the columns hold of them."""
+"""The samples that the page of a cache shows, with their values in every column."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ from reed.view.info import Summary
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample, its first view. values: {column: {field: array or string}}, as decoded.
+    """The first view of a sample.
 
-    missing: column -> why it has nothing of the sample.
+    Attributes:
+        row: Row of the sample.
+        key: Key of the sample.
+        values: Decoded values, arrays or texts: {column: {field: value}}.
+        missing: Reasons by column, for columns that lack the sample.
     """
 
     row: int
@@ -33,9 +37,14 @@ class Sample:
 def choose(
     frozen: Plan, columns: Sequence[Summary], count: int, seed: int, first: int | None = None
 ) -> list[int]:
-    """Rows drawn at random from the shards that most columns have, in cache order.
+    """Return random rows in cache order, from the shards that most columns have.
 
-    first: a row that is there in any case, at the front. Fewer than `count` where there are fewer.
+    Args:
+        frozen: Plan of the cache.
+        columns: State of the columns.
+        count: Number of rows; there may be fewer.
+        seed: Seed of the choice.
+        first: Row to put first in any case; None for none.
     """
     built = Counter(marker.shard for column in columns for marker in column.markers)
     most = max(built.values(), default=0)
@@ -53,27 +62,27 @@ def read(
     rows: Sequence[int],
     progress: bool = True,
 ) -> list[Sample]:
-    """What every column has of the samples at some rows; ReedError where it is damaged."""
+    """Read the samples at rows from every column; ReedError if a column is damaged."""
     samples = [Sample(row, frozen.keys[row]) for row in rows]
     shards: dict[int, list[Sample]] = defaultdict(list)
     for sample in samples:
         shards[frozen.locate(sample.row)[0]].append(sample)
     total = len(columns) * len(samples)
     with tqdm(total=total, desc="read", disable=not progress, dynamic_ncols=True) as bar:
-        for each in columns:
-            for shard, there in shards.items():
-                _read(cache, frozen, each, shard, there)
-                bar.update(len(there))
+        for summary in columns:
+            for shard, members in shards.items():
+                _read(cache, frozen, summary, shard, members)
+                bar.update(len(members))
     return samples
 
 
-def _read(cache: Path, frozen: Plan, summary: Summary, shard: int, there: list[Sample]) -> None:
-    """Fill in what one column has of samples of one shard."""
+def _read(cache: Path, frozen: Plan, summary: Summary, shard: int, members: list[Sample]) -> None:
+    """Fill in the values of samples of one shard from one column."""
     column = summary.column
-    for sample in there:
+    for sample in members:
         if reason := peek.missing(cache, frozen, column, sample.row):
             sample.missing[column.name] = reason
-    wanted = {each.key: each for each in there if column.name not in each.missing}
+    wanted = {sample.key: sample for sample in members if column.name not in sample.missing}
     if wanted:
         with open_cache(cache) as opened:
             for key, values in opened.records(column.name, shards=[shard], keys=wanted.keys()):
@@ -81,19 +90,24 @@ def _read(cache: Path, frozen: Plan, summary: Summary, shard: int, there: list[S
 
 
 def nearest(vectors: Mapping[int, np.ndarray], count: int = 5) -> dict[int, list[list[Any]]]:
-    """The nearest others of each vector by cosine: place -> [[place, cosine], ...], best first.
+    """Return the nearest other vectors of each vector by cosine.
 
-    vectors: place -> [D]. A zero vector is at 0 from all.
+    Args:
+        vectors: Vectors [D] by index of the sample; a zero vector has the cosine 0 to all others.
+        count: Number of neighbours, at most.
+
+    Returns:
+        [[index, cosine], ...] by index of the sample, the highest cosine first.
     """
-    places = list(vectors)
-    if len(places) < 2:
+    indices = list(vectors)
+    if len(indices) < 2:
         return {}
-    stacked = np.stack([vectors[place] for place in places]).astype(np.float64)
+    stacked = np.stack([vectors[index] for index in indices]).astype(np.float64)
     unit = stacked / np.maximum(np.linalg.norm(stacked, axis=1, keepdims=True), 1e-30)
     cosine = unit @ unit.T
     np.fill_diagonal(cosine, -np.inf)
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, : min(count, len(places) - 1)]
+    order = np.argsort(-cosine, axis=1, kind="stable")[:, : min(count, len(indices) - 1)]
     return {
-        place: [[places[i], round(float(cosine[row, i]), 4)] for i in order[row]]
-        for row, place in enumerate(places)
+        index: [[indices[i], round(float(cosine[row, i]), 4)] for i in order[row]]
+        for row, index in enumerate(indices)
     }

@@ -1,4 +1,4 @@
-"""The evaluations of a run, of whatever domain, as rows of tables and lines of charts."""
+"""The evaluations of runs of any domain, as rows of tables and lines of charts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from reed.evaluate.record import Record
 from reed.view.pages import page
 
-# of a recipe: how samples of any kind were drawn
+# entries of a recipe that say how samples were drawn, for all kinds of data
 DRAWN = (
     *("sampler", "steps", "guidance", "labels", "grid", "noise", "atoms"),
     *("temperature", "order", "sampling", "seed", "precision", "ema", "rounding"),
@@ -22,8 +22,16 @@ DRAWN = (
 class Score:
     """One record of an evaluation.
 
-    run: the name of its run; name: of the samples; step: of the checkpoint, None where that is
-    not known; metrics: name -> {value, and what it depends on}; cost: of stage one, by column.
+    Attributes:
+        run: Name of the run.
+        name: Name of the samples.
+        step: Step of the checkpoint; None if it is not known.
+        num: Number of samples.
+        reference: Path of the reference.
+        metrics: Name of a metric -> {"value", and what the value depends on}.
+        warnings: Warnings of the evaluation.
+        drawn: How the samples were drawn, as text.
+        cost: Bytes and seconds of stage one, by column.
     """
 
     run: str
@@ -38,18 +46,18 @@ class Score:
 
     @property
     def way(self) -> str:
-        """How the samples were drawn as their name tells it: without the step."""
+        """Name of the samples without the step: how they were drawn."""
         return re.sub(r"^step-\d+-?", "", self.name)
 
 
 def read(place: Path, run: str) -> list[Score]:
-    """The evaluations that lie in a run folder, by step; ReedError for one that is damaged."""
+    """Read the evaluations in a run folder, sorted by step; ReedError if one is damaged."""
     paths = [*place.glob("*.eval.json"), *place.glob("samples/*.eval.json")]
     return sorted((_score(path, run) for path in paths), key=lambda s: (s.step or 0, s.name))
 
 
 def table(scores: Sequence[Score], several: bool) -> tuple[list[str], list[list[Any]]]:
-    """The names of the columns and a row per evaluation; several: name the run, too."""
+    """Return header and rows of a table of evaluations; with several runs it names the run."""
     names = list(dict.fromkeys(name for score in scores for name in score.metrics))
     rows = [
         [
@@ -66,7 +74,7 @@ def table(scores: Sequence[Score], several: bool) -> tuple[list[str], list[list[
 
 
 def conventions(scores: Sequence[Score]) -> list[list[Any]]:
-    """[metric, how it was taken, in how many records], each way once."""
+    """Return rows [metric, what its values depend on, number of such records]."""
     ways: dict[tuple[str, str], int] = {}
     for score in scores:
         for name, metric in score.metrics.items():
@@ -76,23 +84,23 @@ def conventions(scores: Sequence[Score]) -> list[list[Any]]:
 
 
 def warnings(scores: Sequence[Score], several: bool) -> list[tuple[str, str]]:
-    """Every warning word by word, once, and the samples that it is of."""
-    found: dict[str, list[str]] = {}
+    """Return every warning once, with the names of the samples that have it."""
+    owners: dict[str, list[str]] = {}
     for score in scores:
         for warning in score.warnings:
-            names = found.setdefault(warning, [])
+            names = owners.setdefault(warning, [])
             names.append(f"{score.run}, {score.name}" if several else score.name)
-    everything = len(scores) > 1
     return [
-        (text, "all" if everything and len(names) == len(scores) else "; ".join(names))
-        for text, names in found.items()
+        (text, "all" if 1 < len(scores) == len(names) else "; ".join(names))
+        for text, names in owners.items()
     ]
 
 
 def charts(scores: Sequence[Score], several: bool) -> list[page.Chart]:
-    """A chart of every metric that some samples have at two steps or more.
+    """Return a chart of every metric that is known at two steps or more.
 
-    Only what was drawn in one way, as many times and measured against one reference makes a line.
+    A line joins only sets of samples that were drawn in the same way, are of equal size, and were
+    measured against the same reference.
     """
     known = [score for score in scores if score.step is not None]
     lines: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {}
@@ -105,20 +113,20 @@ def charts(scores: Sequence[Score], several: bool) -> list[page.Chart]:
                 ys.append(metric["value"])
     caption = "By the step of the checkpoint that the samples were drawn from."
     return [
-        page.line_chart(name, caption, "step", name, found)
-        for name, found in lines.items()
-        if any(len(xs) > 1 for xs, _ in found.values())
+        page.line_chart(name, caption, "step", name, by_label)
+        for name, by_label in lines.items()
+        if any(len(xs) > 1 for xs, _ in by_label.values())
     ]
 
 
 def said(values: dict[str, Any]) -> str:
-    """Plain values in a line of text: "sampler euler; steps 50; guidance: scale 1, low 0"."""
-    return "; ".join(f"{name} {_said(value)}" for name, value in values.items())
+    """Return plain values as text: "sampler euler; steps 50; guidance (scale 1, low 0)"."""
+    return "; ".join(f"{name} {_text(value)}" for name, value in values.items())
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return "(" + ", ".join(f"{name} {_said(each)}" for name, each in value.items()) + ")"
+        return "(" + ", ".join(f"{name} {_text(item)}" for name, item in value.items()) + ")"
     return "not known" if value is None else str(value)
 
 
@@ -127,7 +135,7 @@ def _values(score: Score, names: list[str]) -> list[Any]:
 
 
 def _label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str]:
-    """What tells a line from the others."""
+    """Yield the parts of a line's name that distinguish it from the others."""
     if several:
         yield score.run
     if len({each.way for each in scores}) > 1:
@@ -141,7 +149,9 @@ def _label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str
 def _score(path: Path, run: str) -> Score:
     record = Record.read(path)
     recipe, cost = record.recipe, record.stage_one
-    columns = dict.fromkeys(column for each in cost.values() for column in each or {})
+    # Some facts are known of some columns only, so the names of all facts are collected.
+    columns = dict.fromkeys(column for by_column in cost.values() for column in by_column or {})
+
     return Score(
         run,
         path.name.removesuffix(".eval.json"),

@@ -1,4 +1,4 @@
-"""Tokens of some samples, small enough to lie in a page: colours, norms, and what cosines need."""
+"""Tokens of samples in a form small enough for a page: colours, norms, data for cosines."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from reed.cache.codecs import codecs
 from reed.cache.schema import Column, Field
 from reed.view import peek
 
-DIRECTIONS = 128  # that are kept of the tokens of a field, at most
-BYTES = 2**20  # that they take in a page; of over 8,192 tokens fewer are kept
+DIRECTIONS = 128  # directions kept of the tokens of a field, at most
+BYTES = 2**20  # size of these in a page, at most; so for over 8,192 tokens fewer are kept
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The tokens of one field. arrays: sample's place -> [T, D], in the channels of the encoder.
+    """The tokens of one field.
 
-    basis: [k, D], the directions kept; kept: the share of the squared length of unit tokens along
-    them; error, worst: of a cosine of two tokens of one sample as the page has it, over all pairs.
+    Attributes:
+        column: Column of the field.
+        field: The field.
+        arrays: Tokens [T, D] in the channels of the encoder, by index of the sample.
+        basis: Directions kept, [k, D].
+        kept: Share of the squared length of unit tokens along these directions.
+        error: Mean error of the cosines that the page computes, over all pairs of tokens of one
+            sample.
+        worst: The largest of these errors.
     """
 
     column: Column
@@ -38,17 +45,17 @@ class Grid:
 
     @property
     def title(self) -> str:
-        """Which field it is: "column/field"."""
+        """Address of the field, "column/field"."""
         return f"{self.column.name}/{self.field.name}"
 
     @property
     def norms(self) -> np.ndarray:
-        """Of all tokens, one sample after another."""
+        """Norms of all tokens, one sample after another."""
         return np.concatenate([np.linalg.norm(x, axis=-1) for x in self.arrays.values()])
 
     @property
     def note(self) -> str:
-        """How exact the cosines are, as a sentence."""
+        """Sentence that says how exact the cosines are."""
         count, channels = self.basis.shape
         share = math.floor(1000 * self.kept) / 10
         how = (
@@ -66,75 +73,84 @@ class Grid:
 
 
 def grid(cache: Path, column: Column, field: Field, values: Mapping[int, np.ndarray]) -> Grid:
-    """The tokens of a field with the directions that unit tokens vary in most, the mean included.
+    """Return the tokens of a field, with the directions in which unit tokens are longest.
 
-    values: sample's place -> [T, ...] as decoded; at least one token in all.
+    The mean is not subtracted, so it is one of these directions.
+
+    Args:
+        cache: Folder of the cache.
+        column: Column of the field.
+        field: The field.
+        values: Decoded values [T, ...] by index of the sample, with at least one token in total.
     """
     state, codec = reader.load_state(cache, column)[field.name], codecs.codec_of(field)
-    arrays = {at: np.asarray(codec.restore(x, state), np.float32) for at, x in values.items()}
+    arrays = {i: np.asarray(codec.restore(x, state), np.float32) for i, x in values.items()}
     stacked = np.concatenate([unit(x) for x in arrays.values()])
     most = max(8, min(DIRECTIONS, BYTES // len(stacked)))
     lengths, vectors = np.linalg.eigh(stacked.T @ stacked)
     basis = vectors[:, ::-1][:, :most].T
     kept = float(lengths[::-1][:most].sum() / max(lengths.sum(), 1e-30))
-    off = [np.abs(_cosines(x) - _cosines(steps(x, basis))) for x in arrays.values()]
-    pairs = sum(len(each) * (len(each) - 1) for each in off)  # both ways, none with itself
-    error = sum(each.sum() for each in off) / max(pairs, 1)
-    worst = max(each.max(initial=0) for each in off)
+    errors = [np.abs(_cosines(x) - _cosines(steps(x, basis))) for x in arrays.values()]
+    pairs = sum(len(matrix) * (len(matrix) - 1) for matrix in errors)  # ordered pairs
+    error = sum(matrix.sum() for matrix in errors) / max(pairs, 1)
+    worst = max(matrix.max(initial=0) for matrix in errors)
     return Grid(column, field, arrays, basis, kept, float(error), float(worst))
 
 
 def _up(value: float) -> str:
-    """A number rounded up to one digit, so that "at most" stays true."""
+    """Round a number up to one digit, so that "at most" stays true."""
     step = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return f"{math.ceil(value / step) * step:.1g}"
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-    """Vectors of length one, [..., D] float64; those of length zero stay."""
+    """Scale vectors [..., D] to length one, as float64; vectors of length zero stay."""
     x = np.asarray(x, np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
 
 
 def steps(x: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    """The directions of tokens as the page has them: [T, D] -> [T, k] int8, 127 the largest."""
+    """Return tokens [T, D] along the basis as int8 [T, k], scaled so that the largest is 127."""
     z = unit(x) @ basis.T
     largest = np.abs(z).max(axis=-1, keepdims=True, initial=0)
     return np.rint(z * (127 / np.maximum(largest, 1e-30))).astype(np.int8)
 
 
 def _cosines(x: np.ndarray) -> np.ndarray:
-    """Of all pairs of different tokens, [T, T]; 0 of one with itself."""
+    """Return the cosines of all pairs of tokens, [T, T], with 0 on the diagonal."""
     x = unit(x)
-    found = x @ x.T
-    np.fill_diagonal(found, 0.0)
-    return found
+    cosines = x @ x.T
+    np.fill_diagonal(cosines, 0.0)
+    return cosines
 
 
-def plain(cache: Path, found: Grid) -> dict[str, Any]:
-    """The field and its tokens in plain values; arrays of numbers as base64.
+def plain(cache: Path, grid: Grid) -> dict[str, Any]:
+    """Return the field and its tokens as plain data, with arrays as base64.
 
-    samples: place -> across (tokens in a row), count, colours [T, 3] uint8, norms [T] float32,
-    steps [T, k] int8.
+    Returns:
+        Facts about the field, and samples by index: across (tokens per row), count, colours
+        (uint8 [T, 3]), norms (float32 [T]) and steps (int8 [T, k]).
     """
-    palette = peek.palette(cache, found.column, found.field)
-    norms = found.norms
+    palette = peek.palette(cache, grid.column, grid.field)
+    norms = grid.norms
     samples = {
-        place: {
-            "across": across(found.field, len(x)),
+        index: {
+            "across": across(grid.field, len(x)),
             "count": len(x),
             "colours": packed(peek.colours(x, palette)),
             "norms": packed(np.linalg.norm(x, axis=-1).astype("<f4")),
-            "steps": packed(steps(x, found.basis)),
+            "steps": packed(steps(x, grid.basis)),
         }
-        for place, x in found.arrays.items()
+        for index, x in grid.arrays.items()
     }
-    first = next(iter(found.arrays.values()))
+
+    # Whether tokens are patches depends on the field, so any sample tells.
+    first = next(iter(grid.arrays.values()))
     return {
-        "title": found.title,
-        "note": found.note,
-        "directions": len(found.basis),
-        "is_grid": _is_grid(found.field, len(first)),
+        "title": grid.title,
+        "note": grid.note,
+        "directions": len(grid.basis),
+        "is_grid": _is_grid(grid.field, len(first)),
         "low": float(norms.min()),
         "high": float(norms.max()),
         "samples": samples,
@@ -142,15 +158,15 @@ def plain(cache: Path, found: Grid) -> dict[str, Any]:
 
 
 def across(field: Field, count: int) -> int:
-    """How many tokens stand in a row: those of a square grid, else rows half as many as long."""
+    """Return tokens per row: the side of a square grid, else about twice the number of rows."""
     return math.isqrt(count) if _is_grid(field, count) else math.ceil(math.sqrt(2 * count))
 
 
 def _is_grid(field: Field, count: int) -> bool:
-    """Whether tokens are patches: as many in every sample, and a square number."""
+    """Return whether tokens are patches: a square number, the same in every sample."""
     return field.shape[0] is not None and math.isqrt(count) ** 2 == count
 
 
 def packed(array: np.ndarray) -> str:
-    """The bytes of an array as base64."""
+    """Return the bytes of an array as base64."""
     return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
