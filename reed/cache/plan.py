@@ -104,8 +104,13 @@ def propose(
     An existing cache keeps its shard size, its order, its views and its class numbers.
 
     Args:
+        cache: Folder of the cache.
         listing: Key -> stamp, of the whole source.
-        shard_size: Samples of a full shard; only a new cache uses it, and ``order_seed``.
+        pipeline: Name of the pipeline.
+        domain: Name of the domain.
+        source: Name of the source.
+        shard_size: Samples of a full shard; only a new cache uses it.
+        order_seed: Seed of the order of the samples; only a new cache uses it.
         flip: Whether to store the mirrored samples, too.
         extend: Whether to put samples that the plan lacks into new shards.
         options: Settings of the source, with the names of all classes as ``classes``.
