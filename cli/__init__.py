@@ -1,1 +1,1 @@
-"""The command line: click only, no logic."""
+"""Command lines of the package; they use click and hold no logic."""

@@ -1,4 +1,4 @@
-"""reed-cache: build a feature cache, and look at it."""
+"""reed-cache: build a feature cache, inspect it, and keep it intact."""
 
 from __future__ import annotations
 

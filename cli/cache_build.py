@@ -1,10 +1,10 @@
-"""reed-cache plan, prefetch and build: what a build will write, what it needs, writing it."""
+"""reed-cache plan, prefetch and build: show what a build needs and writes, and run it."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,9 @@ import click
 
 from reed import pipelines, stage_one
 from reed.build import engines, overlap, ray_engine
-from reed.build import size as space
-from reed.bytes import human
 from reed.cache import cost, schema
 from reed.cache.plan import Plan
-from reed.cli.common import CACHES, completed, one_line_errors, pick_device
+from reed.cli.common import CACHES, DEVICE, completed, one_line_errors, pick_device
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
 from reed.sources import SOURCES
@@ -31,98 +29,96 @@ _COLUMNS = (
         multiple=True,
         metavar="[COLUMN=]NAME",
         shell_complete=completed(ENCODERS.names),
-        help="Column to add; repeat for several. Default: the pipeline's own. An encoder "
-        "of your own: COLUMN=package.module:Class, found from this folder, too.",
+        help="Encoder whose column to build; may be repeated. Default: those of the pipeline. "
+        "For your own encoder: COLUMN=package.module:Class (modules in this folder are found).",
     ),
     click.option(
         "--cache",
         type=click.Path(path_type=Path),
         metavar="DIR",
         shell_complete=CACHES,
-        help="Where the cache goes. Default: cache/PIPELINE.",
+        help="Folder of the cache. Default: cache/PIPELINE.",
     ),
     click.option(
         "--set",
         "options",
         multiple=True,
         metavar="COLUMN.NAME=VALUE",
-        help="A setting of a column's encoder, or source.NAME=VALUE of the raw data's "
-        "reader, such as dinov2-b.weights=FILE or source.resolution=512.",
+        help="Setting of a column's encoder, such as dinov2-b.weights=FILE; or of the source: "
+        "source.NAME=VALUE, such as source.resolution=512.",
     ),
 )
-_WHAT = (
+_REQUEST = (
     *_COLUMNS,
     click.option(
         "--data",
         type=click.Path(path_type=Path),
         metavar="PATH",
-        help="The raw data, where the source reads files.",
+        help="Raw data, if the source reads files.",
     ),
     click.option(
         "--source",
         default="",
         metavar="NAME",
         shell_complete=completed(SOURCES.names),
-        help="What reads the raw data (reed-cache list sources). Default: as in the "
-        "cache, or the pipeline's own.",
+        help="Source that reads the raw data (see: reed-cache list sources). Default: the "
+        "cache's, or the pipeline's for a new cache.",
     ),
     click.option(
         "--codec",
         "codecs",
         multiple=True,
         metavar="COLUMN/FIELD=CODEC",
-        help="Store a field in another way, such as digits-vit/tokens=float16.",
+        help="Codec for a field; may be repeated. Example: digits-vit/tokens=float16.",
     ),
     click.option(
         "--container",
         type=click.Choice(schema.CONTAINERS),
         default=None,
-        help="How shards of new columns are stored. Default: tar.",
+        help="File format for the shards of new columns. Default: tar.",
     ),
-    click.option("--flip", is_flag=True, help="Store the mirrored samples too, in every column."),
+    click.option("--flip", is_flag=True, help="Also store each sample mirrored, in every column."),
     click.option(
         "--extend",
         is_flag=True,
-        help="Put samples that the source has now, and not before, into new shards.",
+        help="Append the samples that were added to the source, as new shards.",
     ),
     click.option(
-        "--rebuild",
-        is_flag=True,
-        help="Throw away the plan and ALL columns of the cache, and start anew.",
+        "--rebuild", is_flag=True, help="Delete the plan and ALL columns of the cache first."
     ),
-    click.option("--force", is_flag=True, help="Go on when the disk looks too small."),
+    click.option("--force", is_flag=True, help="Continue even if the disk seems too small."),
     click.option(
         "--json",
         "as_json",
         is_flag=True,
-        help="Print the account of samples and files as JSON; what is said goes to stderr.",
+        help="Print the account of samples and files as JSON; messages go to stderr.",
     ),
 )
 
 
 def _takes(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command some of the arguments that make a Request."""
+    """Return a decorator that adds options and arguments to a command."""
 
-    def given(command: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(options):
             command = option(command)
         return command
 
-    return given
+    return decorate
 
 
 @click.command()
 @_takes(*_COLUMNS)
 @one_line_errors
-def prefetch(**asked: Any) -> None:
-    """Download the weights that a build would need; builds nothing.
+def prefetch(**requested: Any) -> None:
+    """Download the weights that a build needs, without building.
 
     \b
     Examples:
       reed-cache prefetch imagenet
       reed-cache prefetch imagenet --encoder dinov2-b
     """
-    for weights in stage_one.prefetch(_request(**asked)):
+    for weights in stage_one.prefetch(_request(**requested)):
         found = weights.found
         if found is None:
             click.echo(f"{weights.column}: has no weights to download")
@@ -133,12 +129,12 @@ def prefetch(**asked: Any) -> None:
 
 
 @click.command()
-@_takes(*_WHAT)
+@_takes(*_REQUEST)
 @one_line_errors
-def plan(force: bool, as_json: bool, **asked: Any) -> None:
-    """Show what a build would write, and refuse what does not fit.
+def plan(force: bool, as_json: bool, **requested: Any) -> None:
+    """Show what a build would write, without writing anything.
 
-    Writes nothing.
+    Fails if the disk is too small for it.
 
     \b
     Examples:
@@ -146,30 +142,32 @@ def plan(force: bool, as_json: bool, **asked: Any) -> None:
       reed-cache plan imagenet --data /data/imagenet/train
       reed-cache plan digits --codec digits-vit/tokens=float16
     """
-    found = stage_one.prepare(_request(**asked))
-    for line in (found.listing.line, *_shown(found), *found.open_files(fetch=False)):
+    prepared = stage_one.prepare(_request(**requested))
+    lines = account.plan_lines(prepared)
+    for line in (prepared.listing.line, *lines, *prepared.open_files(fetch=False)):
         _say(line, as_json)
-    _account(found, found.plan, as_json)
+    _account(prepared, prepared.plan, as_json)
     if not force:
-        found.check_space()
+        prepared.check_space()
 
 
 @click.command()
-@_takes(*_WHAT)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@_takes(*_REQUEST)
+@DEVICE
 @click.option(
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Processes that read samples ahead; 0 reads between encoding. Default: the "
-    "cores of this rank, at most 8; 0 below 4,096 samples and under Ray.",
+    help="Processes that read samples ahead; with 0, reading and encoding alternate. Default: "
+    "the cores of this rank, at most 8; 0 for fewer than 4,096 samples and under Ray.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="This process (or the ranks of a launch), or a Ray cluster.",
+    help="Where shards are built: local (this process, or the ranks of a launch) or ray (a Ray "
+    "cluster).",
 )
 @click.option(
     "--shards-from",
@@ -177,13 +175,17 @@ def plan(force: bool, as_json: bool, **asked: Any) -> None:
     default=0,
     show_default=True,
     metavar="N",
-    help="The first shard to build, for the jobs of an array.",
+    help="First shard to build, for the jobs of an array.",
 )
 @click.option(
-    "--shards-to", "end", type=int, metavar="N", help="The shard to stop before. Default: all."
+    "--shards-to",
+    "end",
+    type=int,
+    metavar="N",
+    help="Build the shards before this one. Default: all.",
 )
 @click.option(
-    "--retry-failed", "retry", is_flag=True, help="Build the shards again that have failed samples."
+    "--retry-failed", "retry", is_flag=True, help="Rebuild the shards that have failed samples."
 )
 @one_line_errors
 def build(
@@ -195,9 +197,9 @@ def build(
     begin: int,
     end: int | None,
     retry: bool,
-    **asked: Any,
+    **requested: Any,
 ) -> None:
-    """Build what is missing of a cache; rerun to resume.
+    """Build the missing shards of a cache; rerun to resume.
 
     \b
     Examples:
@@ -210,30 +212,28 @@ def build(
     """
     share = engines.launched_share(begin, end)
     if share.world > 1:
-        _refuse_together(share.world, {"--rebuild": asked["rebuild"], "--engine": engine == "ray"})
+        rebuild, with_ray = requested["rebuild"], engine == "ray"
+        _refuse_together(share.world, {"--rebuild": rebuild, "--engine": with_ray})
     ray = ray_engine.connect() if engine == "ray" else None
     device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
-    found = stage_one.prepare(_request(device=device, **asked))
-    _say(found.listing.line, as_json)
-    if not ray:  # its workers may have the files, and this machine not
-        list(found.open_files(fetch=True))
+
+    prepared = stage_one.prepare(_request(device=device, **requested))
+    _say(prepared.listing.line, as_json)
+    # The workers of a Ray cluster may have files that this machine has not.
+    if not ray:
+        list(prepared.open_files(fetch=True))
     if not force:
-        found.check_space()
-    frozen = found.freeze()
+        prepared.check_space()
+
+    frozen = prepared.freeze()
     if workers is None:
         workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
-    for job in found.jobs:
+    for job in prepared.jobs:
         began = time.monotonic()
         if ray:
+            gpu, spec = device == "cuda", job.absolute()
             timing = ray_engine.run(
-                ray,
-                job.column,
-                frozen,
-                job.absolute(),
-                share,
-                gpu=device == "cuda",
-                workers=workers,
-                retry=retry,
+                ray, job.column, frozen, spec, share, gpu=gpu, workers=workers, retry=retry
             )
         else:
             timing = engines.run(job.open(), share, workers=workers, retry=retry)
@@ -242,19 +242,18 @@ def build(
             _say(f"{job.column}: {timing.summary()}", as_json)
         if terms := getattr(job.make_encoder(), "terms", ""):
             _say(f"{job.column}: {terms}", as_json)
-    told = _account(found, frozen, as_json)
-    _say(account.last_line(told), as_json)
+    _say(account.last_line(_account(prepared, frozen, as_json)), as_json)
 
 
 def _say(line: str, as_json: bool) -> None:
-    """A line for people, beside the JSON where that is asked for."""
+    """Print a line for people: on stderr if stdout holds JSON."""
     if line:
         click.echo(line, err=as_json)
 
 
-def _account(found: Build, frozen: Plan, as_json: bool) -> dict[str, Any]:
-    names = [job.column for job in found.jobs]
-    table = account.table(found.request.cache, frozen, names, found.listing)
+def _account(prepared: Build, frozen: Plan, as_json: bool) -> dict[str, Any]:
+    names = [job.column for job in prepared.jobs]
+    table = account.table(prepared.request.cache, frozen, names, prepared.listing)
     if as_json:
         click.echo(json.dumps(table, indent=1))
     return table
@@ -275,26 +274,3 @@ def _refuse_together(world: int, flags: dict[str, bool]) -> None:
     for flag, is_set in flags.items():
         if is_set:
             raise ReedError(f"{flag} cannot be used by {world} processes at once; use one")
-
-
-def _shown(found: Build) -> Iterator[str]:
-    """The table of `reed-cache plan`."""
-    manifest, cache = found.plan.manifest, found.request.cache
-    views = f", {manifest.views} views of each" if manifest.views > 1 else ""
-    yield (
-        f"{cache}: {manifest.samples} samples{views}, {found.plan.shards} shards of up to "
-        f"{manifest.shard_size}"
-    )
-    for size in found.sizes:
-        known = f"{human(size.record)} per record, {size.basis}"
-        took = "" if size.seconds is None else space.duration(size.seconds)
-        pace = f"; about {took} at the pace of the shards that are there" if took else ""
-        yield (
-            f"  {size.column}: {size.shards} of {found.plan.shards} shards to write, "
-            f"{size.bytes:,} bytes ({known}){pace}"
-        )
-    total = sum(size.bytes for size in found.sizes)
-    files = sum(2 * size.shards for size in found.sizes)
-    yield (
-        f"total: {total:,} bytes ({human(total)}) in {files} files; {human(space.free(cache))} free"
-    )

@@ -1,4 +1,4 @@
-"""The commands of reed-cache that keep a cache sound: verify, repair, reindex, convert."""
+"""reed-cache verify, repair, reindex and convert: check a cache and repair or convert it."""
 
 from __future__ import annotations
 
@@ -16,24 +16,28 @@ from reed.cache import convert as converting
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.verify import Problem
-from reed.cli.common import CACHES, one_line_errors, pick_device
+from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
 
 JOBS = click.option(
-    "--jobs", type=click.IntRange(1), default=4, show_default=True, help="Threads that read."
+    "--jobs",
+    type=click.IntRange(1),
+    default=4,
+    show_default=True,
+    help="Number of threads that read shards.",
 )
 
 
 @click.command()
 @click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.option("--deep", is_flag=True, help="Also read every shard: hash, headers, values.")
+@click.option("--deep", is_flag=True, help="Also read every shard: hash, headers and values.")
 @JOBS
 @one_line_errors
 def verify(cache: Path, deep: bool, jobs: int) -> None:
     """Check every shard of every column.
 
-    Exit code 1 if anything is wrong.
+    The exit code is 1 if there is a problem.
 
     Example: reed-cache verify cache/digits --deep
     """
@@ -50,7 +54,10 @@ def verify(cache: Path, deep: bool, jobs: int) -> None:
 
 
 def _plan_or_exit(cache: Path) -> Plan:
-    """The plan; a damaged one is a problem like others, but no shard can be checked without it."""
+    """Load the plan; if it is damaged, print the problem and exit with code 1.
+
+    A damaged plan is a problem like any other, but without it no shard can be checked.
+    """
     try:
         return plan.load(cache)
     except ReedError as error:
@@ -61,17 +68,17 @@ def _plan_or_exit(cache: Path) -> Plan:
 
 
 def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]:
-    """What is wrong with the columns, found under a bar where there is a terminal."""
+    """Verify all columns; in a terminal a progress bar is shown."""
     names = verifying.names(cache)
-    found = []
+    problems = []
     with tqdm(total=frozen.shards * len(names), unit="shard", disable=None) as bar:
         for name in names:
             bar.set_description(name)
             for problem in verifying.verify(cache, frozen, name, deep=deep, jobs=jobs):
                 bar.update(problem is None or problem.shard is not None)
                 if problem:
-                    found.append(problem)
-    return found
+                    problems.append(problem)
+    return problems
 
 
 @click.command()
@@ -80,13 +87,13 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
     "--data",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="The raw data, where the source reads files.",
+    help="Raw data, if the source reads files.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@DEVICE
 @JOBS
 @one_line_errors
 def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
-    """Verify deeply, and build the shards again that are bad.
+    """Verify with --deep, and rebuild the shards that are bad.
 
     Example: reed-cache repair cache/digits
     """
@@ -94,12 +101,15 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     problems = _problems(cache, frozen, True, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
-    whole = [problem.column for problem in problems if problem.shard is None]
-    if whole:
+
+    # Without its description or its calibration a column has no shards that could be replaced.
+    broken = [problem.column for problem in problems if problem.shard is None]
+    if broken:
         raise ReedError(
-            f"column {', '.join(map(repr, whole))} of {cache} cannot be mended shard by shard; "
+            f"column {', '.join(map(repr, broken))} of {cache} cannot be mended shard by shard; "
             "restore the file, or remove the column's folder and build it again"
         )
+
     dropped = mend.repair(cache, problems)
     if dropped:
         _rebuild(cache, frozen, list(dropped), data, pick_device(device))
@@ -108,16 +118,19 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
 
 
 def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, device: str) -> None:
-    """Build what is missing of some columns, as they were built before."""
+    """Build the missing shards of columns with the settings of their first build."""
     manifest = frozen.manifest
     listing = listed(stage_one.make_source(manifest.source, data, manifest.options))
+
+    # Labels number the classes: with another list of classes they would no longer match.
     moved = classes.first_moved(manifest, frozen.keys, listing.classes)
     if moved and any(classes.has_labels(cache, name) for name in names):
         raise ReedError(
             f"{cache} was extended before class lists were frozen, and {moved!r} has two numbers "
             "in it: labels cannot be built again as they were; start anew with --rebuild"
         )
-    plan.propose(  # which refuses a source that has changed
+
+    plan.propose(  # raises ReedError if the source has changed
         cache,
         listing,
         pipeline=manifest.pipeline,
@@ -125,6 +138,7 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
         source=manifest.source,
         shard_size=manifest.shard_size,
     )
+
     specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}
     for name in columns.with_inputs(cache, names, lambda name: specs[name].make_encoder()):
         engines.run(specs[name].open(), engines.Share())
@@ -137,19 +151,19 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
     "names",
     multiple=True,
     metavar="NAME",
-    help="Only this column; repeat for several. Default: all.",
+    help="Column to reindex; may be repeated. Default: all.",
 )
 @one_line_errors
 def reindex(cache: Path, names: tuple[str, ...]) -> None:
-    """Write the markers that are lost, from the headers of the shards.
+    """Rewrite lost markers from the headers of the shards.
 
     Example: reed-cache reindex cache/digits
     """
     frozen, count = plan.load(cache), 0
     for name in names or schema.columns(cache):
         for marker in mend.reindex(cache, frozen, name):
-            lost = f", {len(marker.failed)} not in it" if marker.failed else ""
-            click.echo(f"{name} shard {marker.shard}: {len(marker.keys)} samples{lost}")
+            failed = f", {len(marker.failed)} not in it" if marker.failed else ""
+            click.echo(f"{name} shard {marker.shard}: {len(marker.keys)} samples{failed}")
             count += 1
     click.echo(f"{cache}: {count} markers written")
 
@@ -160,25 +174,25 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
     "--to",
     required=True,
     type=click.Choice(schema.CONTAINERS),
-    help="How the shards of the new cache are stored.",
+    help="File format for the shards of the new cache.",
 )
 @click.option(
     "--out",
     required=True,
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The folder of the new cache.",
+    help="Folder of the new cache.",
 )
 @click.option(
     "--column",
     "names",
     multiple=True,
     metavar="NAME",
-    help="Convert only this column, copy others; repeat. Default: all.",
+    help="Column to convert, others are copied; may be repeated. Default: all.",
 )
 @one_line_errors
 def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
-    """Write the same cache with its shards in another container.
+    """Write a copy of a cache with its shards in another file format.
 
     Rerun the same command to resume.
 

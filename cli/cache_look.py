@@ -1,4 +1,4 @@
-"""The commands of reed-cache that only look: list, info, study, peek, doctor."""
+"""reed-cache list, info, study, peek and doctor: show, without changing a cache."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from reed.errors import ReedError
 )
 @one_line_errors
 def list_(what: str) -> None:
-    """List caches here, or pipelines, encoders, sources or codecs.
+    """List caches, pipelines, encoders, sources or codecs.
 
-    A line is a name and what it is; WHAT is caches (the default), pipelines,
-    encoders (those in files of this folder come last), sources or codecs.
+    WHAT is caches (the default, those in cache/ here), pipelines, encoders
+    (those in Python files of this folder come last), sources or codecs. Each
+    line has a name and a description.
 
     Example: reed-cache list encoders
     """
@@ -66,25 +67,25 @@ def info(cache: Path) -> None:
     type=click.IntRange(2),
     default=512,
     show_default=True,
-    help="Records to read: half calibrate, at most 256; the others measure.",
+    help="Records to read: half of them, at most 256, calibrate; the others are measured.",
 )
 @click.option(
     "--codec",
     "names",
     multiple=True,
     metavar="CODEC",
-    help="A codec to try; repeat for several. Default: the usual ones.",
+    help="Codec to measure; may be repeated. Default: the usual ones.",
 )
 @click.option(
     "--json",
     "out",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Also write the numbers here.",
+    help="Also write the results to this file.",
 )
 @one_line_errors
 def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: Path | None) -> None:
-    """Measure what each codec would cost and keep of a column.
+    """Measure the size and the loss of codecs on a column.
 
     \b
     Examples:
@@ -94,13 +95,13 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
     from reed.cache import files
     from reed.view import study as studies
 
-    found = []
+    results = []
     for owner, field in studies.targets(cache, column):
-        found.append(studies.study(cache, owner, field, samples=samples, names=names))
-        for line in studies.table(found[-1]):
+        results.append(studies.study(cache, owner, field, samples=samples, names=names))
+        for line in studies.table(results[-1]):
             click.echo(line)
     if out:
-        plain = [dataclasses.asdict(each) for each in found]
+        plain = [dataclasses.asdict(result) for result in results]
         files.write_atomic(out, (json.dumps(plain, indent=1) + "\n").encode())
 
 
@@ -111,22 +112,22 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
     "--html",
     type=click.Path(path_type=Path),
     metavar="FILE.html",
-    help="Where the page goes. Default: peek-CACHE.html, here.",
+    help="File of the page. Default: peek-CACHE.html in this folder.",
 )
 @click.option(
-    "--samples", type=click.IntRange(1), help="How many samples the page shows. Default: 24."
+    "--samples", type=click.IntRange(1), help="Number of samples on the page. Default: 24."
 )
 @click.option(
     "--seed",
     default=0,
     show_default=True,
-    help='Which sample "random" is, and which ones a page shows.',
+    help='Seed for choosing the samples of a page, or the "random" one.',
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="FILE.png",
-    help="Where the picture goes. Default: peek-KEY.png, here.",
+    help="File of the picture. Default: peek-KEY.png in this folder.",
 )
 @one_line_errors
 def peek(
@@ -137,11 +138,11 @@ def peek(
     seed: int,
     out: Path | None,
 ) -> None:
-    """Write a page of a cache, or draw one sample of every column.
+    """Show a cache as an HTML page, or one sample as a picture.
 
-    Without a KEY: one page of HTML that needs nothing else, with what the cache holds and some of
-    its samples. With a KEY (a sample's key, "#ROW" of the cache, or "random"): a picture of that
-    sample, or with --html too the page with that sample before the others.
+    Without KEY: write one self-contained page of HTML that describes the cache and shows some of
+    its samples. With KEY (the key of a sample, "#ROW" for its row, or "random"): write a picture
+    of that sample in every column. With KEY and --html: write the page, with that sample first.
 
     \b
     Examples:
@@ -152,14 +153,16 @@ def peek(
     """
     from reed.view import peek as peeking
 
+    # A KEY alone makes a picture, so that options of the page would have no effect.
     row = None if key is None else peeking.find(cache, key, seed)
     if row is not None and html is None:
         if samples is not None:
-            raise ReedError("--samples is of a page, a KEY alone asks for a picture; add --html")
+            raise ReedError("--samples is for a page, but a KEY alone makes a picture; add --html")
         click.echo(peeking.save(cache, row, out))
         return
+
     if out is not None:
-        raise ReedError("--out is of the picture of a sample; give its KEY, or --html for a page")
+        raise ReedError("--out is for the picture of a sample; give its KEY, or --html for a page")
     from reed.view.pages import cache as pages
 
     page = pages.save(cache, html, count=samples or 24, seed=seed, first=row)
@@ -178,8 +181,9 @@ def peek(
 def doctor(folder: Path | None) -> None:
     """Check versions, extras, devices and the speed of a disk.
 
-    Writes up to 256 MiB to DIR (default: cache/, or else this folder) and
-    removes them. Exit code 1 if a build would fail; paste it into an issue.
+    Writes up to 256 MiB to DIR (default: cache/ if it exists, else this
+    folder) and removes them. The exit code is 1 if a build would fail. Paste
+    the output into a bug report.
 
     Example: reed-cache doctor /data/cache
     """
@@ -188,15 +192,18 @@ def doctor(folder: Path | None) -> None:
     if folder is None:
         folder = Path("cache") if Path("cache").is_dir() else Path()
     if not folder.is_dir():
-        raise click.UsageError(f"there is no folder {folder}; name one that the cache can be in")
-    wrong = []
+        raise click.UsageError(f"there is no folder {folder}; name the folder for the cache")
+
+    problems = []
     for title, findings in examining.examine(folder):
         click.echo(f"{title}")
-        for each in findings:
-            click.echo(f"  {each.name:15} {each.found}")
-        wrong += [each for each in findings if each.advice]
-    for each in wrong:
-        click.echo(f"{'Error' if each.breaks else 'Warning'}: {each.advice}")
-    if any(each.breaks for each in wrong):
+        for finding in findings:
+            click.echo(f"  {finding.name:15} {finding.found}")
+        problems += [finding for finding in findings if finding.advice]
+
+    # All advice comes last, so that it is not lost among the findings.
+    for problem in problems:
+        click.echo(f"{'Error' if problem.breaks else 'Warning'}: {problem.advice}")
+    if any(problem.breaks for problem in problems):
         raise SystemExit(1)
     click.echo("Nothing is wrong that would break a build.")

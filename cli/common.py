@@ -1,4 +1,4 @@
-"""What the commands share: errors of one line, the device, what a shell completes."""
+"""Parts that several commands share: one-line errors, the device, shell completion."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ from click.shell_completion import CompletionItem
 
 from reed.errors import ReedError
 
+DEVICE = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Device: auto (the GPU if there is one), cpu, cuda, cuda:1, …",
+)
+
 
 class Refused(click.ClickException):
-    """What click shows as "Error: …" on stderr, as it shows a mistyped option; exit code 2."""
+    """An error that click prints as "Error: …" on stderr, with exit code 2."""
 
     exit_code = 2
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Show what a user can cause as one line, without a traceback: exit code 2, or 130 for ^C."""
+    """Print errors that a user can cause as one line, without a traceback.
+
+    The exit code is 2 for an error, and 130 for ^C.
+    """
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -30,7 +40,8 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         except ReedError as error:
             raise Refused(str(error)) from error
         except OSError as error:
-            if error.filename is None:  # no file of the user's; a closed pipe is click's to end
+            # Without a file it is not the user's doing; click handles a closed pipe itself.
+            if error.filename is None:
                 raise
             raise Refused(f"{os.fsdecode(error.filename)}: {error.strerror}") from error
         except KeyboardInterrupt:
@@ -41,7 +52,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
-    """For shell_complete: those of some names that begin like the typed word."""
+    """Return a function for shell_complete that offers the names with the typed prefix."""
 
     def complete(_context: Any, _parameter: Any, typed: str) -> list[CompletionItem]:
         return [CompletionItem(name) for name in names() if name.startswith(typed)]
@@ -50,12 +61,18 @@ def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[Completi
 
 
 def folders(*patterns: str) -> Callable[..., list[CompletionItem]]:
-    """For shell_complete: the folders of the files that match a pattern, or else any folder."""
+    """Return a function for shell_complete that offers the folders of certain files.
+
+    If none of them has the typed prefix, the shell completes any folder.
+
+    Args:
+        *patterns: Glob patterns of the files.
+    """
 
     def complete(_context: Any, _parameter: Any, typed: str) -> list[CompletionItem]:
-        found = sorted(str(path.parent) for each in patterns for path in Path().glob(each))
-        near = [CompletionItem(name) for name in found if name.startswith(typed)]
-        return near or [CompletionItem(typed, type="dir")]
+        names = sorted(str(path.parent) for each in patterns for path in Path().glob(each))
+        matching = [CompletionItem(name) for name in names if name.startswith(typed)]
+        return matching or [CompletionItem(typed, type="dir")]
 
     return complete
 
@@ -65,17 +82,21 @@ RUNS = folders("runs/*/config.json", "runs/*/*/config.json")
 
 
 def pick_device(name: str) -> str:
-    """The device that --device names; "auto" is the GPU where there is one.
+    """Return the device that --device names, where "auto" is the GPU if there is one.
 
-    Of several processes that torchrun started on a machine, each gets a GPU of its own.
+    With "auto", each process that torchrun started on a machine gets a GPU of its own.
+
+    Raises:
+        ReedError: torch cannot use the device.
     """
     import torch
 
     if name == "auto":
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        found = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        name = f"cuda:{local % found}" if found > 1 else "cuda" if found else "cpu"
-        return name
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        return f"cuda:{local % gpus}" if gpus > 1 else "cuda" if gpus else "cpu"
+
+    # Only using the device shows whether this build of torch and this machine have it.
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""reed-eval: measure samples, or a run, against a reference."""
+"""reed-eval: measure samples or a run against a reference."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 import click
 
-from reed.cli.common import CACHES, one_line_errors, pick_device
+from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
 
 
 def _kinds() -> Kinds:
-    """Of every kind the options of what measures it."""
+    """Return the evaluator of every kind, whose fields are options."""
     from reed.evaluate.base import EVALUATORS
 
     return {name: (EVALUATORS.get(name),) for name in EVALUATORS.names()}
@@ -27,18 +27,21 @@ def _kinds() -> Kinds:
     type=click.Path(path_type=Path),
     metavar="PLACE",
     shell_complete=CACHES,
-    help="What is real: a cache; of images also a folder or an .npz, of designs a structure file.",
+    help="Real data to compare with: a cache; for images also a folder, .npz or .npy; for designs "
+    "also a structure file.",
 )
-@click.option("--num", type=click.IntRange(1), help="Fail unless there are so many samples.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples at a time."
+    "--num", type=click.IntRange(1), help="Fail unless there are exactly N samples.", metavar="N"
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@click.option(
+    "--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per batch."
+)
+@DEVICE
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where the record goes. Default: NAME.eval.json beside them.",
+    help="File of the record. Default: NAME.eval.json beside the samples.",
 )
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
@@ -53,15 +56,17 @@ def main(
     flags: dict[str, Any],
     assignments: tuple[str, ...],
 ) -> None:
-    """Measure SAMPLES, what reed-sample wrote: an .npz, .sdf or .fasta.
+    """Measure SAMPLES, a file that reed-sample wrote: .npz, .sdf or .fasta.
 
-    Images may also be an .npy or a folder. Of a run on proteins, SAMPLES can be the run itself and
-    the reference a cache that it was not trained on. What molecules the reference, a cache, does
-    not have are novel. The kind of data is the one that reed-sample wrote beside the samples, or
-    is told by their content, or else by the reference.
+    Images may also come from an .npy or a folder of image files. Molecules are novel if the
+    reference, a cache, does not have them. For proteins, SAMPLES may also be a run; its reference
+    is a cache that it was not trained on.
 
-    Prints a table and writes a record: the numbers, how the samples were drawn, what they were
-    compared with and how.
+    The kind of data is read from the file that reed-sample wrote beside the samples, else from
+    the samples, else from the reference.
+
+    Prints a table and writes a record with the numbers, how the samples were drawn, what they
+    were compared with, and how.
 
     \b
     Examples:
@@ -80,6 +85,7 @@ def main(
     cls = evaluator_of(kind, samples)
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
     evaluator = config.build(cls, given)
+
     out = out or evaluator.place(samples)
     task = Task(
         kind,
@@ -93,6 +99,8 @@ def main(
         say=lambda line: click.echo(line, err=True),
     )
     record = evaluator.measure(task)
+
+    # Warnings go to stderr, so that stdout holds results alone.
     for line in record.warnings:
         click.echo(f"Warning: {line}", err=True)
     click.echo(_table(record.metrics))
@@ -103,8 +111,8 @@ def main(
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
     width = max(map(len, metrics), default=0)
     return "\n".join(
-        f"{name:{width}}  {each['value']:10.4f}  {each.get('features', '')}".rstrip()
-        for name, each in metrics.items()
+        f"{name:{width}}  {metric['value']:10.4f}  {metric.get('features', '')}".rstrip()
+        for name, metric in metrics.items()
     )
 
 

@@ -1,11 +1,12 @@
-"""Options of commands that are the fields of dataclasses, one group of them for each kind of data.
+"""Command-line options made from the fields of dataclasses, in groups by kind of data.
 
-A field with a help text (reed.config.option) is a flag; --set NAME=VALUE sets any field.
+A field with a help text (reed.config.option) becomes a flag; --set NAME=VALUE sets any field.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,100 +24,125 @@ SET = click.option(
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any option of the kind of data by its name, also of a domain of your own.",
+    help="Any option of the kind of data by name, also of your own domain; may be repeated.",
 )
 
 
 class KindCommand(click.Command):
-    """A command that has the flags of every kind; `kinds` tells them, when they are asked for.
+    """A click command that also has the flags of every kind of data.
 
-    The callback gets the values of the flags that were given as `flags`.
+    The callback gets the values of the given flags as the argument `flags`.
+
+    Args:
+        kinds: Function that returns the kinds. It is called when the options are needed for the
+            first time, because it imports the domains and with them torch.
     """
 
     def __init__(self, *args: Any, kinds: Callable[[], Kinds], **more: Any) -> None:
         super().__init__(*args, **more)
         self._kinds = kinds
 
+    @cached_property
+    def _groups(self) -> dict[str, list[Option]]:
+        """The options of each kind."""
+        return {kind: _options(classes) for kind, classes in self._kinds().items()}
+
+    @cached_property
+    def _flags(self) -> dict[str, click.Option]:
+        """The options of all kinds for click, by flag; kinds may share a flag."""
+        options = {each.flag: each for group in self._groups.values() for each in group}
+        return {flag: _flag(option) for flag, option in options.items()}
+
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """The command's own, then those of the kinds, each once."""
-        every = {o.flag: o for o in _options(self._kinds())}
-        return [*super().get_params(ctx), *map(_flag, every.values())]
+        """Return the options of the command itself, then those of the kinds."""
+        return [*super().get_params(ctx), *self._flags.values()]
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Call the command with the flags of the kinds as one table."""
-        names = {o.flag: _variable(o.flag) for o in _options(self._kinds())}
-        values = {flag: ctx.params.pop(name) for flag, name in names.items()}
+        """Call the command, with the flags of the kinds collected in one table."""
+        values = {flag: ctx.params.pop(_variable(flag)) for flag in self._flags}
         ctx.params["flags"] = {f: v for f, v in values.items() if v not in (None, ())}
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The command's own options, then a group for each kind."""
+        """Write the options of the command itself, then one section for each kind."""
         own = [param for param in super().get_params(ctx) if isinstance(param, click.Option)]
         records = [param.get_help_record(ctx) for param in own]
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record])
-        for kind, classes in self._kinds().items():
-            if rows := [_row(ctx, option) for option in _options({kind: classes})]:
+        for kind, options in self._groups.items():
+            if rows := [_row(ctx, option) for option in options]:
                 with formatter.section(f"Options of {kind}s"):
                     formatter.write_dl(rows)
 
 
 def tables(
-    flags: Mapping[str, Any], assignments: Iterable[str], kind: str, kinds: Kinds, what: str
+    flags: Mapping[str, Any], assignments: Iterable[str], kind: str, kinds: Kinds, source: str
 ) -> list[dict[str, Any]]:
-    """What was given, as a table for each dataclass of a kind.
+    """Sort what was given into one table for each dataclass of a kind.
 
-    what: is of that kind, for messages. Raises ReedError for a flag of other kinds, and for the
-    name of an option that this kind does not have.
+    Args:
+        flags: Values of the given flags.
+        assignments: Values of --set, as "NAME=VALUE".
+        kind: Kind of data whose dataclasses the tables are for.
+        kinds: All kinds, to name the right one in the message about a wrong flag.
+        source: Run, checkpoint or samples of that kind, for messages.
+
+    Raises:
+        ReedError: A flag belongs to other kinds, or the kind has no option of a name.
     """
-    found: list[dict[str, Any]] = [{} for _ in kinds[kind]]
+    results: list[dict[str, Any]] = [{} for _ in kinds[kind]]
     for flag, value in flags.items():
-        places = [_places(flag, value, cls) for cls in kinds[kind]]
-        if not any(places):
-            theirs = [k for k, classes in kinds.items() if any(_option(flag, c) for c in classes)]
-            named = " and ".join(f"{each}s" for each in theirs)
-            raise ReedError(f"--{flag} is for {named}; {what} is of kind {kind!r}")
-        for number, more in enumerate(places):
-            found[number] = config.merge(found[number], more)
+        parts = [_nested(flag, value, cls) for cls in kinds[kind]]
+        if not any(parts):
+            owners = [k for k, classes in kinds.items() if any(_option(flag, c) for c in classes)]
+            names = " and ".join(f"{owner}s" for owner in owners)
+            raise ReedError(f"--{flag} is for {names}; {source} is of kind {kind!r}")
+        for number, part in enumerate(parts):
+            results[number] = config.merge(results[number], part)
+
+    # Assignments come after flags, so that --set wins.
     fields = [_settable(cls) for cls in kinds[kind]]
     for text in assignments:
         table = config.assignment(text)
         (name,) = table
         if not any(name in names for names in fields):
-            hint = suggest(name, [each for names in fields for each in names])
+            hint = suggest(name, [field for names in fields for field in names])
             raise ReedError(
                 f"--set {text}: samples of kind {kind!r} have no option {name!r}.{hint}"
             )
         for number, names in enumerate(fields):
             if name in names:
-                found[number] = config.merge(found[number], table)
-    return found
+                results[number] = config.merge(results[number], table)
+    return results
 
 
-def _options(kinds: Kinds) -> list[Option]:
-    return [each for classes in kinds.values() for cls in classes for each in config.options(cls)]
+def _options(classes: Sequence[type]) -> list[Option]:
+    return [option for cls in classes for option in config.options(cls)]
 
 
 def _option(flag: str, cls: type) -> Option | None:
-    return next((each for each in config.options(cls) if each.flag == flag), None)
+    return next((option for option in config.options(cls) if option.flag == flag), None)
 
 
 def _settable(cls: type) -> list[str]:
     return [field.name for field in config.settable(cls)]
 
 
-def _places(flag: str, value: Any, cls: type) -> dict[str, Any]:
-    """The value of a flag as a nested table of a dataclass; empty where it has no such option."""
-    option, found = _option(flag, cls), {}
-    if option is None:  # a domain of one's own may have the field without a help text
+def _nested(flag: str, value: Any, cls: type) -> dict[str, Any]:
+    """Return the value of a flag as a nested table of a dataclass.
+
+    The table is empty if the dataclass has no such option.
+    """
+    option, table = _option(flag, cls), {}
+    if option is None:  # a user's own domain may have the field without a help text
         return {flag: value} if flag in _settable(cls) else {}
     values = value if len(option.places) > 1 else [value]
-    for place, each in zip(option.places, values, strict=True):
-        nested: Any = each
-        for name in reversed(place.split(".")):
+    for path, item in zip(option.places, values, strict=True):
+        nested: Any = item
+        for name in reversed(path.split(".")):
             nested = {name: nested}
-        found = config.merge(found, nested)
-    return found
+        table = config.merge(table, nested)
+    return table
 
 
 def _variable(flag: str) -> str:
@@ -124,25 +150,25 @@ def _variable(flag: str) -> str:
 
 
 def _flag(option: Option) -> click.Option:
-    """The option as click has it, None where it is not given."""
-    words: dict[str, Any] = {"help": option.help, "default": None, "metavar": option.metavar}
+    """Return the option for click; its value is None if it is not given."""
+    settings: dict[str, Any] = {"help": option.help, "default": None, "metavar": option.metavar}
     if option.kind is bool:
-        words |= {"is_flag": True}
+        settings |= {"is_flag": True}
     elif option.kind is Path:
-        words |= {"type": click.Path(path_type=Path)}
+        settings |= {"type": click.Path(path_type=Path)}
     else:
-        words |= {"type": option.kind}
-    words |= {"nargs": len(option.places)} if len(option.places) > 1 else {}
+        settings |= {"type": option.kind}
+    settings |= {"nargs": len(option.places)} if len(option.places) > 1 else {}
     return click.Option(
-        [f"--{option.flag}", _variable(option.flag)], multiple=option.several, **words
+        [f"--{option.flag}", _variable(option.flag)], multiple=option.several, **settings
     )
 
 
 def _row(ctx: click.Context, option: Option) -> tuple[str, str]:
-    """The flag with its values, and its help with the default of this kind."""
+    """Return the flag with its values, and its help text with the default of this kind."""
     record = _flag(option).get_help_record(ctx)
     assert record is not None
-    known = [each for each in option.default if each not in (None, "", ())]
-    default = " ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in known)
-    said = "" if option.kind is bool else default
-    return record[0], f"{option.help}  [default: {said}]" if said else option.help
+    values = [each for each in option.default if each not in (None, "", ())]
+    default = " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values)
+    shown = default and option.kind is not bool
+    return record[0], f"{option.help}  [default: {default}]" if shown else option.help

@@ -1,4 +1,4 @@
-"""reed-sample: draw samples from a trained run."""
+"""reed-sample: draw samples from a run or a public checkpoint."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import click
 
 from reed.build.engines import Share, launched_share
-from reed.cli.common import RUNS, one_line_errors, pick_device
+from reed.cli.common import DEVICE, RUNS, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
 
-_PUBLIC = ("convention", "heads", "scale", "shift")  # options of --checkpoint
+_PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
 
 def _kinds() -> Kinds:
-    """Of every domain the options of its sampling, and of what writes its samples."""
+    """Return the dataclasses of every domain: options of its sampling and of its output."""
     from reed.domains.base import DOMAINS
     from reed.sample.sample_set import output_of
 
@@ -30,55 +30,75 @@ def _kinds() -> Kinds:
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="The run to draw from.",
+    help="Run to draw from.",
 )
-@click.option("--step", type=int, help="Its checkpoint. Default: the latest.")
+@click.option(
+    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+)
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="In place of a run: a public checkpoint of REPA, REED or SiT.",
+    help="Public checkpoint of REPA, REED or SiT to draw from, instead of a run.",
 )
 @click.option(
-    "--ema/--no-ema", default=True, show_default=True, help="The averaged weights, or the model's."
+    "--ema/--no-ema",
+    default=True,
+    show_default=True,
+    help="Weights to use: their moving average, or the last ones.",
 )
 @click.option(
-    "--convention", metavar="NAME", help="Whose the file is, if it cannot tell: reed, sit or dit."
+    "--convention",
+    metavar="NAME",
+    help="Convention of the checkpoint, if it cannot be detected: reed, sit or dit.",
 )
-@click.option("--heads", type=click.IntRange(1), help="Its heads of attention, likewise.")
-@click.option("--scale", type=float, help="Its net saw (latent - shift) * scale. Default: 0.18215.")
-@click.option("--shift", type=float, help="See --scale. Default: 0.")
+@click.option(
+    "--heads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Attention heads of the checkpoint's net, if they cannot be detected.",
+)
+@click.option(
+    "--scale",
+    type=float,
+    help="The checkpoint's net was trained on (latent - shift) * scale. Default: 0.18215.",
+)
+@click.option("--shift", type=float, help="Shift of the latents, see --scale. Default: 0.")
 @click.option(
     "--num",
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="How many samples; of designs, for each structure.",
+    metavar="N",
+    help="Number of samples; for designs, per structure.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["auto", "bf16", "fp32", "tf32", "fp64"]),
     default="auto",
     show_default=True,
-    help="Of the net; fp32 is without TF32. auto: "
-    "bf16 on a GPU that has it, else fp32; fp64 on a CPU.",
+    help="Precision of the net; fp32 does not use TF32. auto: bf16 on a GPU that supports it, else "
+    "fp32; fp64 on a CPU.",
 )
 @click.option(
     "--batch",
     type=click.IntRange(1),
-    help="Samples at a time, a part of the recipe. Default: as those that are there, else 64, "
-    "at most --num.",
+    metavar="N",
+    help="Samples per batch; recorded, because rounding depends on it. Default: that of the "
+    "samples already drawn, else 64, at most --num.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, …")
+@DEVICE
 @click.option(
-    "--array", metavar="K/N", help="Draw the K-th of N shares, from 0: for the jobs of an array."
+    "--array",
+    metavar="K/N",
+    help="Draw only share K (0 to N - 1) of N, for the jobs of an array.",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="OUT",
-    help="Write OUT.npz, OUT.json, … Default: a name that says how they were drawn, in "
-    "samples/ in the run or by the file.",
+    help="Path of the files without an ending: OUT.npz, OUT.json, … Default: a name that says how "
+    "the samples were drawn, in samples/ in the run or beside the checkpoint.",
 )
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
@@ -90,15 +110,17 @@ def main(
     out: Path | None,
     flags: dict[str, Any],
     assignments: tuple[str, ...],
-    **asked: Any,
+    **requested: Any,
 ) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.
 
-    Images go to OUT.npz (arr_0 uint8 [N, H, W, 3] and the labels, arr_1), which the evaluation
-    suite of ADM reads, the first hundred to OUT.png. Molecules go to OUT.sdf, with bonds, and to
-    OUT.npz, designs of proteins to OUT.fasta, samples of other domains to OUT.npz. OUT.json says
-    all that they depend on. Sample i follows from the seed and i alone; more samples are added
-    to those in OUT.parts. reed-eval measures any of these.
+    Images are written to OUT.npz (arr_0: uint8 [N, H, W, 3]; arr_1: labels), which the evaluation
+    suite of ADM reads, and the first hundred to OUT.png. Molecules are written to OUT.sdf, with
+    bonds, and OUT.npz; designs of proteins to OUT.fasta; samples of other domains to OUT.npz.
+    reed-eval measures any of these.
+
+    OUT.json records everything that the samples depend on. Sample i depends only on the seed and
+    on i. With a larger --num, samples are added to those in OUT.parts.
 
     \b
     Examples:
@@ -114,25 +136,29 @@ def main(
     from reed.sample.sample_set import output_of
 
     share = _share(array)
-    sampler, folder, device = _sampler(**asked)
+    sampler, folder, device = _sampler(**requested)
+    # Flags of every kind parse; only the sampler tells which kind they must belong to.
     own = (sampler.domain.sampling, output_of(sampler.kind))
-    kinds, what = {**_kinds(), sampler.kind: own}, str(asked["run"] or asked["checkpoint"])
-    given = tables(flags, assignments, sampler.kind, kinds, what)
+    kinds, source = (
+        {**_kinds(), sampler.kind: own},
+        str(requested["run"] or requested["checkpoint"]),
+    )
+    given = tables(flags, assignments, sampler.kind, kinds, source)
     options, output = map(config.build, own, given)
     sets = output.sets()
 
-    for each in sets:
-        each.open(sampler, device)
-        for line in each.said:
+    for part in sets:
+        part.open(sampler, device)
+        for line in part.said:
             click.echo(line, err=True)
-        place = _place(out, folder, sampler, options, each, len(sets) > 1)
-        _draw(sampler, options, each, place, num, batch, share)
+        path = _path(out, folder, sampler, options, part, len(sets) > 1)
+        _draw(sampler, options, part, path, num, batch, share)
 
 
-def _place(
+def _path(
     out: Path | None, folder: Path, sampler: Any, options: Any, output: Any, several: bool
 ) -> Path:
-    """OUT: where one set of samples goes, without the ending of a file."""
+    """Return OUT for one set of samples: a path without the ending of a file."""
     if out is None:
         names = (sampler.name, options.name, sampler.precision, output.name)
         return folder / "samples" / "-".join(name for name in names if name)
@@ -150,12 +176,13 @@ def _draw(
     batch: int | None,
     share: Share,
 ) -> None:
-    """Draw our share of one set of samples, and write its files when all are there."""
+    """Draw this process's share of a set of samples; write the files once all are drawn."""
     from reed.sample.sample_set import SampleSet, batch_of, recipe_of
 
     recipe = recipe_of(sampler, options, output, batch or batch_of(out, num))
     shown = launched_share().rank == 0  # one bar for the processes of a launch
     samples = SampleSet(out, recipe, num, output, progress=shown)
+
     if not samples.is_written():
         samples.fill(sampler, output.sampling(options), share)
         if not samples.finish():
@@ -165,13 +192,14 @@ def _draw(
                 "the last of them writes the files"
             )
             return
+
     click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
         click.echo(f"  {path}")
 
 
 def _share(array: str | None) -> Share:
-    """The part of this process of a launch, which may be a job of an array."""
+    """Return the share of this process, of all ranks of all jobs of an array."""
     launched = launched_share()
     job, slash, jobs = (array or "0/1").partition("/")
     if not (slash and job.isdigit() and jobs.isdigit() and int(job) < int(jobs)):
@@ -186,15 +214,21 @@ def _sampler(
     ema: bool,
     device: str,
     precision: str,
-    **asked: Any,
+    **requested: Any,
 ) -> tuple[Any, Path, str]:
-    """What to draw from, the folder beside which samples go, and the device."""
+    """Return the sampler, the folder that holds samples/, and the device.
+
+    Raises:
+        click.UsageError: Not exactly one source is named, or an option needs the other one.
+    """
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
     other = "--checkpoint" if run else "--run"
-    said = [name for name in _PUBLIC if asked[name] is not None] if run else []
-    for name in said if run else ["step"] * (step is not None):
+    public_only = [name for name in _PUBLIC if requested[name] is not None]
+    for name in public_only if run else ["step"] * (step is not None):
         raise click.UsageError(f"--{name} belongs to {other}")
+
+    # Imported here, because they import torch and a usage error should not wait for it.
     from reed import precision as precisions
     from reed.sample.sampler import Sampler
     from reed.train import public
@@ -204,14 +238,15 @@ def _sampler(
     if checkpoint is None:
         assert run is not None
         return Sampler.of_run(run, step, device, ema=ema, precision=precision), run, device
-    group, convention = "ema" if ema else "model", asked["convention"] or "auto"
-    scale = 0.18215 if asked["scale"] is None else asked["scale"]
+
+    group, convention = "ema" if ema else "model", requested["convention"] or "auto"
+    scale = 0.18215 if requested["scale"] is None else requested["scale"]
     sampler = Sampler.of_weights(
         public.read(checkpoint, group, convention),
         device,
-        heads=asked["heads"] or 0,
+        heads=requested["heads"] or 0,
         scale=scale,
-        shift=asked["shift"] or 0.0,
+        shift=requested["shift"] or 0.0,
         precision=precision,
     )
     return sampler, checkpoint.parent, device

@@ -1,4 +1,4 @@
-"""reed-train: train a model from a feature cache."""
+"""reed-train: train a model from a feature cache, export it, report on it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from reed.extras import DISTRIBUTION
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=CACHES,
-    help="The cache to train from.",
+    help="Cache to train from.",
 )
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="Where the run goes. Default: runs/PIPELINE[-VARIANT].",
+    help="Folder of the run. Default: runs/PIPELINE[-VARIANT].",
 )
 @click.option(
     "--variant",
     default="",
     metavar="NAME",
-    help="A named variant of the pipeline's recipe, such as sit or repa.",
+    help="Variant of the pipeline's recipe, such as sit or repa.",
 )
 @click.option(
     "--config",
@@ -42,24 +42,24 @@ from reed.extras import DISTRIBUTION
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Settings to lay over the recipe (.toml or .json).",
+    help="File of settings (.toml or .json) that override the recipe; may be repeated.",
 )
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="One setting, such as optim.lr=2e-4.",
+    help="One setting, such as optim.lr=2e-4; overrides all others; may be repeated.",
 )
 @click.option(
     "--init",
     metavar="FILE",
-    help="Weights to start from: a public checkpoint of REPA, REED, SiT or DiT, or a run.",
+    help="Initial weights: a public checkpoint of REPA, REED, SiT or DiT, or a run.",
 )
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check and print the configuration, sketch the curriculum, stop.",
+    help="Check and print the configuration and the curriculum, without training.",
 )
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-train")
 @click.pass_context
@@ -74,7 +74,7 @@ def main(
     init: str | None,
     dry_run: bool,
 ) -> None:
-    """Train from a cache, by its pipeline's recipe; rerun the same command to resume.
+    """Train with the recipe of the cache's pipeline; rerun to resume.
 
     \b
     Examples:
@@ -88,6 +88,7 @@ def main(
     from reed.train import curriculum, loop, recipe
 
     settings = config.build(recipe.TrainConfig, table)
+    # Only the configuration goes to stdout, so that it can be used as a file for --config.
     if dry_run:
         setup = recipe.check(settings)
         for line in loop.untrained(setup)[1] if settings.init else []:
@@ -97,6 +98,7 @@ def main(
         click.echo(curriculum.sketch(schedules, settings.steps), err=True)
         click.echo(json.dumps(config.plain(settings), indent=1))
         return
+
     step = loop.train(settings)
     if launched_share().rank:
         return
@@ -113,15 +115,20 @@ def main(
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="A .pt with model and average, or a .safetensors of the average.",
+    help="File to write: .pt (the model and its average) or .safetensors (one of them).",
 )
-@click.option("--step", type=int, help="The run's checkpoint. Default: the latest.")
 @click.option(
-    "--ema/--no-ema", default=True, show_default=True, help="With the averaged weights, or without."
+    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+)
+@click.option(
+    "--ema/--no-ema",
+    default=True,
+    show_default=True,
+    help="Whether a .pt includes the average; which of the two a .safetensors holds.",
 )
 @one_line_errors
 def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
-    """Write a run's weights as REPA and REED name them.
+    """Export a run's weights in the layout of REPA and REED.
 
     \b
     Example:
@@ -139,11 +146,11 @@ def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Where the page goes. Default: report.html in the run.",
+    help="File of the page. Default: report.html in the run.",
 )
 @one_line_errors
 def report_runs(runs: tuple[Path, ...], out: Path | None) -> None:
-    """Show a run as one page of HTML, or compare several.
+    """Write an HTML page about a run, or a comparison of several.
 
     \b
     Examples:
@@ -167,24 +174,22 @@ def _settings(
     assignments: tuple[str, ...],
     init: str | None,
 ) -> dict[str, Any]:
-    """The recipe of the cache's pipeline < its variant < --config < flags < --set."""
-    over: dict[str, Any] = {}
+    """Merge the settings: pipeline's recipe < its variant < --config < flags < --set."""
+    given: dict[str, Any] = {}
     for file in files:
-        over = config.merge(over, config.read(file))
-    if shards:
-        over["shards"] = str(shards)
-    if run:
-        over["run"] = str(run)
-    if init:
-        over["init"] = init
+        given = config.merge(given, config.read(file))
+    flags = {"shards": shards, "run": run, "init": init}
+    given |= {name: str(value) for name, value in flags.items() if value}
     for assignment in assignments:
-        over = config.merge(over, config.assignment(assignment))
-    if "shards" not in over:
+        given = config.merge(given, config.assignment(assignment))
+    if "shards" not in given:
         raise click.UsageError("name the cache to train from with --shards DIR")
-    manifest = schema.load_manifest(Path(str(over["shards"])))
+
+    # The recipe comes last, because only the cache tells which pipeline's recipe it is.
+    manifest = schema.load_manifest(Path(str(given["shards"])))
     name = pipelines.label(manifest.pipeline) + (f"-{variant}" if variant else "")
     base = {"run": f"runs/{name}"} | pipelines.recipe(manifest.pipeline, variant)
-    return config.merge(base, over)
+    return config.merge(base, given)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def _bound_spinning() -> None:
     inherit the variables.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")  # of 300,000
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # of 300,000; docs/measured.md has why
         os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms, of 200
 
 

@@ -1,4 +1,4 @@
-"""Bytes: how many there are, as people read it, and what a file of them hashes to."""
+"""Bytes: a readable number of them, and the hash of a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from reed.errors import ReedError
 
 
 def human(count: float) -> str:
-    """A number of bytes in decimal units: 999 B, 1.2 kB, 3.4 GB."""
+    """Return a number of bytes in decimal units: 999 B, 1.2 kB, 3.4 GB."""
     units = ("B", "kB", "MB", "GB", "TB", "PB")
     power = 0
     while round(count, min(power, 1)) >= 1000 and power < len(units) - 1:
@@ -18,7 +18,7 @@ def human(count: float) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """The sha256 of a file, hex; ReedError when it cannot be read."""
+    """Return the sha256 of a file, in hexadecimal; ReedError if the file cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

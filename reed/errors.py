@@ -15,7 +15,13 @@ class ReedError(Exception):
 
 
 def at_least(least: float, where: str = "", **values: float) -> None:
-    """ReedError unless each value, by its name, is `least` or more; where: before the name."""
+    """Raise ReedError unless each value is at least ``least``.
+
+    Args:
+        least: The smallest allowed value.
+        where: Text before the name of the value in the message.
+        **values: The values by their names.
+    """
     for name, value in values.items():
         if not value >= least:
             raise ReedError(f"{where}{name} is {value}, it must be at least {least}")

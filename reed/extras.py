@@ -1,4 +1,4 @@
-"""How to install what an extra brings: the command that works for this copy of reed."""
+"""The command that installs an extra of this copy of reed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ ROOT = Path(__file__).resolve().parent.parent  # a checkout, or where packages a
 
 
 def pip_install(extra: str = "", *options: str) -> str:
-    """The command that installs reed, with an extra: from its checkout where it runs from one."""
-    asked = f"[{extra}]" if extra else ""
-    wanted = [f"{DISTRIBUTION}{asked}"]
+    """Return the command that installs reed, from its checkout if it runs from one.
+
+    Args:
+        extra: Name of the extra; none by default.
+        *options: Further options of pip.
+    """
+    suffix = f"[{extra}]" if extra else ""
+    target = [f"{DISTRIBUTION}{suffix}"]
     if in_checkout():
         folder = "." if Path.cwd() == ROOT else str(ROOT)
-        wanted = ["-e", f"{folder}{asked}"]
-    return shlex.join(["pip", "install", *options, *wanted])
+        target = ["-e", f"{folder}{suffix}"]
+    return shlex.join(["pip", "install", *options, *target])
 
 
 def in_checkout() -> bool:
-    """Whether the project file of reed lies beside the package, as it does in a clone."""
+    """Whether the project file of reed is beside the package, as in a clone."""
     project = ROOT / "pyproject.toml"
     return project.is_file() and f'name = "{DISTRIBUTION}"' in project.read_text()

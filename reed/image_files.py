@@ -1,4 +1,4 @@
-"""Which files are images: by the ending of the name in lower case, else by how they begin."""
+"""Recognition of image files by the ending of their name or by their first bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ SUFFIXES = (
     *(".png", *JPEGS, ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc"),
 )
-HEAD = 64  # bytes that tell
-BESIDE = "beside another image"  # why a mask is passed over
+HEAD = 64  # bytes that are enough to recognise a format
+BESIDE = "beside another image"  # the reason for which a mask is passed over
 
 _BEGINNINGS = {
     "JPEG": rb"\xff\xd8\xff",
@@ -36,24 +36,24 @@ MASK_WORD = re.compile(rf"[._-](?:{_WORDS})$", re.IGNORECASE)
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name ends like an image's."""
+    """Whether a file name has the ending of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def format_of(head: bytes) -> str:
-    """The format of a file that begins like this, HEIC among them, or nothing."""
+    """Return the format of a file by its first bytes, HEIC included; empty if it is unknown."""
     return next((name for name, begin in _FORMATS.items() if begin.match(head)), "")
 
 
 def is_known(head: bytes) -> bool:
-    """Whether a file that begins like this is an image that can be read, whatever its name."""
+    """Whether the first bytes of a file are those of an image that can be read."""
     return format_of(head) not in ("", "HEIC")
 
 
 def begins_like_one(path: str) -> bool:
-    """Whether a file on disk is an image by its content; what cannot be read is none."""
+    """Whether a file on disk is an image by its first bytes; False if it cannot be read."""
     try:
-        if not os.path.isfile(path):  # to open a pipe would wait forever
+        if not os.path.isfile(path):  # opening a pipe would wait forever
             return False
         with open(path, "rb") as file:
             return is_known(file.read(HEAD))
@@ -62,23 +62,25 @@ def begins_like_one(path: str) -> bool:
 
 
 def reason(name: str) -> str:
-    """Why a file that is no image is passed over."""
+    """Return the reason for which a file that is not an image is passed over."""
     ending = os.path.splitext(name)[1].lower()
     return f"ending {ending}" if ending else "no ending"
 
 
 def masks(names: Collection[str]) -> set[str]:
-    """The names that are another one's, with a word such as mask or depth behind it."""
+    """Return the names that are another name with a word such as mask or depth added."""
     text = "\n".join(names)
     lower = text.lower()
-    if not any(root in lower for root in _ROOTS):  # quicker than the pattern, for a million names
+    if not any(
+        root in lower for root in _ROOTS
+    ):  # much quicker than the pattern for a million names
         return set()
-    found = [(match[0], match[1]) for match in _MASK.finditer(text)]
+    candidates = [(match[0], match[1]) for match in _MASK.finditer(text)]
     stems = {os.path.splitext(name)[0] for name in names}
-    return {name for name, stem in found if stem in stems}
+    return {name for name, stem in candidates if stem in stems}
 
 
 def by_reason(names: Iterable[str], passed: dict[str, list[str]]) -> None:
-    """Add files that are no images to what was passed over, by their endings."""
+    """Add files that are not images to ``passed``, by their endings."""
     for name in names:
         passed.setdefault(reason(name), []).append(name)

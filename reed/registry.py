@@ -63,10 +63,10 @@ class Registry:
         if colon and name not in self._items:
             make = self.prefixes.get(prefix)
             return make(rest) if make else by_path(self.kind, name)
-        found = self._plugged(name) if name in self._plugins.names else self._items.get(name)
-        if found is None:
+        item = self._plugged(name) if name in self._plugins.names else self._items.get(name)
+        if item is None:
             raise ReedError(f"unknown {self.kind} {name!r}.{suggest(name, self.names())}")
-        return found
+        return item
 
     def names(self) -> list[str]:
         """Return all names, sorted: registered ones and those of plugins."""
@@ -85,14 +85,14 @@ class Registry:
     def _plugged(self, name: str) -> Any:
         """Load a plugin, unless another distribution or module also offers its name."""
         first, *others = self._plugins.select(name=name)
-        found = by_path(self.kind, first.value)
-        if others or self._items.get(name, found) is not found:
+        item = by_path(self.kind, first.value)
+        if others or self._items.get(name, item) is not item:
             rest = ", ".join(_origin(point) for point in others) or self._package
             raise ReedError(
                 f"{self.kind} {name!r} is offered by {_origin(first)} and by {rest}; "
                 f"uninstall one, or name it by its place, such as {first.value}"
             )
-        return found
+        return item
 
 
 def find_in(folder: Path) -> None:

@@ -1,6 +1,6 @@
-"""What a build consists of: names looked up, jobs opened, columns in order.
+"""Stage one as commands use it: names are looked up, columns ordered, jobs opened.
 
-Everything here is made of names and paths, so it can be sent to another process and opened there.
+Everything here consists of names and paths, so it can be sent to another process and opened there.
 """
 
 from __future__ import annotations
@@ -32,11 +32,14 @@ from reed.weights import Found
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One column to build, by names and paths: hashable and picklable.
+    """One column to build, by names and paths; hashable and picklable.
 
-    encoder: a name, or "package.module:attribute" where `folder` may be needed to import it;
-    codecs: (field, codec) pairs; container: of a new column, empty for the default; options:
-    settings of the encoder, as JSON.
+    Attributes:
+        encoder: A registered name, or "package.module:attribute".
+        codecs: (field, codec) pairs.
+        container: Container of a new column; empty for the default.
+        folder: Folder from which modules can be imported.
+        options: Settings of the encoder, as JSON.
     """
 
     cache: Path
@@ -52,7 +55,7 @@ class JobSpec:
 
     @classmethod
     def of_column(cls, cache: Path, name: str, data: Path | None, device: str) -> JobSpec:
-        """What rebuilds shards of a column that is there."""
+        """Return the job that builds shards of an existing column again."""
         column, manifest = schema.load_column(cache, name), schema.load_manifest(cache)
         return cls(
             cache,
@@ -68,17 +71,19 @@ class JobSpec:
         )
 
     def absolute(self) -> JobSpec:
-        """The same for a process that runs in another folder."""
+        """Return the same job for a process that runs in another folder."""
         data = self.data and self.data.absolute()
         return replace(self, cache=self.cache.absolute(), data=data, folder=self.folder.absolute())
 
     def make_encoder(self) -> Encoder:
-        """The encoder, not loaded."""
+        """Return the encoder, not loaded."""
         return make_encoder(self.encoder, self.folder, json.loads(self.options))
 
     def open(self) -> Job:
-        """The job: encoder loaded, column described. The plan must be frozen already."""
-        find_in(self.folder)  # in another process the source may be named by a module there, too
+        """Return the job: encoder loaded, column described. The plan must be frozen already."""
+        # In another process the source may be named by a module in that folder, too.
+        find_in(self.folder)
+
         encoder, frozen = self.make_encoder(), plan.load(self.cache)
         encoder.load(self.device)
         return columns.open_job(
@@ -94,15 +99,15 @@ class JobSpec:
         )
 
     def _codecs(self, encoder: Encoder) -> dict[str, str]:
-        """Those that were asked for, then those that the column has; the others are defaults."""
+        """Return the codecs that were requested, then those of the existing column, by field."""
         if self.column not in schema.columns(self.cache):
             return dict(self.codecs)
         names = [field.name for field in encoder.fields]
-        have = schema.load_column(self.cache, self.column).fields
-        return {f.name: f.codec for f in have if f.name in names} | dict(self.codecs)
+        fields = schema.load_column(self.cache, self.column).fields
+        return {f.name: f.codec for f in fields if f.name in names} | dict(self.codecs)
 
     def describe(self) -> Column:
-        """The column as it is, or as it would be, as far as that decides its size."""
+        """Return the existing column, or the new one as far as its size depends on it."""
         if self.column in schema.columns(self.cache):
             return schema.load_column(self.cache, self.column)
         encoder = self.make_encoder()
@@ -115,10 +120,13 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class Build:
-    """A request with everything looked up; nothing is written yet.
+    """A request with all names looked up; nothing is written yet.
 
-    settings: of the plan; plan: as it would be frozen; jobs: the columns to build, inputs first;
-    sizes: what each of these has still to write.
+    Attributes:
+        settings: Settings of the plan.
+        plan: The plan as it would be frozen.
+        jobs: The columns to build, inputs first.
+        sizes: What each column has still to write.
     """
 
     request: Request
@@ -129,27 +137,32 @@ class Build:
     sizes: tuple[Size, ...]
 
     def check_space(self) -> None:
-        """ReedError when what is missing does not fit on the file system of the cache."""
+        """Raise ReedError if the missing shards do not fit on the file system of the cache."""
         cache = self.request.cache
         size.check(cache, self.sizes, size.stored(cache) if self.request.rebuild else 0)
 
     def open_files(self, *, fetch: bool) -> Iterator[str]:
-        """Open what every encoder reads from disk, its weights above all; see reed.build.early."""
+        """Open the weights and other files of every encoder, see `reed.build.early`."""
         for job in self.jobs:
             yield from early.open_files(job.column, job.make_encoder(), fetch)
 
     def freeze(self) -> Plan:
-        """Freeze the plan, after throwing the old one away where that was asked for."""
+        """Freeze the plan, after removing the old cache if the request is a rebuild."""
         cache = self.request.cache
         if self.request.rebuild:
             plan.discard(cache)
-        found = self.listing
-        return plan.freeze(cache, found, found.passed, found.counts, **self.settings)
+        listing = self.listing
+        return plan.freeze(cache, listing, listing.passed, listing.counts, **self.settings)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights of a column's encoder: where they come from, in words; found: None if it has none."""
+    """The weights of a column's encoder.
+
+    Attributes:
+        origin: Where they come from, in words.
+        found: The files; None if the encoder has no weights.
+    """
 
     column: str
     origin: str = ""
@@ -157,18 +170,21 @@ class Weights:
 
 
 def prepare(request: Request) -> Build:
-    """Look everything up and plan it; raises every ReedError that can be had before encoding."""
+    """Look up and plan everything; raise every ReedError that is possible before encoding."""
     cache = _planned(request)
     settings = _settings(request, cache)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
         name = settings["source"]
         raise ReedError(f"source {name!r} cannot mirror its samples; leave out --flip")
+
+    # Settings are checked before the source is listed, which may take minutes.
     jobs = chosen(request)
     listing = listed(source)
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
+
     described = {job.column: job.describe() for job in jobs}
     early.check_reads(cache, source, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
@@ -177,30 +193,36 @@ def prepare(request: Request) -> Build:
 
 
 def chosen(request: Request) -> tuple[JobSpec, ...]:
-    """The columns of a request, inputs first, each with its settings; reads no raw data."""
+    """Return the columns of a request, inputs first, each with its settings; reads no raw data.
+
+    Raises:
+        ReedError: An option names a column that is not built, or encoders cannot be ordered.
+    """
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
     named = (*pipeline.base, *(request.encoders or pipeline.encoders))
     asked = dict(map(parse_encoder, named))
     codecs, options = parse_codecs(request.codecs), parse_options(request.options)
     source = _settings(request, cache)["source"]
 
+    # The cache records encoders and settings, so a rerun need not repeat them.
     def encoder_of(name: str) -> str:
-        there = name not in asked and name in schema.columns(cache)
-        return schema.load_column(cache, name).encoder if there else asked.get(name, name)
+        is_kept = name not in asked and name in schema.columns(cache)
+        return schema.load_column(cache, name).encoder if is_kept else asked.get(name, name)
 
     def options_of(name: str) -> dict[str, Any]:
-        there = name in schema.columns(cache)
-        kept = schema.load_column(cache, name).options if there else {}
-        return config.merge(kept, options.get(name, {}))
+        exists = name in schema.columns(cache)
+        recorded = schema.load_column(cache, name).options if exists else {}
+        return config.merge(recorded, options.get(name, {}))
 
     wanted = columns.with_inputs(
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
-    for flag, names, more in (("--codec", codecs, ()), ("--set", options, ("source",))):
+    for flag, names, others in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:
-            if name not in (*wanted, *more):
-                hint = suggest(name, [*wanted, *more])
+            if name not in (*wanted, *others):
+                hint = suggest(name, [*wanted, *others])
                 raise ReedError(f"{flag} names {name!r}, which is not built here.{hint}")
+
     return tuple(
         JobSpec(
             cache,
@@ -219,7 +241,7 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
 
 
 def prefetch(request: Request) -> Iterator[Weights]:
-    """Download the weights of every column of a request; ReedError: which file to put where."""
+    """Download the weights of every column; ReedError says which missing file to put where."""
     for job in chosen(request):
         encoder = job.make_encoder()
         if not isinstance(encoder, Downloads):
@@ -231,40 +253,40 @@ def prefetch(request: Request) -> Iterator[Weights]:
 
 
 def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
-    """The source called `name`, of the raw data at `data`, with some of its settings."""
+    """Return the source called ``name`` for the raw data at ``data``, with some of its settings."""
     given = {} if data is None else {"data": data}
     return _made(SOURCES.get(name), given, options, "source")
 
 
 def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
-    """The encoder called `name`, not loaded; modules in `folder` can be named, too."""
+    """Return the encoder called ``name``, not loaded; ``folder`` is searched for modules, too."""
     if ":" in name:
         find_in(folder)
     return _made(ENCODERS.get(name), {}, options, name)
 
 
 def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Any:
-    """An instance of a registered class, or of a partial of one; its fields are its settings."""
-    made, known = (item.func, item.keywords) if isinstance(item, partial) else (item, {})
-    if dataclasses.is_dataclass(made):
-        return config.build(made, {**known, **given, **options}, where)
+    """Return an instance of a registered class or partial of one; fields are settings."""
+    kind, preset = (item.func, item.keywords) if isinstance(item, partial) else (item, {})
+    if dataclasses.is_dataclass(kind):
+        return config.build(kind, {**preset, **given, **options}, where)
     if options:
         raise ReedError(f"{where} has no settings, so none called {next(iter(options))!r}")
-    return made(**known, **given)
+    return kind(**preset, **given)
 
 
 def _planned(request: Request) -> Path:
-    """The cache; a rebuild starts from nothing, so it is planned in a folder that is not there."""
+    """Return the folder to plan in: a rebuild is planned in a folder that does not exist."""
     return request.cache / ".rebuilt" if request.rebuild else request.cache
 
 
 def _settings(request: Request, cache: Path) -> dict[str, Any]:
-    """What the plan is frozen with; what is not asked for stays as it is in the cache."""
+    """Return the settings of the plan; others than the requested ones stay as in the cache."""
     pipeline, source, options = pipelines.load(request.pipeline), request.source, {}
     if (cache / "manifest.json").is_file():
-        kept = schema.load_manifest(cache)
-        source = source or kept.source
-        options = kept.options if source == kept.source else {}
+        manifest = schema.load_manifest(cache)
+        source = source or manifest.source
+        options = manifest.options if source == manifest.source else {}
     named = {"classes": options["classes"]} if "classes" in options else {}
     return {
         "pipeline": request.pipeline,

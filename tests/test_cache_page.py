@@ -145,7 +145,7 @@ def test_the_command_writes_a_page(hostile, tmp_path, monkeypatch):
     assert "the one that was named" in (tmp_path / "own.html").read_text()
     (tmp_path / "folder").mkdir()
     for words, problem in (
-        (["--out", "p.png"], "--out is of the picture"),
+        (["--out", "p.png"], "--out is for the picture"),
         (["#0", "--samples", 3], "add --html"),
         (["--html", tmp_path / "folder"], "choose another --html"),
         (["nobody", "--html", "p.html"], "has no sample 'nobody'"),

@@ -139,6 +139,17 @@ def test_a_clone_from_before_the_name_changed_is_no_other_reed(tmp_path, monkeyp
     assert not doctor._reed().advice
 
 
+def test_the_egg_info_of_such_a_clone_is_no_other_reed(tmp_path, monkeypatch):
+    info = tmp_path / "reed.egg-info"
+    info.mkdir()
+    (info / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: reed\nVersion: 0.1.0\n")
+    (info / "top_level.txt").write_text("reed\n")
+    (info / "SOURCES.txt").write_text("reed/__init__.py\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "reed" in doctor.metadata.packages_distributions()["reed"]
+    assert not doctor._reed().advice
+
+
 def test_a_torchvision_of_another_torch_is_named(monkeypatch, tmp_path):
     (tmp_path / "torchvision.py").write_text(
         "raise RuntimeError('operator torchvision::nms does not exist')\n"

@@ -130,7 +130,7 @@ def test_what_are_no_weights_of_inception_is_refused(tmp_path, monkeypatch):
         refused(f"inception space needs torch_fidelity.*{command}", inception)
     refused("no weights at nowhere.pth; download .*6726825d.pth", inception, "nowhere.pth")
     torch.save({"fc.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    refused("other.pth is another model's .*Missing key", inception, str(tmp_path / "other.pth"))
+    refused("other.pth holds another model .*Missing key", inception, str(tmp_path / "other.pth"))
     torch.save(SimpleNamespace(a=1), tmp_path / "code.pth")
     refused("code.pth is not plain weights", inception, str(tmp_path / "code.pth"))
     monkeypatch.setattr(hub, "get_dir", lambda: str(tmp_path))

@@ -6,6 +6,8 @@ Which room may import which is a contract in pyproject.toml, checked by `make li
 from __future__ import annotations
 
 import ast
+import io
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
 LIBRARY = ROOT / "reed"
+LONG = 15  # lines of a function, without its docstring, from which on it has steps
+PRAGMAS = ("# ty:", "# noqa", "# type:", "# fmt:")  # comments for tools say nothing to readers
 
 
 def tree() -> dict[str, Path]:
@@ -49,6 +53,58 @@ def test_files_and_functions_are_short(module):
         lines = function.end_lineno - function.lineno + 1
         where = f"{path.relative_to(ROOT)}:{function.lineno}: {function.name}"
         assert lines <= 60, f"{where} has {lines} lines, the limit is 60"
+
+
+def without_steps(text: str) -> list[str]:
+    """The long functions of a module that lack a blank line or a comment, each with its line."""
+    lines = text.splitlines()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    comments = {
+        token.start[0]
+        for token in tokens
+        if token.type == tokenize.COMMENT and not token.string.startswith(PRAGMAS)
+    }
+    plain = []
+    for function in functions(ast.parse(text)):
+        body = function.body[1:] if ast.get_docstring(function) else function.body
+        if not body or function.end_lineno - body[0].lineno < LONG:
+            continue
+
+        # A comment may stand right above the first statement.
+        rows = range(body[0].lineno - 1, function.end_lineno + 1)
+        has_blank = any(not lines[row - 1].strip() for row in rows[1:])
+        if not has_blank or comments.isdisjoint(rows):
+            plain.append(f"{function.lineno}: {function.name}")
+    return plain
+
+
+@pytest.mark.parametrize("module", TREE)
+def test_long_functions_have_steps_and_say_why(module):
+    path = TREE[module]
+    plain = without_steps(path.read_text())
+    advice = "put a blank line between steps, and a comment that says why"
+    assert not plain, f"{path.relative_to(ROOT)}: {', '.join(plain)}; {advice}"
+
+
+@pytest.mark.parametrize(
+    ("begin", "middle", "lines", "is_plain"),
+    [
+        ([], [], 15, False),
+        ([], [], 16, True),
+        ([], [""], 16, True),
+        ([], ["# why"], 16, True),
+        ([], ["", "# why"], 16, False),
+        ([], ["", "x = 0  # noqa: E1"], 16, True),
+        (["# why"], [""], 16, False),
+        (['"""What."""', "# why"], [""], 16, False),
+        (['"""What.', "", "# More.", '"""'], [], 15, False),
+        (['"""What.', "", "# More.", '"""'], [], 16, True),
+    ],
+)
+def test_a_long_function_without_steps_is_found(begin, middle, lines, is_plain):
+    body = [*begin, "x = 1", *middle, *["x = 2"] * (lines - 1 - len(middle))]
+    text = "\n".join(["def f():", *(f"    {line}" if line else "" for line in body), ""])
+    assert without_steps(text) == (["1: f"] if is_plain else [])
 
 
 def methods(node: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -374,7 +374,9 @@ def test_a_sample_that_is_not_in_the_shard_is_failed(fakes, tmp_path):
 def test_a_shard_of_another_place_is_not_indexed(cache):
     os.replace(cache / "caption" / "000001.tar", cache / "caption" / "000002.tar")
     (cache / "caption" / "000002.json").unlink()
-    with pytest.raises(ReedError, match=r"000002.tar holds 'a%2Fsample.*, which the plan has not"):
+    with pytest.raises(
+        ReedError, match=r"000002.tar holds 'a%2Fsample.*, which the plan does not have"
+    ):
         list(mend.reindex(cache, plan.load(cache), "caption"))
 
 

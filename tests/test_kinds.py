@@ -17,6 +17,7 @@ from reed import config
 from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
+from reed.cli.kinds import KindCommand
 from reed.domains.base import DOMAINS
 from reed.domains.molecule import MoleculeDomain
 from reed.errors import ReedError
@@ -71,6 +72,19 @@ def test_the_fields_of_the_dataclasses_are_the_flags(command):
             plain = {place.partition(".")[0] for o in config.options(cls) for place in o.places}
             left = {field.name for field in config.settable(cls)} - plain
             assert left <= {"structures", "each"}
+
+
+def test_the_kinds_are_looked_up_once_and_not_before_they_are_needed():
+    """Looking them up imports torch, and was done anew at each step of a call."""
+    calls, given = [], {}
+    kinds = {"thing": (Outer,)}
+    command = KindCommand("x", callback=given.update, kinds=lambda: calls.append(1) or kinds)
+    assert calls == []
+    done = CliRunner().invoke(command, ["--ends", "0.5", "2", "--names", "a", "--names", "b"])
+    assert done.exit_code == 0, done.output
+    assert given == {"flags": {"ends": (0.5, 2.0), "names": ("a", "b")}}
+    assert "--folder PATH" in CliRunner().invoke(command, ["--help"]).stdout
+    assert calls == [1]
 
 
 @dataclasses.dataclass

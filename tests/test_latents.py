@@ -82,14 +82,14 @@ def test_moments_that_are_none(tmp_path):
         "not float .2C, h, w": np.zeros((7, 4, 4), np.float32),
         "not finite": np.full((8, 4, 4), np.inf, np.float32),
         "standard deviation is negative": np.full((8, 4, 4), -1, np.float32),
-        "no .npy file": np.array([{}], object),
+        "not an .npy file": np.array([{}], object),
     }
     for reason, value in values.items():
         np.save(path, value, allow_pickle=True)
         with pytest.raises(BadSample, match=reason):
             ours.read("00000/img00000000")
     path.write_bytes(b"")
-    with pytest.raises(BadSample, match="no .npy file"):
+    with pytest.raises(BadSample, match="not an .npy file"):
         ours.read("00000/img00000000")
 
 

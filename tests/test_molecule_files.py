@@ -102,7 +102,7 @@ def test_midis_files_are_its_splits(tmp_path, capsys):
     assert keys["all"] == keys["train"] + keys["valid"] + keys["test"]
     assert [len(keys[split]) for split in SPLITS] == [6, 4, 2]
     assert keys["valid"][1] == "val_data.pickle/000000/01"
-    assert "4 samples of the split 'valid'" in capsys.readouterr().out
+    assert "4 samples of the split 'valid'" in capsys.readouterr().err
     for split, texts in zip(SPLITS, (TRAIN, VALID, TEST), strict=True):
         found = [sources[split].read(key)["smiles"] for key in keys[split]]
         assert found == [canonical(text) for text in texts for _ in range(2)]
@@ -127,7 +127,7 @@ def test_bad_items_fail_alone(tmp_path, capsys):
     source = Molecules(path)
     keys = list(source.listing())
     assert [int(key.split("/")[1]) for key in keys] == [0, 1, 2, 4, 5, 6, 8]
-    assert "left out: 1 element Se, 1 without conformers" in capsys.readouterr().out
+    assert "left out: 1 element Se, 1 without conformers" in capsys.readouterr().err
     assert [source.read(key)["smiles"] for key in keys[1:3]] == list(map(canonical, TRAIN[1:]))
     with pytest.raises(BadSample, match="no molecule that RDKit reads"):
         source.read(keys[0])
@@ -234,7 +234,7 @@ def test_splits_share_no_molecule(tmp_path, capsys):
     assert sum(map(len, sets.values())) == len(set.union(*sets.values()))
     assert set.union(*sets.values()) == set(Molecules(tmp_path).listing())
     assert len(sets["train"]) > 0.7 * len(texts) and all(len(each) > 8 for each in sets.values())
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"{len(sets['test'])} of the split 'test', {len(sets['valid'])} of the" in said
     assert f"x.smi/{len(texts) - 1:06d}" in sets["train"]  # it fails once
     first = len(texts) - 1 - len(TINY.SMILES)
@@ -266,7 +266,7 @@ def test_qm9_is_split_by_midis_tables(tmp_path, capsys):
         for split in ("all", *SPLITS)
     }
     assert numbers == {"all": [0, 1, 2, 3, 5], "train": [0, 3], "valid": [1], "test": [5]}
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "1 of the split 'none'" in said and "1 uncharacterized" in said
     (tmp_path / "val.csv").write_text("smiles\nCCO\n")
     with pytest.raises(ReedError, match=r"val.csv is no part of gdb9.sdf.csv: KeyError\('mol_id'"):

@@ -328,9 +328,9 @@ def test_letters_beyond_the_twenty_are_x(mpnn):
     ("edit", "message"),
     [
         (lambda text: text.replace("CLUSTER", "GROUP"), "lacks the columns CLUSTER"),
-        (lambda text: text.replace("1abc_A", "../../x"), "line 2 is no chain: CHAINID"),
-        (lambda text: text.replace("2.0", "fine"), "line 2 is no chain: could not convert"),
-        (lambda text: text + "1abc_A,x,1.0,h,9,AAA\n", "line 9: '1abc_A' is there twice"),
+        (lambda text: text.replace("1abc_A", "../../x"), "line 2 is not a chain: CHAINID"),
+        (lambda text: text.replace("2.0", "fine"), "line 2 is not a chain: could not convert"),
+        (lambda text: text + "1abc_A,x,1.0,h,9,AAA\n", "line 9: '1abc_A' is listed twice"),
     ],
 )
 def test_a_list_that_is_none(mpnn, edit, message):
@@ -348,10 +348,12 @@ def test_a_list_that_is_no_text(mpnn):
 
 def test_lists_of_clusters_must_be_there_and_apart(mpnn):
     (mpnn / "test_clusters.txt").write_text("4\n")
-    with pytest.raises(ReedError, match="cluster 4 is both in valid and in test_clusters.txt"):
+    with pytest.raises(
+        ReedError, match="cluster 4 is in valid_clusters.txt and in test_clusters.txt"
+    ):
         Proteins(mpnn).listing()
     (mpnn / "test_clusters.txt").unlink()
-    with pytest.raises(ReedError, match="cannot read .*test_clusters.txt, which says what is held"):
+    with pytest.raises(ReedError, match="cannot read .*test_clusters.txt, which lists held-out"):
         Proteins(mpnn).listing()
 
 

@@ -103,7 +103,7 @@ def resized(model, side: int):
 
 
 def close(have, want, atol=1e-5):
-    np.testing.assert_allclose(np.stack(have), want.numpy(), rtol=0, atol=atol)
+    np.testing.assert_allclose(np.stack(have), want.detach().numpy(), rtol=0, atol=atol)
 
 
 def test_tokens_and_cls_equal_a_direct_call(encoder, dino):
@@ -311,12 +311,12 @@ def test_preprocessing_equals_the_public_trainers(name):
     image = torch.from_numpy(golden["in/image"])[None]
     have = card.preprocess(image, 16 * card.patch)[0].numpy()
     assert have.shape == tuple(golden[f"out/{name}/shape"])
-    np.testing.assert_allclose(have[:, ::4, ::4], golden[f"out/{name}/strided"], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(have[:, ::4, ::4], golden[f"out/{name}/strided"], atol=1e-5, rtol=0)
     rows = have[0].astype(np.float64).sum(1)
     np.testing.assert_allclose(rows, golden[f"f64/{name}/row_sum_ch0"], atol=1e-4, rtol=0)
     if f"out/{name}/border" in golden:
         edge = np.concatenate([have[:, :3], have[:, -3:]], axis=1)
-        np.testing.assert_allclose(edge, golden[f"out/{name}/border"], atol=1e-6, rtol=0)
+        np.testing.assert_allclose(edge, golden[f"out/{name}/border"], atol=1e-5, rtol=0)
 
 
 def test_timms_preprocessing_is_near_timms_own_transform():

@@ -1,4 +1,4 @@
-"""What is asked of a build: its options, as text and taken apart."""
+"""The options of a build, as text and parsed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,23 @@ from reed.errors import ReedError
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asks `reed-cache` to build.
+    """The options of one `reed-cache` command.
 
-    encoders: NAME or COLUMN=NAME or COLUMN=package.module:attribute, those of the pipeline if
-    empty; source: what reads the raw data at `data`, the cache's or else the pipeline's if empty;
-    codecs: COLUMN/FIELD=CODEC; options: COLUMN.NAME=VALUE, settings of its encoder, or
-    source.NAME=VALUE; flip: store the mirrored samples too; extend: take new samples in; rebuild:
-    throw away what is there.
+    Attributes:
+        pipeline: Name of the pipeline.
+        cache: Folder of the cache.
+        encoders: NAME, COLUMN=NAME or COLUMN=package.module:attribute; those of the pipeline if
+            empty.
+        source: Source that reads the raw data at ``data``; if empty, that of the cache or else of
+            the pipeline.
+        data: Folder or file of the raw data.
+        codecs: COLUMN/FIELD=CODEC.
+        options: COLUMN.NAME=VALUE for a setting of a column's encoder, or source.NAME=VALUE.
+        container: Container of new columns; empty for the default.
+        device: Device of the encoders.
+        flip: Whether to store the mirrored samples, too.
+        extend: Whether to take new samples in.
+        rebuild: Whether to remove the existing cache first.
     """
 
     pipeline: str
@@ -37,18 +47,18 @@ class Request:
 
 
 def parse_options(choices: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """COLUMN.NAME=VALUE by column; the value is TOML, or a bare word."""
-    found: dict[str, Any] = {}
+    """Return the settings by column, from COLUMN.NAME=VALUE; a value is TOML or a bare word."""
+    settings: dict[str, Any] = {}
     for choice in choices:
-        found = config.merge(found, config.assignment(choice))
-    for name, table in found.items():
+        settings = config.merge(settings, config.assignment(choice))
+    for name, table in settings.items():
         if not isinstance(table, dict):
-            raise ReedError(f"--set {name}=… does not say of what; write COLUMN.{name}=…")
-    return found
+            raise ReedError(f"--set {name}=… does not name a column; write COLUMN.{name}=…")
+    return settings
 
 
 def parse_encoder(text: str) -> tuple[str, str]:
-    """The column and the encoder that NAME, COLUMN=NAME or COLUMN=module:attribute stand for."""
+    """Return the column and the encoder of NAME, COLUMN=NAME or COLUMN=module:attribute."""
     column, equals, encoder = text.partition("=")
     if not equals and ":" in text:
         raise ReedError(
@@ -61,11 +71,11 @@ def parse_encoder(text: str) -> tuple[str, str]:
 
 
 def parse_codecs(choices: tuple[str, ...]) -> dict[str, tuple[tuple[str, str], ...]]:
-    """COLUMN/FIELD=CODEC by column, as (field, codec) pairs."""
+    """Return (field, codec) pairs by column, from COLUMN/FIELD=CODEC."""
     chosen: dict[str, tuple[tuple[str, str], ...]] = {}
     for choice in choices:
-        place, equals, codec = choice.partition("=")
-        column, slash, field = place.partition("/")
+        address, equals, codec = choice.partition("=")
+        column, slash, field = address.partition("/")
         if not (equals and slash):
             raise ReedError(f"--codec {choice!r} is not COLUMN/FIELD=CODEC")
         chosen[column] = (*chosen.get(column, ()), (field, codec))

@@ -1,4 +1,4 @@
-"""Opening a column for writing: described and calibrated once, compared with ever after."""
+"""Opening a column for writing: described and calibrated by the first build, then compared."""
 
 from __future__ import annotations
 
@@ -25,14 +25,23 @@ from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 
-CALIBRATION = 256  # records: the first of the cache order, which is a random one
-PAIR_STEP = 16  # of a pair field one token in so many: all of its neighbours are enough to keep
+CALIBRATION = 256  # the first records of the cache order, which is random
+PAIR_STEP = 16  # of a pair field, every 16th token is used with all its neighbours, to save memory
 
 
 def with_inputs(
     cache: Path, names: Sequence[str], make: Callable[[str], Encoder]
 ) -> dict[str, Encoder]:
-    """The encoders of some columns, and of what they read and the cache lacks; inputs first."""
+    """Return the encoders of some columns and of the columns that they read, inputs first.
+
+    Args:
+        cache: Folder of the cache; columns that are complete there are not added.
+        names: Names of the columns.
+        make: Function that makes the encoder of a column.
+
+    Raises:
+        ReedError: Encoders read one another in a circle.
+    """
     ordered: dict[str, Encoder] = {}
 
     def add(name: str, readers: tuple[str, ...]) -> None:
@@ -41,10 +50,12 @@ def with_inputs(
             raise ReedError(f"these encoders read one another in a circle: {circle}")
         if name in ordered:
             return
+
+        # A column is added after its inputs, so that a build in this order finds them complete.
         encoder = make(name)
-        for place in encoder.reads:
-            column = place.split("/")[0]
-            if "/" in place and (column in names or not _is_complete(cache, column)):
+        for address in encoder.reads:
+            column = address.split("/")[0]
+            if "/" in address and (column in names or not _is_complete(cache, column)):
                 add(column, (*readers, name))
         ordered[name] = encoder
 
@@ -54,6 +65,7 @@ def with_inputs(
 
 
 def _is_complete(cache: Path, name: str) -> bool:
+    """Whether every shard of a column has its marker."""
     if name not in schema.columns(cache) or not (cache / "manifest.json").is_file():
         return False
     column = schema.load_column(cache, name)
@@ -62,7 +74,7 @@ def _is_complete(cache: Path, name: str) -> bool:
 
 
 def calibration_shards(planned: Plan) -> range:
-    """The shards that hold the records on which columns are calibrated."""
+    """Return the shards with the records on which columns are calibrated."""
     last = min(CALIBRATION, len(planned.keys)) - 1
     return range(planned.locate(last)[0] + 1)
 
@@ -79,17 +91,28 @@ def open_job(
     container: str = "",
     options: Mapping[str, Any] | None = None,
 ) -> Job:
-    """The job that builds column `name` with a loaded encoder.
+    """Return the job that builds a column with a loaded encoder.
 
-    codec_names: field -> codec, where it is not to be the encoder's own choice; encoder_name:
-    what to find it by, where that is not the column's name; container: that of a new column
-    ("tar" unless given); options: what the encoder was made with, to keep. Raises ReedError when
-    the column is there already and was made in another way.
+    Args:
+        cache: Folder of the cache.
+        plan: Plan of the cache.
+        name: Name of the column.
+        encoder: The loaded encoder.
+        source: Source of the raw data.
+        codec_names: Field -> codec, where it is not the encoder's own choice.
+        encoder_name: Registry name of the encoder; by default the name of the column.
+        container: Container of a new column; by default "tar".
+        options: Settings of the encoder, to be recorded.
+
+    Raises:
+        ReedError: The column was built in another way before, or something that it reads is
+            missing.
     """
     if not schema.is_column_name(name):
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
-    read = [place.split("/")[0] for place in encoder.reads if "/" in place]
+
+    read = [address.split("/")[0] for address in encoder.reads if "/" in address]
     wanted = Column(
         name=name,
         encoder=encoder_name or name,
@@ -101,11 +124,14 @@ def open_job(
         options=dict(options or {}),
         inputs={column: schema.load_column(cache, column).identity() for column in read},
     )
+
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
     _check_parts(wanted)
     if wanted.container not in reader.CONTAINERS:
         hint = suggest(wanted.container, reader.CONTAINERS)
         raise ReedError(f"unknown container {wanted.container!r}.{hint}")
+
+    # The file is read back, because another process may have written it first.
     if not (cache / name / "column.json").is_file():
         _create(Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields}))
     column = schema.load_column(cache, name)
@@ -115,23 +141,24 @@ def open_job(
 
 
 def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> None:
-    for place in encoder.reads:
-        if "/" in place:
+    """Raise ReedError unless the cache and the source have what an encoder reads."""
+    for address in encoder.reads:
+        if "/" in address:
             with open_cache(cache) as opened:
-                opened.column_and_field(place)
+                opened.column_and_field(address)
         else:
-            check_entry(place, source, name)
+            check_entry(address, source, name)
 
 
-def check_entry(place: str, source: Source, name: str) -> None:
-    """ReedError when the source lacks an entry that column `name` reads."""
-    if place != KEY and place not in source.entries:
-        hint = suggest(place, source.entries)
-        raise ReedError(f"encoder {name!r} reads {place!r}, which the source lacks.{hint}")
+def check_entry(entry: str, source: Source, name: str) -> None:
+    """Raise ReedError if the source lacks an entry that column ``name`` reads."""
+    if entry != KEY and entry not in source.entries:
+        hint = suggest(entry, source.entries)
+        raise ReedError(f"encoder {name!r} reads {entry!r}, which the source lacks.{hint}")
 
 
 def _check_parts(column: Column) -> None:
-    """Refuse two parts of one name (webdataset reads names in lower case)."""
+    """Raise ReedError for two parts with the same name; webdataset reads names in lower case."""
     seen: set[str] = set()
     for part in reader.parts_of(column.fields):
         if part.name.lower() in seen:
@@ -140,9 +167,10 @@ def _check_parts(column: Column) -> None:
 
 
 def _create(job: Job) -> None:
-    """Write calibration.npz, where a codec needs one, then column.json; a racing writer wins.
+    """Write calibration.npz, where a codec needs one, then column.json; the first writer wins.
 
-    A build that died between the two leaves a calibration, which is good for an equal column only.
+    A build that was killed between the two leaves a calibration; it is valid only for an equal
+    column.
     """
     column, folder = job.column, job.cache / job.column.name
     state = _calibrate(job)
@@ -158,7 +186,7 @@ def _create(job: Job) -> None:
 
 
 def _made_for(path: Path) -> str:
-    """The identity of the column that a calibration was made for; empty without a sound one."""
+    """Return the identity of the column that a calibration was made for; empty if invalid."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return str(arrays["made_for"])
@@ -167,49 +195,54 @@ def _made_for(path: Path) -> str:
 
 
 def _calibrate(job: Job) -> State:
-    """ "field/key" -> array of every codec that keeps something, from the first records."""
+    """Return the calibration from the first records: "field/key" -> array; empty if not needed."""
     needs = [f for f in job.column.fields if codecs.codec_of(f).needs_calibration]
     values: dict[str, list] = {field.name: [] for field in needs}
     if not needs:
         return {}
+
     chunks = (
         job.reading.chunk(shard, keys)
         for shard in calibration_shards(job.plan)
         for keys in job.cuts(shard)
     )
-    found = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
-    samples = (sample for records in found for _, views in records for sample in views)
-    samples = (each for each in samples if _is_finite(each, values))
+    encoded = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
+    samples = (sample for records in encoded for _, views in records for sample in views)
+    samples = (sample for sample in samples if _is_finite(sample, values))
+
+    # Only what calibration needs is kept: the fields of 256 records must fit into memory.
     steps = {field.name: PAIR_STEP if field.kind == "pair" else 1 for field in needs}
     for sample in islice(samples, CALIBRATION):
-        for name, seen in values.items():
-            seen.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
+        for name, arrays in values.items():
+            arrays.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
     if not values[needs[0].name]:
         raise ReedError(
             f"column {job.column.name!r}: no sample could be read to calibrate it, or none "
             "is finite"
         )
+
     state: State = {}
     for field in needs:
         try:
-            kept = codecs.codec_of(field).calibrate(values[field.name])
+            calibration = codecs.codec_of(field).calibrate(values[field.name])
         except ReedError as error:
             raise ReedError(f"column {job.column.name!r}, field {field.name!r}: {error}") from error
-        state |= {f"{field.name}/{name}": array for name, array in kept.items()}
+        state |= {f"{field.name}/{name}": array for name, array in calibration.items()}
     return state
 
 
 def _is_finite(sample: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Whether a sample can calibrate; one that cannot is left out when its shard is written."""
+    """Whether a sample can be used to calibrate; others are left out when a shard is written."""
     with np.errstate(over="ignore"):
         return all(np.isfinite(np.asarray(sample[name], np.float32)).all() for name in names)
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:
-    for what in ("encoder", "revision", "reads", "fields", "inputs", "container"):
-        have, want = getattr(column, what), getattr(wanted, what)
-        if have != want:
+    """Raise ReedError if a column was built in another way than is wanted now."""
+    for entry in ("encoder", "revision", "reads", "fields", "inputs", "container"):
+        built, now = getattr(column, entry), getattr(wanted, entry)
+        if built != now:
             raise ReedError(
-                f"{cache / column.name} was built with {what} {have!r}, now it is {want!r}; "
+                f"{cache / column.name} was built with {entry} {built!r}, now it is {now!r}; "
                 "remove that folder to build it again, or keep both: --encoder OTHER-NAME=ENCODER"
             )

@@ -1,4 +1,4 @@
-"""What can be found out of a build before its first sample is encoded."""
+"""Checks of a build that need no encoded sample."""
 
 from __future__ import annotations
 
@@ -15,27 +15,35 @@ from reed.weights import Origin
 
 
 def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
-    """ReedError for the first entry or field that a column reads and that will not be there.
+    """Raise ReedError for the first entry or field that a column reads and that will be missing.
 
-    described: the columns that will be built, by name.
+    Args:
+        cache: Folder of the cache.
+        source: Source of the raw data.
+        described: The columns that will be built, by name.
     """
     for name, column in described.items():
-        for place in column.reads:
-            owner, _, field = place.partition("/")
-            if "/" not in place:
-                check_entry(place, source, name)
+        for address in column.reads:
+            owner, _, field = address.partition("/")
+            if "/" not in address:
+                check_entry(address, source, name)
             elif owner in described:
                 described[owner].field(field)
             else:
                 with open_cache(cache) as opened:
-                    opened.column_and_field(place)
+                    opened.column_and_field(address)
 
 
 def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
-    """Open what an encoder reads from disk; yields what is to be said of column `name`.
+    """Open the files that an encoder reads; yield what to tell the user.
 
-    ReedError for weights that are not found or are none, and for a file that cannot be read.
-    fetch: download weights that are not on this machine, rather than say so.
+    Args:
+        name: Name of the column.
+        encoder: The encoder, not loaded.
+        fetch: Whether to download weights that are not on this machine; otherwise a line says so.
+
+    Raises:
+        ReedError: Weights are missing or invalid, or a file cannot be read.
     """
     if isinstance(encoder, ReadsFiles):
         encoder.check_files()
@@ -49,5 +57,5 @@ def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
 
 
 def _must_be_fetched(origin: Origin, path: str | None) -> bool:
-    """Whether a hub has the weights and this machine does not."""
+    """Whether the weights are on a hub and not on this machine."""
     return bool(origin.repo) and not weights.is_here(origin, path)

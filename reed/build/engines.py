@@ -1,4 +1,4 @@
-"""Who builds which shards: this process, the ranks of a launch, the jobs of an array."""
+"""The division of shards among this process, the ranks of a launch, and the jobs of an array."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from reed.errors import ReedError
 
 @dataclass(frozen=True)
 class Share:
-    """Which shards are ours: of those from `begin` to before `end`, every `world`-th one."""
+    """The part of all shards that a process builds.
+
+    Attributes:
+        rank: Number of this process.
+        world: Number of processes; each takes every ``world``-th shard.
+        begin: First shard of all processes together.
+        end: The shard after the last one that they build; None for all.
+    """
 
     rank: int = 0
     world: int = 1
@@ -30,14 +37,18 @@ class Share:
     end: int | None = None
 
     def of(self, shards: Sequence[int]) -> list[int]:
-        """Our part of all shards."""
+        """Return this process's part of all shards."""
         return list(shards[self.begin : self.end][self.rank :: self.world])
 
 
 def launched_share(begin: int = 0, end: int | None = None) -> Share:
-    """The share of this process under torchrun or accelerate launch, from RANK and WORLD_SIZE.
+    """Return the share of this process under torchrun or accelerate launch.
 
-    begin, end: the half-open range of shards that the launch as a whole builds.
+    It is read from the environment variables RANK and WORLD_SIZE.
+
+    Args:
+        begin: First shard that the launch as a whole builds.
+        end: The shard after the last one; None for all.
     """
     try:
         rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -54,9 +65,12 @@ def launched_share(begin: int = 0, end: int | None = None) -> Share:
 
 @dataclass
 class Todo:
-    """The shards of one column that are ours, and how far the column is.
+    """The remaining work of this process on one column.
 
-    ours: with those that are done; missing: in the order to build them.
+    Attributes:
+        ours: Shards of this process, with those that are done.
+        missing: Shards to build, in order.
+        tally: Tried and failed samples of the whole column.
     """
 
     ours: list[int]
@@ -65,9 +79,12 @@ class Todo:
 
 
 def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
-    """What is left to do of a column; removes what killed writers left beside finished shards.
+    """Return the remaining work on a column; remove temporary files of killed writers.
 
-    retry: build the shards of this share that have failed samples again, their markers removed.
+    Args:
+        job: The column.
+        share: The share of this process.
+        retry: Whether to build shards with failed samples again; their markers are removed.
     """
     ours = share.of(range(job.plan.shards))
     markers = {i: build.done_marker(job, i) for i in range(job.plan.shards)}
@@ -77,17 +94,19 @@ def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
             if marker and marker.failed:
                 schema.marker_path(job.cache, job.column, shard).unlink(missing_ok=True)
                 markers[shard] = None
+
     tally = build.new_tally(job)
     for marker in markers.values():
         if marker:
             tally.tried += len(marker.keys) + len(marker.failed)
             tally.failed += len(marker.failed)
-    # Every rank calibrates the columns that read this one, on its first shards, which another
-    # rank may not have got to: the last thing a rank does is to see to these.
+
+    # Every rank calibrates the columns that read this one, on its first shards. Another rank may
+    # not have built these yet, so every rank builds them itself at the end.
     ours += [shard for shard in calibration_shards(job.plan) if shard not in ours]
     done = [shard for shard in ours if markers[shard]]
-    places = (schema.shard_path, schema.marker_path)
-    names = {place(job.cache, job.column, i).name for i in done for place in places}
+    paths = (schema.shard_path, schema.marker_path)
+    names = {path_of(job.cache, job.column, i).name for i in done for path_of in paths}
     files.sweep(job.cache / job.column.name, names)
     return Todo(ours, [shard for shard in ours if not markers[shard]], tally)
 
@@ -95,9 +114,17 @@ def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
 def run(
     job: Job, share: Share, *, workers: int = 0, retry: bool = False, progress: bool = True
 ) -> Timing:
-    """Build our missing shards of one column, with a bar; returns the seconds of each stage.
+    """Build the missing shards of this process, with a progress bar.
 
-    workers: processes that read samples ahead, 0 to read in this one.
+    Args:
+        job: The column.
+        share: The share of this process.
+        workers: Processes that read samples ahead; 0 reads in this process.
+        retry: Whether to build shards with failed samples again.
+        progress: Whether to show the bar.
+
+    Returns:
+        The seconds of each stage.
     """
     left, timing = todo(job, share, retry=retry), Timing()
     built = overlap.build_shards(job, left.missing, timing, left.tally, workers)
@@ -110,7 +137,7 @@ def run(
 def shown(
     plan: Plan, name: str, left: Todo, built: Iterable[Marker], timing: Timing, progress: bool
 ) -> Iterator[Marker]:
-    """The markers, as they come, with a bar of samples and one line per failed sample."""
+    """Yield the markers as they come, with a bar of samples and a line per failed sample."""
     counts = {shard: len(plan.rows(shard)) for shard in left.ours}
     with tqdm(
         total=sum(counts.values()),

@@ -1,7 +1,7 @@
 """Reading, encoding and writing at the same time, also across shard boundaries.
 
-Chunks are read ahead by worker processes, encoded by the caller's thread and written by a thread
-of their own, so the slowest of the three sets the pace. The bytes are those of build_shard.
+Worker processes read chunks ahead, the caller's thread encodes them and another thread writes
+them, so the slowest of the three limits the speed. The bytes are those of build_shard.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from reed.cache.schema import Marker
 from reed.errors import ReedError
 
 MOST_WORKERS = 8
-WORTH_IT = 4096  # samples; fewer are read sooner than processes start
-_CHUNKS = 2  # between the encoder and the writer
-_SHARDS = 2  # encoded and not yet in place
+WORTH_IT = 4096  # samples; fewer are read before processes have started
+_CHUNKS = 2  # chunks that wait between the encoder and the writer
+_SHARDS = 2  # shards that are encoded and not yet in place
 
 
 def default_workers(samples: int) -> int:
-    """Reading processes for so many samples: the cores that are ours, at most 8; few: none."""
+    """Return the number of reading processes: the cores per rank, at most 8; 0 for few samples."""
     if samples < WORTH_IT:
         return 0
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -44,16 +44,23 @@ def default_workers(samples: int) -> int:
 def build_shards(
     job: Job, shards: Iterable[int], timing: Timing, tally: Tally, workers: int = 0
 ) -> Generator[Marker]:
-    """Build some shards; yields each one's marker once it is in place.
+    """Build some shards; yield the marker of each once it is in place.
 
-    workers: processes that read ahead; 0 reads in this one, between encoding. A shard that
-    another process has built by the time its reading begins is not built again.
+    A shard that another process has built by the time its reading begins is not built again.
+
+    Args:
+        job: The column.
+        shards: The shards to build.
+        timing: Receives the seconds of each stage.
+        tally: Receives the number of tried and failed samples.
+        workers: Processes that read ahead; 0 reads in this process, between encoding.
     """
     with contextlib.ExitStack() as stack:
         pool = None
         if workers and job.reading.is_raw:  # reading another column is cheap
             pool = stack.enter_context(_pool(job.reading, workers))
         writer = stack.enter_context(contextlib.closing(_Writer(job)))
+
         for shard, chunks in _reads(job, shards, pool, 2 * workers):
             if chunks is not None:
                 failed: dict[str, str] = {}
@@ -66,6 +73,7 @@ def build_shards(
             began = perf_counter()
             yield from writer.finished(_SHARDS - 1)
             timing.write += perf_counter() - began
+
         began = perf_counter()
         yield from writer.finished(0)
         timing.write += perf_counter() - began
@@ -79,11 +87,12 @@ Read = Callable[[], Chunk]
 def _reads(
     job: Job, shards: Iterable[int], pool: ProcessPoolExecutor | None, ahead: int
 ) -> Iterator[tuple[int, Iterator[Chunk] | None]]:
-    """Every shard and its chunks, to be used up in turn; None where the shard is done.
+    """Yield every shard and its chunks, to be consumed in turn; None for a finished shard.
 
-    With a pool, `ahead` chunks are being read beside the one in use, be they of the next shard.
+    With a pool, ``ahead`` chunks are read beside the one in use, also of later shards.
     """
 
+    # Submitting a chunk starts to read it, so only as many are made as are buffered.
     def begun() -> Iterator[tuple[int, Read | None]]:
         for shard in shards:
             if build.is_done(job, shard):
@@ -93,7 +102,7 @@ def _reads(
                 if pool is None:
                     yield shard, partial(job.reading.chunk, shard, keys)
                 else:
-                    with _deaths_told(job, shard):
+                    with _worker_death_reported(job, shard):
                         future = pool.submit(_read, shard, keys)
                     yield shard, partial(_result, job, shard, future)
 
@@ -105,7 +114,7 @@ def _reads(
 
 
 def _buffered(items: Iterator, count: int) -> Iterator:
-    """The items, of which `count` more than were asked for have been made."""
+    """Yield the items, of which ``count`` more than were requested have been made."""
     made = deque(islice(items, count))
     for item in items:
         made.append(item)
@@ -114,13 +123,17 @@ def _buffered(items: Iterator, count: int) -> Iterator:
 
 
 def _result(job: Job, shard: int, future: Future[Chunk]) -> Chunk:
-    with _deaths_told(job, shard):
+    """Return a chunk that a worker process has read."""
+    with _worker_death_reported(job, shard):
         return future.result()
 
 
 @contextlib.contextmanager
-def _deaths_told(job: Job, shard: int) -> Generator[None]:
-    """A dead process is noticed when more is asked of the pool, or when its result is."""
+def _worker_death_reported(job: Job, shard: int) -> Generator[None]:
+    """Turn the error of a pool whose process has died into a ReedError.
+
+    A dead process is noticed when a chunk is submitted, or when its result is requested.
+    """
     try:
         yield
     except BrokenProcessPool as error:
@@ -132,7 +145,8 @@ def _deaths_told(job: Job, shard: int) -> Generator[None]:
 
 @contextlib.contextmanager
 def _pool(reading: Reading, workers: int) -> Generator[ProcessPoolExecutor]:
-    # spawn: a fork would inherit the locks of torch's and zarr's threads
+    """Yield a pool of processes that read chunks."""
+    # spawn: a fork would inherit the locks of torch's and zarr's threads.
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, spawn, _start, (reading,))
     try:
@@ -141,18 +155,19 @@ def _pool(reading: Reading, workers: int) -> Generator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_reading: Reading | None = None  # of a worker process, for its whole life
+_reading: Reading | None = None  # set once in each worker process
 
 
 def _start(reading: Reading) -> None:
+    """Prepare a worker process."""
     global _reading
     _reading = reading
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot tell its workers to stop, and they would wait forever."""
+    """End this process with its parent; a killed parent cannot tell its workers to stop."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -160,6 +175,7 @@ def _end_with_parent() -> None:
 
 
 def _read(shard: int, keys: tuple[str, ...]) -> Chunk:
+    """Read a chunk in a worker process."""
     assert _reading is not None
     return _reading.chunk(shard, keys)
 
@@ -168,19 +184,19 @@ def _read(shard: int, keys: tuple[str, ...]) -> Chunk:
 
 
 class _Abandoned(Exception):
-    """The encoder gave up on a shard, so its writer does too."""
+    """Raised in the writer of a shard that the encoder has abandoned."""
 
 
 class _Pipe:
-    """The records of one shard on their way to the thread that writes them."""
+    """The queue of one shard's records to the thread that writes them."""
 
-    written: Future[Marker]  # set once the writer has it
+    written: Future[Marker]  # set by the writer, see `_Writer.begin`
 
     def __init__(self) -> None:
         self._queue: queue.Queue[list[Record] | None | _Abandoned] = queue.Queue(_CHUNKS)
 
     def put(self, records: list[Record] | None) -> float:
-        """Hand on some records, None after the last; returns the seconds that took."""
+        """Pass some records on, None after the last; return the seconds that this took."""
         began = perf_counter()
         while True:
             try:
@@ -188,10 +204,10 @@ class _Pipe:
                 return perf_counter() - began
             except queue.Full:
                 if self.written.done():
-                    self.written.result()  # raises what stopped it
+                    self.written.result()  # raises the writer's error
 
     def abandon(self) -> None:
-        """Make the writer give up."""
+        """Make the writer give the shard up."""
         with contextlib.suppress(queue.Empty):
             while True:
                 self._queue.get_nowait()
@@ -205,7 +221,7 @@ class _Pipe:
 
 
 class _Writer:
-    """One thread that writes shards in the order they were begun."""
+    """One thread that writes shards in the order in which they were begun."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -213,19 +229,19 @@ class _Writer:
         self._begun: deque[_Pipe] = deque()
 
     def begin(self, shard: int, failed: dict[str, str], tally: Tally) -> _Pipe:
-        """Where the records of a shard go; `failed` is read once they have ended."""
+        """Return the pipe for the records of a shard; ``failed`` is read once they have ended."""
         pipe = _Pipe()
         pipe.written = self._thread.submit(build.write_shard, self._job, shard, pipe, failed, tally)
         self._begun.append(pipe)
         return pipe
 
     def finished(self, at_most: int) -> Iterator[Marker]:
-        """The markers of shards in place, waiting until `at_most` are under way."""
+        """Yield the markers of finished shards, until at most ``at_most`` are unfinished."""
         while self._begun and (len(self._begun) > at_most or self._begun[0].written.done()):
             yield self._begun.popleft().written.result()
 
     def close(self) -> None:
-        """Give up what is under way; nothing, unless something has failed."""
+        """Abandon unfinished shards, which there are only after an error, and end the thread."""
         for pipe in self._begun:
             pipe.abandon()
         self._thread.shutdown(wait=True, cancel_futures=True)

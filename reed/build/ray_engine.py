@@ -1,7 +1,7 @@
 """Stage one on a Ray cluster: one task per shard, each of which calls build_shards.
 
-The driver loads no encoder, so it needs no GPU. A task that dies with its worker is run again by
-Ray; what it left is a temporary file, as after any other kill.
+The driver loads no encoder, so it needs no GPU. Ray repeats a task whose worker died; the worker
+leaves a temporary file, as any other killed build does.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from reed.cache.schema import Marker
 from reed.errors import ReedError
 from reed.extras import pip_install
 
-RETRIES = 3  # of a task whose worker died
+RETRIES = 3  # how often a task is repeated whose worker died
 
 
 class Openable(Hashable, Protocol):
-    """A job by names and paths: picklable, and equal to its copies in other processes."""
+    """A job described by names and paths: picklable, and equal to its copies in other processes."""
 
     def open(self) -> Job:
-        """The job, its encoder loaded."""
+        """Return the job with its encoder loaded."""
         ...
 
 
 def connect() -> Any:
-    """The module ray, connected to the cluster there is, or to one that this call starts."""
+    """Return the module ray, connected to the existing cluster or to one that this call starts."""
     try:
         import ray
     except ImportError as error:
@@ -44,7 +44,7 @@ def connect() -> Any:
 
 
 def pick_device(ray: Any, name: str) -> str:
-    """The device of each task: Ray gives it a GPU of its own, "auto" one where there is any."""
+    """Return the device of each task; Ray assigns the GPU, "auto" uses one if there is any."""
     if name == "auto":
         return "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
     return "cuda" if name.startswith("cuda") else name
@@ -62,10 +62,21 @@ def run(
     retry: bool = False,
     progress: bool = True,
 ) -> Timing:
-    """Build the missing shards of column `name`; returns only when all of them are in place.
+    """Build the missing shards of a column; return when all of them are in place.
 
-    spec: is opened in the workers, which keep it open for their next shards; gpu: one whole GPU
-    per task; workers: reading processes per task.
+    Args:
+        ray: The module ray, from `connect`.
+        name: Name of the column.
+        plan: Plan of the cache.
+        spec: The job; workers open it once and keep it for later shards.
+        share: The share of this launch.
+        gpu: Whether each task gets a whole GPU.
+        workers: Reading processes per task.
+        retry: Whether to build shards with failed samples again.
+        progress: Whether to show the bar.
+
+    Returns:
+        The seconds of each stage, over all tasks.
     """
     needs = {"num_cpus": 1 + workers, "num_gpus": int(gpu), "max_retries": RETRIES}
     list_todo, build_one = (ray.remote(**needs)(task) for task in (_todo, _build))
@@ -82,6 +93,7 @@ def run(
                 left.tally.add(*counted)
                 yield marker
         finally:
+            # After an error nobody waits for the other tasks, so they must not go on.
             for task in waiting:
                 ray.cancel(task, force=True)
 
@@ -91,8 +103,9 @@ def run(
 
 
 def _get(ray: Any, name: str, task: Any) -> Any:
+    """Return the result of a task; raise its ReedError, or one if the workers died."""
     try:
-        found = ray.get(task)
+        result = ray.get(task)
     except ray.exceptions.RayTaskError:  # a bug, with its traceback
         raise
     except ray.exceptions.RayError as error:
@@ -101,21 +114,22 @@ def _get(ray: Any, name: str, task: Any) -> Any:
             f"column {name!r}: a Ray worker died {RETRIES + 1} times over the same shard "
             f"({reason}); rerun to resume, or without --engine ray to see why"
         ) from error
-    if isinstance(found, ReedError):
-        raise found
-    return found
+    if isinstance(result, ReedError):
+        raise result
+    return result
 
 
-# ---- in the workers: a ReedError is returned, as Ray would print the traceback of every one
+# ---- in the workers: a ReedError is returned, because Ray prints a traceback for each raised one
 
 
 @lru_cache(maxsize=1)
 def _opened(spec: Openable) -> Job:
-    """One loaded encoder per worker process, which Ray keeps for its next tasks."""
+    """Return the opened job; each worker process keeps one loaded encoder for its next tasks."""
     return spec.open()
 
 
 def _todo(spec: Openable, share: Share, retry: bool) -> engines.Todo | ReedError:
+    """Return the remaining work, or the error."""
     try:
         return engines.todo(_opened(spec), share, retry=retry)
     except ReedError as error:
@@ -125,6 +139,7 @@ def _todo(spec: Openable, share: Share, retry: bool) -> engines.Todo | ReedError
 def _build(
     spec: Openable, shard: int, workers: int
 ) -> tuple[Marker, Timing, tuple[int, dict[str, str]]] | ReedError:
+    """Build one shard; return its marker, seconds, tried and failed samples, or the error."""
     try:
         job, timing = _opened(spec), Timing()
         (marker,) = overlap.build_shards(job, [shard], timing, build.new_tally(job), workers)

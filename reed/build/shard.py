@@ -1,4 +1,4 @@
-"""Stage one: missing shards -> read -> encode -> write -> mark."""
+"""Building one shard of a column: read, encode, write, mark."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from reed.weights import Found, Origin
 # A sample's key and, for each of its views, {field: value}.
 Record = tuple[str, Sequence[dict[str, Any]]]
 
-
 # One array, string or number for each sample of a batch; they may be rows of one array.
 Values = Sequence[Any] | np.ndarray
 
@@ -35,7 +34,7 @@ Values = Sequence[Any] | np.ndarray
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 
-    An encoder whose output has terms of use says so in `terms`, which a build prints.
+    An encoder whose output has terms of use states them in ``terms``, which a build prints.
     """
 
     @property
@@ -45,63 +44,67 @@ class Encoder(Protocol):
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        """What it writes."""
+        """The fields of its records."""
         ...
 
     @property
     def licence(self) -> str:
-        """Of the weights, or of the data where it only copies them."""
+        """Licence of the weights, or of the data if the encoder only copies them."""
         ...
 
     @property
     def batch_size(self) -> int:
-        """Samples per call of encode."""
+        """Samples per call of ``encode``."""
         ...
 
     def revision(self) -> str:
-        """What the output depends on besides its inputs: weights sha256, preprocessing, layer."""
+        """Return what the output depends on besides its inputs: weights, preprocessing, layer."""
         ...
 
     def load(self, device: str) -> None:
-        """Bring the weights to `device`; model libraries are imported here."""
+        """Load the weights to ``device``; model libraries are imported here."""
         ...
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
-        """For each field one array (or string) per sample, in order; may raise BadSample."""
+        """Return one array (or string) per field and sample, in order; may raise BadSample."""
         ...
 
 
 @runtime_checkable
 class ReadsFiles(Protocol):
-    """What else an encoder has that reads files which are no weights."""
+    """The additional method of an encoder that reads files other than weights."""
 
     def check_files(self) -> None:
-        """Open them, before anything is encoded; ReedError for what `load` would refuse."""
+        """Open the files before anything is encoded; ReedError for what ``load`` would refuse."""
         ...
 
 
 @runtime_checkable
 class Downloads(Protocol):
-    """What else an encoder has whose weights can be downloaded: see reed.encoders.base.
+    """The additional methods of an encoder with downloadable weights, see `reed.encoders.base`.
 
-    weights: the path of weights that were given in place of those of `origin`.
+    Attributes:
+        weights: Path of the weights to use in place of those of ``origin``.
     """
 
     weights: str | None
 
     @property
     def origin(self) -> Origin:
-        """Where the public weights are."""
+        """The origin of the public weights."""
         ...
 
     def prefetch(self) -> Found:
-        """Download the weights, unless they were given; ReedError: which file to put where."""
+        """Download the weights unless a path was given; ReedError says which file to put where."""
         ...
 
 
 @dataclass(frozen=True)
 class Job:
-    """One column to build: everything that build_shard needs besides the shard's number."""
+    """One column to build: all that `build_shard` needs besides the number of the shard.
+
+    The encoder is loaded; ``state`` is the calibration by field.
+    """
 
     cache: Path
     plan: Plan
@@ -112,31 +115,42 @@ class Job:
 
     @property
     def reading(self) -> Reading:
-        """How its samples are read."""
+        """Return the reader of the samples."""
         views = self.plan.manifest.views
         return Reading(self.cache, self.column.name, self.source, self.encoder.reads, views)
 
     def cuts(self, shard: int) -> list[tuple[str, ...]]:
-        """The keys of a shard in chunks, always cut at the same places, whoever encodes them."""
+        """Return the keys of a shard in chunks; the chunks do not depend on who encodes them."""
         keys, size = self.plan.keys_of(shard), self.encoder.batch_size
         return [keys[start : start + size] for start in range(0, len(keys), size)]
 
 
 def is_done(job: Job, shard: int) -> bool:
-    """Whether a shard is in place: see done_marker."""
+    """Whether a shard is in place, see `done_marker`."""
     return done_marker(job, shard) is not None
 
 
 def done_marker(job: Job, shard: int) -> Marker | None:
-    """The marker of a shard that is done, which is one that a shallow verify would pass."""
+    """Return the marker of a finished shard: one that a shallow verify accepts; else None."""
     return verify.marker_in_place(job.cache, job.plan, job.column, shard)
 
 
 def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marker, Timing]:
     """Encode one shard and put it in place, marker last: a pure function of the frozen plan.
 
-    Any process may call it, any number of times; the bytes come out the same. Samples that
-    cannot be read are left out and recorded with the reason; ReedError when they are too many.
+    Any process may call it any number of times; the bytes are the same. Samples that cannot be
+    read are left out and recorded with the reason.
+
+    Args:
+        job: The column.
+        shard: Number of the shard.
+        tally: Tried and failed samples so far.
+
+    Returns:
+        The marker, and the seconds of each stage.
+
+    Raises:
+        ReedError: Too many samples failed.
     """
     timing, began = Timing(), time.perf_counter()
     failed: dict[str, str] = {}
@@ -149,20 +163,22 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
 
 
 def new_tally(job: Job) -> Tally:
-    """A tally that has seen nothing."""
+    """Return an empty tally of a column."""
     return Tally(job.column.name, len(job.plan.keys))
 
 
 def encode_shard(
     job: Job, chunks: Iterator[Chunk], failed: dict[str, str], timing: Timing, tally: Tally
 ) -> Iterator[list[Record]]:
-    """The good samples of a shard, encoded, chunk by chunk; the others go to `failed`."""
+    """Yield the encoded samples of a shard, chunk by chunk; add samples that fail to ``failed``."""
     while True:
         began = time.perf_counter()
         chunk = next(chunks, None)
         timing.read += time.perf_counter() - began
         if chunk is None:
             return
+
+        # Failures are counted per chunk, so that a bad source stops the build early.
         began = time.perf_counter()
         bad = dict(chunk.failed)
         records = _encode_views(job, chunk, bad)
@@ -173,10 +189,13 @@ def encode_shard(
 
 
 def _encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record]:
-    """One call per view, so that the first one's bytes are those of a cache without others."""
+    """Encode a chunk, one call per view.
+
+    The bytes of the first view are then those of a cache without other views.
+    """
     views: list[dict[str, dict[str, Any]]] = []
     for view in range(job.plan.manifest.views):
-        batch = [(key, each[view]) for key, each in chunk.samples.items() if key not in failed]
+        batch = [(key, sample[view]) for key, sample in chunk.samples.items() if key not in failed]
         views.append(dict(_encode(job, batch, failed)) if batch else {})
     good = [key for key in chunk.samples if key not in failed]
     return [(key, [values[key] for values in views]) for key in good]
@@ -185,14 +204,16 @@ def _encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record
 def _encode(
     job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]
 ) -> list[tuple[str, dict[str, Any]]]:
-    """One call for the batch; if the encoder refuses it, one per sample, to find which it is."""
+    """Encode a batch in one call; if the encoder refuses it, one by one to find bad samples."""
     try:
         values = job.encoder.encode([sample for _, sample in batch])
     except BadSample as error:
         if len(batch) > 1:
-            return [good for one in batch for good in _encode(job, [one], failed)]
+            return [record for pair in batch for record in _encode(job, [pair], failed)]
         failed[batch[0][0]] = str(error)
         return []
+
+    # The encoder may be a user's own, so what it returns is checked.
     names = [field.name for field in job.column.fields]
     for name in names:
         if len(values.get(name, ())) != len(batch):
@@ -207,6 +228,7 @@ def _encode(
 
 
 def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
+    """Raise ReedError if a value has another shape than the encoder states."""
     for field in job.column.fields:
         shape = tuple(getattr(values[field.name], "shape", ()))
         fits = len(shape) == len(field.shape) and all(
@@ -222,9 +244,16 @@ def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
 def write_shard(
     job: Job, shard: int, records: Iterable[Record], failed: dict[str, str], tally: Tally
 ) -> Marker:
-    """Put the records of a shard in place, then its marker; `failed` is complete after them.
+    """Put the records of a shard in place, then its marker.
 
-    A sample with a value that its codec cannot store (NaN, beyond float16, no Unicode) fails.
+    A sample with a value that its codec cannot store (NaN, beyond float16, invalid Unicode) fails.
+
+    Args:
+        job: The column.
+        shard: Number of the shard.
+        records: The encoded samples.
+        failed: Key -> reason of failed samples; complete once ``records`` is exhausted.
+        tally: Tried and failed samples so far.
     """
     written: list[str] = []
     stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
@@ -235,7 +264,7 @@ def write_shard(
                 stored = [_stored(job, values) for values in views]
             except BadSample as error:
                 failed[key] = str(error)
-                tally.add(0, {key: str(error)})  # it was tried when it was encoded
+                tally.add(0, {key: str(error)})  # counted as tried when it was encoded
                 continue
             for view, values in enumerate(views):
                 for name, running in stats.items():
@@ -259,7 +288,7 @@ def write_shard(
 
 
 def _stored(job: Job, values: dict[str, Any]) -> list[Any]:
-    """The parts of one record, in the column's order; BadSample for what its codec refuses."""
+    """Return the parts of one record in order; BadSample for values that do not fit."""
     arrays: list[Any] = []
     for field in job.column.fields:
         try:

@@ -1,4 +1,4 @@
-"""How many bytes a build will write, whether they fit, and how long it will take."""
+"""The size of a build: the bytes it will write, whether they fit, and the time it will take."""
 
 from __future__ import annotations
 
@@ -18,17 +18,22 @@ from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.errors import ReedError
 
-TEXT = 200  # bytes: the guess for a text, before one was written
-ROWS = 256  # the guess for the length of an array whose length varies
+TEXT = 200  # bytes assumed for a text before one was written
+ROWS = 256  # length assumed where the length varies
 
 
 @dataclass(frozen=True)
 class Size:
-    """What one column has still to write.
+    """The part of one column that is still to be written.
 
-    shards, bytes: of the shards that lack a marker; record: bytes of one record; basis: how the
-    bytes are known: "exact", "from shard 3" (its mean record), or the guess that was made;
-    seconds: at the pace of the shards that are there, None before the first.
+    Attributes:
+        column: Name of the column.
+        shards: Shards without a marker.
+        bytes: Bytes of these shards.
+        record: Bytes of one record.
+        basis: How the bytes are known: "exact", "close", "from shard 3" (its mean record), or a
+            guess.
+        seconds: Time at the rate of the finished shards; None before the first.
     """
 
     column: str
@@ -40,12 +45,14 @@ class Size:
 
 
 def size_of(cache: Path, plan: Plan, column: Column) -> Size:
-    """What is missing of a column, which need not exist yet; nothing is encoded for it."""
-    places = [schema.marker_path(cache, column, shard) for shard in range(plan.shards)]
-    missing = [shard for shard, path in enumerate(places) if not path.is_file()]
+    """Return what is missing of a column, which need not exist yet; nothing is encoded."""
+    markers = [schema.marker_path(cache, column, shard) for shard in range(plan.shards)]
+    missing = [shard for shard, path in enumerate(markers) if not path.is_file()]
     samples = [len(plan.rows(shard)) for shard in missing]
     views = plan.manifest.views
     parts = reader.parts_of(column.fields)
+
+    # Where lengths vary, a finished shard gives a better estimate than an assumed length.
     ragged = any(part.is_ragged for part in parts)
     if ragged and len(missing) < plan.shards:
         first = next(shard for shard in range(plan.shards) if shard not in missing)
@@ -57,16 +64,18 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
         texts = any(part.dtype == "utf8" for part in parts)
         guess = f"guess: {TEXT} bytes of text" if texts else f"guess: length {ROWS}"
         basis = guess if ragged else "exact" if column.container == "tar" else "close"
+
     total = sum(round(fixed + record * count * views) for count in samples)
-    pace = _seconds_per_shard(cache, column, [path for path in places if path.is_file()])
-    seconds = None if pace is None else pace * len(missing)
+    rate = _seconds_per_shard(cache, column, [path for path in markers if path.is_file()])
+    seconds = None if rate is None else rate * len(missing)
     return Size(column.name, len(missing), total, record, basis, seconds)
 
 
 def _seconds_per_shard(cache: Path, column: Column, markers: Sequence[Path]) -> float | None:
-    """The median time between a column's files: its description, then marker after marker.
+    """Return the median time between a column's files: its description, then marker after marker.
 
-    Whoever built them (ranks, an array) is in that pace; a pause between two runs is not.
+    All processes that built them (ranks, an array) count together; a pause between two runs does
+    not change a median.
     """
     if not markers:
         return None
@@ -76,11 +85,11 @@ def _seconds_per_shard(cache: Path, column: Column, markers: Sequence[Path]) -> 
 
 
 def _measured(container: str, parts: Sequence[Part]) -> tuple[float, float]:
-    """Bytes per record, and per shard beside them: from one record and two, written and removed."""
+    """Return bytes per record and additional bytes per shard, from two temporary shards."""
     rng = np.random.default_rng(0)
     values = [_example(part, rng) for part in parts]
     with tempfile.TemporaryDirectory() as folder:
-        one, two = (
+        first, second = (
             reader.CONTAINERS[container].write(
                 Path(folder) / f"{count}.{container}",
                 parts,
@@ -88,10 +97,11 @@ def _measured(container: str, parts: Sequence[Part]) -> tuple[float, float]:
             )["bytes"]
             for count in (1, 2)
         )
-    return two - one, 2 * one - two
+    return second - first, 2 * first - second
 
 
 def _example(part: Part, rng: np.random.Generator) -> Any:
+    """Return a random value of one part."""
     if part.dtype == "utf8":
         return rng.integers(97, 123, TEXT, dtype=np.uint8).tobytes()
     shape = tuple(ROWS if n is None else n for n in part.shape)
@@ -99,15 +109,21 @@ def _example(part: Part, rng: np.random.Generator) -> Any:
 
 
 def free(cache: Path) -> int:
-    """Free bytes of the file system where a cache is or would be."""
-    there = cache.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
+    """Return the free bytes of the file system where a cache is or would be."""
+    folder = cache.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def check(cache: Path, sizes: Iterable[Size], reclaimed: int = 0) -> None:
-    """ReedError when what is missing does not fit; reclaimed: bytes that go before."""
+    """Raise ReedError if the missing shards do not fit.
+
+    Args:
+        cache: Folder of the cache.
+        sizes: What each column has still to write.
+        reclaimed: Bytes that are removed before.
+    """
     need, room = sum(size.bytes for size in sizes), free(cache) + reclaimed
     if need > room:
         raise ReedError(
@@ -117,7 +133,7 @@ def check(cache: Path, sizes: Iterable[Size], reclaimed: int = 0) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them: 5400 is "1.5 h"."""
+    """Return seconds in a readable unit: 5400 is "1.5 h"."""
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
@@ -125,6 +141,6 @@ def duration(seconds: float) -> str:
 
 
 def stored(cache: Path) -> int:
-    """Bytes of the files that the columns of a cache hold."""
+    """Return the bytes of all files in the columns of a cache."""
     folders = [cache / name for name in schema.columns(cache)]
     return sum(path.stat().st_size for folder in folders for path in folder.iterdir())

@@ -1,4 +1,4 @@
-"""What an encoder is given: samples of a source, and records of the columns that it reads."""
+"""What encoders read: samples of a source, and records of other columns."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from reed.cache import plan
+from reed.cache import key_lists
 from reed.cache.account import Account
 from reed.cache.opened import open_cache
 
 Sample = dict[str, Any]
-KEY = "key"  # what an encoder reads that needs to know which sample it is; no source entry
+KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
 
 
 class BadSample(Exception):
-    """A sample that a source cannot read or an encoder cannot take; the message is the reason."""
+    """Raised for a sample that cannot be read or encoded; the message is the reason."""
 
 
 class Listing(dict[str, str]):
-    """Every key of a source with its stamp, and what else was found where the samples are.
+    """Every key of a source with its stamp, and what the source found besides its samples.
 
     Attributes:
-        passed: Files and members that are no sample, by reason ("ending .heic", "no ending"), each
-            reason with their names.
-        classes: Names of the classes, by number; empty where the data names none.
-        counts: What a source counted meanwhile, in words ("letters: stated by the file").
+        passed: Names of files and members that are not samples, by reason ("ending .heic", "no
+            ending").
+        classes: Class names by number; empty where the data names none.
+        counts: Counts of the source, by what was counted ("letters: stated by the file").
     """
 
     def __init__(
@@ -43,45 +43,52 @@ class Listing(dict[str, str]):
 
     @property
     def line(self) -> str:
-        """What was passed over, in one line; empty where nothing was."""
+        """Return a line on what was passed over; empty if nothing was."""
         return Account.of(self.passed).line
 
 
 class Source(Protocol):
     """A raw data set: stable keys, and the named entries of each sample.
 
-    views: how many views of a sample it can give, 2 if also the mirrored one. Instances are
-    pickled into the reading processes, so they keep no open files and are cheap to send. One whose
-    listing names classes has a setting `classes`: the names that a cache has frozen, by number,
-    with which those of the listing begin.
+    Instances are pickled into the reading processes, so they keep no open files and are cheap to
+    send. A source whose listing names classes has a setting ``classes``: the names that a cache
+    has frozen, by number, with which those of the listing begin.
+
+    Attributes:
+        entries: Names of the entries of a sample.
+        views: Number of views of a sample; 2 if the source can mirror it.
     """
 
     entries: tuple[str, ...]
     views: int
 
     def listing(self) -> Mapping[str, str]:
-        """Every key with a cheap stamp of its content (such as the file's size).
+        """Return every key with a cheap stamp of its content (such as the file's size).
 
-        A plain dict, or a Listing where files were passed over or classes have names.
+        The result is a plain dict, or a Listing if files were passed over or classes have names.
         """
         ...
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
-        """The entries of one view of a sample; raises BadSample with the reason.
+        """Return the entries of one view of a sample.
 
-        Only the entries that a column reads are looked up, so the mapping may make them then.
+        Only the entries that a column reads are accessed, so the mapping may compute them on
+        access.
+
+        Raises:
+            BadSample: The sample cannot be read; the message is the reason.
         """
         ...
 
 
-UNFIT = "name is no text"  # why a file is passed over whose name the list of keys cannot hold
+UNFIT = "name is no text"  # the reason for a file whose name a list of keys cannot hold
 
 
 def listed(source: Source) -> Listing:
-    """The listing of a source, without the keys that a cache cannot hold: these are passed over."""
-    found = source.listing()
-    listing = found if isinstance(found, Listing) else Listing(found)
-    unfit = plan.unfit(listing)
+    """Return the listing of a source; keys that a list of keys cannot hold are passed over."""
+    stamps = source.listing()
+    listing = stamps if isinstance(stamps, Listing) else Listing(stamps)
+    unfit = key_lists.unfit(listing)
     if not unfit:
         return listing
     kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
@@ -90,7 +97,12 @@ def listed(source: Source) -> Listing:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples that are encoded together: key -> one sample per view, and key -> what was wrong."""
+    """Samples that are encoded together.
+
+    Attributes:
+        samples: One sample per view, by key.
+        failed: Reason by key, of the samples that could not be read.
+    """
 
     samples: dict[str, list[Sample]]
     failed: dict[str, str]
@@ -98,7 +110,15 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Reading:
-    """All that reading the samples of a column needs; can be sent to another process."""
+    """All that reading the samples of a column needs; can be sent to another process.
+
+    Attributes:
+        cache: Folder of the cache.
+        column: Name of the column.
+        source: Source of the raw data.
+        reads: Source entries and addresses of fields.
+        views: Views of a sample.
+    """
 
     cache: Path
     column: str
@@ -108,11 +128,11 @@ class Reading:
 
     @property
     def is_raw(self) -> bool:
-        """Whether it reads the source at all."""
-        return any("/" not in place and place != KEY for place in self.reads)
+        """Whether the source is read at all."""
+        return any("/" not in address and address != KEY for address in self.reads)
 
     def chunk(self, shard: int, keys: Sequence[str]) -> Chunk:
-        """Some samples of one shard; one that fails in any view is left out."""
+        """Read some samples of one shard; a sample that fails in any view is left out."""
         stored = [self._stored(shard, keys, view) for view in range(self.views)]
         samples: dict[str, list[Sample]] = {}
         failed: dict[str, str] = {}
@@ -124,20 +144,21 @@ class Reading:
         return Chunk(samples, failed)
 
     def _sample(self, key: str, view: int, stored: dict[str, Sample]) -> Sample:
+        """Return one view of a sample; BadSample if it is missing in a column that is read."""
         entries = self.source.read(key, view) if self.is_raw else {}
-        raw = [place for place in self.reads if "/" not in place]
-        sample = {place: key if place == KEY else entries[place] for place in raw}
-        for place, values in stored.items():
+        raw = [address for address in self.reads if "/" not in address]
+        sample = {address: key if address == KEY else entries[address] for address in raw}
+        for address, values in stored.items():
             if key not in values:
-                raise BadSample(f"not in column {place.split('/')[0]!r}")
-            sample[place] = values[key]
+                raise BadSample(f"not in column {address.split('/')[0]!r}")
+            sample[address] = values[key]
         return sample
 
     def _stored(self, shard: int, keys: Sequence[str], view: int) -> dict[str, Sample]:
-        """Place in another column -> key -> value, of one view."""
+        """Return one view of the fields of other columns: address -> key -> value."""
         with open_cache(self.cache) as cache:
             return {
-                place: dict(cache.records(place, view=view, shards=[shard], keys=keys))
-                for place in self.reads
-                if "/" in place
+                address: dict(cache.records(address, view=view, shards=[shard], keys=keys))
+                for address in self.reads
+                if "/" in address
             }

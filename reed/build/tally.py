@@ -1,4 +1,4 @@
-"""What a build counts as it goes: seconds of each stage, and samples that failed."""
+"""The counts of a build: seconds of each stage, and failed samples."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from reed.errors import ReedError
 
-MAX_FAILED = 0.01  # of a column's samples
-FEW = 10  # failures that say nothing yet about their share
+MAX_FAILED = 0.01  # share of a column's samples
+FEW = 10  # failures from which no share can be estimated yet
 
 
 @dataclass
 class Timing:
-    """Seconds that building waited for samples, encoded them, and waited for their writing."""
+    """Seconds that a build waited for samples, encoded them, and waited for writing."""
 
     read: float = 0.0
     encode: float = 0.0
@@ -25,7 +25,7 @@ class Timing:
         self.write += other.write
 
     def summary(self) -> str:
-        """One line that says what limits."""
+        """Return a line that names the limiting stage."""
         seconds = {"read": self.read, "encode": self.encode, "write": self.write}
         spent = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
         return f"{spent} ({max(seconds, key=seconds.__getitem__)} limits)"
@@ -33,10 +33,16 @@ class Timing:
 
 @dataclass
 class Tally:
-    """Samples of a column that were tried and that failed; ReedError once too many have.
+    """Tried and failed samples of a column; adding raises ReedError once too many have failed.
 
-    planned: samples of the whole column. At most 1 % of these may fail; beyond the first ten
-    failures, at most 1 % of those that were tried so far.
+    At most 1 % of the column's samples may fail; beyond the first ten failures, at most 1 % of
+    those that were tried so far.
+
+    Attributes:
+        column: Name of the column.
+        planned: Samples of the whole column.
+        tried: Samples that were tried.
+        failed: Samples that failed.
     """
 
     column: str
@@ -45,7 +51,15 @@ class Tally:
     failed: int = 0
 
     def add(self, tried: int, failed: dict[str, str]) -> None:
-        """Count some samples, of which `failed` failed for these reasons."""
+        """Count samples.
+
+        Args:
+            tried: Number of samples that were tried.
+            failed: Key -> reason, of those that failed.
+
+        Raises:
+            ReedError: Too many samples have failed.
+        """
         self.tried += tried
         self.failed += len(failed)
         few = max(FEW, MAX_FAILED * self.tried)

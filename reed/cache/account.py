@@ -1,4 +1,4 @@
-"""What was found where the samples are and is none of them: the content of listing.json.
+"""The files that a source passed over, and what it counted: the content of listing.json.
 
 A cache without that file was planned before files that are passed over were counted.
 """
@@ -14,13 +14,18 @@ from reed import config
 from reed.cache import files, schema, sealed
 
 NAME = "listing.json"
-READING = 2  # how sources read files; 1: some were passed over in silence, by their ending
-KEPT, SHOWN = 100, 3  # names of one reason: in the file, in a line
+READING = 2  # how sources read files; 1: some passed files over silently, by their ending
+KEPT, SHOWN = 100, 3  # names per reason: in the file, in a line
 
 
 @dataclass(frozen=True)
 class Passed:
-    """Files that were passed over for one reason: how many, and the names of the first."""
+    """Files that were passed over for one reason.
+
+    Attributes:
+        count: Number of the files.
+        names: Names of the first ones, at most ``KEPT``.
+    """
 
     count: int
     names: tuple[str, ...]
@@ -28,8 +33,13 @@ class Passed:
 
 @dataclass(frozen=True)
 class Account:
-    """What a listing found. reading: READING of the package that planned the cache; passed: files
-    and members that are no sample, by reason; counted: what the source counted meanwhile."""
+    """The result of a listing besides its samples.
+
+    Attributes:
+        reading: ``READING`` of the version that planned the cache.
+        passed: Files and members that are not samples, by reason.
+        counted: Counts of the source, by what was counted.
+    """
 
     reading: int = 1
     passed: dict[str, Passed] = dataclasses.field(default_factory=dict)
@@ -37,7 +47,7 @@ class Account:
 
     @classmethod
     def of(cls, passed: Mapping[str, Sequence[str]], reading: int = READING) -> Account:
-        """The account of what a listing passed over, reason -> names."""
+        """Return the account of a listing that passed over these names, by reason."""
         return cls(
             reading,
             {
@@ -49,22 +59,22 @@ class Account:
 
     @property
     def line(self) -> str:
-        """All of it in one line, such as "passed over 12 files: 9 .heic (a.heic, …), …"; or ""."""
-        total = sum(each.count for each in self.passed.values())
+        """Return "passed over 12 files: 9 .heic (a.heic, …), …", say; empty if there are none."""
+        total = sum(passed.count for passed in self.passed.values())
         if not total:
             return ""
-        found = sorted(self.passed.items(), key=lambda item: (-item[1].count, item[0]))
-        told = ", ".join(f"{each.count} {_said(reason)} ({_some(each)})" for reason, each in found)
-        return f"passed over {total} {'file' if total == 1 else 'files'}: {told}"
+        ordered = sorted(self.passed.items(), key=lambda item: (-item[1].count, item[0]))
+        groups = ", ".join(f"{p.count} {_short(reason)} ({_first(p)})" for reason, p in ordered)
+        return f"passed over {total} {'file' if total == 1 else 'files'}: {groups}"
 
 
 def printable(name: str) -> str:
-    """A name as it can be printed and stored: what is no text, and control signs, escaped."""
+    """Return a name that can be printed and stored: invalid text and control characters escaped."""
     return name if name.isprintable() else repr(name)[1:-1]
 
 
 def load(cache: Path) -> Account:
-    """The account of a cache; an empty one where it has none."""
+    """Return the account of a cache; an empty one if it has no listing.json."""
     path = cache / NAME
     return config.build(Account, sealed.read(path), str(path)) if path.is_file() else Account()
 
@@ -76,23 +86,28 @@ def save(
     *,
     anew: bool,
 ) -> None:
-    """Write what a listing passed over and counted, unless it is there.
+    """Write listing.json, unless it has this content already.
 
-    anew: whether the cache was planned with this listing; else it stays one of the READING by
-    which it was planned.
+    Args:
+        cache: Folder of the cache.
+        passed: Names of files that were passed over, by reason.
+        counted: Counts of the source.
+        anew: Whether the cache is planned with this listing; otherwise the file keeps the reading
+            with which the cache was planned.
     """
     reading = READING if anew else load(cache).reading
-    found = dataclasses.replace(Account.of(passed, reading), counted=dict(counted))
-    data, path = schema.dump(found), cache / NAME
+    listing = dataclasses.replace(Account.of(passed, reading), counted=dict(counted))
+    data, path = schema.dump(listing), cache / NAME
     if not path.is_file() or path.read_bytes() != data:
         files.write_atomic(path, data)
 
 
-def _said(reason: str) -> str:
-    """A reason behind a number: "ending .heic" is ".heic"."""
+def _short(reason: str) -> str:
+    """Return a reason as it follows a number: "ending .heic" becomes ".heic"."""
     return "without ending" if reason == "no ending" else reason.removeprefix("ending ")
 
 
-def _some(passed: Passed) -> str:
+def _first(passed: Passed) -> str:
+    """Return the first names, followed by an ellipsis if there are more."""
     more = ", …" if passed.count > SHOWN else ""
     return ", ".join(passed.names[:SHOWN]) + more

@@ -1,4 +1,4 @@
-"""The names of the classes: frozen with the plan, so that no class ever changes its number."""
+"""The class names of a cache: frozen with the plan, so that no class ever changes its number."""
 
 from __future__ import annotations
 
@@ -14,10 +14,17 @@ from reed.errors import ReedError
 def check(
     cache: Path, manifest: Manifest, keys: Sequence[str], named: Sequence[str], *, is_new: bool
 ) -> None:
-    """Refuse names by which a class of the cache would have another number than before.
+    """Refuse class names that would give a class of the cache another number than before.
 
-    named: the names that the source gives now, by number, if it names any; is_new: whether the
-    plan is to be extended.
+    Args:
+        cache: Folder of the cache, for the messages.
+        manifest: Manifest of the cache.
+        keys: Keys of the plan.
+        named: Class names that the source gives now, by number; empty if it names none.
+        is_new: Whether the plan is to be extended.
+
+    Raises:
+        ReedError: A class would change its number.
     """
     frozen = manifest.classes
     for number, was in enumerate(frozen if named else ()):
@@ -27,6 +34,8 @@ def check(
                 f"{cache}: class {number} is {was!r}, the source now says {now!r}; restore the "
                 "names, or start anew with --rebuild"
             )
+
+    # An older cache has no frozen list; its numbers followed from the folders of its keys.
     moved = first_moved(manifest, keys, named)
     if is_new and moved:
         before = folders(keys[: manifest.segments[0]], named)
@@ -38,19 +47,20 @@ def check(
 
 
 def first_moved(manifest: Manifest, keys: Sequence[str], named: Sequence[str]) -> str | None:
-    """The first class of a cache without a frozen list that now has another number, or None.
+    """Return the first class that now has another number, of a cache without a frozen list.
 
-    Such a cache counted the top folders of its keys, sorted, as they were in its first build.
+    Such a cache numbered the top folders of the keys of its first build, sorted. The result is None
+    if no number has changed or the list is frozen.
     """
     before = [] if manifest.classes else folders(keys[: manifest.segments[0]], named)
     return next((was for was, now in zip(before, named, strict=False) if was != now), None)
 
 
 def folders(keys: Sequence[str], named: Sequence[str]) -> list[str]:
-    """The top folders of the keys that are classes, sorted."""
+    """Return the top folders of the keys that are classes, sorted."""
     return sorted({key.partition("/")[0] for key in keys} & set(named))
 
 
 def has_labels(cache: Path, name: str) -> bool:
-    """Whether a column holds the numbers of classes."""
+    """Whether a column holds class numbers."""
     return any(field.kind == "label" for field in schema.load_column(cache, name).fields)

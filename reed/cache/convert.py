@@ -1,4 +1,4 @@
-"""Storing a cache in another container: a new cache of the same samples, compared bit by bit."""
+"""Converting a cache to another container: a new cache with the same samples, bit by bit."""
 
 from __future__ import annotations
 
@@ -22,15 +22,26 @@ from reed.errors import ReedError, suggest
 def convert(
     cache: Path, out: Path, to: str, names: Collection[str] = (), *, progress: bool = True
 ) -> Plan:
-    """Write the cache `out` with the columns `names` (default: all) in the container `to`.
+    """Write a cache with some columns in another container; the other columns are copied.
 
-    Other columns are copied. Every shard is checked before, read back and compared before its
-    marker is written; shards that are there already are kept, so a second call resumes.
+    Every shard is checked first, then written, read back and compared before its marker is written.
+    Shards that are in place are kept, so a second call resumes.
+
+    Args:
+        cache: Folder of the cache.
+        out: Folder of the new cache.
+        to: Container of the converted columns.
+        names: The columns to convert; all by default.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        The plan of both caches.
     """
     if to not in schema.CONTAINERS:
         raise ReedError(f"unknown container {to!r}.{suggest(to, schema.CONTAINERS)}")
     if out.resolve() == cache.resolve():
         raise ReedError(f"--out {out} is the cache itself; name a new folder")
+
     frozen = plans.load(cache)
     columns = [schema.load_column(cache, name) for name in schema.columns(cache)]
     chosen = {schema.load_column(cache, name).name for name in names or schema.columns(cache)}
@@ -38,6 +49,7 @@ def convert(
     keys = sorted(path.name for path in cache.glob("keys*.txt"))
     for name in [*keys, *listed, "manifest.json"]:
         _put(out / name, (cache / name).read_bytes())
+
     quiet = None if progress else True  # None: shown where there is a terminal
     with tqdm(total=len(columns) * frozen.shards, unit="shard", disable=quiet) as bar:
         for column in columns:
@@ -52,7 +64,7 @@ def convert(
 
 
 def _put(path: Path, data: bytes) -> None:
-    """Write a file, or refuse if another one is there."""
+    """Write a file; raise ReedError if one with other content is there."""
     if not path.exists():
         files.write_atomic(path, data, overwrite=False)
     if path.read_bytes() != data:
@@ -60,7 +72,8 @@ def _put(path: Path, data: bytes) -> None:
 
 
 def _describe(cache: Path, out: Path, column: Column, target: Column) -> None:
-    reader.load_state(cache, column)  # which checks it
+    """Write the description and the calibration of a column, after checking them."""
+    reader.load_state(cache, column)  # raises an error for a damaged calibration
     if column.calibration:
         name = f"{column.name}/calibration.npz"
         _put(out / name, (cache / name).read_bytes())
@@ -70,6 +83,7 @@ def _describe(cache: Path, out: Path, column: Column, target: Column) -> None:
 def _convert_shard(
     cache: Path, out: Path, frozen: Plan, column: Column, target: Column, shard: int
 ) -> None:
+    """Write one shard in the container of ``target``, compare it with its source, then mark it."""
     source = schema.shard_path(cache, column, shard)
     try:
         marker = verify.check_marker(cache, frozen, column, shard)
@@ -85,19 +99,20 @@ def _convert_shard(
             ]
             yield tar.member_key(marker.keys[row // views], row % views), values
 
+    # The marker makes the shard count, so it is written only after the comparison.
     path = schema.shard_path(out, target, shard)
     with files.new_file(path) as temp:
         index = reader.CONTAINERS[target.container].write(temp, parts, members())
         copied = replace(marker, **index)
-        ours = chain.from_iterable(_stored(source, column, marker, views))
-        theirs = chain.from_iterable(_stored(temp, target, copied, views))
-        if not all(_equal(a, b) for a, b in zip(ours, theirs, strict=True)):
+        before = chain.from_iterable(_stored(source, column, marker, views))
+        after = chain.from_iterable(_stored(temp, target, copied, views))
+        if not all(_equal(a, b) for a, b in zip(before, after, strict=True)):
             raise ReedError(f"{path} does not read back as {source}; is the disk sound?")
     files.write_atomic(schema.marker_path(out, target, shard), schema.dump(copied))
 
 
 def _stored(path: Path, column: Column, marker: Marker, views: int) -> Iterator[list[np.ndarray]]:
-    """The parts of every record of a shard file, as stored."""
+    """Yield the parts of every record of a shard file, as stored."""
     parts = reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):

@@ -1,6 +1,6 @@
-"""What building a column took: a line per build command that ended, in COLUMN/cost.jsonl.
+"""The cost of building a column: COLUMN/cost.jsonl has a line per build command that ended.
 
-Not part of what a column holds: its bytes are the same whoever builds it, its cost is not.
+The cost is no part of a column's content: its bytes do not depend on who builds it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _NAME = "cost.jsonl"
 
 
 def record(column: Path, seconds: float, device: str) -> None:
-    """Append one process's seconds, in one write, so that lines of several never mix."""
+    """Append the seconds of one process, in one write: lines of several processes never mix."""
     line = json.dumps({"seconds": round(seconds, 3), "device": device}) + "\n"
     descriptor = os.open(column / _NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
@@ -23,7 +23,7 @@ def record(column: Path, seconds: float, device: str) -> None:
 
 
 def seconds(column: Path) -> float | None:
-    """Seconds of all processes whose command ended; None where none is recorded."""
+    """Return the seconds of all processes whose command ended; None where none is recorded."""
     path = column / _NAME
     if not path.is_file():
         return None

@@ -13,11 +13,16 @@ from reed.cache.opened import Cache
 
 
 class CacheDataset(Dataset[dict[str, Any]]):
-    """The samples that all of some places have, in cache order, decoded when asked for.
+    """The samples that all of some places have, in cache order, decoded on access.
 
-    A sample is {name: value}: a tensor (floats as float32, a label as an int64 scalar), or a
-    string where the field is text. It reads in any number of DataLoader workers, forked or
-    spawned. Where samples differ in length, a DataLoader needs a `collate_fn` that pads them.
+    A sample is {name: value}: a tensor (floats as float32, a label as an int64 scalar), or a string
+    where the field is text. The data set can be read in any number of DataLoader workers, forked or
+    spawned. Where samples differ in length, a DataLoader needs a ``collate_fn`` that pads them.
+
+    Args:
+        cache: The open cache.
+        places: Name -> address "column/field".
+        view: The view to read; 1 is the mirrored one.
 
     Attributes:
         keys: The keys of the samples, in the same order.
@@ -35,9 +40,9 @@ class CacheDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, sample = self._rows[index], {}
         for column in self._columns:
-            shard, place = int(column.shard[row]), int(column.place[row])
+            shard, position = int(column.shard[row]), int(column.place[row])
             fields = column.fields.values()
-            values = self._cache.read(column.name, fields, shard, place, self._view)
+            values = self._cache.read(column.name, fields, shard, position, self._view)
             for name, field in column.fields.items():
                 value = values[field.name]
                 sample[name] = torch.from_numpy(value) if isinstance(value, np.ndarray) else value

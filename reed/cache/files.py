@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, however their writer ends."""
+"""Files that appear whole or not at all, even if their writer is killed."""
 
 from __future__ import annotations
 
@@ -19,25 +19,29 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
-    """A temp path that becomes `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary path that is renamed to ``path`` if the block succeeds, else removed.
 
-    The block writes and syncs the file. With overwrite=False a file that is there already wins,
-    also against a racing writer.
+    The block writes and syncs the file.
+
+    Args:
+        path: The final path.
+        overwrite: Whether to replace an existing file. If False, an existing file is kept, even one
+            that another process writes at the same time.
     """
     with _appearing(path) as temp:
         yield temp
         try:
             _rename(temp, path, overwrite)
         except FileNotFoundError:
-            if not path.exists():  # else a racing writer was first, and swept our temp file
+            if not path.exists():  # else another writer was first and removed our file
                 raise
 
 
 @contextmanager
 def new_folder(path: Path) -> Generator[Path]:
-    """A temp folder that replaces `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary folder that replaces ``path`` if the block succeeds, else is removed.
 
-    The block writes files into it, which are synced here.
+    The block writes files into it; they are synced here.
     """
     with _appearing(path) as temp:
         temp.mkdir()
@@ -51,9 +55,12 @@ def new_folder(path: Path) -> Generator[Path]:
 
 @contextmanager
 def _appearing(path: Path) -> Generator[Path]:
-    """A temp path beside `path`, gone at the end; what the block makes of it is made durable.
+    """Yield a temporary path beside ``path`` and remove it afterwards.
 
-    Raises ReedError where there is no room.
+    Syncs the folder after the block, so that the block's rename is durable.
+
+    Raises:
+        ReedError: The disk or the quota is full, or the file system is read-only.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temp = path.with_name(f".{path.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
@@ -71,9 +78,12 @@ def _appearing(path: Path) -> Generator[Path]:
 
 
 def sweep(folder: Path, names: Collection[str]) -> None:
-    """Remove the temp files and folders that killed writers of `names` left.
+    """Remove the temporary files and folders that killed writers of some files left.
 
-    Only for names that are in place and good: a racing writer takes that for its own success.
+    Args:
+        folder: The folder of the files.
+        names: Names of files that are in place and valid. A writer that is still running takes its
+            missing temporary file as a sign that another process has written the same file.
     """
     for temp in folder.glob(".*.tmp"):
         if temp.name[1:].rsplit(".", 2)[0] in names:
@@ -81,7 +91,7 @@ def sweep(folder: Path, names: Collection[str]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -89,6 +99,7 @@ def _remove(path: Path) -> None:
 
 
 def _rename(temp: Path, path: Path, overwrite: bool) -> None:
+    """Rename a temporary file; without ``overwrite`` an existing file is kept."""
     if overwrite:
         os.replace(temp, path)
     else:
@@ -106,7 +117,7 @@ def _rename(temp: Path, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def open_new(path: Path, *, overwrite: bool = True) -> Generator[BinaryIO]:
-    """As new_file, opened for writing and synced at the end."""
+    """Open a new file for writing, as `new_file` does, and sync it at the end."""
     with new_file(path, overwrite=overwrite) as temp, open(temp, "wb") as file:
         yield file
         file.flush()
@@ -114,17 +125,24 @@ def open_new(path: Path, *, overwrite: bool = True) -> Generator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes, *, overwrite: bool = True) -> None:
-    """Write a file that appears whole or not at all: temp name, fsync, rename."""
+    """Write a file that appears whole or not at all: temporary name, fsync, rename."""
     with open_new(path, overwrite=overwrite) as file:
         file.write(data)
 
 
 @contextmanager
 def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
-    """Keep other processes from writing the folder inside the `with`; it is made if need be.
+    """Keep other processes from writing to a folder inside the ``with`` block.
 
-    The lock goes with its process, however that ends. File systems without locks give none.
-    Where another process holds it: wait for that one, or else raise ReedError.
+    The lock ends with its process, however that ends. On a file system without locks there is no
+    protection.
+
+    Args:
+        folder: The folder; it is created if needed.
+        wait: Whether to wait for another process that holds the lock.
+
+    Raises:
+        ReedError: Another process holds the lock and ``wait`` is False.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -135,7 +153,7 @@ def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
             raise ReedError(
                 f"another process is writing {folder}; wait for it, or choose another folder"
             ) from None
-        except OSError:  # some network file systems: run without a lock, as they do for all
+        except OSError:  # some network file systems have no locks: continue without one
             pass
         yield
     finally:
@@ -143,7 +161,7 @@ def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
 
 
 def sync(path: Path) -> None:
-    """Make what a file holds durable, or the names in a folder."""
+    """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Some fields of a cache, joined by key: the samples that all have, and their records."""
+"""Fields of a cache joined by key: the samples that every column has, and their records."""
 
 from __future__ import annotations
 
@@ -20,25 +20,36 @@ from reed.errors import ReedError
 if TYPE_CHECKING:
     from reed.cache.opened import Cache
 
-_OPEN, _BLOCK = 16, 8192  # shards that stay open, and records per call, where all are read
+_OPEN, _BLOCK = 16, 8192  # when all records are read: shards kept open, records per call
 
 
 class Joined:
-    """The columns behind some names, and the rows of the plan that every one of them has.
+    """The columns of some fields, and the rows of the plan that all of them have.
 
-    places: name -> "column/field"; lacking: column -> rows of the plan that it left out; skip: how
-    many records may be left out because their shard is absent or of the wrong size (0: none, any
-    such shard is an error). Raises ReedError if a column is absent or incomplete, or if no sample
-    is in all of them.
+    Args:
+        cache: The open cache.
+        places: Name -> address "column/field".
+        skip: Number of records that may be left out because their shard is missing or of the wrong
+            size; with 0, any such shard is an error.
+
+    Attributes:
+        columns: The columns; each is there once, with all its requested fields.
+        rows: Rows of the plan that every column has.
+        left_out: Number of the other rows.
+        lacking: Column -> rows that it left out.
+
+    Raises:
+        ReedError: A column is missing or incomplete, or no sample is in all columns.
     """
 
     def __init__(self, cache: Cache, places: Mapping[str, str], skip: int = 0) -> None:
         self._plan, self._skip = cache.plan, skip
-        fields: dict[str, dict[str, Field]] = {}  # by column, so that a record is read once
+        fields: dict[str, dict[str, Field]] = {}  # by column, so that each record is read once
         for name, place in places.items():
             column, field = cache.column_and_field(place)
             fields.setdefault(column.name, {})[name] = field
-        self.columns = [JoinedColumn(cache, name, each, skip) for name, each in fields.items()]
+        self.columns = [JoinedColumn(cache, name, group, skip) for name, group in fields.items()]
+
         kept = np.ones(len(self._plan.keys), dtype=bool)
         for column in self.columns:
             kept &= column.place >= 0
@@ -49,12 +60,20 @@ class Joined:
         self.lacking = {c.name: np.flatnonzero(c.place < 0) for c in self.columns}
 
     def numbers(self, name: str) -> np.ndarray:
-        """A field of one number per sample, of every row in `rows`."""
-        column = next(each for each in self.columns if name in each.fields)
+        """Return a field of one number per sample for every row in ``rows``."""
+        column = next(c for c in self.columns if name in c.fields)
         return column.numbers(name, self.rows)
 
     def labels(self, cache: Cache, place: str) -> np.ndarray:
-        """The label "column/field" of every row in `rows`; ReedError where one has none."""
+        """Return the label of every row in ``rows``.
+
+        Args:
+            cache: The open cache.
+            place: Address "column/field" of the label.
+
+        Raises:
+            ReedError: The field is not a label, or a sample has none.
+        """
         column, field = cache.column_and_field(place)
         if field.kind != "label":
             raise ReedError(f"{place} is of kind {field.kind!r}, one_per takes a label")
@@ -66,28 +85,34 @@ class Joined:
 
     @cached_property
     def lengths(self) -> np.ndarray | None:
-        """The length of every row in `rows`, None where none varies; ReedError if fields differ."""
-        found: np.ndarray | None = None
+        """Return the length of every row in ``rows``; None where lengths do not vary.
+
+        Raises:
+            ReedError: Two fields of a sample differ in length.
+        """
+        first: np.ndarray | None = None
         for column in self.columns:
             for part in column.ragged:
                 lengths = column.lengths(part)[self.rows]
-                if found is None:
-                    found = lengths
-                if (differ := np.flatnonzero(lengths != found)).size:
+                if first is None:
+                    first = lengths
+
+                # Tokens are paired by position, which needs the same length in every column.
+                if (differ := np.flatnonzero(lengths != first)).size:
                     key = self._plan.keys[self.rows[differ[0]]]
                     raise ReedError(
-                        f"sample {key!r} has {found[differ[0]]} tokens in one column and "
+                        f"sample {key!r} has {first[differ[0]]} tokens in one column and "
                         f"{lengths[differ[0]]} in {column.name}/{part}; they cannot be paired"
                     )
-        return found
+        return first
 
 
 class Index:
-    """Where the samples of one column are.
+    """Where the records of one column are.
 
     Attributes:
-        markers: Those of its shards, by number; each file has been checked for its size.
-        problems: What is wrong with the shards that have none, by number.
+        markers: Marker by shard; the size of each shard file has been checked.
+        problems: Message by shard, of the shards without a valid marker.
         shard: The shard of every row of the plan.
     """
 
@@ -105,13 +130,20 @@ class Index:
 
     @cached_property
     def place(self) -> np.ndarray:
-        """The place in its shard of every row of the plan, -1 where the sample was left out."""
+        """Return the position of every row among its shard's records; -1 if it was left out."""
         shards = range(self._plan.shards)
         return np.concatenate([_places(self._plan, self.markers.get(i), i) for i in shards])
 
 
 class JoinedColumn:
-    """One column: where the records of each row are, and how its fields decode."""
+    """One column of a join: where the record of each row is, and how to decode its fields.
+
+    Args:
+        cache: The open cache.
+        name: Name of the column.
+        fields: The requested fields, by the names under which they were requested.
+        skip: As in `Joined`.
+    """
 
     def __init__(self, cache: Cache, name: str, fields: dict[str, Field], skip: int) -> None:
         self.name, self.fields = name, fields
@@ -126,19 +158,19 @@ class JoinedColumn:
         self._on: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
 
     def open(self, limit: int) -> reader.OpenShards:
-        """Readers of the column's shards, of which `limit` stay open."""
+        """Return a reader of the column's shards that keeps ``limit`` shards open."""
         return reader.OpenShards(
             self._folder, self._column, self._markers, views=self._views, limit=limit
         )
 
     def lengths(self, part: str) -> np.ndarray:
-        """The length of a ragged part for every row of the plan; 0 where it was left out."""
-        found = np.zeros(len(self.place), dtype=np.int64)
+        """Return the length of a ragged part for every row of the plan; 0 where it was left out."""
+        lengths = np.zeros(len(self.place), dtype=np.int64)
         for shard, marker in self._markers.items():
             rows = self._plan.rows(shard)
-            each = np.asarray(marker.parts[part]["lengths"], dtype=np.int64)[:: self._views]
-            found[rows.start : rows.stop][self.place[rows.start : rows.stop] >= 0] = each
-        return found
+            stored = np.asarray(marker.parts[part]["lengths"], dtype=np.int64)[:: self._views]
+            lengths[rows.start : rows.stop][self.place[rows.start : rows.stop] >= 0] = stored
+        return lengths
 
     def read(
         self,
@@ -147,7 +179,17 @@ class JoinedColumn:
         views: np.ndarray,
         out: Out,
     ) -> dict[int, ReedError]:
-        """Fill out[part][j] with view views[j] of rows[j]; returns what failed, by j."""
+        """Read the records of some rows into arrays.
+
+        Args:
+            opened: The reader that `open` has returned.
+            rows: Rows of the plan, [B].
+            views: The view of each row, [B].
+            out: Part -> B arrays; ``out[part][j]`` is filled with the record of ``rows[j]``.
+
+        Returns:
+            The errors of the records that could not be read, by j.
+        """
         shards, records = self.shard[rows], self.place[rows] * self._views + views
         order = np.argsort(shards, kind="stable")
         chosen = {
@@ -155,9 +197,11 @@ class JoinedColumn:
             for members in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)
             if len(members)
         }
+
         groups = {shard: _group(members, records, out) for shard, members in chosen.items()}
         failed: dict[int, ReedError] = {}
-        for shard in opened.read_many(groups):  # one by one, to find which
+        for shard in opened.read_many(groups):
+            # Reading the records of a bad shard one by one finds those that cannot be read.
             for j in chosen[shard]:
                 try:
                     opened.read(shard, *_group([j], records, out))
@@ -166,34 +210,34 @@ class JoinedColumn:
         return failed
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
-        """A field of one number per sample, of some rows of the plan, as stored."""
+        """Return a field of one number per sample for some rows of the plan, as stored."""
         (part,) = self.parts[name]
-        found = np.empty((len(rows), 1), part.dtype)
+        numbers = np.empty((len(rows), 1), part.dtype)
         with contextlib.closing(self.open(_OPEN)) as opened:
             for start in range(0, len(rows), _BLOCK):
-                some = rows[start : start + _BLOCK]
-                out = {part.name: list(found[start : start + _BLOCK])}
-                if failed := self.read(opened, some, np.zeros_like(some), out):
+                block = rows[start : start + _BLOCK]
+                out = {part.name: list(numbers[start : start + _BLOCK])}
+                if failed := self.read(opened, block, np.zeros_like(block), out):
                     raise next(iter(failed.values()))
-        return found[:, 0]
+        return numbers[:, 0]
 
     def state_on(self, name: str, device: torch.device | str) -> dict[str, torch.Tensor]:
-        """The calibration of a field as tensors on a device, moved there once."""
-        where = (name, str(device))
-        if where not in self._on:
+        """Return the calibration of a field as tensors on a device; they are copied there once."""
+        cached = (name, str(device))
+        if cached not in self._on:
             state = self._state[self.fields[name].name]
-            self._on[where] = {key: torch.from_numpy(a).to(device) for key, a in state.items()}
-        return self._on[where]
+            self._on[cached] = {key: torch.from_numpy(a).to(device) for key, a in state.items()}
+        return self._on[cached]
 
 
 def _group(members: Iterable[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
-    """The records of some places of a batch, and where they go."""
+    """Return the records of some positions of a batch, and the arrays that they are read into."""
     wanted = {name: [arrays[j] for j in members] for name, arrays in out.items()}
     return [int(records[j]) for j in members], wanted
 
 
 def _check_complete(cache: Cache, column: Column, index: Index, skip: int) -> None:
-    """ReedError where a shard is missing or wrong, unless no more than `skip` records are lost."""
+    """Raise ReedError if shards are missing or invalid and hold more than ``skip`` records."""
     planned, problems = cache.plan, index.problems
     lost = sum(len(planned.rows(shard)) for shard in problems)
     if lost <= skip:
@@ -210,6 +254,7 @@ def _check_complete(cache: Cache, column: Column, index: Index, skip: int) -> No
 
 
 def _places(planned: Plan, marker: Marker | None, shard: int) -> np.ndarray:
+    """Return the position of every sample of a shard among its records; -1 if it was left out."""
     keys = planned.keys_of(shard)
     if marker is None:
         return np.full(len(keys), -1)

@@ -1,4 +1,4 @@
-"""Mending a cache: dropping what is damaged, so that it is built again, and lost markers."""
+"""Mending a cache: removing damaged shards, so that they are built again, and restoring markers."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ ABSENT = "not in the shard (reindexed)"
 
 
 def repair(cache: Path, problems: Iterable[Problem]) -> dict[str, list[int]]:
-    """Remove the shards that have a problem, markers first, so that a build makes just these.
+    """Remove the shards that have a problem, markers first, so that a build makes only these.
 
-    Returns column -> shards. Problems of a whole column are the caller's: its description and
-    its calibration determine every shard.
+    Problems of a whole column are left to the caller: its description and its calibration determine
+    every shard.
+
+    Args:
+        cache: Folder of the cache.
+        problems: The problems that `reed.cache.verify.verify` found.
+
+    Returns:
+        The removed shards by column.
     """
     dropped: dict[str, list[int]] = {}
     for problem in problems:
         if problem.shard is not None:
             column = schema.load_column(cache, problem.column)
-            for place in (schema.marker_path, schema.shard_path):
-                place(cache, column, problem.shard).unlink(missing_ok=True)
+            for path_of in (schema.marker_path, schema.shard_path):
+                path_of(cache, column, problem.shard).unlink(missing_ok=True)
             dropped.setdefault(problem.column, []).append(problem.shard)
     return dropped
 
 
 def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
-    """Write the markers that a column lacks, from the headers of its shards; yields each.
+    """Write the markers that a column lacks, from the headers of its shards.
 
-    Samples of the plan that are not in a shard count as failed; statistics are those of the
-    decoded values. ReedError if a shard is not one of this column and plan.
+    Samples of the plan that are not in a shard count as failed; statistics are those of the decoded
+    values.
+
+    Yields:
+        Each marker that was written.
+
+    Raises:
+        ReedError: A shard does not belong to this column and plan.
     """
     column = schema.load_column(cache, name)
     state = reader.load_state(cache, column)
@@ -53,15 +66,19 @@ def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
 
 
 def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], shard: int) -> Marker:
+    """Return the marker of a shard, made from its headers and its decoded values."""
     path = schema.shard_path(cache, column, shard)
     parts, views = reader.parts_of(column.fields), range(plan.manifest.views)
     members, index = reader.CONTAINERS[column.container].scan(path, parts)
-    planned, there = plan.keys_of(shard), set(members)
-    keys = tuple(key for key in planned if tar.member_key(key) in there)
+
+    # Member names are shortened keys, so they are compared with the names of the planned keys.
+    planned, present = plan.keys_of(shard), set(members)
+    keys = tuple(key for key in planned if tar.member_key(key) in present)
     expected = [tar.member_key(key, view) for key in keys for view in views]
     if members != expected:
         odd = next((m for m in members if m not in expected), "another order or number")
-        raise ReedError(f"{path} holds {odd!r}, which the plan has not for shard {shard}")
+        raise ReedError(f"{path} holds {odd!r}, which the plan does not have in shard {shard}")
+
     marker = Marker(
         column=column.name,
         shard=shard,
@@ -78,7 +95,7 @@ def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], sh
 def _stats(
     path: Path, column: Column, marker: Marker, state: dict[str, State], records: int
 ) -> dict:
-    """The statistics of what is stored, which is what was encoded if the codec loses nothing."""
+    """Return the statistics of the stored values; they are exact where the codec is lossless."""
     fields = [field for field in column.fields if field.kind not in ("text", "label")]
     parts = [part for field in fields for part in codecs.codec_of(field).parts(field)]
     running = {field.name: Stats(field) for field in fields}

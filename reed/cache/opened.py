@@ -1,4 +1,4 @@
-"""A cache that is open for reading; each of its files is parsed once."""
+"""A cache that is open for reading; each of its files is parsed only once."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def open_cache(folder: Path | str) -> Cache:
     """Open a cache for reading.
 
     Args:
-        folder: The folder of the cache, such as "cache/imagenet".
+        folder: Folder of the cache, such as "cache/imagenet".
 
     Returns:
         The open cache, which is also a context manager.
 
     Raises:
-        ReedError: There is no cache in the folder, or it is of another format.
+        ReedError: There is no cache in the folder, or it has another format.
     """
     return Cache(Path(folder))
 
@@ -42,11 +42,12 @@ def open_cache(folder: Path | str) -> Cache:
 class Cache:
     """An open cache: its manifest, plan and columns, and the values of its samples.
 
-    A place is "column/field", or "column" for all fields of a column. Whatever was parsed is kept
-    until the cache is closed. An open cache can be sent to another process and survives a fork.
+    A place is the address of a field, "column/field"; "column" alone stands for all fields of the
+    column. What was parsed is kept until the cache is closed. An open cache can be sent to another
+    process and can be used after a fork.
 
     Attributes:
-        folder: Where the cache is.
+        folder: Folder of the cache.
         manifest: The content of manifest.json.
     """
 
@@ -78,7 +79,7 @@ class Cache:
         return self.__dict__ | {"_opened": {}}
 
     def close(self) -> None:
-        """Close the shards that are open; the cache cannot be read any more."""
+        """Close the open shards; the cache cannot be read afterwards."""
         self._is_closed = True
         while self._opened:
             _, opened = self._opened.popitem()
@@ -87,7 +88,7 @@ class Cache:
 
     @property
     def plan(self) -> Plan:
-        """Every key, in cache order, and where it lies."""
+        """Return the plan: every key, in cache order, and the shard of each row."""
         self._check_open()
         if self._plan is None:
             self._plan = plan.load(self.folder)
@@ -95,37 +96,37 @@ class Cache:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, by number; empty where the manifest names none."""
+        """Return the class names by number; empty where the manifest has none."""
         return self.manifest.classes
 
     @property
     def columns(self) -> dict[str, Column]:
-        """The columns by name, complete or not."""
+        """Return the columns by name, complete or not."""
         return {name: self.column(name) for name in schema.columns(self.folder)}
 
     def column(self, name: str) -> Column:
-        """The description of one column; ReedError with the nearest name."""
+        """Return the description of one column; ReedError if there is none."""
         self._check_open()
         if name not in self._columns:
             self._columns[name] = schema.load_column(self.folder, name)
         return self._columns[name]
 
     def column_and_field(self, place: str) -> tuple[Column, Field]:
-        """The column and the field that "column/field" names."""
+        """Return the column and the field of the address "column/field"."""
         column, field = self._split(place)
         if field is None:
-            names = ", ".join(f"{column.name}/{each.name}" for each in column.fields)
+            names = ", ".join(f"{column.name}/{f.name}" for f in column.fields)
             raise ReedError(f"{place!r} names a column; name one of its fields: {names}")
         return column, field
 
     def state(self, name: str) -> dict[str, State]:
-        """The calibration of every field of a column, as `reader.load_state` checks it."""
+        """Return the calibration of every field of a column, see `reader.load_state`."""
         if name not in self._states:
             self._states[name] = reader.load_state(self.folder, self.column(name))
         return self._states[name]
 
     def marker(self, name: str, shard: int) -> Marker:
-        """The marker of one shard of a column; its index lies inside the file of the shard."""
+        """Return the marker of one shard; its index points only into the shard file."""
         markers = self._markers.setdefault(name, {})
         if shard not in markers:
             column, views = self.column(name), self.manifest.views
@@ -140,11 +141,11 @@ class Cache:
         shards: Iterable[int] | None = None,
         keys: Collection[str] | None = None,
     ) -> Iterator[tuple[str, Any]]:
-        """Read what a column has, in cache order; samples that it left out are passed over.
+        """Read the records of a column in cache order; samples that it left out are skipped.
 
         Args:
             place: "column/field", or "column" for all of its fields.
-            view: Which view of each sample; 1 is the mirrored one.
+            view: The view to read; 1 is the mirrored one.
             shards: The shards to read; all of them by default.
             keys: The samples to read; all of them by default.
 
@@ -152,7 +153,7 @@ class Cache:
             Pairs of a key and the decoded value: an array, a string, or {field: value} of a column.
 
         Raises:
-            ReedError: A place or view that the cache lacks, or a shard that is not built.
+            ReedError: The cache lacks the place or the view, or a shard is not built yet.
         """
         column, field = self._split(place)
         self._check_view(view)
@@ -168,7 +169,7 @@ class Cache:
         )
 
     def values(self, place: str, view: int = 0) -> Values:
-        """The values of a place by key; see `records`."""
+        """Return the values of a place by key; for the arguments see `records`."""
         column, field = self._split(place)
         self._check_view(view)
         return Values(self, column, field, view)
@@ -177,50 +178,61 @@ class Cache:
         return self.values(place)
 
     def read(
-        self, name: str, fields: Iterable[Field], shard: int, row: int, view: int
+        self, name: str, fields: Iterable[Field], shard: int, position: int, view: int
     ) -> dict[str, Any]:
-        """Fields of the record of a column that has the place `row` in a shard, decoded."""
+        """Read and decode fields of one sample.
+
+        Args:
+            name: Name of the column.
+            fields: The fields to read.
+            shard: Number of the shard.
+            position: Position of the sample among the samples of the shard.
+            view: The view to read.
+
+        Returns:
+            The decoded values: {field: array or string}.
+        """
         marker, fields = self.marker(name, shard), list(fields)
         read = partial(self._shards_of(name).read, shard)
-        record = row * self.manifest.views + view
+        record = position * self.manifest.views + view
         arrays = reader.stored(read, marker, reader.parts_of(fields), record)
         return reader.decode(fields, arrays, self.state(name))
 
     def index(self, name: str) -> Index:
-        """Where the samples of a column are, for every row of the plan."""
+        """Return where the records of a column are, for every row of the plan."""
         from reed.cache.joined import Index
 
-        if (kept := self._indices.get(name)) is not None:
-            return kept
+        if (cached := self._indices.get(name)) is not None:
+            return cached
         index = Index(self, name)
-        if not index.problems:  # what is missing may be built while the cache is open
+        if not index.problems:  # missing shards may be built while the cache is open
             self._indices[name] = index
         return index
 
     def join(self, places: Places, skip: int = 0) -> Joined:
-        """The samples that all of some places have."""
+        """Return the samples that all of some places have; see `reed.cache.joined.Joined`."""
         from reed.cache.joined import Joined
 
         return Joined(self, named(places), skip)
 
     def stream(self, places: Places, batch: int = 0, **settings: Any) -> ShardStream:
-        """Batches for training, in an order that follows from the seed.
+        """Return batches for training, in an order that follows from the seed.
 
         Args:
-            places: Name -> "column/field", or the places alone, which then are their names.
+            places: Name -> "column/field"; or only the places, which then are also their names.
             batch: Samples of a batch.
-            settings: See `reed.cache.stream.ShardStream`.
+            **settings: See `reed.cache.stream.ShardStream`.
         """
         from reed.cache.stream import ShardStream
 
         return ShardStream(self, named(places), batch, **settings)
 
     def dataset(self, places: Places, view: int = 0) -> CacheDataset:
-        """A map-style torch Dataset of the samples that all of the places have.
+        """Return a map-style torch Dataset of the samples that all of the places have.
 
         Args:
-            places: Name -> "column/field", or the places alone, which then are their names.
-            view: Which view of each sample; 1 is the mirrored one.
+            places: Name -> "column/field"; or only the places, which then are also their names.
+            view: The view to read; 1 is the mirrored one.
         """
         from reed.cache.dataset import CacheDataset
 
@@ -228,15 +240,15 @@ class Cache:
         return CacheDataset(self, named(places), view)
 
     def _split(self, place: str) -> tuple[Column, Field | None]:
-        """The column of a place, and its field where it names one."""
+        """Return the column of a place, and the field if the place names one."""
         name, _, field = place.partition("/")
         column = self.column(name)
         return column, column.field(field) if field else None
 
     def _shards_of(self, name: str) -> OpenShards:
-        """The open shards of a column, of this process."""
+        """Return the reader of a column's shards in this process."""
         self._check_open()
-        if self._process != os.getpid():  # a fork: a lock may be held by a thread that is gone
+        if self._process != os.getpid():  # after a fork, a lock may be held by a missing thread
             self._opened, self._process = {}, os.getpid()
         if name not in self._opened:
             markers, views = self._markers.setdefault(name, {}), self.manifest.views
@@ -255,7 +267,7 @@ class Cache:
 
 
 def named(places: Places) -> dict[str, str]:
-    """Places by name; those without a name have themselves for one."""
+    """Return places by name; places without names are their own names."""
     if isinstance(places, str):
         raise ReedError(f"the places are {places!r}; give a list, or a table of name -> place")
     return dict(places) if isinstance(places, Mapping) else {place: place for place in places}

@@ -1,13 +1,12 @@
-"""Integers only: which samples are in which shard."""
+"""The plan of a cache: which samples it has, in which order, in which shards."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import os
-import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -16,20 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache import account, classes, files, schema
+from reed.cache import account, changes, classes, files, key_lists, schema
+from reed.cache.key_lists import unfit as unfit
 from reed.cache.schema import Manifest
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
-_UNFIT = re.compile("[\t\n\r\0\ud800-\udfff]")  # in keys.txt
 _DISCARDED = "manifest.json.discarded"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The frozen content of a cache: every key, in cache order, and where it lies.
+    """The frozen plan of a cache: every key, in cache order, and the shard of each row.
 
-    stamps: the source's stamp of each key when the plan was made.
+    Attributes:
+        manifest: The content of manifest.json.
+        keys: The key of every row.
+        stamps: The stamp of every row: what the source said of its content when the plan was made.
     """
 
     manifest: Manifest
@@ -38,7 +40,7 @@ class Plan:
 
     @cached_property
     def _starts(self) -> list[int]:
-        """The first row of every shard, then the number of rows."""
+        """Return the first row of every shard, then the number of rows."""
         starts, begin = [], 0
         for count in self.manifest.segments:
             starts += range(begin, begin + count, self.manifest.shard_size)
@@ -51,34 +53,37 @@ class Plan:
 
     @property
     def shards(self) -> int:
-        """The number of shards of every column."""
+        """Return the number of shards of every column."""
         return len(self._starts) - 1
 
     def rows(self, shard: int) -> range:
-        """The rows (positions in cache order) of one shard."""
+        """Return the rows of one shard."""
         return range(self._starts[shard], self._starts[shard + 1])
 
     def keys_of(self, shard: int) -> tuple[str, ...]:
-        """The keys of one shard, in order."""
+        """Return the keys of one shard, in order."""
         rows = self.rows(shard)
         return self.keys[rows.start : rows.stop]
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The shard of a row and its place there."""
+        """Return the shard of a row and the position of the row in it."""
         shard = bisect_right(self._starts, row) - 1
         return shard, row - self._starts[shard]
 
     def row_of(self, key: str) -> int | None:
-        """The row of a sample; None where there is no such key."""
+        """Return the row of a sample; None if there is no such key."""
         return self._rows.get(key)
 
     def near(self, key: str) -> list[str]:
-        """Three keys like it, out of its neighbours in the alphabet and some that contain it."""
+        """Return the three most similar keys.
+
+        Candidates are the key's neighbours in alphabetical order and keys that contain it.
+        """
         ordered = sorted(self.keys)
-        place = bisect_left(ordered, key)
-        parts = islice((each for each in self.keys if key and key in each), 50)
-        among = dict.fromkeys([*ordered[max(0, place - 50) : place + 50], *parts])
-        return difflib.get_close_matches(key, among, n=3, cutoff=0.0)
+        position = bisect_left(ordered, key)
+        longer = islice((other for other in self.keys if key and key in other), 50)
+        candidates = dict.fromkeys([*ordered[max(0, position - 50) : position + 50], *longer])
+        return difflib.get_close_matches(key, candidates, n=3, cutoff=0.0)
 
 
 def propose(
@@ -94,13 +99,20 @@ def propose(
     extend: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Plan:
-    """The plan that `freeze` would freeze or find, without writing anything.
+    """Return the plan that `freeze` would write or find, without writing anything.
 
-    listing: key -> stamp, of the whole source; flip: store the mirrored samples too; extend: put
-    samples that the plan lacks into new shards; options: the source's settings, with the names of
-    all classes as `classes`. What a cache was frozen with stays: its shard size, its order, its
-    views and the numbers of its classes. ReedError names what cannot stay, and the first
-    differences when the source is not what the plan was made from.
+    An existing cache keeps its shard size, its order, its views and its class numbers.
+
+    Args:
+        listing: Key -> stamp, of the whole source.
+        shard_size: Samples of a full shard; only a new cache uses it, and ``order_seed``.
+        flip: Whether to store the mirrored samples, too.
+        extend: Whether to put samples that the plan lacks into new shards.
+        options: Settings of the source, with the names of all classes as ``classes``.
+
+    Raises:
+        ReedError: A setting differs from that of the existing cache, or the source is not what
+            the plan was made from; the message names the first differences.
     """
     if not listing:
         raise ReedError(f"source {source!r} has no samples: nothing to build")
@@ -119,21 +131,15 @@ def propose(
             dict(options or {}),
         )
         return _grown(Plan(empty, (), ()), listing)
+
     plan = load(cache)
     asked: dict[str, Any] = {"pipeline": pipeline, "source": source, "domain": domain}
-    asked |= {} if options is None else {"options": _unnamed(options)}
-    for name, ours in asked.items():
-        theirs = getattr(plan.manifest, name)
-        theirs = _unnamed(theirs) if name == "options" else theirs
-        if theirs != ours:
-            problem = f"{cache} was built with {name} {theirs!r}, not {ours!r}"
-            raise ReedError(f"{problem}; name another folder with --cache")
-    if flip and plan.manifest.views == 1:
-        raise ReedError(
-            f"{cache} was planned with 1 view of each sample, --flip asks for 2; "
-            "name another folder with --cache, or start anew with --rebuild"
-        )
-    new = _compare(cache, plan, listing, extend)
+    asked |= {} if options is None else {"options": options}
+    changes.check_settings(cache, plan.manifest, asked, flip)
+
+    # An extension may append class names but never renumber a class.
+    frozen = dict(zip(plan.keys, plan.stamps, strict=True))
+    new = changes.new_samples(cache, frozen, listing, extend)
     named = tuple((options or {}).get("classes", ()))
     classes.check(cache, plan.manifest, plan.keys, named, is_new=bool(new))
     if not new:
@@ -149,97 +155,98 @@ def freeze(
     counted: Mapping[str, int] | None = None,
     **settings: Any,
 ) -> Plan:
-    """The plan of a cache: made and written on the first run, read and compared ever after.
+    """Return the plan of a cache: write it in the first build, compare it in later builds.
 
-    Takes and raises what `propose` does; passed: what the listing left out, by reason; counted:
-    what it counted; both are noted each time (reed.cache.account). An extension writes its own
-    list of keys, then replaces manifest.json, and touches nothing else.
+    An extension writes a new list of keys, then replaces manifest.json; it changes no other
+    file.
+
+    Args:
+        cache: Folder of the cache.
+        listing: Key -> stamp, of the whole source.
+        passed: Files that the listing passed over, by reason; written to listing.json.
+        counted: Counts of the listing; written to listing.json.
+        **settings: The other arguments of `propose`.
+
+    Raises:
+        ReedError: As `propose` does.
     """
     if (cache / _DISCARDED).is_file():
         discard(cache)
     plan = propose(cache, listing, **settings)
+
     have = 0
     if (cache / "manifest.json").is_file():
         have = len(schema.load_manifest(cache).segments)
     account.save(cache, passed or {}, counted or {}, anew=not have)
+
+    # The lists of keys come first: without a manifest that counts them they mean nothing.
     if have < len(plan.manifest.segments):
         for segment in range(have, len(plan.manifest.segments)):
-            files.write_atomic(_keys_path(cache, segment), _lines(plan, segment))
+            files.write_atomic(key_lists.path_of(cache, segment), _lines(plan, segment))
         manifest = schema.dump(plan.manifest)
         files.write_atomic(cache / "manifest.json", manifest, overwrite=have > 0)
-        plan = propose(cache, listing, **settings)  # a racing writer may have been first
+        plan = propose(cache, listing, **settings)  # another writer may have been first
+
     segments = range(len(plan.manifest.segments))
-    files.sweep(cache, {"manifest.json", *(_keys_path(cache, i).name for i in segments)})
+    files.sweep(cache, {"manifest.json", *(key_lists.path_of(cache, i).name for i in segments)})
     return plan
 
 
 def load(cache: Path) -> Plan:
-    """The frozen plan of a cache; ReedError when its keys are not those it was frozen with."""
+    """Return the frozen plan of a cache.
+
+    Raises:
+        ReedError: There is no cache, or its lists of keys are not those it was planned with.
+    """
     manifest = schema.load_manifest(cache)
     digest, keys, stamps = hashlib.sha256(), [], []
     for segment in range(len(manifest.segments)):
-        path = _keys_path(cache, segment)
-        text = path.read_bytes() if path.is_file() else b""
-        digest.update(text)
-        lines = [line.partition("\t") for line in text.decode(errors="replace").split("\n")[:-1]]
-        keys += [key for key, _, _ in lines]
-        stamps += [stamp for _, _, stamp in lines]
+        path = key_lists.path_of(cache, segment)
+        data = path.read_bytes() if path.is_file() else b""
+        digest.update(data)
+        more_keys, more_stamps = key_lists.parse(data)
+        keys += more_keys
+        stamps += more_stamps
+
     if digest.hexdigest() != manifest.keys_sha256:
-        names = " and ".join(_keys_path(cache, i).name for i in range(len(manifest.segments)))
+        segments = range(len(manifest.segments))
+        names = " and ".join(key_lists.path_of(cache, i).name for i in segments)
         raise ReedError(
             f"{names} of {cache} are not what this cache was planned with: sha256 "
             f"{digest.hexdigest()[:12]}, manifest.json says {manifest.keys_sha256[:12]}; "
             "restore them, or start anew with --rebuild"
         )
     if len(keys) != manifest.samples:
-        what = f"{len(keys)} keys, manifest.json says {manifest.samples}"
-        raise ReedError(f"{_keys_path(cache, 0)} has {what}; restore them")
-    account.load(cache)  # no bit of a cache changes unseen
+        counts = f"{len(keys)} keys, manifest.json says {manifest.samples}"
+        raise ReedError(f"{key_lists.path_of(cache, 0)} has {counts}; restore them")
+    account.load(cache)  # raises an error if listing.json is damaged
     return Plan(manifest, tuple(keys), tuple(stamps))
 
 
 def discard(cache: Path) -> None:
-    """Throw the plan and the columns of a cache away, the manifest first.
+    """Remove the plan and the columns of a cache, the manifest first.
 
-    One that is killed is finished by the next build, which finds the manifest under another name.
+    The manifest is renamed at first. If this is killed, the next build finds the renamed manifest
+    and continues the removal.
     """
     if (cache / "manifest.json").is_file():
         os.replace(cache / "manifest.json", cache / _DISCARDED)
     for name in schema.columns(cache):
-        described = cache / name / "column.json"  # last: it makes the folder a column
+        described = cache / name / "column.json"  # last: the folder is a column while it is there
         for path in [p for p in (cache / name).iterdir() if p != described] + [described]:
             path.unlink()
         (cache / name).rmdir()
-    ours = [cache / name for name in ("keys.txt", account.NAME, _DISCARDED)]
-    for path in [*cache.glob("keys-[0-9]*.txt"), *ours]:
+    last = [cache / name for name in ("keys.txt", account.NAME, _DISCARDED)]
+    for path in [*cache.glob("keys-[0-9]*.txt"), *last]:
         path.unlink(missing_ok=True)
 
 
-def _unnamed(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a source without the names of classes, which grow."""
-    return {name: value for name, value in options.items() if name != "classes"}
-
-
-def unfit(keys: Collection[str]) -> list[str]:
-    """The keys that keys.txt cannot hold: empty, with a tab or a line break, or no Unicode."""
-    if "" not in keys and not _UNFIT.search("".join(keys)):  # one search is faster than a million
-        return []
-    return [key for key in keys if not key or _UNFIT.search(key)]
-
-
-def _keys_path(cache: Path, segment: int) -> Path:
-    return cache / (f"keys-{segment}.txt" if segment else "keys.txt")
-
-
 def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
-    """The plan with one more segment, of these samples."""
+    """Return the plan with one more segment that holds the listed samples."""
+    key_lists.check(listing)
     keys = sorted(listing)
-    for key in unfit(keys):
-        rule = "is empty, or holds a tab, a line break or what is no Unicode"
-        raise ReedError(f"sample key {key!r} {rule}; rename it")
-    if _UNFIT.search("".join(listing.values())):
-        key = next(key for key in keys if _UNFIT.search(listing[key]))
-        raise AssertionError(f"the stamp of {key!r} is {listing[key]!r}")
+
+    # Each segment has an order of its own, so an extension leaves earlier rows as they are.
     number = len(plan.manifest.segments)
     scope = ("cache order", number) if number else ("cache order",)
     order = np.random.Generator(np.random.PCG64(seed_for(plan.manifest.order_seed, *scope)))
@@ -249,6 +256,7 @@ def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
         (*plan.keys, *keys),
         (*plan.stamps, *(listing[key] for key in keys)),
     )
+
     digest = hashlib.sha256()
     for segment in range(number + 1):
         digest.update(_lines(grown, segment))
@@ -256,10 +264,10 @@ def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
 
 
 def _lines(plan: Plan, segment: int) -> bytes:
-    """The content of the file of keys of one segment."""
+    """Return the content of the list of keys of one segment."""
     begin = sum(plan.manifest.segments[:segment])
-    rows = range(begin, begin + plan.manifest.segments[segment])
-    return "".join(f"{plan.keys[i]}\t{plan.stamps[i]}\n" for i in rows).encode()
+    rows = slice(begin, begin + plan.manifest.segments[segment])
+    return key_lists.dump(plan.keys[rows], plan.stamps[rows])
 
 
 def _refuse_orphans(cache: Path) -> None:
@@ -268,22 +276,3 @@ def _refuse_orphans(cache: Path) -> None:
             f"{cache} has columns ({', '.join(names)}) but no manifest.json; "
             "restore it, or start anew with --rebuild"
         )
-
-
-def _compare(cache: Path, plan: Plan, listing: Mapping[str, str], extend: bool) -> dict[str, str]:
-    """The samples that the plan lacks, where it may be extended; ReedError for other changes."""
-    frozen = dict(zip(plan.keys, plan.stamps, strict=True))
-    changes = {
-        "new": [key for key in listing if key not in frozen],
-        "gone": [key for key in frozen if key not in listing],
-        "changed": [k for k, stamp in frozen.items() if k in listing and listing[k] != stamp],
-    }
-    if extend and not (changes["gone"] or changes["changed"]):
-        return {key: listing[key] for key in changes["new"]}
-    found = [f"{len(keys)} {what} (first: {min(keys)!r})" for what, keys in changes.items() if keys]
-    if found:
-        raise ReedError(
-            f"the source is not what {cache} was planned from: {', '.join(found)}; restore it, "
-            "add what is new (and only that) with --extend, or start anew with --rebuild"
-        )
-    return {}

@@ -1,11 +1,9 @@
-"""Records of one column by shard and place, whatever the container."""
+"""Reading records of a column by shard and position, for all containers."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
-import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -14,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from reed.bytes import file_sha256
 from reed.cache import schema
+from reed.cache.calibration import load_state as load_state
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
 from reed.cache.containers import h5, offsets, zarr
@@ -25,15 +23,21 @@ from reed.errors import ReedError
 
 CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
 
-
-Group = tuple[Sequence[int], offsets.Out]
+Group = tuple[Sequence[int], offsets.Out]  # records of a shard, and the arrays to read them into
 Read = Callable[[Sequence[int], dict[str, Sequence[np.ndarray]]], None]
 
 
 class OpenShards:
-    """Some open shards of one column, for any number of threads; the least recently used go first.
+    """Open shards of one column, for any number of threads.
 
-    views: records per sample; limit: how many stay open while nobody reads them.
+    The least recently used ones are closed first.
+
+    Args:
+        cache: Folder of the cache.
+        column: The column.
+        markers: Marker by shard.
+        views: Records per sample.
+        limit: Number of shards that stay open while no thread reads them.
     """
 
     def __init__(
@@ -51,42 +55,60 @@ class OpenShards:
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
 
-    def read(self, shard: int, rows: Sequence[int], out: offsets.Out) -> None:
-        """Fill `out[part][j]` with record `rows[j]` of a shard; ReedError names what broke."""
+    def read(self, shard: int, records: Sequence[int], out: offsets.Out) -> None:
+        """Read records of one shard.
+
+        Args:
+            shard: Number of the shard.
+            records: Positions of the records in the shard.
+            out: Part -> arrays; ``out[part][j]`` is filled with record ``records[j]``.
+
+        Raises:
+            ReedError: The shard cannot be read; the message names the file and the key.
+        """
         try:
             with self._borrowed([shard]) as opened:
-                opened[shard].read(rows, out)
+                opened[shard].read(records, out)
         except (EOFError, OSError) as error:
             path = schema.shard_path(self._cache, self._column, shard)
-            key = self._markers[shard].keys[rows[0] // self._views]
+            key = self._markers[shard].keys[records[0] // self._views]
             where = f"{path}, key {key!r}"
             raise ReedError(f"{where}: {error}; run reed-cache verify {self._cache}") from error
 
     def read_many(self, groups: Mapping[int, Group]) -> list[int]:
-        """Fill what `groups` says of each shard; returns the shards that `read` would refuse.
+        """Read records of several shards; return the shards for which `read` would raise an error.
 
-        All of the Python work comes first, then the system calls back to back, so that threads
+        All Python work is done first, then the system calls follow one another, so that threads
         seldom wait for one another.
+
+        Args:
+            groups: By shard, the records and the arrays to read them into.
         """
         failed = []
         with self._borrowed(groups, missing=failed) as opened:
             calls = [
-                (shard, call)
-                for shard, each in opened.items()
-                for call in each.calls(*groups[shard])
+                (number, call)
+                for number, shard in opened.items()
+                for call in shard.calls(*groups[number])
             ]
-            for shard, call in calls:
+            for number, call in calls:
                 try:
                     offsets.perform(*call)
                 except (EOFError, OSError):
-                    failed.append(shard)
+                    failed.append(number)
         return failed
 
     @contextlib.contextmanager
     def _borrowed(
         self, shards: Iterable[int], missing: list[int] | None = None
     ) -> Generator[dict[int, Any]]:
-        """Open shards that stay open inside the `with`; those that cannot be go to `missing`."""
+        """Yield open shards that stay open inside the ``with`` block.
+
+        Args:
+            shards: Numbers of the shards.
+            missing: List to which shards that cannot be opened are added; without it they raise
+                ReedError.
+        """
         opened: dict[int, Any] = {}
         with self._lock:
             for shard in shards:
@@ -97,6 +119,8 @@ class OpenShards:
                         raise
                     missing.append(shard)
             self._users.update(opened.keys())
+
+        # Other threads may push a shard out of the limit meanwhile; shards in use stay open.
         try:
             yield opened
         finally:
@@ -108,6 +132,7 @@ class OpenShards:
                         self._open.pop(shard).close()
 
     def _get(self, shard: int) -> Any:
+        """Return an open shard, opening it if needed; the caller holds the lock."""
         if shard not in self._open:
             path = schema.shard_path(self._cache, self._column, shard)
             container = CONTAINERS[self._column.container]
@@ -116,19 +141,23 @@ class OpenShards:
         return self._open[shard]
 
     def close(self) -> None:
-        """Close every open shard; nobody may be reading."""
+        """Close every open shard; no thread may be reading."""
         with self._lock:
             while self._open:
                 self._open.popitem()[1].close()
 
 
 def parts_of(fields: Iterable[Field]) -> list[Part]:
-    """Every part of some fields of a column, in the order in which a record stores them."""
+    """Return the parts of some fields, in the order in which a record stores them."""
     return [part for field in fields for part in codecs.codec_of(field).parts(field)]
 
 
 def sound_marker(cache: Path, column: Column, shard: int, views: int) -> Marker:
-    """The marker of a shard, without statistics; ReedError where its file cannot be as it says."""
+    """Return the marker of a shard, without statistics.
+
+    Raises:
+        ReedError: The marker is damaged, or the shard file is missing or of another size.
+    """
     marker = schema.load_marker(cache, column, shard, stats=False)
     path = schema.shard_path(cache, column, shard)
     size = path.stat().st_size if path.is_file() else None
@@ -140,10 +169,15 @@ def sound_marker(cache: Path, column: Column, shard: int, views: int) -> Marker:
 
 
 def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
-    """ReedError unless all that a marker's index points to lies inside its file of `bytes`.
+    """Raise ReedError unless a marker's index points to nothing outside a file of its ``bytes``.
 
-    parts: all of the column. Whatever the marker holds, reads and allocations that follow are
-    then no larger than the file; that this has that size is the caller's to check.
+    Whatever the marker holds, later reads and allocations are then not larger than the file. The
+    caller checks that the file has this size.
+
+    Args:
+        marker: The marker.
+        parts: All parts of the column.
+        views: Records per sample.
     """
     try:
         offsets.check(marker.parts, parts, len(marker.keys) * views, marker.bytes)
@@ -152,11 +186,11 @@ def check_index(marker: Marker, parts: Sequence[Part], views: int = 1) -> None:
         raise ReedError(f"{where}: {error}; run reed-cache verify") from error
 
 
-def empty(part: Part, marker: Marker, row: int) -> np.ndarray:
-    """An array of the stored size of one part of record `row`."""
+def empty(part: Part, marker: Marker, record: int) -> np.ndarray:
+    """Return an uninitialised array of the stored size of one part of a record."""
     if not part.is_ragged:
         return np.empty(part.shape_at(0) or (1,), part.dtype)
-    length = marker.parts[part.name]["lengths"][row]
+    length = marker.parts[part.name]["lengths"][record]
     if part.dtype == "utf8":
         return np.empty((length,), np.uint8)
     return np.empty(part.shape_at(length), part.dtype)
@@ -172,9 +206,19 @@ def records(
     view: int = 0,
     keys: Collection[str] | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """One view of the samples of a shard, decoded: key and {field: array or string}, in order.
+    """Yield one view of the samples of a shard, in order.
 
-    keys: only these of them; those that the shard lacks are skipped.
+    Args:
+        cache: Folder of the cache.
+        column: The column.
+        shard: Number of the shard.
+        fields: The fields to read.
+        state: Calibration by field, see `load_state`.
+        view: The view to read.
+        keys: Read only these samples; keys that are not in the shard are ignored.
+
+    Yields:
+        The key of a sample, and its decoded values: {field: array or string}.
     """
     marker = schema.load_marker(cache, column, shard, stats=False)
     views = schema.load_manifest(cache).views
@@ -183,17 +227,24 @@ def records(
     parts = parts_of(fields)
     opened = OpenShards(cache, column, {shard: marker}, views=views)
     with contextlib.closing(opened):
-        for place, key in enumerate(marker.keys):
+        for position, key in enumerate(marker.keys):
             if key in wanted:
-                row = place * views + view
-                arrays = stored(partial(opened.read, shard), marker, parts, row)
+                record = position * views + view
+                arrays = stored(partial(opened.read, shard), marker, parts, record)
                 yield key, decode(fields, arrays, state)
 
 
-def stored(read: Read, marker: Marker, parts: Sequence[Part], row: int) -> dict[str, np.ndarray]:
-    """Some parts of one record as they are stored, text as its bytes; read: of an open shard."""
-    arrays = {part.name: empty(part, marker, row) for part in parts}
-    read([row], {name: [array] for name, array in arrays.items()})
+def stored(read: Read, marker: Marker, parts: Sequence[Part], record: int) -> dict[str, np.ndarray]:
+    """Return parts of one record as they are stored; text as its bytes.
+
+    Args:
+        read: The read function of an open shard.
+        marker: Marker of the shard.
+        parts: The parts to read.
+        record: Position of the record in the shard.
+    """
+    arrays = {part.name: empty(part, marker, record) for part in parts}
+    read([record], {name: [array] for name, array in arrays.items()})
     return {
         p.name: arrays[p.name] if p.shape or p.is_ragged else arrays[p.name].reshape(())
         for p in parts
@@ -203,7 +254,11 @@ def stored(read: Read, marker: Marker, parts: Sequence[Part], row: int) -> dict[
 def decode(
     fields: Sequence[Field], arrays: Mapping[str, np.ndarray], state: Mapping[str, State]
 ) -> dict[str, Any]:
-    """One record from its stored parts: {field: array or string}."""
+    """Return the values of one record from its stored parts: {field: array or string}.
+
+    Raises:
+        ReedError: A part is damaged.
+    """
     values: dict[str, Any] = {}
     for field in fields:
         codec = codecs.codec_of(field)
@@ -216,41 +271,3 @@ def decode(
         except (LookupError, RuntimeError, TypeError, ValueError) as error:  # it is damaged
             raise ReedError(f"field {field.name!r} cannot be decoded: {error}") from error
     return values
-
-
-def load_state(cache: Path, column: Column) -> dict[str, State]:
-    """The calibration of every field, from calibration.npz; ReedError when its hash differs."""
-    state: dict[str, State] = {field.name: {} for field in column.fields}
-    needed = any(codecs.codec_of(field).needs_calibration for field in column.fields)
-    if needed != bool(column.calibration):
-        what = f"has the calibration {column.calibration[:12]!r}, its codecs "
-        what += "need one" if needed else "need none"
-        raise ReedError(f"{cache / column.name / 'column.json'} {what}")
-    if not needed:
-        return state
-    path = cache / column.name / "calibration.npz"
-    digest = file_sha256(path)
-    if digest != column.calibration:
-        raise ReedError(f"{path} has sha256 {digest[:12]}, column.json {column.calibration[:12]}")
-    try:
-        with zipfile.ZipFile(path) as arrays:
-            for info in arrays.infolist():
-                field, slash, key = info.filename.removesuffix(".npy").partition("/")
-                if slash:  # else it says which column it was made for
-                    state[field][key] = _load_array(arrays, info)
-    except Exception as error:  # zipfile and numpy raise a dozen kinds for what is no .npz
-        raise ReedError(f"cannot read {path}: {error}") from error
-    return state
-
-
-def _load_array(arrays: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """One stored .npy; its size is checked before memory is taken."""
-    with arrays.open(info) as file:
-        if info.compress_type != zipfile.ZIP_STORED or np.lib.format.read_magic(file) != (1, 0):
-            raise ValueError(f"{info.filename} is not stored as numpy.savez does")
-        shape, by_column, dtype = np.lib.format.read_array_header_1_0(file)
-        if math.prod(shape) * dtype.itemsize != info.file_size - file.tell():
-            raise ValueError(f"{info.filename} is not {dtype} {shape} in {info.file_size} bytes")
-        if by_column or dtype.hasobject:
-            raise ValueError(f"{info.filename} is not plain numbers, row by row")
-        return np.frombuffer(bytearray(file.read()), dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The memory that batches are read into: allocated (and pinned) once, used again and again."""
+"""The memory that batches are read into: allocated (and pinned) once, then reused."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from reed.cache.codecs.codecs import Part
 class Buffer:
     """The memory of one part of one batch.
 
-    shapes: (rows, padded length) of the batches that it must hold; pin: page-locked, for copies
-    to a GPU beside its work.
+    Args:
+        part: The part.
+        shapes: (samples, padded length) of the batches that must fit.
+        pin: Whether to page-lock the memory, so that copies to a GPU run beside its work.
     """
 
     def __init__(self, part: Part, shapes: Iterable[tuple[int, int]], pin: bool) -> None:
@@ -23,18 +25,28 @@ class Buffer:
         counts = [rows * prod(part.shape_at(length)) for rows, length in shapes]
         flat = torch.from_numpy(np.zeros(max(counts), part.dtype))
         self._flat = flat.pin_memory() if pin else flat
-        # Kept, because objects made per record and batch keep the garbage collector busy
+        # Kept: making an object per record and batch would keep the garbage collector busy.
         self._rows = [] if None in part.shape else _cut(self._flat.numpy(), prod(part.shape_at(0)))
 
     def tensor(self, rows: int, length: int) -> torch.Tensor:
-        """The beginning of the memory as [rows, ...]; length: where the part's own varies."""
+        """Return the beginning of the memory as [rows, ...].
+
+        Args:
+            rows: Samples of the batch.
+            length: Padded length, where the part's length varies.
+        """
         shape = (rows, *self._part.shape_at(length))
         return self._flat[: prod(shape)].view(shape)
 
     def records(
         self, tensor: torch.Tensor, lengths: np.ndarray | None
     ) -> Sequence[np.ndarray | memoryview]:
-        """Where each record goes: a row of `tensor`, or its beginning; padding is set to zero."""
+        """Return the memory of each record; padding is set to zero.
+
+        Args:
+            tensor: The batch, from `tensor`.
+            lengths: Length of every record, where lengths vary.
+        """
         if None not in self._part.shape:
             return self._rows[: len(tensor)]
         assert lengths is not None, self._part
@@ -45,6 +57,6 @@ class Buffer:
 
 
 def _cut(flat: np.ndarray, count: int) -> list[memoryview]:
-    """The memory of every `count` entries."""
+    """Return the memory of every ``count`` entries."""
     memory, size = flat.data.cast("B"), count * flat.itemsize
     return [memory[start : start + size] for start in range(0, len(memory), size)]

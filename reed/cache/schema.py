@@ -1,4 +1,4 @@
-"""What a cache says about itself: manifest, columns, fields, markers."""
+"""The JSON records of a cache: manifest, columns, fields and markers."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Field:
-    """One array per sample in a column.
+    """One array or text per sample in a column.
 
-    kind: a key of KINDS; shape: of one sample, a leading None where the length varies;
-    codec: how it is stored (reed.cache.codecs.codecs); scale, shift: what a net sees is
-    (stored - shift) * scale, one number or one per channel.
+    Attributes:
+        name: Name of the field; also part of the names of its members in a shard.
+        kind: A key of ``KINDS``.
+        shape: Shape of one sample; a leading None where the length varies.
+        codec: How the values are stored, see `reed.cache.codecs.codecs`.
+        scale: A net sees (stored - shift) * scale; one number, or one per channel.
+        shift: See ``scale``.
     """
 
     name: str
@@ -58,30 +62,37 @@ class Field:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The shape, of a field whose length does not vary."""
+        """Return the shape of a field whose length does not vary."""
         assert None not in self.shape, f"{self.name} has the shape {self.shape}"
         return tuple(n for n in self.shape if n is not None)
 
     @property
     def is_target(self) -> bool:
-        """Whether a hidden state can be aligned to it."""
+        """Whether hidden states can be aligned with the field."""
         return self.kind in ("token", "sample", "pair")
 
     @property
     def channel_axis(self) -> int:
-        """The axis of one sample's array that statistics keep: an image's first, else the last."""
-        image = self.kind in ("data", "moments") and None not in self.shape
-        return 0 if image else -1
+        """Return the axis that statistics keep: the first of an image, else the last."""
+        is_image = self.kind in ("data", "moments") and None not in self.shape
+        return 0 if is_image else -1
 
 
 @dataclass(frozen=True)
 class Column:
-    """One encoder's output over one data set: the content of column.json.
+    """One encoder's output for a whole data set: the content of column.json.
 
-    encoder: its registry name; revision: everything the bytes depend on besides the inputs;
-    reads: source entries ("pixels") and other columns ("describe/caption"); inputs: the identity
-    of every column it read; calibration: the sha256 of calibration.npz, empty without one;
-    options: the encoder's settings that were given, to build it in the same way again.
+    Attributes:
+        name: Name of the column and of its folder.
+        encoder: Registry name of the encoder.
+        revision: All that the bytes depend on besides the inputs.
+        reads: Source entries ("pixels") and fields of other columns ("describe/caption").
+        fields: The fields of a record, in the order in which they are stored.
+        licence: Licence of the encoder's weights, or of the data that it copies.
+        container: Container of the shards, one of ``CONTAINERS``.
+        inputs: The identity of every column that the encoder read, by name.
+        calibration: The sha256 of calibration.npz; empty without one.
+        options: The settings that the encoder was given, to build it in the same way again.
     """
 
     name: str
@@ -96,7 +107,7 @@ class Column:
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def field(self, name: str) -> Field:
-        """The field called `name`; ReedError with the nearest one."""
+        """Return the field called ``name``; ReedError, with the nearest name, if there is none."""
         for field in self.fields:
             if field.name == name:
                 return field
@@ -104,8 +115,8 @@ class Column:
         raise ReedError(f"column {self.name!r} has no field {name!r}.{suggest(name, names)}")
 
     def identity(self) -> str:
-        """A short hash of everything that its values depend on, so not of the container."""
-        # what options mean for the values is in the fields and the revision
+        """Return a short hash of all that the values depend on; the container is not part of it."""
+        # The fields and the revision already state what the options mean for the values.
         values = replace(self, container="tar", options={})
         text = json.dumps(config.plain(values), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -115,10 +126,19 @@ class Column:
 class Manifest:
     """The frozen plan of a cache: the content of manifest.json.
 
-    segments: the number of samples of the first build and of each extension, in order; shards
-    never cross a segment. keys_sha256: of keys.txt, so that neither changes alone. views: records
-    per sample, 2 where the mirrored sample is stored beside it; options: the source's settings,
-    with the names of the classes as `classes`, where the data names some.
+    Attributes:
+        format: Version of the on-disk format.
+        pipeline: Name of the pipeline.
+        domain: Name of the domain.
+        source: Name of the source.
+        shard_size: Samples of a full shard.
+        order_seed: Seed of the cache order.
+        segments: Number of samples of the first build and of each extension, in order. Shards
+            never cross a segment.
+        keys_sha256: The sha256 of the lists of keys, so that neither file changes alone.
+        views: Records per sample; 2 where the mirrored sample is stored beside it.
+        options: Settings of the source, with the names of the classes as ``classes`` where the
+            data names them.
     """
 
     format: int
@@ -134,22 +154,29 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        """The number of samples over all segments."""
+        """Return the number of samples in all segments."""
         return sum(self.segments)
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the classes, by number: never reordered, longer after an extension."""
+        """Return the class names by number; never reordered, longer after an extension."""
         return tuple(self.options.get("classes", ()))
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What is written after a shard of a column is in place, and makes it count.
+    """The record that completes a shard: it is written after the shard file is in place.
 
-    keys: of the records, in order; failed: key -> reason of the samples left out;
-    parts: where each part's payloads lie (the container's index); stats: per field the number
-    of values per channel, their sum and their sum of squares, before the codec.
+    Attributes:
+        column: Name of the column.
+        shard: Number of the shard.
+        keys: Keys of the samples in the shard, in order.
+        failed: Key -> reason, of the samples that were left out.
+        bytes: Size of the shard file.
+        sha256: Hash of the shard file.
+        parts: Where the payloads of each part are: the container's index.
+        stats: Number of values per channel, their sum and their sum of squares, before the codec,
+            by field.
     """
 
     column: str
@@ -163,26 +190,37 @@ class Marker:
 
 
 def load_manifest(cache: Path) -> Manifest:
-    """The manifest of the cache folder; ReedError when there is none or of another format."""
+    """Return the manifest of a cache.
+
+    Raises:
+        ReedError: There is no manifest, or it is damaged or of another format.
+    """
     path = cache / "manifest.json"
     if not path.is_file():
         raise ReedError(f"no cache at {cache} (no manifest.json); build one with: reed-cache build")
     data = read(path)
     if data.get("format") != FORMAT:
         raise ReedError(f"{path} has format {data.get('format')!r}, this version reads {FORMAT}")
+
     manifest = config.build(Manifest, data, str(path))
     least = min(manifest.shard_size, *manifest.segments, len(manifest.segments))
     if least < 1 or manifest.views not in (1, 2):
-        what = f"a shard_size or segment of {least}, or {manifest.views} views"
-        raise ReedError(f"{path} has {what}; restore it")
+        problem = f"has a shard_size or segment of {least}, or {manifest.views} views"
+        raise ReedError(f"{path} {problem}; restore it")
     return manifest
 
 
 def load_column(cache: Path, name: str) -> Column:
-    """The description of one column; ReedError naming the columns there are."""
+    """Return the description of one column.
+
+    Raises:
+        ReedError: There is no such column (the message names those that exist), or column.json is
+            damaged.
+    """
     path = cache / name / "column.json"
     if not is_column_name(name) or not path.is_file():
         raise ReedError(f"cache {cache} has no column {name!r}.{suggest(name, columns(cache))}")
+
     column = config.build(Column, read(path), str(path))
     if column.container not in CONTAINERS:
         hint = suggest(column.container, CONTAINERS)
@@ -193,19 +231,27 @@ def load_column(cache: Path, name: str) -> Column:
 
 
 def shard_path(cache: Path, column: Column, shard: int) -> Path:
-    """Where a shard of a column is."""
+    """Return the path of a shard of a column."""
     return cache / column.name / f"{shard:06d}.{column.container}"
 
 
 def marker_path(cache: Path, column: Column, shard: int) -> Path:
-    """Where the marker of a shard is."""
+    """Return the path of the marker of a shard."""
     return cache / column.name / f"{shard:06d}.json"
 
 
 def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) -> Marker:
-    """The marker of one shard; ReedError when it is absent, does not parse or is another's.
+    """Return the marker of one shard.
 
-    stats: whether to read these, too; they are most of the file, and reading records needs none.
+    Args:
+        cache: Folder of the cache.
+        column: The column.
+        shard: Number of the shard.
+        stats: Whether to parse the statistics, too; they are most of the file, and records can be
+            read without them.
+
+    Raises:
+        ReedError: The marker is missing, damaged or that of another shard.
     """
     path = marker_path(cache, column, shard)
     if not path.is_file():
@@ -218,17 +264,22 @@ def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) 
 
 
 def columns(cache: Path) -> list[str]:
-    """The names of the columns that the cache has, complete or not."""
+    """Return the names of the columns of a cache, complete or not."""
     return sorted(path.parent.name for path in cache.glob("*/column.json"))
 
 
 def is_column_name(name: str) -> bool:
-    """Whether `name` is fit to be a folder: letters, digits, '.', '_', '-', no leading dot."""
+    """Whether ``name`` is a valid column name: letters, digits, ".", "_", "-", no leading dot."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
 
 
 def with_codec(column: Column, codecs: dict[str, str]) -> Column:
-    """The column with other codecs for some of its fields."""
+    """Return the column with other codecs for some of its fields.
+
+    Args:
+        column: The column.
+        codecs: Codec by field name.
+    """
     for name in codecs:
         column.field(name)
     changed = tuple(replace(f, codec=codecs.get(f.name, f.codec)) for f in column.fields)

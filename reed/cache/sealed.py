@@ -1,4 +1,4 @@
-"""The JSON files of a cache: each carries its own sha256, so that no flipped bit goes unseen."""
+"""The JSON files of a cache; each contains its own sha256, so that every changed bit is noticed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from reed import config
 from reed.errors import ReedError
 
 _BLANK = b"0" * 64
-_SEAL = re.compile(rb'\n "self": "([0-9a-f]{64})"')  # one blank: only the outermost table has it
+_SEAL = re.compile(rb'\n "self": "([0-9a-f]{64})"')  # one space: the outermost table
 
 
 def dump(value: Any) -> bytes:
-    """The bytes of a JSON file of the cache: sorted keys, so equal content is equal bytes.
+    """Return the bytes of a JSON file of the cache.
 
-    "self" is the sha256 of the file with 64 zeros in its place.
+    Keys are sorted, so equal content gives equal bytes. The entry "self" is the sha256 of the file
+    with 64 zeros in its place.
     """
     table = config.plain(value) | {"self": _BLANK.decode()}
     data = (json.dumps(table, sort_keys=True, indent=1) + "\n").encode()
@@ -29,26 +30,34 @@ def dump(value: Any) -> bytes:
 
 
 def read(path: Path, until: str = "") -> dict[str, Any]:
-    """The table in a file that `dump` wrote, without "self"; ReedError when a bit differs.
+    """Return the table of a file that `dump` wrote, without "self".
 
-    until: an entry that is left out, with those behind it in the alphabet, unread.
+    Args:
+        path: The file.
+        until: Do not parse this entry and those that follow it in alphabetical order.
+
+    Raises:
+        ReedError: The file cannot be read, or its hash differs.
     """
     try:
         data = path.read_bytes()
-        cut = data.find(f',\n "{until}": '.encode()) if until else -1  # one blank, as in _SEAL
+        cut = data.find(f',\n "{until}": '.encode()) if until else -1  # one space, as in _SEAL
         table = json.loads(data if cut < 0 else data[:cut] + b"}")
-        if b"\\ud" in data or b"\\uD" in data:  # half a surrogate pair cannot be printed
+        if b"\\ud" in data or b"\\uD" in data:  # half a surrogate pair: cannot be printed
             json.dumps(table, ensure_ascii=False).encode()
     except OSError as error:
         raise ReedError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ReedError(f"cannot read {path}: {error}") from error
+
     if not isinstance(table, dict):
         raise ReedError(f"cannot read {path}: it holds no table, but {type(table).__name__}")
-    found = list(_SEAL.finditer(data))
-    if len(found) != 1:
-        raise ReedError(f'{path} has {len(found)} lines with its own sha256 ("self"), not one')
-    start, end = found[0].span(1)
+
+    # The whole file is hashed, even where only its beginning was parsed.
+    seals = list(_SEAL.finditer(data))
+    if len(seals) != 1:
+        raise ReedError(f'{path} has {len(seals)} lines with its own sha256 ("self"), not one')
+    start, end = seals[0].span(1)
     digest = hashlib.sha256(data[:start] + _BLANK + data[end:]).hexdigest()
     if digest != table.pop("self", None):
         raise ReedError(

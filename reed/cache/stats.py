@@ -18,7 +18,7 @@ class Stats:
         self._sum = self._square = np.zeros(1)
 
     def add(self, value: np.ndarray) -> None:
-        """Add one sample; numbers of varying length are of one channel, NaN of none."""
+        """Add one sample; a field of shape [None] has one channel, and NaN is not counted."""
         array = np.array(value, dtype=np.float64, ndmin=1)  # a copy, which is squared in place
         array = array[:, None] if self._length else array
         flat = np.moveaxis(array, self._axis, -1).reshape(-1, array.shape[self._axis])
@@ -28,5 +28,5 @@ class Stats:
         self._square = self._square + np.square(flat, out=flat).sum(axis=0)
 
     def summary(self) -> dict[str, Any]:
-        """The plain form that the marker keeps."""
+        """Return the table that the marker stores."""
         return {"count": self._count, "sum": self._sum.tolist(), "sumsq": self._square.tolist()}

@@ -1,4 +1,4 @@
-"""Stage two: shards -> batches, read straight into a ring of preallocated (pinned) buffers."""
+"""Batches of a cache, read straight into a ring of preallocated (pinned) buffers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import resource
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,54 +19,42 @@ from reed.cache.order import Order, RaggedOrder
 from reed.cache.reader import OpenShards
 from reed.cache.ring import Buffer
 from reed.cache.schema import Field
+from reed.cache.stored import Stored as Stored
 from reed.errors import ReedError, at_least
 from reed.seeding import seed_for
 
 _MOST_FILES = 65536
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One batch as stored: rows of this rank, in order.
-
-    step: of the global batch; rows: positions in cache order; first, total: where they begin in
-    the global batch, and how many that has; parts: per requested place its parts, each
-    [rows, ...], padded with zeros to `length` where samples differ; lengths: [rows] then, else
-    None. Views of a ring buffer, overwritten once the next batch is asked for.
-    """
-
-    step: int
-    rows: np.ndarray
-    first: int
-    total: int
-    parts: dict[str, list[torch.Tensor]]
-    lengths: np.ndarray | None = None
-    length: int = 0
-
-    def mask(self, device: torch.device | str = "cpu") -> torch.Tensor | None:
-        """[rows, length], True on real tokens; None where all samples have one length."""
-        if self.lengths is None:
-            return None
-        mask = torch.from_numpy(np.arange(self.length) < self.lengths[:, None])
-        if torch.device(device).type == "cuda":
-            mask = mask.pin_memory()  # from other memory the copy would wait for the GPU
-        return mask.to(device, non_blocking=True)
-
-
-_Read = tuple[Stored, list[ReedError]]  # a batch, and what could not be read of it
+_Read = tuple[Stored, list[ReedError]]  # a batch, and the errors of its unreadable records
 
 
 class ShardStream:
-    """Batches of some fields of a cache, in an order that is a pure function of (seed, step).
+    """Batches of fields of a cache, in an order that is a pure function of (seed, step).
 
-    places: name -> "column/field"; batch: samples of the global batch, of which this rank reads
-    its contiguous `batch / world` rows, or tokens: the most padded tokens of a global batch, where
-    samples differ in length; threads: readers beside the consumer (0 reads in place); ahead:
-    batches in flight; skip: how many unreadable records to do without before that is an error.
-    Where the cache has several views of a sample, one is drawn per sample, for all fields.
-    one_per: "column/field" of a label: each epoch takes one sample per value, drawn anew.
-    Raises ReedError if a column is absent or incomplete, before anything is read. A sample that
-    one of the columns left out is in no batch; `left_out` counts them, `skipped` the unreadable.
+    Where the cache has several views of a sample, one view is drawn per sample, for all fields.
+    A sample that one of the columns left out is in no batch.
+
+    Args:
+        cache: The open cache.
+        places: Name -> address "column/field".
+        batch: Samples of a global batch; this process reads ``batch / world`` consecutive ones.
+        tokens: In place of ``batch`` where samples differ in length: the largest number of padded
+            tokens of a global batch.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world: Number of processes.
+        threads: Threads that read ahead; 0 reads in the calling thread.
+        ahead: Batches that are read ahead.
+        pin: Whether to use page-locked memory.
+        skip: Number of unreadable records to replace before they are an error.
+        one_per: Address of a label; each epoch takes one randomly drawn sample per value.
+
+    Attributes:
+        left_out: Number of samples that are not in all columns.
+        skipped: Number of unreadable records so far.
+
+    Raises:
+        ReedError: A column is missing or incomplete, or a setting does not fit; raised before
+            anything is read.
     """
 
     def __init__(
@@ -95,6 +82,8 @@ class ShardStream:
                 raise ReedError(
                     f"{place} is text, which no net can read; name a column that encodes it"
                 )
+
+        # The join finds incomplete columns now rather than in the middle of training.
         self._plan = cache.plan
         self._joined = Joined(cache, places, skip)
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
@@ -103,55 +92,55 @@ class ShardStream:
         groups = self._joined.labels(cache, one_per) if one_per else None
         self._order = _order(self._joined, places, batch, tokens, seed, groups)
         self._ring: list[dict[str, dict[str, Buffer]]] = []
-        self._copied: dict[int, torch.cuda.Event] = {}  # place in the ring -> when it may be reused
+        self._copied: dict[int, torch.cuda.Event] = {}  # ring position -> its copy
 
     @property
     def samples(self) -> int:
-        """Samples of one epoch."""
+        """Return the number of samples per epoch."""
         return self._order.records
 
     @property
     def batch(self) -> float:
-        """Samples of a global batch, the mean over an epoch."""
+        """Return the mean number of samples of a global batch."""
         return self.samples / self._order.steps
 
     @property
     def fewest(self) -> int:
-        """Samples of the smallest global batch."""
+        """Return the number of samples of the smallest global batch."""
         return self._order.fewest
 
     @property
     def lacking(self) -> dict[str, list[str]]:
-        """Column -> keys of the samples of the plan that it left out."""
+        """Return the keys of the samples that each column left out."""
         keys = self._plan.keys
         return {name: [keys[i] for i in rows] for name, rows in self._joined.lacking.items()}
 
     def numbers(self, name: str) -> np.ndarray:
-        """A requested field of one number per sample, such as a label, of the whole epoch."""
+        """Return a requested field of one number per sample, such as a label, for an epoch."""
         return self._joined.numbers(name)
 
     def field(self, name: str) -> Field:
-        """The field behind a requested name."""
+        """Return the field that was requested under a name."""
         return next(c.fields[name] for c in self._joined.columns if name in c.fields)
 
-    def key(self, place: int) -> str:
-        """The sample key of a place in the epoch, such as one of `numbers`."""
-        return self._plan.keys[self._joined.rows[place]]
+    def key(self, position: int) -> str:
+        """Return the key of the sample at a position of `numbers`."""
+        return self._plan.keys[self._joined.rows[position]]
 
     def keys_at(self, step: int) -> list[str]:
-        """The sample keys of this rank's rows of a global batch."""
+        """Return the keys of this process's samples of a global batch."""
         batch, mine = self._share_at(step)
         return [self._plan.keys[row] for row in self._joined.rows[batch[mine]]]
 
     def batches(self, start: int = 0) -> Generator[Stored]:
-        """Endless batches from global step `start` on; one such iteration at a time."""
-        if not self._ring:  # one more than are in flight: the consumer still holds one
+        """Yield endless batches from a global step on; only one iteration may run at a time."""
+        if not self._ring:  # one more than are read ahead: the consumer holds one
             self._ring = [self._buffers() for _ in range(self._ahead + 1)]
         limit = _file_limit() // len(self._joined.columns)
         with contextlib.ExitStack() as closing:
             opened = {column.name: column.open(limit) for column in self._joined.columns}
-            for each in opened.values():
-                closing.callback(each.close)
+            for shards in opened.values():
+                closing.callback(shards.close)
             steps = itertools.count(start)
             read = self._read_ahead if self._threads else self._read_in_place
             for stored, failed in read(steps, opened):
@@ -175,9 +164,10 @@ class ShardStream:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
-        """The batch on a device, decoded there: name -> [rows, ...], floats as float32.
+        """Copy a batch to a device and decode it there.
 
-        The result has memory of its own and stays valid.
+        Returns:
+            Name -> [B, ...], floats as float32. The tensors have their own memory and stay valid.
         """
         values = {}
         for column in self._joined.columns:
@@ -185,55 +175,63 @@ class ShardStream:
                 parts = [p.to(device, non_blocking=True, copy=True) for p in stored.parts[name]]
                 state = column.state_on(name, device)
                 values[name] = codecs.codec_of(field).decode(parts, state)
-        if torch.device(device).type == "cuda":  # the copies wait for the work queued before them
+        if torch.device(device).type == "cuda":  # copies run after the work queued before
             event = torch.cuda.Event()
             event.record(torch.cuda.current_stream(device))
             self._copied[stored.step % len(self._ring)] = event
         return values
 
     def _share_at(self, step: int) -> tuple[np.ndarray, slice]:
-        """A global batch as places in the joined rows, and this rank's part of it."""
+        """Return a global batch as positions in the joined rows, and this process's slice of it."""
         batch = self._order.batch_at(step)
         return batch, slice(*(len(batch) * r // self._world for r in (self._rank, self._rank + 1)))
 
     def _views_at(self, step: int, total: int) -> np.ndarray:
-        """The view of every sample of a global batch."""
+        """Return the view of every sample of a global batch."""
         rng = np.random.Generator(np.random.PCG64(seed_for(self._seed, "view", step)))
         return rng.integers(self._plan.manifest.views, size=total)
 
     def _buffers(self) -> dict[str, dict[str, Buffer]]:
-        """Column -> part -> one buffer for the largest batch; a field asked for twice has one."""
+        """Return column -> part -> a buffer for the largest batch.
+
+        A field that is requested under two names has one buffer.
+        """
         shapes = _largest(self._order, self._world)
         return {
             column.name: {
                 part.name: Buffer(part, shapes, self._pin)
-                for each in column.parts.values()
-                for part in each
+                for parts in column.parts.values()
+                for part in parts
             }
             for column in self._joined.columns
         }
 
     def _read(self, step: int, opened: dict[str, OpenShards]) -> _Read:
+        """Read this process's part of a global batch into the ring."""
         batch, mine = self._share_at(step)
         chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
         rows = self._joined.rows[chosen]
         lengths, length = None, 0
         if isinstance(self._order, RaggedOrder):
-            assert self._joined.lengths is not None  # which is why the order is one of lengths
+            assert self._joined.lengths is not None
             lengths, length = self._joined.lengths[chosen], self._order.length_at(step)
-        place = step % len(self._ring)
-        if place in self._copied:
-            self._copied.pop(place).synchronize()
+
+        # A buffer may be overwritten only after its copy to the device has ended.
+        position = step % len(self._ring)
+        if position in self._copied:
+            self._copied.pop(position).synchronize()
+
         parts: dict[str, list[torch.Tensor]] = {}
         tensors: list[torch.Tensor] = []
         failed: dict[int, ReedError] = {}
         for column in self._joined.columns:
-            buffers = self._ring[place][column.name]
-            held = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
-            out = {name: buffers[name].records(tensor, lengths) for name, tensor in held.items()}
+            buffers = self._ring[position][column.name]
+            by_part = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
+            out = {name: buffers[name].records(tensor, lengths) for name, tensor in by_part.items()}
             failed |= column.read(opened[column.name], rows, views, out)
-            tensors += held.values()
-            parts |= {name: [held[p.name] for p in each] for name, each in column.parts.items()}
+            tensors += by_part.values()
+            parts |= {name: [by_part[p.name] for p in ps] for name, ps in column.parts.items()}
+
         if failed:
             rows = rows.copy()
             lengths = None if lengths is None else lengths.copy()
@@ -243,14 +241,14 @@ class ShardStream:
         return stored, list(failed.values())
 
     def _count(self, failed: list[ReedError]) -> None:
-        """Count the unreadable records of the batch that is handed out; too many are an error."""
+        """Count the unreadable records of a batch; raise the first error if there are too many."""
         self.skipped += len(failed)
         if self.skipped > self._skip:
             raise failed[0]
 
 
 def _replace(failed: dict[int, ReedError], arrays: list[np.ndarray]) -> None:
-    """Put the batch's first good record in place of the unreadable ones, in every array."""
+    """Replace the unreadable records of a batch by its first good record, in every array."""
     good = next((j for j in range(len(arrays[0])) if j not in failed), None)
     if good is None:
         raise next(iter(failed.values()))
@@ -266,6 +264,7 @@ def _order(
     seed: int,
     groups: np.ndarray | None,
 ) -> Order | RaggedOrder:
+    """Return the order of the batches."""
     if joined.lengths is None:
         if groups is not None:
             raise ReedError("one_per is for samples of different lengths, these have one")
@@ -280,13 +279,13 @@ def _order(
 
 
 def _largest(order: Order | RaggedOrder, world: int) -> set[tuple[int, int]]:
-    """(rows of a rank, padded length) of the batches that need the most memory."""
+    """Return (samples per process, padded length) of the batches that need the most memory."""
     shapes = order.shapes if isinstance(order, RaggedOrder) else {(order.batch, 0)}
     return {(-(-rows // world), length) for rows, length in shapes}
 
 
 def _file_limit() -> int:
-    """How many files we may hold open: half of what the system grants, which is raised first."""
+    """Raise the system's limit of open files; return half of it, the number to keep open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

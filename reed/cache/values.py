@@ -1,4 +1,4 @@
-"""What one place of an open cache holds, by key."""
+"""The values of one field or column of an open cache, by key."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 
 
 class NoSample(ReedError, KeyError):
-    """A column has no value for a key; the message says why."""
+    """Raised when a column has no value for a key; the message says why."""
 
     __str__ = Exception.__str__  # KeyError would print the quoted message
 
 
 class Values(Mapping[str, Any]):
-    """What one place of a cache holds, by key, read and decoded when asked for."""
+    """The values of one field or column by key; each is read and decoded on access."""
 
     def __init__(self, cache: Cache, column: Column, field: Field | None, view: int) -> None:
         self._cache, self._column, self._field, self._view = cache, column, field, view
 
     def __getitem__(self, key: str) -> Any:
-        shard, place = self._locate(key)
+        shard, position = self._locate(key)
         fields = self._column.fields if self._field is None else (self._field,)
-        values = self._cache.read(self._column.name, fields, shard, place, self._view)
+        values = self._cache.read(self._column.name, fields, shard, position, self._view)
         return values if self._field is None else values[self._field.name]
 
     def __contains__(self, key: object) -> bool:
@@ -47,17 +47,24 @@ class Values(Mapping[str, Any]):
         return sum(len(self._cache.marker(self._column.name, shard).keys) for shard in shards)
 
     def _locate(self, key: Any) -> tuple[int, int]:
-        """The shard of a sample and its place among the records there; NoSample without one."""
+        """Return the shard of a sample and its position among the shard's samples.
+
+        Raises:
+            NoSample: The column does not have the sample.
+        """
         cache, name = self._cache, self._column.name
         row = cache.plan.row_of(key)
         if row is None:
             near = ", ".join(map(repr, cache.plan.near(str(key))))
             raise NoSample(f"{cache.folder} has no sample {key!r}. Near it: {near}")
+
         shard, _ = cache.plan.locate(row)
         if not schema.marker_path(cache.folder, self._column, shard).is_file():
             problem = f"shard {shard} of {cache.plan.shards} is not built yet; rerun the build"
             raise NoSample(f"column {name!r} of {cache.folder} lacks sample {key!r}: {problem}")
         marker = cache.marker(name, shard)
+
+        # The key is planned for this shard: it is either in the marker's keys or failed.
         if key in marker.failed:
             problem = f"it was left out: {marker.failed[key]}"
             raise NoSample(f"column {name!r} of {cache.folder} lacks sample {key!r}: {problem}")

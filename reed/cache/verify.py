@@ -1,4 +1,4 @@
-"""Is the cache what its manifest says? Nothing that lies in it may make this fail."""
+"""Checking a cache against its manifest; whatever a file holds, a finding is reported."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ from reed.errors import ReedError
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, and what; a missing shard is wrong too.
+    """A finding; a missing shard is one, too.
 
-    column, shard: which one to build again; shard None where it is no single shard.
+    Attributes:
+        where: The file or the column.
+        what: What is wrong.
+        column: Column to repair.
+        shard: Shard to build again; None where the problem concerns the whole column.
     """
 
     where: str
@@ -36,7 +40,7 @@ class Problem:
 
 
 def names(cache: Path) -> list[str]:
-    """The columns of a cache, and the folders that hold shards but do not say what they are."""
+    """Return the columns of a cache, and the folders that hold markers but no column.json."""
     orphans = {path.parent.name for path in cache.glob("*/[0-9]*.json")}
     return sorted(orphans | set(schema.columns(cache)))
 
@@ -44,22 +48,34 @@ def names(cache: Path) -> list[str]:
 def verify(
     cache: Path, plan: Plan, name: str, *, deep: bool = False, jobs: int = 1
 ) -> Iterator[Problem | None]:
-    """Check one column, shard by shard: a Problem, or None where the shard is as it should be.
+    """Check one column, shard by shard.
 
-    Presence, sizes, key sets, and that the markers are sound. With deep=True also the sha256 of
-    every shard, that its headers say what the marker says, and that every value is finite.
-    jobs: threads.
+    A shallow check covers presence, sizes, keys and the soundness of the markers.
+
+    Args:
+        cache: Folder of the cache.
+        plan: Plan of the cache.
+        name: Name of the column.
+        deep: Also check the sha256 of every shard, that the headers agree with the marker, and that
+            every value is finite.
+        jobs: Number of threads.
+
+    Yields:
+        A problem, or None for a sound shard.
     """
     try:
         column = schema.load_column(cache, name)
     except ReedError as error:
         yield Problem(name, str(error), name)
         return
+
+    # Without its calibration a column cannot be decoded, but its shards can still be checked.
     state = None
     try:
         state = reader.load_state(cache, column)
     except ReedError as error:
         yield Problem(name, str(error), name)
+
     check = partial(_check, cache, plan, column, state, deep=deep)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="reed-verify")
     try:
@@ -69,14 +85,14 @@ def verify(
 
 
 def note(cache: Path, plan: Plan) -> str:
-    """What a cache that an older package planned may have, in one line; empty for others."""
+    """Return a line on what a cache planned by an older version may contain; empty for others."""
     if account.load(cache).reading >= account.READING:
         return ""
-    may = ["files that its source passed over in silence", "values read as they would not be now"]
+    risks = ["files that its source passed over in silence", "values that are read differently now"]
     if not plan.manifest.classes:
         grown = " (it was extended)" if len(plan.manifest.segments) > 1 else ""
-        may.insert(0, f"a list of classes that is not frozen, so an extension renumbers{grown}")
-    return f"planned before sources kept an account: it may have {', '.join(may)}"
+        risks.insert(0, f"a list of classes that is not frozen, so an extension renumbers{grown}")
+    return f"planned before sources kept an account: it may have {', '.join(risks)}"
 
 
 def _check(
@@ -88,6 +104,7 @@ def _check(
     *,
     deep: bool,
 ) -> Problem | None:
+    """Return the problem of one shard; None if it is sound."""
     try:
         marker = check_marker(cache, plan, column, shard)
         if deep:
@@ -96,16 +113,17 @@ def _check(
                 _check_values(cache, column, marker, state, plan.manifest.views)
         return None
     except ReedError as error:
-        what = str(error)
-    except Exception as error:  # whatever damage makes a library do, it is a finding
-        what = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return Problem(str(schema.shard_path(cache, column, shard)), what, column.name, shard)
+        message = str(error)
+    except Exception as error:  # libraries raise any type for damaged files
+        message = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Problem(str(schema.shard_path(cache, column, shard)), message, column.name, shard)
 
 
 def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
-    """The marker of a shard that is in place; ReedError if they do not fit the plan or each other.
+    """Return the marker of a shard that is in place, without reading the shard.
 
-    Reads no byte of the shard.
+    Raises:
+        ReedError: The marker or the shard is missing, or they do not fit the plan or each other.
     """
     path = schema.shard_path(cache, column, shard)
     marker = schema.load_marker(cache, column, shard)
@@ -113,17 +131,20 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
     kept = tuple(key for key in planned if key not in marker.failed)
     if marker.keys != kept or not set(marker.failed) <= set(planned):
         raise ReedError(f"its {len(marker.keys)} keys are not the {len(kept)} planned")
+
     if not path.is_file():
         raise ReedError("it is missing, but has a marker")
     if (size := path.stat().st_size) != marker.bytes:
         raise ReedError(f"it has {size} bytes, its marker says {marker.bytes}")
+
+    # Statistics and offsets are trusted later, so both are checked here.
     reader.check_index(marker, reader.parts_of(column.fields), plan.manifest.views)
     _check_stats(column, marker)
     return marker
 
 
 def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Marker | None:
-    """The marker that check_marker passes, None where it would refuse."""
+    """Return the marker of a shard, or None where `check_marker` would raise an error."""
     try:
         return check_marker(cache, plan, column, shard)
     except ReedError:
@@ -131,7 +152,7 @@ def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Mark
 
 
 def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
-    """ReedError unless a shard has the sha256 and the headers that its marker says."""
+    """Raise ReedError unless a shard has the sha256 and the headers that its marker states."""
     path = schema.shard_path(cache, column, marker.shard)
     if (digest := file_sha256(path)) != marker.sha256:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
@@ -139,40 +160,42 @@ def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     views = range(plan.manifest.views)
     if members != [tar.member_key(key, view) for key in marker.keys for view in views]:
         raise ReedError("the names of its members are not those of the keys in its marker")
-    differing = [name for name, found in index.items() if found != marker.parts[name]]
+    differing = [name for name, entry in index.items() if entry != marker.parts[name]]
     if differing:
         raise ReedError(f"its marker has other offsets or lengths for {', '.join(differing)}")
 
 
 def _check_stats(column: Column, marker: Marker) -> None:
+    """Raise ReedError unless the marker has statistics of every numeric field."""
     wanted = {field.name: field for field in column.fields if field.kind not in ("text", "label")}
     if set(marker.stats) != set(wanted):
         raise ReedError(f"its marker has statistics of {sorted(marker.stats)}")
-    for name, found in marker.stats.items():
-        if not isinstance(found, dict) or not _is_summary(found):
+    for name, summary in marker.stats.items():
+        if not isinstance(summary, dict) or not _is_summary(summary):
             raise ReedError(f"its marker has unsound statistics of field {name!r}")
 
 
-def _is_summary(found: dict[str, Any]) -> bool:
-    count, one, two = (found.get(name) for name in ("count", "sum", "sumsq"))
-    if len(found) != 3 or type(count) is not int or count < 0:
+def _is_summary(summary: dict[str, Any]) -> bool:
+    """Whether a table has the form of `Stats.summary`."""
+    count, first, second = (summary.get(name) for name in ("count", "sum", "sumsq"))
+    if len(summary) != 3 or type(count) is not int or count < 0:
         return False
-    if not isinstance(one, list) or not isinstance(two, list) or len(one) != len(two):
+    if not isinstance(first, list) or not isinstance(second, list) or len(first) != len(second):
         return False
-    return all(type(value) is float and math.isfinite(value) for value in (*one, *two))
+    return all(type(value) is float and math.isfinite(value) for value in (*first, *second))
 
 
 def _check_values(
     cache: Path, column: Column, marker: Marker, state: dict[str, State], views: int
 ) -> None:
-    """Decode everything: text must be UTF-8, and numbers finite."""
+    """Decode every record: texts must be UTF-8, and numbers finite."""
     path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row in range(len(marker.keys) * views):
             arrays = reader.stored(opened.read, marker, parts, row)
             for name, value in reader.decode(column.fields, arrays, state).items():
-                lacks = column.field(name).codec == codecs.NAN
-                if not isinstance(value, str) and not is_sound(value, lacks):
+                may_be_nan = column.field(name).codec == codecs.NAN
+                if not isinstance(value, str) and not is_sound(value, may_be_nan):
                     key = marker.keys[row // views]
                     raise ReedError(f"field {name!r} of key {key!r} has values that are not finite")

@@ -1,1 +1,1 @@
-"""Molecules and protein chains as plain arrays, and their exchange with RDKit."""
+"""Molecules and protein chains as plain arrays, and their conversion to and from RDKit."""

@@ -1,4 +1,4 @@
-"""The PDB format: fixed columns of atoms by hand, all the rest by gemmi."""
+"""Reader of PDB files: atoms by their fixed columns, the header by gemmi."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from reed.build.shard import BadSample
 from reed.chem.residues import KEPT, Atom, Collector, Content, Site, Stated
 from reed.weights import library
 
-_HEADER = ("REMARK", "SEQRES", "MODRES")  # what gemmi is given to read
+_HEADER = ("REMARK", "SEQRES", "MODRES")  # records that gemmi reads
 _SEGMENT = re.compile(r"[A-Za-z][\w ]*")
-_ENTRY = ("HEADER", "SEQRES")  # records that begin an entry, not one more frame
+_ENTRY = ("HEADER", "SEQRES")  # records that begin another entry, not one more frame
 
 
 def read_pdb(lines: Sequence[str]) -> Content:
-    """What the lines of a PDB file hold; BadSample for one of several entries.
+    """Read the lines of a PDB file.
 
-    Models are those of MODEL records, or what an END separates. Atoms are read here because
-    gemmi puts the atoms of two molecules with one letter and one number into one residue.
+    MODEL records begin models, and END records separate them. The atoms are not read by gemmi,
+    because it merges the residues of two molecules that share a chain letter and a number.
+
+    Raises:
+        BadSample: The file holds several entries, or a residue number that is not a number.
     """
     name_end = 21 if _has_names_of_four(lines) else 20
     models: list[Collector] = []
-    part, closed, ended, is_open = 0, set(), False, False
+    part, closed, ended, is_open = 0, set(), False, False  # part: see Site
     for line in lines:
         record = line[:6].rstrip().upper()
         if record[:4] == "ATOM" or record == "HETATM":
@@ -32,7 +35,7 @@ def read_pdb(lines: Sequence[str]) -> Content:
                 models.append(Collector())
                 is_open = True
             name, segment = line[17:name_end].strip(), line[72:76].strip()
-            if not _SEGMENT.fullmatch(segment):  # others write numbers there
+            if not _SEGMENT.fullmatch(segment):  # some programs write numbers there
                 segment = ""
             site = _site(line, name_end, part)
             models[-1].add(site, name, _atom(line), record == "HETATM", segment)
@@ -43,19 +46,24 @@ def read_pdb(lines: Sequence[str]) -> Content:
             is_open, ended, part = False, ended or (record == "END" and bool(models)), part + 1
         elif ended and record in _ENTRY:
             raise BadSample("holds several entries one after the other; split it")
+
     header = [line for line in lines if line.startswith(_HEADER)]
-    found = library("gemmi", "reading structures", "proteins").read_pdb_string("\n".join(header))
+    gemmi = library("gemmi", "reading structures", "proteins")
+    structure = gemmi.read_pdb_string("\n".join(header))
     parents: dict[Any, str] = {}
-    for each in found.mod_residues:
-        seqid, name = each.res_id.seqid, each.res_id.name
-        parents[each.chain_name, seqid.num, seqid.icode.strip(), name] = each.parent_comp_id
-        parents.setdefault(name, each.parent_comp_id)
+    for modified in structure.mod_residues:
+        seqid, name = modified.res_id.seqid, modified.res_id.name
+        parents[modified.chain_name, seqid.num, seqid.icode.strip(), name] = modified.parent_comp_id
+        parents.setdefault(name, modified.parent_comp_id)
+
     return Content(
         [model.residues for model in models],
-        found.resolution if found.resolution > 0 else nan,
+        structure.resolution if structure.resolution > 0 else nan,
         any(line.startswith("REMARK 350") for line in header),
         frozenset(closed),
-        sequences={each.name: Stated(tuple(each.full_sequence)) for each in found.entities},
+        sequences={
+            entity.name: Stated(tuple(entity.full_sequence)) for entity in structure.entities
+        },
         parents=parents,
     )
 
@@ -66,7 +74,7 @@ def _site(line: str, name_end: int, part: int) -> Site:
 
 
 def _number(text: str) -> int:
-    """A residue number, also of the hybrid-36 extension."""
+    """Parse a residue number, also one of the hybrid-36 extension."""
     try:
         return int(text)
     except ValueError:
@@ -77,14 +85,15 @@ def _number(text: str) -> int:
 
 
 def _atom(line: str) -> Atom:
-    """The atom of a record; NaN for coordinates that are no numbers, as where a field is full."""
+    """Parse the atom of a record; NaN for coordinates that are not numbers (a field too small)."""
     name = line[12:16].strip()
-    if name not in KEPT:
+    if name not in KEPT:  # only its name matters
         return Atom(name, line[16:17].strip(), 0.0, (nan, nan, nan))
     try:
         xyz = (float(line[30:38]), float(line[38:46]), float(line[46:54]))
     except ValueError:
         xyz = (nan, nan, nan)
+
     try:
         occupancy = float(line[54:60])
     except ValueError:
@@ -93,26 +102,29 @@ def _atom(line: str) -> Atom:
 
 
 def _has_names_of_four(lines: Sequence[str]) -> bool:
-    """Whether column 21 ends the names of residues, as force fields have it, or begins chains'.
+    """Whether column 21 belongs to the residue name, as force fields write it, or to the chain.
 
-    It ends names where it changes from one residue to the next within what columns 22 to 26
-    number as one chain: a chain's name does not.
+    It belongs to the name if it changes from one residue to the next while column 22 and the
+    numbers in columns 23 to 26 go on as in one chain: the name of a chain does not change there.
     """
     last, was_atom = "", False
     for line in lines:
         is_atom = line[:4].upper() == "ATOM"
         if is_atom or line[:6].upper() == "HETATM":
-            here = line[20:26]
-            if last and here[0] != last[0] and here[1] == last[1] and (is_atom or was_atom):
-                if _goes_on(last[2:], here[2:]):
+            columns = line[20:26]
+            if last and columns[0] != last[0] and columns[1] == last[1] and (is_atom or was_atom):
+                if _goes_on(last[2:], columns[2:]):
                     return True
-            last, was_atom = here, is_atom
+            last, was_atom = columns, is_atom
+
+        # Another chain may follow, whose name may differ.
         elif line[:3].upper() in ("TER", "END"):
             last = ""
     return False
 
 
 def _goes_on(before: str, after: str) -> bool:
+    """Whether a residue number is equal to the one before or follows it."""
     try:
         return 0 <= int(after) - int(before) <= 1
     except ValueError:

@@ -1,13 +1,14 @@
-"""Proteins in plain arrays: letters, and what follows from the coordinates of a backbone."""
+"""Proteins as plain arrays: the alphabet, torsions, secondary structure and virtual CB atoms."""
 
 from __future__ import annotations
 
 import numpy as np
 
-ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"  # of ProteinMPNN; X is what is none of the 20
+ALPHABET = "ACDEFGHIKLMNPQRSTVWYX"  # ProteinMPNN's; X is a residue without one of the 20 letters
 ATOMS = ("N", "CA", "C", "O")  # the order of coordinates
-NEIGHBOURS = 48  # of each residue that pair representations are kept at; ProteinMPNN's largest k
-# By the first 20 letters; Kyte and Doolittle, 1982.
+# Neighbours of each residue for which pair representations are kept; ProteinMPNN's largest k.
+NEIGHBOURS = 48
+# In the order of the first 20 letters; Kyte and Doolittle, 1982.
 HYDROPATHY = (
     1.8,
     2.5,
@@ -37,33 +38,39 @@ NEAR = {HELIX: 30.0, STRAND: 50.0}  # degrees, the largest deviation of phi and 
 
 
 def torsion(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """The torsion a-b-c-d in radians: [..., 3] four times -> [...]."""
+    """Return the torsion a-b-c-d of points [..., 3] in radians, [...]."""
     along = (c - b) / np.linalg.norm(c - b, axis=-1, keepdims=True)
     left, right = np.cross(b - a, along), np.cross(along, d - c)
     return np.arctan2((np.cross(left, right) * along).sum(-1), (left * right).sum(-1))
 
 
 def phi_psi(coords: np.ndarray) -> np.ndarray:
-    """phi and psi in radians, [L, 2]; NaN at the ends and where atoms are missing."""
+    """Return phi and psi in radians, [L, 2]; NaN at the ends and where atoms are missing."""
     n, ca, c = np.moveaxis(coords[:, :3].astype(np.float64), 1, 0)
-    found = np.full((len(coords), 2), np.nan)
-    found[1:, 0] = torsion(c[:-1], n[1:], ca[1:], c[1:])
-    found[:-1, 1] = torsion(n[:-1], ca[:-1], c[:-1], n[1:])
-    return found
+    angles = np.full((len(coords), 2), np.nan)
+    angles[1:, 0] = torsion(c[:-1], n[1:], ca[1:], c[1:])
+    angles[:-1, 1] = torsion(n[:-1], ca[:-1], c[:-1], n[1:])
+    return angles
 
 
 def secondary(angles: np.ndarray) -> np.ndarray:
-    """COIL, HELIX or STRAND per residue, [L]: three in a row have the torsions of the element."""
-    found = np.full(len(angles), COIL)
+    """Return COIL, HELIX or STRAND per residue, [L].
+
+    A residue belongs to an element if it and both its neighbours have torsions near the ideal.
+
+    Args:
+        angles: Phi and psi in radians, [L, 2].
+    """
+    kinds = np.full(len(angles), COIL)
     for kind, ideal in IDEAL.items():
-        off = np.abs((np.degrees(angles) - ideal + 180) % 360 - 180)
-        near = np.pad((off < NEAR[kind]).all(1), 1)  # NaN is not near
-        found[near[:-2] & near[1:-1] & near[2:]] = kind
-    return found
+        deviation = np.abs((np.degrees(angles) - ideal + 180) % 360 - 180)
+        near = np.pad((deviation < NEAR[kind]).all(1), 1)  # NaN is not near
+        kinds[near[:-2] & near[1:-1] & near[2:]] = kind
+    return kinds
 
 
 def virtual_beta(coords: np.ndarray) -> np.ndarray:
-    """Where CB would be by ideal geometry, [L, 3], as ProteinMPNN has it."""
+    """Return the positions of CB by ideal geometry with ProteinMPNN's constants, [L, 3]."""
     n, ca, c = np.moveaxis(coords[:, :3].astype(np.float64), 1, 0)
     b, d = ca - n, c - ca
     return ca - 0.58273431 * np.cross(b, d) + 0.56802827 * b - 0.54067466 * d

@@ -56,7 +56,15 @@ def problem(mol: Any) -> str:
         {str(b.GetBondType()) for b in mol.GetBonds() if b.GetBondType() not in kinds}
     ):
         return f"{odd[0].lower()} bond"
+    if has_aromatic_bond_outside_rings(mol):
+        return "aromatic bond outside a ring"
     return ""
+
+
+def has_aromatic_bond_outside_rings(mol: Any) -> bool:
+    """Whether a sanitised molecule has a bond of that kind that is in no aromatic ring."""
+    kind = library().BondType.AROMATIC
+    return any(b.GetBondType() == kind and not b.GetIsAromatic() for b in mol.GetBonds())
 
 
 def to_arrays(mol: Any) -> Molecule:
@@ -141,15 +149,30 @@ def sanitised(molecule: Molecule) -> Any | None:
 
 
 def smiles(mol: Any) -> str:
-    """Canonical SMILES with stereo, without the hydrogens that need not be named."""
+    """Canonical SMILES with stereo, without atom maps and hydrogens that need not be named."""
     chem = library()
-    return chem.MolToSmiles(chem.RemoveHs(mol))
+    return chem.MolToSmiles(chem.RemoveHs(_unmapped(mol)))
 
 
 def flat(mol: Any) -> str:
-    """Canonical SMILES without stereo and without hydrogens that need not be named."""
+    """The key of a molecule's identity, for splits, uniqueness and novelty: canonical SMILES.
+
+    Stereo, atom maps, isotopes and explicit hydrogens are left out of it.
+    """
     chem = library()
-    return chem.MolToSmiles(chem.RemoveHs(mol), isomericSmiles=False)
+    plain = _unmapped(mol)
+    for atom in plain.GetAtoms():
+        atom.SetIsotope(0)
+    chem.RemoveStereochemistry(plain)  # RemoveHs keeps a hydrogen that stereo is told by
+    return chem.MolToSmiles(chem.RemoveHs(plain), isomericSmiles=False)
+
+
+def _unmapped(mol: Any) -> Any:
+    """A copy without atom maps."""
+    copy = library().Mol(mol)
+    for atom in copy.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return copy
 
 
 def flattened(smiles: str) -> str:

@@ -1,4 +1,4 @@
-"""Protein chains of one PDB or mmCIF file: backbone atoms, sequence, positions."""
+"""Reader of the protein chains of a PDB or mmCIF file: backbone, sequence, positions."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ from reed.chem.residues import Content, Residue, Stated
 from reed.weights import library
 
 ENDINGS = re.compile(r"\.(pdb[0-9]*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
-_MARK = "\xef\xbb\xbf"  # of UTF-8, that some editors put first
-_ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # as the PDB names its assemblies
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"  # of UTF-8, as latin-1; some editors write it
+_ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # the PDB's names of assemblies
 
 
 @dataclass(frozen=True)
 class Chain:
     """One protein chain.
 
-    sequence: letters of ALPHABET, [L]; coords: N, CA, C, O in angstroms, float32 [L, 4, 3], NaN
-    where there is none; number: int32 [L], the position in the sequence from 0, gaps counted;
-    ways: how many letters came by which of reed.chem.letters.WAYS.
+    Attributes:
+        name: Name of the chain.
+        sequence: L letters of ALPHABET.
+        coords: N, CA, C, O in angstroms, float32 [L, 4, 3]; NaN where not observed.
+        number: Position in the sequence from 0, including gaps, int32 [L].
+        ways: Number of letters by their origin (reed.chem.letters.WAYS).
     """
 
     name: str
@@ -46,9 +49,12 @@ class Chain:
 
 @dataclass(frozen=True)
 class Structure:
-    """The protein chains of a file by name, and its resolution in angstroms, NaN without one.
+    """The protein chains of a file.
 
-    unsound: the chains that cannot be read, each with the reason.
+    Attributes:
+        chains: The chains by name.
+        resolution: Resolution in angstroms; NaN if unknown.
+        unsound: The reasons for which chains cannot be read, by name.
     """
 
     chains: dict[str, Chain]
@@ -57,18 +63,22 @@ class Structure:
 
 
 def read_structure(path: Path) -> Structure:
-    """The protein chains of a file; BadSample with the reason where it has none.
+    """Read the protein chains of a file.
 
-    Each molecule is a chain: one ends at a TER record, where the numbers begin anew, where the
-    segment changes or, in mmCIF, with its label_asym, unless a peptide bond goes on. Its name is
-    the author's, "_" for a blank, and "A-2" for the second that is called A. Models are
-    alternatives, of which the first is taken, or the parts of an assembly.
+    Each molecule is a chain. It ends at a TER record, where the residue numbers fall or repeat,
+    where the segment changes or, in mmCIF, with its label_asym_id, unless a peptide bond connects
+    both sides. Its name is the author's, "_" for a blank name, and "A-2" for the second chain
+    called A. Models are alternatives, of which the first is read, or the parts of an assembly.
 
-    Positions are those of SEQRES (mmCIF: of the entity), so residues that were not observed have
-    a letter and NaN. In a file without, they are the observed residues in order, and where two
-    neighbours are further apart than a bond allows their numbers jump as the author's do. Author
-    numbers and insertion codes are used for nothing else. Of alternative locations the one of
-    most occupancy counts, per residue; so does the residue, where two share a position.
+    Positions are those of SEQRES (in mmCIF, of the entity), so residues that were not observed have
+    a letter and NaN coordinates. In a file without a sequence, the positions count the observed
+    residues; where two neighbours are further apart than a bond allows, they jump as the author's
+    numbers do. Author numbers and insertion codes are used for nothing else. Of the alternative
+    locations of a residue, the one with the most occupancy is read, and likewise of two residues
+    that share a position.
+
+    Raises:
+        BadSample: The file cannot be read, or has no protein chain.
     """
     try:
         status = path.stat()
@@ -77,46 +87,49 @@ def read_structure(path: Path) -> Structure:
     return _read(path, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)  # the chains of a file are samples of their own
+@lru_cache(maxsize=4)  # each chain of a file is a sample, so one file is asked for many times
 def _read(path: Path, size: int, changed: int) -> Structure:
-    library("gemmi", "reading structures", "proteins")
+    library("gemmi", "reading structures", "proteins")  # fails here if gemmi is missing
+
+    # size and changed are part of the key of lru_cache: a changed file is read again.
     try:
         content = _content(path)
         if not any(content.models):
             raise BadSample("holds no atoms")
-        found = _named(_chains(content, molecules(content)))
-        if not found:
+        results = _named(_chains(content, molecules(content)))
+        if not results:
             raise BadSample("holds no protein chain")
     except BadSample as error:
         raise BadSample(f"{path.name} {error}") from error
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadSample(f"{path.name} is no sound structure: {reason[:200]}") from error
-    chains = {name: each for name, each in found.items() if isinstance(each, Chain)}
-    unsound = {name: each for name, each in found.items() if isinstance(each, str)}
+        raise BadSample(f"{path.name} is not a valid structure: {reason[:200]}") from error
+
+    chains = {name: chain for name, chain in results.items() if isinstance(chain, Chain)}
+    unsound = {name: reason for name, reason in results.items() if isinstance(reason, str)}
     if not chains:
         raise BadSample(f"{path.name}: {next(iter(unsound.values()))}")
     return Structure(chains, content.resolution, unsound)
 
 
 def _content(path: Path) -> Content:
-    """What a file holds, packed or not, read as what it is and not as what it is called."""
+    """Read the content of a file; its first bytes, not its name, decide how it is read."""
     data = path.read_bytes()
     text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("latin-1")
-    lines = re.split(r"\r\n?|\n", text.removeprefix(_MARK))
+    lines = re.split(r"\r\n?|\n", text.removeprefix(_BYTE_ORDER_MARK))
     first = next((line for line in lines if line.strip() and line[0] != "#"), "")
     if first[:5].lower() == "data_":
         return read_mmcif("\n".join(lines))
-    found = read_pdb(lines)
-    return replace(found, is_assembly=True) if _ASSEMBLY.search(path.name) else found
+    content = read_pdb(lines)
+    return replace(content, is_assembly=True) if _ASSEMBLY.search(path.name) else content
 
 
-def _named(found: Iterable[tuple[str, Chain | str]]) -> dict[str, Chain | str]:
-    """The chains by names that are all different and fit into a key."""
-    each = [(re.sub(r"[^!-~]|/", "_", author) or "_", chain) for author, chain in found]
-    taken = {author for author, _ in each}
+def _named(results: Iterable[tuple[str, Chain | str]]) -> dict[str, Chain | str]:
+    """Return the chains by names that differ from each other and can be part of a key."""
+    cleaned = [(re.sub(r"[^!-~]|/", "_", author) or "_", chain) for author, chain in results]
+    taken = {author for author, _ in cleaned}
     named: dict[str, Chain | str] = {}
-    for author, chain in each:
+    for author, chain in cleaned:
         name, count = author, 1
         while name in named or (count > 1 and name in taken):
             count += 1
@@ -125,105 +138,125 @@ def _named(found: Iterable[tuple[str, Chain | str]]) -> dict[str, Chain | str]:
     return named
 
 
-def _chains(content: Content, found: Sequence[Molecule]) -> list[tuple[str, Chain | str]]:
-    """Author's name and chain, or why it cannot be read, in the order of the file."""
+def _chains(content: Content, in_file: Sequence[Molecule]) -> list[tuple[str, Chain | str]]:
+    """Return author's name and chain, or why it cannot be read, in the order of the file."""
     units: dict[str, list[Molecule]] = {}
-    for molecule in found:
+    for molecule in in_file:
         units.setdefault(molecule.unit, []).append(molecule)
     chains: dict[int, tuple[str, Chain | str]] = {}
     for unit, parts in units.items():
         for first, chain in _of_unit(content, content.sequences.get(unit), parts):
             chains[id(first)] = first.chain, chain
-    return [chains[id(each)] for each in found if id(each) in chains]
+    return [chains[id(molecule)] for molecule in in_file if id(molecule) in chains]
 
 
 def _of_unit(
     content: Content, stated: Stated | None, parts: Sequence[Molecule]
 ) -> list[tuple[Molecule, Chain | str]]:
-    """The chains of molecules of one name: one of all that its SEQRES joins, or one of each."""
+    """Return the chains of the molecules of one unit, each with its first molecule.
+
+    The molecules are one chain if the stated sequence joins them, else one chain each.
+    """
     if stated is None:
         return [(part, _as_observed(content, part.residues)) for part in parts]
+
     whole = [residue for part in parts for residue in part.residues]
-    rows = _rows(stated, whole)
-    if isinstance(rows, list) and _is_joined(parts, whole, rows):
-        return [(parts[0], _as_stated(content, stated, whole, rows))]
-    found = [(part, _rows(stated, part.residues)) for part in parts]
-    is_known = any(isinstance(rows, list) for _, rows in found)
+    positions = _positions(stated, whole)
+    if isinstance(positions, list) and _is_joined(parts, whole, positions):
+        return [(parts[0], _as_stated(content, stated, whole, positions))]
+
+    placed = [(part, _positions(stated, part.residues)) for part in parts]
+    fits_one = any(isinstance(positions, list) for _, positions in placed)
     chains: list[tuple[Molecule, Chain | str]] = []
-    for part, rows in found:
-        if isinstance(rows, list):
-            chains.append((part, _as_stated(content, stated, part.residues, rows)))
-        elif is_known:  # it is not the molecule that SEQRES is of
+    for part, positions in placed:
+        if isinstance(positions, list):
+            chains.append((part, _as_stated(content, stated, part.residues, positions)))
+        elif fits_one:  # the stated sequence is that of another molecule of the unit
             chains.append((part, _as_observed(content, part.residues)))
         else:
-            number = f"{rows.site.number}{rows.site.icode}"
+            number = f"{positions.site.number}{positions.site.icode}"
             reason = f"residue {number} of chain {part.chain} is not in its SEQRES"
             chains.append((part, reason))
     return chains
 
 
-def _is_joined(parts: Sequence[Molecule], whole: Sequence[Residue], rows: list[int]) -> bool:
-    """Whether what is missing between the parts can bridge them."""
+def _is_joined(parts: Sequence[Molecule], whole: Sequence[Residue], positions: list[int]) -> bool:
+    """Whether the missing residues are enough to bridge the gaps between the parts."""
     ends = np.cumsum([len(part.residues) for part in parts])[:-1]
-    gaps = ((distance(whole[i - 1], whole[i]), rows[i] - rows[i - 1]) for i in ends)
-    return all(not apart > STEP * step + 1 for apart, step in gaps)
+    gaps = ((distance(whole[i - 1], whole[i]), positions[i] - positions[i - 1]) for i in ends)
+    return all(not length > STEP * count + 1 for length, count in gaps)  # NaN is no obstacle
 
 
-def _rows(stated: Stated, residues: Sequence[Residue]) -> list[int] | Residue:
-    """The position of each residue in the stated sequence, or the first that has none there."""
+def _positions(stated: Stated, residues: Sequence[Residue]) -> list[int] | Residue:
+    """Return the position of each residue in the stated sequence, or the first without one."""
     names, length = set(stated.names), len(stated.names)
-    ours = [next((n for n in each.variants if n in names), each.name) for each in residues]
-    labels = [each.site.label for each in residues]
+    observed = [next((n for n in r.variants if n in names), r.name) for r in residues]
+
+    # mmCIF states the positions itself.
+    labels = [residue.site.label for residue in residues]
     if None not in labels:
-        rows = [label - 1 for label in labels if label is not None]
-        first = {row: i for i, row in reversed(list(enumerate(rows)))}
-        wrong = [i for i, row in enumerate(rows) if not 0 <= row < length or first[row] != i]
-        return residues[wrong[0]] if wrong else rows
-    rows = [each.site.number - 1 for each in residues]
-    pairs = zip(rows, ours, strict=True)
-    fits = all(0 <= row < length and stated.names[row] == name for row, name in pairs)
-    if fits and len(set(rows)) == len(rows):
-        return rows
+        positions = [label - 1 for label in labels if label is not None]
+        first = {position: i for i, position in reversed(list(enumerate(positions)))}
+        wrong = [i for i, p in enumerate(positions) if not 0 <= p < length or first[p] != i]
+        return residues[wrong[0]] if wrong else positions
+
+    # Many PDB files number residues by SEQRES; this test is exact where an alignment may not be.
+    positions = [residue.site.number - 1 for residue in residues]
+    pairs = zip(positions, observed, strict=True)
+    fits = all(0 <= p < length and stated.names[p] == name for p, name in pairs)
+    if fits and len(set(positions)) == len(positions):
+        return positions
+    return _aligned(stated, residues, observed)
+
+
+def _aligned(
+    stated: Stated, residues: Sequence[Residue], observed: Sequence[str]
+) -> list[int] | Residue:
+    """Align the observed names with the stated sequence; the result is that of _positions."""
     gemmi = library("gemmi", "reading structures", "proteins")
     scoring = gemmi.AlignmentScoring("p")
     bonds = map(is_bonded, residues[:-1], residues[1:])
     gaps = [0, *(scoring.bad_gapo if bond else scoring.good_gapo for bond in bonds), 0]
-    found = gemmi.align_string_sequences(list(stated.names), ours, gaps, scoring)
-    rows, at = [], 0
-    for count, kind in re.findall(r"(\d+)([MID])", found.cigar_str()):
+    alignment = gemmi.align_string_sequences(list(stated.names), observed, gaps, scoring)
+
+    # M: both have a residue; I: it was not observed; D: it is not in the stated sequence.
+    positions, offset = [], 0
+    for count, kind in re.findall(r"(\d+)([MID])", alignment.cigar_str()):
         if kind == "D":
-            return residues[len(rows)]
-        rows += range(at, at + int(count)) if kind == "M" else ()
-        at += int(count)
-    return rows
+            return residues[len(positions)]
+        positions += range(offset, offset + int(count)) if kind == "M" else ()
+        offset += int(count)
+    return positions
 
 
 def _as_stated(
-    content: Content, stated: Stated, residues: Sequence[Residue], rows: Sequence[int]
+    content: Content, stated: Stated, residues: Sequence[Residue], positions: Sequence[int]
 ) -> Chain:
-    """The chain at the positions of its stated sequence."""
-    there = dict(zip(rows, residues, strict=True))
+    """Return the chain of a stated sequence, with the residues at their positions in it."""
+    by_position = dict(zip(positions, residues, strict=True))
     coords = np.full((len(stated.names), len(ATOMS), 3), np.nan, np.float32)
     letters = []
-    for row, name in enumerate(stated.names):
-        residue = there.get(row)
-        letter = stated.letters[row : row + 1]
+    for position, name in enumerate(stated.names):
+        residue = by_position.get(position)
+        letter = stated.letters[position : position + 1]
         if residue is None:
-            letters.append(letter_of(name, _sure(letter) or content.parents.get(name, ""), True))
+            letters.append(letter_of(name, _known(letter) or content.parents.get(name, ""), True))
             continue
-        coords[row] = residue.backbone
-        says = _sure(letter) if residue.name == name else ""
-        letters.append(_letter(residue, says or content.parent(residue)))
+
+        # The stated letter is that of the stated name: microheterogeneity may put another there.
+        coords[position] = residue.backbone
+        stated_letter = _known(letter) if residue.name == name else ""
+        letters.append(_letter(residue, stated_letter or content.parent(residue)))
     return _chain(letters, coords, np.arange(len(letters)))
 
 
 def _as_observed(content: Content, residues: Sequence[Residue]) -> Chain:
-    """The chain of the residues that are there; numbers jump, by 2 at the least, at a break."""
-    coords = np.stack([each.backbone for each in residues])
-    apart = np.linalg.norm(np.diff(coords[:, 1], axis=0), axis=1)
-    author = np.diff([each.site.place[0] for each in residues])
-    steps = np.where(apart > BREAK, np.maximum(author, 2), 1)  # NaN is no break
-    letters = [_letter(each, content.parent(each)) for each in residues]
+    """Return the chain of the observed residues; positions jump at a break, by at least 2."""
+    coords = np.stack([residue.backbone for residue in residues])
+    lengths = np.linalg.norm(np.diff(coords[:, 1], axis=0), axis=1)
+    author = np.diff([residue.site.place[0] for residue in residues])
+    steps = np.where(lengths > BREAK, np.maximum(author, 2), 1)  # NaN is no break
+    letters = [_letter(residue, content.parent(residue)) for residue in residues]
     return _chain(letters, coords, np.concatenate([[0], np.cumsum(steps)]))
 
 
@@ -231,7 +264,8 @@ def _letter(residue: Residue, stated: str) -> tuple[str, str]:
     return letter_of(residue.name, stated, residue.is_het, residue.atoms)
 
 
-def _sure(letter: str) -> str:
+def _known(letter: str) -> str:
+    """Return a letter, or an empty string for X."""
     return letter if letter != "X" else ""
 
 

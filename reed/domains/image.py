@@ -41,12 +41,14 @@ class SampleOptions:
         "Sampler: euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04).",
         metavar="NAME",
     )
-    steps: int = option(50, "Steps of the sampler.")
+    steps: int = option(50, "Number of sampler steps.")
     guidance: Guidance = field(default_factory=Guidance)
     labels: str = option(
-        "balanced", "Labels: balanced (sample i has label i mod classes) or random.", metavar="NAME"
+        "balanced",
+        "Labels: balanced (sample i gets label i mod classes) or random.",
+        metavar="NAME",
     )
-    seed: int = option(0, "Seed of everything that is random.")
+    seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
         for name, known in (

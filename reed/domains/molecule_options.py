@@ -25,13 +25,13 @@ class MoleculeOptions:
         seed: Seed; sample i depends only on (seed, i).
     """
 
-    steps: int = option(100, "Steps of the integration.")
+    steps: int = option(100, "Number of integration steps.")
     grid: str = option(
-        "log", "Steps: shorter towards the data (log) or equal (linear).", metavar="NAME"
+        "log", "Step lengths: log (shorter towards the data) or linear (equal).", metavar="NAME"
     )
     noise: float = option(1.0, "Rate at which atoms and bonds are resampled.")
-    atoms: int = option(0, "Atoms in each molecule; 0: drawn from the numbers in the cache.")
-    seed: int = option(0, "Seed of everything that is random.")
+    atoms: int = option(0, "Atoms per molecule; 0: as many as random molecules of the cache have.")
+    seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps)

@@ -72,14 +72,14 @@ class DesignOptions:
 
     structures: tuple[Structure, ...] = ()
     each: int = 1
-    steps: int = option(500, "Largest number of steps in which residues are revealed.")
-    temperature: float = option(0.1, "Softmax temperature of the letters.")
+    steps: int = option(500, "Maximum number of steps that reveal residues.")
+    temperature: float = option(0.1, "Softmax temperature.")
     order: str = option(
         "purity",
-        "Order of the residues: purity (the most certain first) or random.",
+        "Order in which residues are revealed: purity (most certain first) or random.",
         metavar="NAME",
     )
-    seed: int = option(0, "Seed of everything that is random.")
+    seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
         masked.check_sampling(self.steps, self.temperature, self.order)

@@ -66,7 +66,7 @@ class ArrayFile:
         return f"names-sizes-{hashlib.sha256(chr(10).join(sizes).encode()).hexdigest()[:16]}"
 
     def check_files(self) -> None:
-        """ReedError for what `load` refuses."""
+        """Raise ReedError unless the file can be opened."""
         self.load("cpu")
 
     def load(self, device: str) -> None:
@@ -94,15 +94,15 @@ class ArrayFile:
 
     def _array(self, key: str) -> np.ndarray:
         try:
-            found = self._stored(key)
+            array = self._stored(key)
         except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise BadSample(f"no sound array in {self.file}: {error}") from error
         (field,) = self.fields
-        fits = found.dtype.kind in "fiu" and found.ndim == len(field.shape)
-        if not fits or found.shape[-1] != self.channels:
+        fits = array.dtype.kind in "fiu" and array.ndim == len(field.shape)
+        if not fits or array.shape[-1] != self.channels:
             shape = [self.channels] if self.kind == "sample" else ["N", self.channels]
-            raise BadSample(f"is {found.dtype} {list(found.shape)}, not numbers {shape}")
-        return found.astype(np.float32)
+            raise BadSample(f"is {array.dtype} {list(array.shape)}, not numbers {shape}")
+        return array.astype(np.float32)
 
     def _stored(self, key: str) -> np.ndarray:
         if self._opened is not None:

@@ -1,4 +1,4 @@
-"""What measures samples: one evaluator for each kind of data, and how the kind is told."""
+"""Base class of evaluators, one per kind of data, and how the kind of samples is detected."""
 
 from __future__ import annotations
 
@@ -22,10 +22,18 @@ EVALUATORS = Registry("evaluator of samples", "reed.evaluate", group="reed.evalu
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be measured.
+    """What to measure, and how.
 
-    kind: of data; out: where the record goes; num: how many samples there must be, if that was
-    said; batch: samples at a time; say: tells the user something at once.
+    Attributes:
+        kind: Kind of data.
+        samples: File or folder of samples, or a run.
+        reference: Path of the real data.
+        out: File of the record.
+        num: Required number of samples; None for any.
+        device: Device of the networks.
+        batch: Samples per batch.
+        progress: Whether to show progress bars.
+        say: Function that shows a message to the user at once.
     """
 
     kind: str
@@ -38,19 +46,22 @@ class Task:
     progress: bool = False
     say: Callable[[str], None] = lambda line: None
 
-    def check_num(self, found: int) -> None:
-        """ReedError where another number of samples was asked for than there is."""
-        if self.num is not None and found != self.num:
-            raise ReedError(f"{self.samples} holds {found} samples, --num says {self.num}")
+    def check_num(self, count: int) -> None:
+        """Raise ReedError if the number of samples is not the required one."""
+        if self.num is not None and count != self.num:
+            raise ReedError(f"{self.samples} holds {count} samples, --num says {self.num}")
 
 
 @dataclass
 class Evaluator:
-    """Measures samples of one kind: registered in EVALUATORS under the name of the domain.
+    """Base class of evaluators, which measure samples of one kind.
 
-    An implementation is a dataclass that extends this one; its fields are its options (see
-    reed.config.option). noun: what it counts, in the plural; runs: whether it measures a run
-    itself rather than samples that were drawn from one.
+    An evaluator is a dataclass that extends this one, registered in EVALUATORS under the name of
+    the domain. Its fields are its options (see reed.config.option).
+
+    Attributes:
+        noun: What it counts, in the plural.
+        runs: Whether it can measure a run, and not only samples drawn from one.
     """
 
     noun: ClassVar[str] = "samples"
@@ -58,38 +69,43 @@ class Evaluator:
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """Whether the content of a file or folder shows that it holds samples of this kind."""
+        """Return whether the content of a file or folder shows samples of this kind."""
         return False
 
     def place(self, samples: Path) -> Path:
-        """Where the record goes unless the user says: NAME.eval.json beside the samples."""
+        """Return the default file of the record: NAME.eval.json beside the samples."""
         return beside(samples, ".eval.json")
 
     def measure(self, task: Task) -> Record:
-        """The numbers; the record is also written to `task.out`."""
+        """Measure samples, write the record to `task.out` and return it."""
         raise NotImplementedError
 
 
 def is_run(path: Path) -> bool:
-    """Whether a folder is that of a run."""
+    """Return whether a folder is a run."""
     return (path / "config.json").is_file()
 
 
 def kind_of(samples: Path, reference: Path) -> str:
-    """The kind of some samples, or of a run.
+    """Detect the kind of samples or of a run.
 
-    By what the run keeps of its cache, by what reed-sample wrote beside the samples, by their
-    content, or else by the reference, where that is a cache. Raises ReedError when none of these
-    tells.
+    The kind of a run follows from what it keeps of its cache. The kind of samples follows from
+    what reed-sample wrote beside them, else from their content, else from the reference if that
+    is a cache.
+
+    Raises:
+        ReedError: None of these tells the kind.
     """
     if not samples.exists():
         raise ReedError(f"cannot read samples from {samples}: there is nothing")
     if is_run(samples):
         settings = config.build(TrainConfig, config.read(samples / "config.json"))
         return RunData.of_run(samples, settings.shards, settings.data).domain
-    said = drawn_as(samples).get("kind")
-    if isinstance(said, str):
-        return said
+
+    # Files of other programs have no recipe, so their content has to tell.
+    recorded = drawn_as(samples).get("kind")
+    if isinstance(recorded, str):
+        return recorded
     for name in EVALUATORS.names():
         if EVALUATORS.get(name).reads(samples):
             return name
@@ -102,20 +118,21 @@ def kind_of(samples: Path, reference: Path) -> str:
 
 
 def evaluator_of(kind: str, samples: Path) -> type[Evaluator]:
-    """The class of what measures samples of a kind, or a run; ReedError where nothing does."""
+    """Return the evaluator class for samples of a kind, or a run; ReedError if there is none."""
     if kind not in EVALUATORS.names() and ":" in kind:
-        DOMAINS.get(kind)  # the module of a domain brings its evaluator along
+        DOMAINS.get(kind)  # importing the module of a domain registers its evaluator
     if kind not in EVALUATORS.names():
         known = ", ".join(EVALUATORS.names())
         raise ReedError(
             f"nothing measures samples of kind {kind!r} (only {known}): register an evaluator for "
             f"it, @EVALUATORS.register({kind!r}), in the module of its domain"
         )
-    found = EVALUATORS.get(kind)
-    if is_run(samples) and not found.runs:
-        there = sorted((samples / "samples").glob("*.npz"))
-        hint = f"such as {there[-1]}" if there else f"reed-sample --run {samples}"
+
+    evaluator = EVALUATORS.get(kind)
+    if is_run(samples) and not evaluator.runs:
+        drawn = sorted((samples / "samples").glob("*.npz"))
+        hint = f"such as {drawn[-1]}" if drawn else f"reed-sample --run {samples}"
         raise ReedError(
             f"{samples} is a run on {kind}s: measure samples that were drawn from it, {hint}"
         )
-    return found
+    return evaluator

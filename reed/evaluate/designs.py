@@ -1,4 +1,4 @@
-"""The evaluator of proteins: a run on structures that it was not trained on, or designs."""
+"""The evaluator of proteins: it measures designs, or a run on structures unseen in training."""
 
 from __future__ import annotations
 
@@ -30,88 +30,100 @@ FASTA = (".fasta", ".fa")
 @EVALUATORS.register("protein")
 @dataclass
 class ProteinEvaluator(Evaluator):
-    """Recovery, perplexity and, with ESMFold, refolding.
+    """Sequence recovery, perplexity (of runs) and, with ESMFold, refolding of designs.
 
-    Of a run: of one design for each structure of a cache that it was not trained on. Of a FASTA of
-    reed-sample: of its designs, against the structure file that they are for, or a cache that has
-    structures of their names.
+    For a run, one design is drawn for each structure of the reference, a cache that the run was
+    not trained on. The designs in a FASTA of reed-sample are compared with the structure file that
+    they are for, or with the structures of a cache that have their names.
+
+    Attributes:
+        steps: Sampler steps for the designs of a run.
+        esmfold: Folder of ESMFold; None to leave out refolding.
     """
 
     noun = "designs"
     runs = True
 
-    steps: int = option(500, "Of a run: steps of the sampler of its designs.")
-    esmfold: Path | None = option(None, "Refold the designs by the ESMFold there.", metavar="DIR")
+    steps: int = option(500, "Sampler steps for the designs of a run.")
+    esmfold: Path | None = option(
+        None, "Refold the designs with the ESMFold in this folder.", metavar="DIR"
+    )
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """A FASTA."""
+        """Return whether the path is a FASTA file."""
         return path.is_file() and path.suffix in FASTA
 
     def place(self, samples: Path) -> Path:
-        """Of a run: step-0001000.eval.json in its folder."""
+        """Return the default file of the record; for a run, step-0001000.eval.json in it."""
         if not is_run(samples):
             return super().place(samples)
         step = max(checkpoint.steps(samples), default=0)
         return samples / f"step-{step:07d}.eval.json"
 
     def measure(self, task: Task) -> Record:
-        """The numbers; ReedError for what cannot be measured."""
+        """Measure a run or designs and write the record.
+
+        Raises:
+            ReedError: The run or the designs cannot be measured.
+        """
         record = self._of_run(task) if is_run(task.samples) else self._of_designs(task)
         record.write(task.out)
         return record
 
     def _of_run(self, task: Task) -> Record:
-        """One design for each structure of the reference, a cache."""
+        """Draw and measure one design for each structure of the reference, a cache."""
         sampler = Sampler.of_run(task.samples, None, task.device)
         data = config.read(task.samples / "config.json")["data"]
         structures = structures_of(task.reference, data)
-        structures.sort(key=lambda each: len(each.residue))
+        structures.sort(key=lambda structure: len(structure.residue))
         task.check_num(len(structures))
 
         assert isinstance(sampler.net, MPNN)  # the net of the domain that this kind names
-        found = perplexity(sampler.net, structures, progress=task.progress)
+        values = perplexity(sampler.net, structures, progress=task.progress)
         options = DesignOptions(tuple(structures), steps=self.steps)
         batch = min(task.batch, len(structures))
         drawn = sampler.draw(len(structures), options, batch=batch, progress=task.progress)
-        found |= self._measured(drawn["sequence"].tolist(), structures, task)
+        values |= self._measured(drawn["sequence"].tolist(), structures, task)
 
         settings = config.plain(DesignOptions(steps=self.steps)) | {"sampling": options.name}
         recipe = dict.fromkeys(RECIPE) | sampler.about | settings | {"num": len(structures)}
         about = {"kind": "run", "sha256": sampler.about["weights"]}
-        return self._record(task, len(structures), about, "cache", recipe, found)
+        return self._record(task, len(structures), about, "cache", recipe, values)
 
     def _of_designs(self, task: Task) -> Record:
-        """Sequences in a FASTA, against the structures of their names."""
+        """Compare the sequences in a FASTA with the structures of their names."""
         entries = list(_entries(task.samples))
         task.check_num(len(entries))
         recipe = recipe_of(task.samples, len(entries))
+
+        # A structure file holds one structure, so all designs are for it, whatever their names.
         file = task.reference.is_file()
         known = self._structures(task.reference, recipe)
         pairs = [(text, _matched(task, name, text, known, file)) for name, text in entries]
-        texts, structures = [text for text, _ in pairs], [each for _, each in pairs]
+        texts, structures = [text for text, _ in pairs], [structure for _, structure in pairs]
 
-        found = self._measured(texts, structures, task)
+        values = self._measured(texts, structures, task)
         about = {"kind": "fasta", "sha256": file_sha256(task.samples)}
         kind = "structure" if file else "cache"
-        return self._record(task, len(entries), about, kind, recipe, found)
+        return self._record(task, len(entries), about, kind, recipe, values)
 
     @staticmethod
     def _structures(reference: Path, recipe: dict[str, Any]) -> dict[str, Structure]:
-        """Name -> structure."""
+        """Return the structures of the reference by name."""
         if reference.is_file():
-            found = structure_in(reference)
-            return {found.name: found}
+            structure = structure_in(reference)
+            return {structure.name: structure}
         pipeline = schema.load_manifest(reference).pipeline
         data = (recipe.get("config") or {}).get("data") or pipelines.recipe(pipeline)["data"]
-        return {each.name: each for each in structures_of(reference, data)}
+        return {structure.name: structure for structure in structures_of(reference, data)}
 
     def _measured(
         self, designs: list[str], structures: list[Structure], task: Task
     ) -> dict[str, Any]:
         fold = EsmFold(self.esmfold, task.device) if self.esmfold else None
-        found: dict[str, Any] = dict(recovery(designs, structures))
-        return found | (
+        values: dict[str, Any] = dict(recovery(designs, structures))
+        return values | (
             refolding(designs, structures, fold, progress=task.progress) if fold else {}
         )
 
@@ -122,17 +134,17 @@ class ProteinEvaluator(Evaluator):
         about: dict[str, Any],
         kind: str,
         recipe: dict[str, Any],
-        found: dict[str, Any],
+        values: dict[str, Any],
     ) -> Record:
-        values = {n: v for name, value in found.items() for n, v in spread(name, value).items()}
+        flat = {n: v for name, value in values.items() for n, v in spread(name, value).items()}
         samples = {"place": str(task.samples), "num": num} | about
         reference = {"place": str(task.reference), "kind": kind}
         evaluator = f"reed-{__version__}"
-        return Record.of(task.kind, samples, reference, recipe, values, evaluator=evaluator)
+        return Record.of(task.kind, samples, reference, recipe, flat, evaluator=evaluator)
 
 
 def _entries(path: Path) -> Iterator[tuple[str, str]]:
-    """The first word of each header, and the letters below it without what parts the chains."""
+    """Yield the first word of each header, and the letters below it without chain separators."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -150,16 +162,16 @@ def _entries(path: Path) -> Iterator[tuple[str, str]]:
 def _matched(
     task: Task, name: str, text: str, known: dict[str, Structure], file: bool
 ) -> Structure:
-    """The structure that a design is for: the only one of a file, or that of its name."""
-    found = next(iter(known.values())) if file else known.get(name)
-    if found is None:
+    """Return the structure that a design is for: that of the file, or the one with its name."""
+    structure = next(iter(known.values())) if file else known.get(name)
+    if structure is None:
         raise ReedError(
             f"{task.samples} has designs for {name!r}, which is not in {task.reference}; give the "
             "structure file that they are for"
         )
-    if len(found.residue) != len(text):
+    if len(structure.residue) != len(text):
         raise ReedError(
-            f"{task.samples}: a design for {name!r} has {len(text)} residues, {found.name!r} in "
-            f"{task.reference} has {len(found.residue)}"
+            f"{task.samples}: a design for {name!r} has {len(text)} residues, {structure.name!r} "
+            f"in {task.reference} has {len(structure.residue)}"
         )
-    return found
+    return structure

@@ -1,4 +1,4 @@
-"""Metrics of samples against real images."""
+"""The evaluator of images: metrics of samples against real images."""
 
 from __future__ import annotations
 
@@ -22,42 +22,49 @@ from reed.metrics import FEATURES
 from reed.metrics.image_set import ImageSet, has_images, open_images
 from reed.precision import PRECISIONS
 
-FEW, MANY = 2048, 50_000  # samples: of Inception's width; of published numbers
+FEW = 2048  # samples: the width of Inception's features
+MANY = 50_000  # samples of published numbers
 FAMILIES = ("dinov2", "dinov3", "siglip", "clip", "mae", "ijepa", "mocov3", "convnext")
 
 
 @EVALUATORS.register("image")
 @dataclass
 class ImageEvaluator(Evaluator):
-    """Metrics of images: an .npz or .npy, or a folder of image files.
+    """Metrics of the images in an .npz, an .npy or a folder of image files.
 
-    The reference is a cache with images, a folder, or a file, also one of the ADM suite with
-    statistics. metrics: of METRICS, with commas; features: the space of those that may be taken in
-    any; weights: SPACE=FILE; precision: of the networks. Without metrics, those are taken that the
-    reference and the weights that are here allow.
+    The reference is a cache with images, a folder, an .npz or an .npy; it may be an .npz of the
+    ADM suite that has statistics.
+
+    Attributes:
+        metrics: Names in METRICS, separated by commas; empty for all that the reference and the
+            available weights allow.
+        features: Feature space for the metrics that may be taken in any space; empty for their
+            own spaces.
+        weights: Weights of feature spaces, as SPACE=FILE.
+        precision: Precision of the feature networks.
     """
 
     noun = "images"
 
     metrics: str = option(
         "",
-        "fd, fid, sfid, is, pr, fd-dinov2, kid, cmmd, with commas. Default: those that the "
-        "reference and the weights that are here allow.",
+        "Metrics, separated by commas: fd, fid, sfid, is, pr, kid, cmmd, fd-dinov2. Default: those "
+        "that the reference and the available weights allow.",
         metavar="LIST",
     )
     features: str = option(
         "",
-        "Space of fd, pr, kid and cmmd in place of their own: digits-mlp, inception, dinov2-l, "
-        "clip-l-336 or timm:NAME; without --metrics, of fd alone.",
+        "Feature space for fd, pr, kid and cmmd instead of their own: digits-mlp, inception, "
+        "dinov2-l, clip-l-336 or timm:NAME; without --metrics, fd is the only metric.",
         metavar="SPACE",
     )
     weights: tuple[str, ...] = option(
         (),
-        "The weights of a space, where they are not to be fetched; may be repeated.",
+        "Weights of a feature space, instead of downloading them; may be repeated.",
         metavar="SPACE=FILE",
     )
     precision: str = option(
-        "fp32", "Precision of the networks: fp32, tf32 or bf16.", metavar="NAME"
+        "fp32", "Precision of the feature networks: fp32, tf32 or bf16.", metavar="NAME"
     )
 
     def __post_init__(self) -> None:
@@ -67,19 +74,25 @@ class ImageEvaluator(Evaluator):
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """A folder, a .npy, or an .npz with arr_0 or with the statistics of the ADM suite."""
+        """Return whether it is a folder, an .npy, or an .npz with arr_0 or ADM statistics."""
         return path.is_dir() or path.suffix == ".npy" or has_images(path)
 
     def measure(self, task: Task) -> Record:
-        """Measure images and write the record; ReedError for what cannot be measured.
+        """Measure images and write the record.
 
-        Numbers of the same samples that are in the record stay, those of other samples go.
+        If the record exists, its numbers are kept if they are of the same samples, and dropped if
+        not.
+
+        Raises:
+            ReedError: The samples, the reference, a metric or weights cannot be used.
         """
         given = dict(map(_pair, self.weights))
         how = Computing(task.device, self.precision, task.batch, task.progress)
         wanted = parse_metrics(self.metrics) if self.metrics else ["fd"] if self.features else []
+        # Wrong weights are reported before images are opened, which may take long.
         if wanted:
             _check_spaces(spaces_of(wanted, self.features), given, self.precision)
+
         drawn, real = (
             open_images(task.samples, "samples"),
             open_images(task.reference, "the reference"),
@@ -102,12 +115,12 @@ class ImageEvaluator(Evaluator):
             fitted = Reference(real, space, given.get(space), how, keep)
             record.metrics |= _measure(drawn, fitted, names, how)
             record.warnings += fitted.problems
-            record.write(task.out)  # what is measured stays, whatever happens in the next space
+            record.write(task.out)  # kept even if the next space fails
         return record
 
 
 def _check_spaces(spaces: Mapping[str, Any], given: Mapping[str, str], precision: str) -> None:
-    """Tell of what is wrong with weights before the first hour of work."""
+    """Raise ReedError for weights that cannot be used, before the first hour of work."""
     for name in given:
         if name not in spaces:
             raise ReedError(f"--weights {name}: no metric uses it.{suggest(name, spaces)}")
@@ -123,7 +136,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _measure(drawn: ImageSet, reference: Reference, wanted: list[str], how: Computing) -> Values:
-    """The numbers of some metrics in one space."""
+    """Return the values of metrics in one feature space."""
     outputs = {name: METRICS[name].output or reference.space.outputs[0] for name in wanted}
     rows = reference.extract(drawn, sorted(set(outputs.values())))
     about = {
@@ -132,14 +145,15 @@ def _measure(drawn: ImageSet, reference: Reference, wanted: list[str], how: Comp
         "device": how.device,
         "evaluator": f"reed-{__version__} torch-{torch.__version__} numpy-{np.__version__}",
     }
-    found: Values = {}
+
+    results: Values = {}
     for name, output in outputs.items():
         metric = METRICS[name]
-        # in a space that is not its own a number is another one, so it is named by both
+        # In another space a metric has other values, so its name includes that space.
         suffix = "" if metric.space == reference.features else f"/{reference.features}"
         values = metric.measure(rows[output], reference, output)
-        found |= {(key or name) + suffix: value | about for key, value in values.items()}
-    return found
+        results |= {(key or name) + suffix: value | about for key, value in values.items()}
+    return results
 
 
 def _about(images: ImageSet) -> dict[str, Any]:
@@ -154,23 +168,25 @@ def _about(images: ImageSet) -> dict[str, Any]:
 
 
 def _warnings(drawn: ImageSet, recipe: dict[str, Any], spaces: Mapping[str, Any]) -> list[str]:
-    found = []
+    warnings = []
     if drawn.num < FEW:
-        found.append(
+        warnings.append(
             f"{drawn.num} samples are fewer than {FEW:,}: Fréchet distances are too high, by more "
             "the fewer there are; compare only equal numbers of samples"
         )
     elif drawn.num < MANY:
-        found.append(f"published numbers are of {MANY:,} samples, these are of {drawn.num:,}")
+        warnings.append(f"published numbers are of {MANY:,} samples, these are of {drawn.num:,}")
+
+    # A teacher's own feature space favours runs that were aligned to it.
     for target in alignment_of(recipe):
         for space in spaces:
             family = _family(space)
             if family and family == _family(target):
-                found.append(
+                warnings.append(
                     f"the run was aligned to {target}, which {space} is close to: in this space "
                     "it is favoured; measure in another one too"
                 )
-    return found
+    return warnings
 
 
 def _family(name: str) -> str:
@@ -178,21 +194,23 @@ def _family(name: str) -> str:
 
 
 def _take_over(out: Path, record: Record) -> None:
-    """Add the numbers that an earlier record has of the same samples."""
+    """Add the values that an earlier record has of the same samples."""
     if not out.is_file():
         return
     try:
         old = Record.read(out)
     except ReedError as error:
         raise ReedError(f"{error}, or choose another --out") from error
-    theirs, ours = old.reference, record.reference
+    before, now = old.reference, record.reference
     if old.samples.get("sha256") != record.samples["sha256"]:
         return
-    if theirs.get("sha256") != ours["sha256"]:
+
+    # Values against different references must not stand in one record.
+    if before.get("sha256") != now["sha256"]:
         raise ReedError(
-            f"{out} holds numbers against {theirs.get('place')} "
-            f"({str(theirs.get('sha256'))[:12]}), these are against {ours['place']} "
-            f"({ours['sha256'][:12]}); choose another --out"
+            f"{out} holds numbers against {before.get('place')} "
+            f"({str(before.get('sha256'))[:12]}), these are against {now['place']} "
+            f"({now['sha256'][:12]}); choose another --out"
         )
     record.metrics = old.metrics
     record.warnings = list(dict.fromkeys(old.warnings + record.warnings))

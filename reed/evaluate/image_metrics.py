@@ -1,4 +1,4 @@
-"""Which metrics of images there are, in which spaces, and which of them can be taken here."""
+"""The metrics of images, their feature spaces, and which of them can be computed here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from reed.metrics.kid import kid
 from reed.metrics.mmd import cmmd
 from reed.metrics.precision_recall import precision_recall
 
-Values = dict[str, dict[str, Any]]  # by the name of the number
+Values = dict[str, dict[str, Any]]  # name -> {"value", and what it depends on}
 
 
 def _frechet(rows: np.ndarray, reference: Reference, output: str) -> Values:
@@ -33,15 +33,15 @@ def _score(rows: np.ndarray, reference: Reference, output: str) -> Values:
 
 def _precision_recall(rows: np.ndarray, reference: Reference, output: str) -> Values:
     real, drawn = (torch.from_numpy(x).to(reference.how.device) for x in (reference.rows(), rows))
-    found = asdict(precision_recall(drawn, real, half=True))
+    values = asdict(precision_recall(drawn, real, half=True))
     about = {"k": 3, "distances": "fp16", "reference_images": len(real)}
-    return {name: {"value": value} | about for name, value in found.items()}
+    return {name: {"value": value} | about for name, value in values.items()}
 
 
 def _kid(rows: np.ndarray, reference: Reference, output: str) -> Values:
     real = reference.rows()
-    found = asdict(kid(rows, real))
-    return {"": {"value": found.pop("mean")} | found | {"reference_images": len(real)}}
+    values = asdict(kid(rows, real))
+    return {"": {"value": values.pop("mean")} | values | {"reference_images": len(real)}}
 
 
 def _cmmd(rows: np.ndarray, reference: Reference, output: str) -> Values:
@@ -51,10 +51,14 @@ def _cmmd(rows: np.ndarray, reference: Reference, output: str) -> Values:
 
 @dataclass(frozen=True)
 class Metric:
-    """A measure and the space it is taken in.
+    """A metric and its feature space.
 
-    space: by name; output: of the space, empty for its first; free: whether another space may
-    take its place.
+    Attributes:
+        measure: Function of features [N, D], the reference, and the name of the output; it returns
+            values by name, "" for the name of the metric itself.
+        space: Name of the feature space.
+        output: Output of the space; empty for its first.
+        free: Whether the metric may be taken in another space.
     """
 
     measure: Callable[[np.ndarray, Reference, str], Values]
@@ -63,11 +67,9 @@ class Metric:
     free: bool = False
 
     def measured_by(self, real: ImageSet) -> bool:
-        """Whether statistics of the reference, or nothing of it, will do in place of images."""
+        """Return whether the metric can do without the images of the reference."""
         return (
-            self.measure is _score
-            or self.output in ADM
-            and ADM[self.output][0] in (real.statistics)
+            self.measure is _score or self.output in ADM and ADM[self.output][0] in real.statistics
         )
 
 
@@ -84,7 +86,7 @@ METRICS = {
 
 
 def parse_metrics(text: str) -> list[str]:
-    """The metrics that a list with commas names, each once; ReedError with the nearest name."""
+    """Return the metrics in a comma-separated list, each once; ReedError if one is unknown."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names or [text]:
         if name not in METRICS:
@@ -93,43 +95,52 @@ def parse_metrics(text: str) -> list[str]:
 
 
 def spaces_of(metrics: list[str], features: str) -> dict[str, list[str]]:
-    """The metrics that are taken in each space, so that each image goes through it once."""
+    """Group metrics by feature space, so that each image passes through a space once."""
     if features and not any(METRICS[name].free for name in metrics):
         raise ReedError(
             f"--features {features}: of the metrics {', '.join(metrics)} none may be taken in "
             f"another space; {', '.join(n for n, m in METRICS.items() if m.free)} may"
         )
-    found: dict[str, list[str]] = {}
+    spaces: dict[str, list[str]] = {}
     for name in metrics:
         metric = METRICS[name]
-        found.setdefault(features if features and metric.free else metric.space, []).append(name)
-    return found
+        spaces.setdefault(features if features and metric.free else metric.space, []).append(name)
+    return spaces
 
 
 def choose(
     real: ImageSet, given: Mapping[str, str], precision: str, say: Callable[[str], None]
 ) -> list[str]:
-    """The metrics that a reference and the weights that are here allow; tells which, and why.
+    """Return the metrics that the reference and the available weights allow.
 
-    Raises ReedError when there is none, and for weights that were given and cannot be used.
+    Args:
+        real: Images of the reference.
+        given: Weights files by feature space.
+        precision: Precision of the feature networks.
+        say: Function that tells the user which metrics are computed, and why others are not.
+
+    Raises:
+        ReedError: No metric is possible, or weights that were given cannot be used.
     """
-    allowed, out = [], {}
+    allowed, reasons = [], {}
     for space, names in spaces_of(list(METRICS), "").items():
         if why := _lack(space, real, given, precision):
-            out[", ".join(names)] = f"{space}: {why}"
+            reasons[", ".join(names)] = f"{space}: {why}"
             continue
-        bare = [n for n in names if not real.num and not METRICS[n].measured_by(real)]
-        out |= {", ".join(bare): "the reference holds no images"} if bare else {}
-        allowed += [name for name in names if name not in bare]
-    left = "; ".join(f"{names} ({why})" for names, why in out.items())
+        impossible = [n for n in names if not real.num and not METRICS[n].measured_by(real)]
+        reasons |= {", ".join(impossible): "the reference holds no images"} if impossible else {}
+        allowed += [name for name in names if name not in impossible]
+    left_out = "; ".join(f"{names} ({why})" for names, why in reasons.items())
     if not allowed:
-        raise ReedError(f"no metric can be taken as things are: {left}; name one with --metrics")
-    say(f"metrics: {', '.join(allowed)}" + (f"; left out: {left}" if left else ""))
+        raise ReedError(
+            f"no metric can be taken as things are: {left_out}; name one with --metrics"
+        )
+    say(f"metrics: {', '.join(allowed)}" + (f"; left out: {left_out}" if left_out else ""))
     return allowed
 
 
 def _lack(space: str, real: ImageSet, given: Mapping[str, str], precision: str) -> str:
-    """Why a space cannot be used; weights that the user named are used, or refused."""
+    """Return why a space cannot be used, or ""; ReedError if the user named its weights."""
     try:
         return FEATURES.get(space)(given.get(space), precision).lacks(real)
     except ReedError as error:

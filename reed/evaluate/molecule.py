@@ -1,4 +1,4 @@
-"""Metrics of generated molecules."""
+"""The evaluator of molecules."""
 
 from __future__ import annotations
 
@@ -19,32 +19,40 @@ from reed.metrics.posebusters import busted, library
 @EVALUATORS.register("molecule")
 @dataclass
 class MoleculeEvaluator(Evaluator):
-    """Measures of molecules: an .npz of reed.chem.molecule_set, or an SDF.
+    """Metrics of the molecules in an .npz of reed.chem.molecule_set, or in an SDF.
 
-    The reference is a cache of molecules: what is not in it is novel.
+    The reference is a cache of molecules. Molecules that it does not have are novel.
+
+    Attributes:
+        posebusters: Whether to run the checks of PoseBusters.
     """
 
     noun = "molecules"
 
-    posebusters: bool = option(False, "The checks of PoseBusters, too.")
+    posebusters: bool = option(False, "Also run the checks of PoseBusters.")
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """An SDF, or an .npz of molecules."""
+        """Return whether the path is an SDF or an .npz of molecules."""
         return path.is_file() and (path.suffix == ".sdf" or molecule_set.is_set(path))
 
     def measure(self, task: Task) -> Record:
-        """Measure molecules and write the record; ReedError for what cannot be measured."""
-        checker = library() if self.posebusters else None  # it is missed at once, not at the end
+        """Measure molecules and write the record.
+
+        Raises:
+            ReedError: The samples or the reference cannot be read.
+        """
+        # A missing library is reported now, and not after the other metrics.
+        checker = library() if self.posebusters else None
         molecules = molecule_set.load(task.samples)
         task.check_num(len(molecules))
         recipe = recipe_of(task.samples, len(molecules))
         known = molecule_set.known(task.reference, progress=task.progress)
 
-        found = measure(molecules, known, progress=task.progress)
+        values = measure(molecules, known, progress=task.progress)
         evaluator = f"reed-{__version__} rdkit-{rdkit.version()}"
         if checker:
-            found |= busted(molecules, progress=task.progress)
+            values |= busted(molecules, progress=task.progress)
             evaluator += f" posebusters-{checker.__version__}"
 
         samples = {
@@ -54,6 +62,6 @@ class MoleculeEvaluator(Evaluator):
             "sha256": file_sha256(task.samples),
         }
         reference = {"place": str(task.reference), "kind": "cache", "num": len(known)}
-        record = Record.of(task.kind, samples, reference, recipe, found, evaluator=evaluator)
+        record = Record.of(task.kind, samples, reference, recipe, values, evaluator=evaluator)
         record.write(task.out)
         return record

@@ -1,4 +1,4 @@
-"""Measures of designed sequences: recovery, perplexity on fixed masks, refolding."""
+"""Metrics of designed sequences: recovery, perplexity on fixed masks, refolding."""
 
 from __future__ import annotations
 
@@ -25,28 +25,43 @@ from reed.metrics.folding import Folded, agreement
 from reed.nets.mpnn import MASK, MPNN
 from reed.seeding import seed_for
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # at which perplexity is taken; 1: nothing is shown
-_TOKENS = 4000  # padded residues of one batch
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of the perplexity; at 1 every residue is masked
+_TOKENS = 4000  # most padded residues in a batch
 
 
 def structures_of(cache: Path, data: Mapping[str, str]) -> list[Structure]:
-    """Every structure of a cache, in its order; data: role -> "column/field", as in a recipe."""
+    """Return every structure of a cache, in cache order.
+
+    Args:
+        cache: Folder of the cache.
+        data: "column/field" by role, as in a recipe.
+
+    Raises:
+        ReedError: The roles of a structure are not in one column.
+    """
     with open_cache(cache) as opened:
-        places = {role: opened.column_and_field(data[role]) for role in SHAPES}
-        columns = {column.name for column, _ in places.values()}
+        fields = {role: opened.column_and_field(data[role]) for role in SHAPES}
+        columns = {column.name for column, _ in fields.values()}
         if len(columns) > 1:
             problem = f"coords, residue, number and chain lie in {columns}"
             raise ReedError(f"{problem}, not in one column")
         return [
-            Structure(key, **{role: values[field.name] for role, (_, field) in places.items()})
+            Structure(key, **{role: values[field.name] for role, (_, field) in fields.items()})
             for key, values in opened.records(columns.pop())
         ]
 
 
 def recovery(designs: Sequence[str], structures: Sequence[Structure]) -> dict[str, float]:
-    """The share of letters that designs recover, of those that count; one design per structure.
+    """Return the share of native residues that designs recover; one design per structure.
 
-    recovery: over all residues; recovery_median: of the proteins' own shares.
+    Residues that are missing or X do not count.
+
+    Returns:
+        recovery: share over all residues; recovery_median: median of the shares of the structures;
+        residues: number of residues that count.
+
+    Raises:
+        ReedError: No residue counts.
     """
     shares, hits, total = [], 0, 0
     for design, structure in zip(designs, structures, strict=True):
@@ -68,31 +83,40 @@ def recovery(designs: Sequence[str], structures: Sequence[Structure]) -> dict[st
 def perplexity(
     net: MPNN, structures: Sequence[Structure], *, seed: int = 0, progress: bool = False
 ) -> dict[str, Any]:
-    """exp of the mean negative log-likelihood of masked residues, on masks that never change.
+    """Return the perplexity of masked residues, on masks that never change.
 
-    The mask at time t is a function of (seed, the structure's name, t), so checkpoints, runs and
-    batches can be compared. perplexity: over all TIMES; perplexity_at: by time; one_shot_recovery:
-    of the likeliest letters when nothing is shown. X and missing residues do not count.
+    Perplexity is exp of the mean negative log-likelihood. The mask at time t is a function of
+    (seed, the structure's name, t), so that checkpoints, runs and batch sizes can be compared.
+    Residues that are missing or X do not count.
+
+    Returns:
+        perplexity: over all TIMES; perplexity_at: by time; one_shot_recovery: recovery by the most
+        likely residues when all are masked.
+
+    Raises:
+        ReedError: At one of the TIMES no residue counts.
     """
     net.eval()
     nll, count, hits = torch.zeros(len(TIMES)), torch.zeros(len(TIMES)), 0
     device = next(net.parameters()).device
     bar = tqdm(total=len(structures), unit="structure", disable=not progress, dynamic_ncols=True)
     with bar:
-        for some in batches(structures):
-            inputs, residue = collated(some, device)
+        for batch in batches(structures):
+            inputs, residue = collated(batch, device)
             logits_of = denoiser(net, net.encode(**inputs))
-            u, counts = _fixed(some, seed, residue)
-            for place, t in enumerate(TIMES):
-                hidden = masked.mask_tokens(residue, u.new_full((len(some),), t), u, MASK)
+            u, counts = _fixed(batch, seed, residue)
+            for i, t in enumerate(TIMES):
+                hidden = masked.mask_tokens(residue, u.new_full((len(batch),), t), u, MASK)
                 log_p = logits_of(hidden).float().log_softmax(-1)
                 judged = counts & (hidden == MASK)
                 truth = residue.clamp(max=log_p.shape[-1] - 1).unsqueeze(-1)
-                nll[place] -= (log_p.gather(-1, truth).squeeze(-1) * judged).sum().cpu()
-                count[place] += judged.sum().cpu()
-                if t == 1:  # nothing is shown
+                nll[i] -= (log_p.gather(-1, truth).squeeze(-1) * judged).sum().cpu()
+                count[i] += judged.sum().cpu()
+                if t == 1:  # all residues are masked
                     hits += int(((log_p.argmax(-1) == residue) & counts).sum())
-            bar.update(len(some))
+            bar.update(len(batch))
+
+    # Each time needs a residue of its own, or its perplexity would be 0 / 0.
     if not count.all():
         raise ReedError("too few residues of these structures count to take a perplexity")
     by_time = (nll / count).exp().tolist()
@@ -110,10 +134,18 @@ def refolding(
     *,
     progress: bool = False,
 ) -> dict[str, float]:
-    """Means, medians and success rates of refolded designs, one per structure.
+    """Return means, medians and success rates of refolded designs, one per structure.
 
-    sc_rmsd below 2 A and plddt above 80 count as success, as in REED's protein evaluation.
-    Raises ReedError for a structure of several chains, which ESMFold does not take.
+    As in REED's protein evaluation, an sc_rmsd below 2 Å and a plddt above 80 count as success.
+
+    Args:
+        designs: Sequences.
+        structures: Structures that they were designed for.
+        fold: Function that predicts the structure of a sequence.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ReedError: A structure has several chains, which ESMFold does not accept.
     """
     rows = []
     pairs = list(zip(designs, structures, strict=True))
@@ -122,31 +154,34 @@ def refolding(
             raise ReedError(f"{structure.name} has several chains; refold one chain at a time")
         rows.append(agreement(fold(design), structure.coords))
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    found = {f"{name}_mean": float(values.mean()) for name, values in table.items()}
-    found |= {f"{name}_median": float(np.median(values)) for name, values in table.items()}
-    found["share_sc_rmsd_below_2"] = float((table["sc_rmsd"] < 2).mean())
-    return found | {"share_plddt_above_80": float((table["plddt"] > 80).mean())}
+    results = {f"{name}_mean": float(values.mean()) for name, values in table.items()}
+    results |= {f"{name}_median": float(np.median(values)) for name, values in table.items()}
+    results["share_sc_rmsd_below_2"] = float((table["sc_rmsd"] < 2).mean())
+    return results | {"share_plddt_above_80": float((table["plddt"] > 80).mean())}
 
 
 def batches(structures: Sequence[Structure]) -> Iterator[tuple[Structure, ...]]:
-    """All structures, those of like length together, under a budget of padded residues."""
-    ordered = sorted(structures, key=lambda each: len(each.residue))
-    some: list[Structure] = []
-    for each in ordered:
-        if some and (len(some) + 1) * len(each.residue) > _TOKENS:
-            yield tuple(some)
-            some = []
-        some.append(each)
-    if some:
-        yield tuple(some)
+    """Yield batches of structures of similar length, within a budget of padded residues."""
+    ordered = sorted(structures, key=lambda structure: len(structure.residue))
+    batch: list[Structure] = []
+    for structure in ordered:
+        if batch and (len(batch) + 1) * len(structure.residue) > _TOKENS:
+            yield tuple(batch)
+            batch = []
+        batch.append(structure)
+    if batch:
+        yield tuple(batch)
 
 
-def _fixed(some: Sequence[Structure], seed: int, residue: Tensor) -> tuple[Tensor, Tensor]:
-    """Uniform numbers that are each structure's own, and which residues count: [B, L] twice."""
+def _fixed(batch: Sequence[Structure], seed: int, residue: Tensor) -> tuple[Tensor, Tensor]:
+    """Return uniform numbers and which residues count, both [B, L].
+
+    The numbers of a structure depend on the seed and its name alone.
+    """
     u, counts = np.ones(residue.shape, np.float32), np.zeros(residue.shape, bool)
-    for row, each in enumerate(some):
-        length = len(each.residue)
-        rng = np.random.default_rng(seed_for(seed, "mask", each.name))
+    for row, structure in enumerate(batch):
+        length = len(structure.residue)
+        rng = np.random.default_rng(seed_for(seed, "mask", structure.name))
         u[row, :length] = rng.random(length, np.float32)
-        counts[row, :length] = each.counts
+        counts[row, :length] = structure.counts
     return torch.from_numpy(u).to(residue.device), torch.from_numpy(counts).to(residue.device)

@@ -1,4 +1,4 @@
-"""Where samples come from: the recipe beside them, and what the features of their run cost."""
+"""Origin of samples: the recipe beside them, and what the columns of their run cost."""
 
 from __future__ import annotations
 
@@ -29,79 +29,90 @@ RECIPE = (
 
 
 def beside(place: Path, ending: str) -> Path:
-    """The file beside some images that has their name and an ending."""
-    where = place if place.name else place.absolute()
-    return where.parent / f"{where.stem if place.is_file() else where.name}{ending}"
+    """Return the path beside a file or folder that has its name and another ending."""
+    path = place if place.name else place.absolute()
+    return path.parent / f"{path.stem if place.is_file() else path.name}{ending}"
 
 
 def drawn_as(samples: Path) -> dict[str, Any]:
-    """What reed-sample wrote beside the samples, in NAME.json; empty where it wrote nothing."""
+    """Return what reed-sample wrote to NAME.json beside samples; empty if there is no such file."""
     path = beside(samples, ".json")
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        recipe = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReedError(f"cannot read the recipe {path}: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(recipe, dict):
         raise ReedError(f"cannot read the recipe {path}: it holds no table")
-    return found
+    return recipe
 
 
 def recipe_of(samples: Path, num: int) -> dict[str, Any]:
-    """How samples were drawn; None for what is not known.
+    """Return how samples were drawn, with None for what is not known.
 
-    ReedError when NAME.json cannot be read, or is of another number of samples.
+    Args:
+        samples: File or folder of samples.
+        num: Number of samples in it.
+
+    Raises:
+        ReedError: NAME.json cannot be read, or states another number of samples.
     """
-    found = drawn_as(samples)
-    if found.get("num", num) != num:
-        problem = f"{beside(samples, '.json')} says that {found['num']} samples were drawn"
+    recipe = drawn_as(samples)
+    if recipe.get("num", num) != num:
+        problem = f"{beside(samples, '.json')} says that {recipe['num']} samples were drawn"
         raise ReedError(f"{problem}, {samples} holds {num}; sample again, or remove the file")
-    return dict.fromkeys(RECIPE) | found
+    return dict.fromkeys(RECIPE) | recipe
 
 
 def alignment_of(recipe: dict[str, Any]) -> list[str]:
-    """The encoders that the run was aligned to with a weight: registry names, or REPA's own."""
+    """Return the encoders that the run was aligned to with a weight other than 0.
+
+    Encoders have their names in the registry; for a public checkpoint, REPA's name.
+    """
     if not (settings := _settings(recipe)):
-        theirs = recipe["config"] or {}  # the arguments in a public checkpoint
-        return [theirs["enc_type"]] if isinstance(theirs.get("enc_type"), str) else []
-    on = [
-        each["target"].partition("/")[0]
-        for name, each in settings["align"].items()
+        arguments = recipe["config"] or {}  # of the program that trained a public checkpoint
+        return [arguments["enc_type"]] if isinstance(arguments.get("enc_type"), str) else []
+    aligned = [
+        alignment["target"].partition("/")[0]
+        for name, alignment in settings["align"].items()
         if settings["curriculum"].get(name) != 0
     ]
     known = {column.name: column.encoder for column in _columns(recipe)}
-    return list(dict.fromkeys(known.get(name, name) for name in on))
+    return list(dict.fromkeys(known.get(name, name) for name in aligned))
 
 
 def stage_one_of(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What the cache of the run cost: bytes and seconds of each column that it read.
+    """Return what the columns that the run read cost.
 
-    seconds: of every process whose build ended; None where that is not known.
+    Returns:
+        bytes and seconds, each by column or None if nothing is known. Seconds are summed over the
+        processes whose build ended.
     """
     columns = list(_columns(recipe))
     size = {c.name: sum(marker.bytes for marker in _markers(recipe, c)) for c in columns}
     cache = Path(_settings(recipe).get("shards", ""))
-    took = {column.name: cost.seconds(cache / column.name) for column in columns}
-    return {"bytes": size or None, "seconds": took or None}
+    duration = {column.name: cost.seconds(cache / column.name) for column in columns}
+    return {"bytes": size or None, "seconds": duration or None}
 
 
 def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a run of ours, empty where the samples are of another."""
+    """Return the configuration of the run; empty for samples of other programs."""
     settings = recipe["config"] or {}
     return settings if {"shards", "data", "align", "curriculum"} <= settings.keys() else {}
 
 
 def _columns(recipe: dict[str, Any]) -> Iterator[schema.Column]:
-    """The columns that the run read, where its cache is still there."""
+    """Yield the columns that the run read, if its cache still exists."""
     settings = _settings(recipe)
     cache = Path(settings.get("shards", ""))
     if not settings or not (cache / "manifest.json").is_file():
         return
-    places = [*settings["data"].values(), *(each["target"] for each in settings["align"].values())]
-    there = schema.columns(cache)
-    for name in dict.fromkeys(place.partition("/")[0] for place in places):
-        if name in there:
+    targets = (alignment["target"] for alignment in settings["align"].values())
+    addresses = [*settings["data"].values(), *targets]
+    existing = schema.columns(cache)
+    for name in dict.fromkeys(address.partition("/")[0] for address in addresses):
+        if name in existing:
             yield schema.load_column(cache, name)
 
 

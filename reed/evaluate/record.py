@@ -1,4 +1,4 @@
-"""The record of an evaluation: numbers, and all that they depend on, as NAME.eval.json."""
+"""The record of an evaluation, NAME.eval.json: values, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reed.cache import files
 from reed.errors import ReedError
 from reed.evaluate.provenance import stage_one_of
 
-# what a file must hold, by type; kind, recipe and stage_one came later than the others
+# Entries of a file and their types; kind, recipe and stage_one are missing in older files.
 SHAPE = {
     "metrics": dict,
     "samples": dict,
@@ -23,16 +23,21 @@ SHAPE = {
     "recipe": dict,
     "stage_one": dict,
 }
-_DESIGNS = ("step", "cache", "structures", "sampling")  # of an older record of designs
+_DESIGNS = ("step", "cache", "structures", "sampling")  # entries of older records of designs
 
 
 @dataclass
 class Record:
-    """What was measured.
+    """The values of an evaluation, and what they depend on.
 
-    kind: of data, empty in older files; samples, reference: place, num and what else is known;
-    metrics: name -> {"value", and what the number depends on}; recipe: how the samples were drawn;
-    stage_one: what the columns of their run cost.
+    Attributes:
+        kind: Kind of data; empty in older files.
+        samples: Path ("place"), number ("num") and hash of the samples, and what else is known.
+        reference: The same of the reference.
+        metrics: Name of a metric -> {"value", and what the value depends on}.
+        recipe: How the samples were drawn.
+        stage_one: What the columns of their run cost.
+        warnings: Messages about the values, for the user.
     """
 
     kind: str
@@ -53,9 +58,15 @@ class Record:
         values: Mapping[str, float | int | None] | None = None,
         **about: Any,
     ) -> Record:
-        """A record with what the run of the samples cost.
+        """Make a record, and add what the columns of the samples' run cost.
 
-        values: numbers by name; one that is None becomes a warning. about: what each depends on.
+        Args:
+            kind: See the class.
+            samples: See the class.
+            reference: See the class.
+            recipe: See the class.
+            values: Values by name; a value of None becomes a warning.
+            **about: What every value depends on.
         """
         values = values or {}
         metrics = {k: {"value": v} | about for k, v in values.items() if v is not None}
@@ -64,7 +75,7 @@ class Record:
 
     @classmethod
     def read(cls, path: Path) -> Record:
-        """The record in a file of this or an earlier version; ReedError where it is none."""
+        """Read a record of this or an earlier version; ReedError if the file is not a record."""
         table: dict[str, Any] = {"recipe": {}, "stage_one": {}, "kind": "", **config.read(path)}
         if {"step", "structures", "sampling"} <= table.keys():
             table = _of_designs(table)
@@ -74,22 +85,22 @@ class Record:
         metrics = {} if wrong else table["metrics"]
         wrong += [k for k, m in metrics.items() if not isinstance(m, dict) or "value" not in m]
         if wrong:
-            what = f"{', '.join(wrong)} missing or of another form"
-            raise ReedError(f"{path} is no record of an evaluation: {what}; move it away")
-        return cls(**{each.name: table[each.name] for each in dataclasses.fields(cls)})
+            problem = f"{', '.join(wrong)} missing or of another form"
+            raise ReedError(f"{path} is no record of an evaluation: {problem}; move it away")
+        return cls(**{field.name: table[field.name] for field in dataclasses.fields(cls)})
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the record to a file, whole or not at all."""
         text = json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
         files.write_atomic(path, text.encode())
 
 
 def _of_designs(old: dict[str, Any]) -> dict[str, Any]:
-    """An older record of designs, whose numbers lie beside what they depend on."""
+    """Convert an older record of designs, which mixes values with what they depend on."""
     metrics: dict[str, Any] = {}
     for key, value in old.items():
         if key not in (*_DESIGNS, *SHAPE, "kind"):
-            metrics |= {name: {"value": each} for name, each in spread(key, value).items()}
+            metrics |= {name: {"value": item} for name, item in spread(key, value).items()}
     return old | {
         "metrics": metrics,
         "samples": {"num": old["structures"]},
@@ -100,6 +111,6 @@ def _of_designs(old: dict[str, Any]) -> dict[str, Any]:
 
 
 def spread(name: str, value: Any) -> dict[str, Any]:
-    """A number by its name, or the numbers of a table by name and place: "perplexity_at 0.1"."""
+    """Return {name: value}, or for a table one entry per key, such as "perplexity_at 0.1"."""
     nested = value.items() if isinstance(value, Mapping) else [("", value)]
-    return {f"{name} {at}".strip(): each for at, each in nested}
+    return {f"{name} {key}".strip(): item for key, item in nested}

@@ -1,4 +1,4 @@
-"""Real images in a feature space: what samples are compared with, fitted once."""
+"""The reference: real images in a feature space, whose statistics are computed once."""
 
 from __future__ import annotations
 
@@ -18,15 +18,23 @@ from reed.metrics.frechet import Gaussian, Moments, frechet_distance
 from reed.metrics.image_set import ImageSet, open_images
 from reed.seeding import seed_for
 
-ROWS = 10_000  # real images whose features are kept: what the ADM suite takes for precision
-ADM = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}  # in its reference files
+ROWS = 10_000  # real images whose features are kept: as many as the ADM suite uses for precision
+# output of Inception -> arrays in the reference files of the ADM suite
+ADM = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
 
-Rows = dict[str, np.ndarray]
+Rows = dict[str, np.ndarray]  # output of a space -> features [N, D]
 
 
 @dataclass(frozen=True)
 class Computing:
-    """How features are taken: device, precision (fp32, tf32, bf16), images at a time, bars."""
+    """How features are computed.
+
+    Attributes:
+        device: Device of the feature network.
+        precision: fp32, tf32 or bf16.
+        batch: Images per batch.
+        progress: Whether to show progress bars.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
@@ -35,7 +43,7 @@ class Computing:
 
 
 def check(drawn: ImageSet, real: ImageSet) -> None:
-    """Refuse fewer than two samples, or samples of another size than the real images."""
+    """Raise ReedError for fewer than two samples, or if their shape is not the real images'."""
     if drawn.num < 2:
         raise ReedError(f"{drawn.place} holds {drawn.num} images; at least 2 are needed")
     if real.num and drawn.shape != real.shape:
@@ -44,10 +52,18 @@ def check(drawn: ImageSet, real: ImageSet) -> None:
 
 
 class Reference:
-    """Real images in one feature space, for any number of samples.
+    """Real images in one feature space, to compare any number of sample sets with.
 
-    place: a cache, a folder or an .npz (reed.metrics.image_set); weights: a file for the space;
-    keep: the folder where statistics are kept for the next time, by content hash.
+    Args:
+        place: Path of a cache, a folder or a file of images (see reed.metrics.image_set), or the
+            open images.
+        features: Name of the feature space.
+        weights: File of weights for the space; None for its default.
+        how: How features are computed.
+        keep: Folder in which statistics are stored for later, by content hash; None for nowhere.
+
+    Attributes:
+        problems: Warnings for the user.
     """
 
     def __init__(
@@ -71,7 +87,7 @@ class Reference:
         return self.real.all()
 
     def gaussian(self, images: np.ndarray) -> Gaussian:
-        """Mean and covariance of the features of images [N, H, W, C] uint8."""
+        """Return mean and covariance of the features of images, uint8 [N, H, W, C]."""
         moments = Moments()
         for start in range(0, len(images), self.how.batch):
             batch = self.space(images[start : start + self.how.batch])
@@ -79,13 +95,13 @@ class Reference:
         return moments.gaussian()
 
     def measure(self, samples: Path) -> dict[str, Any]:
-        """The Fréchet distance of a file of samples to the real images, and what it was of."""
+        """Return the Fréchet distance of samples to the real images, and what it depends on."""
         drawn = open_images(samples, "samples")
         check(drawn, self.real)
         name = self.space.outputs[0]
-        found = Gaussian.of(self.extract(drawn, [name])[name])
+        gaussian = Gaussian.of(self.extract(drawn, [name])[name])
         return {
-            "frechet_distance": frechet_distance(found, self.statistics(name)),
+            "frechet_distance": frechet_distance(gaussian, self.statistics(name)),
             "features": self.features,
             "samples": drawn.num,
             "reference_samples": self.count(name),
@@ -93,38 +109,42 @@ class Reference:
         }
 
     def extract(self, images: ImageSet, outputs: list[str]) -> Rows:
-        """The features [N, D] of images, for some outputs of the space."""
+        """Return the features [N, D] of images, by output of the space.
+
+        Raises:
+            ReedError: Features are not finite.
+        """
         parts: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
         for _, batch in self._stream(images):
             for name in outputs:
                 parts[name].append(batch[name])
-        found = {name: np.concatenate(rows) for name, rows in parts.items()}
-        for name, rows in found.items():
+        features = {name: np.concatenate(rows) for name, rows in parts.items()}
+        for name, rows in features.items():
             if bad := int((~np.isfinite(rows).all(1)).sum()):
                 problem = f"{bad} of {len(rows)} feature vectors are not finite"
                 raise ReedError(f"{images.place} in {self.features}/{name}: {problem}")
-        return found
+        return features
 
     def statistics(self, output: str) -> Gaussian:
-        """Of the real images; from an ADM file where that has them."""
+        """Return mean and covariance of the real features, from an ADM file if it has them."""
         names = ADM.get(output, ()) if self.features == "inception" else ()
         given = [self.real.statistics[name] for name in names if name in self.real.statistics]
         if len(given) < 2:
             return self._fit()[0][output]
-        mean, covariance = (np.asarray(each, np.float64) for each in given)
+        mean, covariance = (np.asarray(array, np.float64) for array in given)
         return Gaussian(mean, covariance)
 
     def count(self, output: str) -> int | None:
-        """The number of images that `statistics` are of; None where an ADM file does not say."""
+        """Return the number of images behind `statistics`; None if they are from an ADM file."""
         mu = ADM.get(output, ("",))[0] if self.features == "inception" else ""
         return None if mu in self.real.statistics else self.real.num
 
     def rows(self) -> np.ndarray:
-        """Features [N, D] of the real images, of 10,000 by chance where there are more."""
+        """Return features [N, D] of the real images; of a random 10,000 if there are more."""
         return self._fit()[1]
 
     def _stream(self, images: ImageSet) -> Iterator[tuple[int, Rows]]:
-        """The features of each batch and the place of its first image."""
+        """Yield the index of the first image of each batch, and the features of the batch."""
         title, first = f"{images.place.name} in {self.features}", 0
         hidden = not self.how.progress
         with tqdm(
@@ -136,7 +156,7 @@ class Reference:
                 bar.update(len(batch))
 
     def _fit(self) -> tuple[dict[str, Gaussian], np.ndarray]:
-        """The Gaussian of every output, and the kept rows of the first."""
+        """Return the Gaussian of every output, and the kept features of the first output."""
         if self._fitted is None:
             self._fitted = self._load() or self._measure_real()
         return self._fitted
@@ -146,6 +166,8 @@ class Reference:
             raise ReedError(
                 f"{self.real.place} holds statistics of Inception and no images; this needs images"
             )
+
+        # The random choice of rows is fixed, so that two evaluations agree.
         draws = np.random.default_rng(seed_for(0, "reference"))
         chosen = np.sort(draws.permutation(self.real.num)[:ROWS])
         moments = {name: Moments() for name in self.space.outputs}
@@ -156,7 +178,8 @@ class Reference:
             values = batch[self.space.outputs[0]]
             low, high = np.searchsorted(chosen, [first, first + len(values)])
             kept.append(values[chosen[low:high] - first])
-        gaussians = {name: each.gaussian() for name, each in moments.items()}
+
+        gaussians = {name: sums.gaussian() for name, sums in moments.items()}
         self._save(gaussians, rows := np.concatenate(kept))
         return gaussians, rows
 
@@ -167,7 +190,7 @@ class Reference:
         return self._keep / f"{self.real.place.stem}-{digest}.npz" if self._keep else None
 
     def _load(self) -> tuple[dict[str, Gaussian], np.ndarray] | None:
-        """What an earlier evaluation kept; None where there is nothing, or it is damaged."""
+        """Return what an earlier evaluation kept; None if there is nothing or it is damaged."""
         if not self._file or not self._file.is_file():
             return None
         try:
@@ -177,7 +200,7 @@ class Reference:
                     for name in self.space.outputs
                 }
                 return gaussians, arrays["rows"]
-        except Exception:  # zipfile and numpy raise a dozen kinds for what is no .npz
+        except Exception:  # zipfile and numpy raise many kinds of errors for a damaged file
             self.problems.append(f"{self._file} is damaged and was made again")
             return None
 
@@ -185,10 +208,10 @@ class Reference:
         if not self._file:
             return
         arrays: dict[str, Any] = {"rows": rows}
-        for name, each in gaussians.items():
-            arrays |= {f"{name}.mean": each.mean, f"{name}.covariance": each.covariance}
+        for name, gaussian in gaussians.items():
+            arrays |= {f"{name}.mean": gaussian.mean, f"{name}.covariance": gaussian.covariance}
         try:
             with files.open_new(self._file) as file:
                 np.savez(file, **arrays)
-        except (OSError, ReedError) as error:  # data may lie where nobody may write
+        except (OSError, ReedError) as error:  # the folder of the data may be read-only
             self.problems.append(f"statistics of the reference were not kept: {error}")

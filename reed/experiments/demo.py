@@ -98,7 +98,7 @@ class Demo:
         """
         write_atomic(self.out / "demo.json", _json(results))
         figure.savefig(self.out / "demo.png", dpi=110)
-        variants = "\n".join(f"{variant}: {what}" for variant, what in self.variants.items())
+        variants = "\n".join(f"{variant}: {text}" for variant, text in self.variants.items())
         click.echo(f"\n{table(lines)}\n\n{notes}\n{variants}\n\n{self.caveat}")
         click.echo(f"\npictures: {self.out / 'demo.png'}{more}")
 
@@ -118,10 +118,10 @@ class Demo:
             label: Label of a curve, in which {run}, {what} and {name} are replaced.
             title: Title of the axes.
         """
-        for run, what in self.variants.items():
+        for run, description in self.variants.items():
             lines = log.read(self.out / run)
             for name in sorted(name for name in lines[-1] if name.startswith(begin)):
-                text = label.format(run=run, what=what, name=name.partition("/")[2])
+                text = label.format(run=run, what=description, name=name.partition("/")[2])
                 axes.plot([p["step"] for p in lines], [p[name] for p in lines], label=text)
         axes.set(xlabel="step", title=title)
 

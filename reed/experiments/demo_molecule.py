@@ -59,18 +59,18 @@ def main(steps: int, points: int, atoms: int, drawn: int) -> None:
     """
     _build(atoms)
     saved = DEMO.train(steps, points)
-    seen, some = known(DEMO.cache), of_cache(DEMO.cache, drawn)
+    seen, examples = known(DEMO.cache), of_cache(DEMO.cache, drawn)
 
     # Every checkpoint, and for comparison as many real molecules.
     def measured(run: Path, step: int) -> Point:
         return measure(_drawn(run, step, drawn), seen)
 
     rows = DEMO.measure(saved, measured, f"measured-{drawn}")
-    real = measure(some, seen)
+    real = measure(examples, seen)
 
     last = {name: _drawn(DEMO.out / name, steps, drawn) for name in rows}
     grid = DEMO.out / "molecules.png"
-    _draw_grid(last | {"real": some}, grid)
+    _draw_grid(last | {"real": examples}, grid)
     lines, notes = _lines(rows, real), _notes(drawn)
     DEMO.report({"real": real, "runs": rows}, lines, notes, _figure(rows), f", {grid}")
 

@@ -90,7 +90,7 @@ def _bounds(test: Sequence[Structure]) -> dict[str, float]:
 
 
 def _values(cache: Path, column: str, field: str) -> list[np.ndarray]:
-    """A field of every record of a cache, in its order."""
+    """Return a field of every record of a cache, in its order."""
     with open_cache(cache) as opened:
         return [value for _, value in opened.records(f"{column}/{field}")]
 

@@ -125,9 +125,9 @@ def table_of(variant: str, rows: Sequence[Row], seconds: dict[str, float], num: 
     lines = [head, ["---"] * len(head)]
     for row in rows:
         curves = PUBLISHED if row.guidance == 1 else GUIDED
-        theirs = [f"{curves.get(name, {}).get(row.step) or '-'}" for name in PUBLISHED]
-        ours = [f"{row.measures[metric]:.4g}" for metric in METRICS]
-        lines.append([f"{row.step:,}", f"{row.guidance:g}", *ours, *theirs])
+        published = [f"{curves.get(name, {}).get(row.step) or '-'}" for name in PUBLISHED]
+        measured = [f"{row.measures[metric]:.4g}" for metric in METRICS]
+        lines.append([f"{row.step:,}", f"{row.guidance:g}", *measured, *published])
 
     # A stage that had finished before takes seconds: the durations are those of this invocation.
     spent = ", ".join(f"{name} {value / 3600:.2f} h" for name, value in seconds.items())

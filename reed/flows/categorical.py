@@ -45,8 +45,8 @@ def stepped(now: Tensor, odds: Tensor, s: float, step: float, noise: float, u: T
     noise = noise if s + step < 1 - EPS else 0.0
 
     # The rate from the present category to every other one (eq. 29 there); staying is the rest.
-    here = odds.gather(-1, now.unsqueeze(-1))
-    rate = odds * (1 + noise + noise * (kinds - 1) * s) / (1 - s) + noise * here
+    current = odds.gather(-1, now.unsqueeze(-1))
+    rate = odds * (1 + noise + noise * (kinds - 1) * s) / (1 - s) + noise * current
     chance = (step * rate).scatter(-1, now.unsqueeze(-1), 0.0)
     total = chance.sum(-1, keepdim=True)
     chance = chance / total.clamp(min=1.0)

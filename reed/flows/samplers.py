@@ -1,4 +1,4 @@
-"""From noise to samples with a trained velocity: ODE (Euler, Heun) and SDE (Euler-Maruyama).
+"""Samplers with a trained velocity: ODE (Euler, Heun) and SDE (Euler-Maruyama).
 
 Time runs from 1 (noise) to 0 (data). Source: SiT (arXiv 2401.08740), sections 2 and 3; the grids,
 the diffusion coefficient 2t and the guidance interval are those of the REPA and REED code.
@@ -17,16 +17,23 @@ from reed.config import option
 from reed.errors import ReedError, at_least
 from reed.flows.paths import Path
 
-# velocity(x [B, ...] float64, t, t at the beginning of the step) -> [B, ...] float64
+# Maps x [B, ...] float64, t and the t at the beginning of the step to a velocity, shaped like x.
 Velocity = Callable[[Tensor, float, float], Tensor]
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """Classifier-free guidance with `scale`, on for steps that begin at low <= t <= high.
+    """Classifier-free guidance, on for steps that begin at ``low`` <= t <= ``high``.
 
-    Scale 1 is off. Raises ReedError for a scale below 1 or an empty interval.
     Sources: arXiv 2207.12598 and, for the interval, arXiv 2404.07724.
+
+    Attributes:
+        scale: Scale of the guidance, at least 1; 1 turns it off.
+        low: First time of the interval.
+        high: Last time of the interval.
+
+    Raises:
+        ReedError: The scale is below 1, or the interval is empty.
     """
 
     scale: float = option(
@@ -50,19 +57,26 @@ class Guidance:
             )
 
     def is_on(self, t: float) -> bool:
-        """Whether a step that begins at time t is guided (both ends of the interval are)."""
+        """Whether a step that begins at time t is guided; the interval is closed."""
         return self.scale > 1 and self.low <= t <= self.high
 
 
 def guided_velocity(
     net: nn.Module, y: Tensor, null_class: int | None, guidance: Guidance
 ) -> Velocity:
-    """The velocity of `net` for labels y, v_null + scale (v_y - v_null) where guidance is on.
+    """Return the velocity of a net for given labels, guided where guidance is on.
 
-    net(x [B, C, H, W] float32, t [B] float32, y [B]) -> (velocity, states); y: [B] int64;
-    null_class: the label that means "no label", or None for a net without one.
-    Only guided steps pay for a doubled batch: the labelled half first, then the null half.
-    Raises ReedError when guidance is asked of a net without a null class.
+    The guided velocity is v_null + scale (v_y - v_null). Only guided steps double the batch: the
+    labelled half comes first, then the null half.
+
+    Args:
+        net: Maps x [B, C, H, W] float32, t [B] float32 and y [B] to (velocity, states).
+        y: Labels, int64 [B].
+        null_class: The label that means "no label"; None for a net without one.
+        guidance: Scale and interval of the guidance.
+
+    Raises:
+        ReedError: Guidance is on, but the net has no null class.
     """
     null = None if null_class is None else torch.full_like(y, null_class)
     if guidance.scale > 1 and null is None:
@@ -72,11 +86,11 @@ def guided_velocity(
         )
 
     def velocity(x: Tensor, t: float, step_start: float) -> Tensor:
-        # by the start of the step, so that both evaluations of a Heun step agree
+        # The start of the step decides, so that both evaluations of a Heun step agree.
         guided = guidance.is_on(step_start)
         inputs, labels = x.float(), y
         if guided:
-            assert null is not None  # else guidance is off
+            assert null is not None  # checked above
             inputs = torch.cat([inputs, inputs])
             labels = torch.cat([y, null])
         times = torch.full((len(inputs),), t, dtype=torch.float32, device=x.device)
@@ -91,15 +105,25 @@ def guided_velocity(
 
 @torch.no_grad()
 def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor:
-    """Integrates dx/dt = velocity from t = 1 to t = 0 in equal steps, by Euler or Heun.
+    """Integrate dx/dt = velocity from t = 1 to t = 0 in equal steps, by Euler or Heun.
 
-    x: noise [B, ...]; returns samples [B, ...] float64. Calls `velocity` once per step, with Heun
-    twice but for the last step, which has no corrector. Raises ReedError when steps < 1.
+    Args:
+        velocity: The velocity. Euler calls it once per step; Heun calls it twice, but only once in
+            the last step, which has no corrector.
+        x: Noise, [B, ...].
+        steps: Number of steps.
+        heun: Whether to use Heun's method instead of Euler's.
+
+    Returns:
+        Samples, float64 [B, ...].
+
+    Raises:
+        ReedError: ``steps`` is below 1.
     """
     check_steps(steps)
     x = x.double()
-    # torch's grid, not numpy's: they differ in the last bit, and that decides guidance at the
-    # ends of its interval
+    # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
+    # of its interval.
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
     for i in range(steps):
         t, t_next = grid[i], grid[i + 1]
@@ -120,12 +144,25 @@ def sde(
     noise: Callable[[int], Tensor],
     last_step: float = 0.04,
 ) -> Tensor:
-    """Integrates the reverse SDE with diffusion coefficient w = 2t by Euler-Maruyama.
+    """Integrate the reverse SDE with diffusion coefficient w = 2t by Euler-Maruyama.
 
-    The grid is `steps` equally spaced times from 1 to `last_step`, then 0; the step to 0 adds no
-    noise. x: noise [B, ...]; noise(i): standard normal numbers shaped like x for step i, counted
-    from 0, called steps - 1 times; returns samples [B, ...] float64.
-    Raises ReedError when steps < 1 or last_step is outside (0, 1).
+    The grid has ``steps`` equally spaced times from 1 to ``last_step``, and then 0. The step to 0
+    adds no noise.
+
+    Args:
+        velocity: The velocity.
+        x: Noise, [B, ...].
+        steps: Number of steps.
+        path: The interpolant that the velocity was trained on.
+        noise: Maps a step, counted from 0, to standard normal numbers shaped like x; it is called
+            ``steps`` - 1 times.
+        last_step: Time at which the last step begins.
+
+    Returns:
+        Samples, float64 [B, ...].
+
+    Raises:
+        ReedError: ``steps`` is below 1, or ``last_step`` is not between 0 and 1.
     """
     check_steps(steps)
     if not 0 < last_step < 1:
@@ -149,5 +186,5 @@ def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:
 
 
 def check_steps(steps: int) -> None:
-    """ReedError when there is no step."""
+    """Raise ReedError unless there is at least one step."""
     at_least(1, "sampler: ", steps=steps)

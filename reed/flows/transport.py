@@ -1,7 +1,7 @@
-"""Noise that lies near its data: equivariant optimal transport of point clouds.
+"""Equivariant optimal transport, which renumbers and rotates noise to lie near its data.
 
-Of all ways to number, turn and move a cloud of noise one is nearest to the molecule; a net that
-does not tell them apart may be trained on that one. Source: Klein et al., Equivariant flow
+An equivariant net does not distinguish the orders, rotations and positions of a cloud of noise, so
+it may be trained on those nearest to the molecule. Source: Klein et al., Equivariant flow
 matching (arXiv 2306.15030), as approximated there: first the numbering, then the rotation.
 """
 
@@ -30,7 +30,7 @@ def renumbered(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
 
 
 def rotated(noise: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """The noise turned, not mirrored, as near to the data as it gets."""
+    """Rotate the noise, without mirroring it, as near to the data as possible."""
     weight = mask.unsqueeze(-1).double()
     covariance = (noise * weight).mT @ (data * weight)  # [B, 3, 3]
     turn = torch.from_numpy(rotation(covariance.cpu().numpy())).to(noise.device)

@@ -30,9 +30,9 @@ class FeatureSpace(Protocol):
         ...
 
     def lacks(self, real: ImageSet) -> str:
-        """Why it cannot be used for these images with what is installed; empty where it can.
+        """Return why the space cannot be used for these images; empty if it can be used.
 
-        Nothing is fetched to find out.
+        It may need weights or libraries that are not installed. Nothing is downloaded.
         """
         ...
 
@@ -51,7 +51,7 @@ class FeatureSpace(Protocol):
 
 
 def unfit(real: ImageSet) -> str:
-    """Why images cannot be brought to RGB; empty where they can."""
+    """Return why images cannot be converted to RGB; empty if they can."""
     channels = real.shape[-1] if real.shape else 3
     return "" if channels in (1, 3) else f"images of {channels} channels"
 

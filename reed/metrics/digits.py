@@ -32,7 +32,7 @@ class DigitsMlp:
         return f"MLP 64, fitted to the reference, fp64 scikit-learn-{sklearn.__version__}"
 
     def lacks(self, real: ImageSet) -> str:
-        """It is for 8x8 digits with labels."""
+        """Return why the space cannot be used: it needs 8x8 digits with labels."""
         self.revision()
         if real.shape != (8, 8, 1):
             return "only for digits of 8x8 pixels"

@@ -95,10 +95,10 @@ def agreement(folded: Folded, coords: np.ndarray) -> dict[str, float]:
     if len(coords) != len(folded.coords):
         raise ReedError(f"the fold has {len(folded.coords)} residues, the backbone {len(coords)}")
     kept = np.isfinite(coords).all((1, 2))
-    ours, theirs = folded.coords[kept].astype(np.float64), coords[kept, :3].astype(np.float64)
+    model, backbone = folded.coords[kept].astype(np.float64), coords[kept, :3].astype(np.float64)
     return {
-        "sc_rmsd": rmsd(ours.reshape(-1, 3), theirs.reshape(-1, 3)),
-        "sc_tm": tm_score(ours[:, 1], theirs[:, 1]),
-        "sc_lddt": lddt(ours[:, 1], theirs[:, 1]),
+        "sc_rmsd": rmsd(model.reshape(-1, 3), backbone.reshape(-1, 3)),
+        "sc_tm": tm_score(model[:, 1], backbone[:, 1]),
+        "sc_lddt": lddt(model[:, 1], backbone[:, 1]),
         "plddt": float(folded.plddt.mean()),
     }

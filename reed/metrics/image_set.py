@@ -25,8 +25,8 @@ from reed.errors import ReedError
 from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
 from reed.picture import to_uint8
 
-STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # in a reference file of the ADM suite
-DECODERS = 8  # threads; Pillow lets others run while it decodes
+STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # arrays in a reference file of the ADM suite
+DECODERS = 8  # threads; Pillow releases the lock of the interpreter while it decodes
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def open_images(place: Path, what: str = "images") -> ImageSet:
 
 
 def has_images(path: Path) -> bool:
-    """Whether a file is an .npz with images, or with statistics of some."""
+    """Whether a file is an .npz with images or with statistics of images."""
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as members:
@@ -94,12 +94,12 @@ def has_images(path: Path) -> bool:
 
 
 def _npy(path: Path, what: str) -> ImageSet:
-    """One array of images, not loaded at once."""
+    """Open an .npy file with one array of images, without loading all of it."""
     try:
         images = np.load(path, mmap_mode="r", allow_pickle=False)
         if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
-            found = f"{images.dtype} {list(images.shape)}"
-            raise ValueError(f"it is {found}, images are uint8 [N, H, W, C]")
+            form = f"{images.dtype} {list(images.shape)}"
+            raise ValueError(f"it is {form}, images are uint8 [N, H, W, C]")
     except (OSError, EOFError, ValueError) as error:
         raise ReedError(f"cannot read {what} from {path}: {error}") from error
 
@@ -115,6 +115,8 @@ def _npz(path: Path, what: str) -> ImageSet:
     """Open a file of reed-sample or the ADM suite, without loading its images (arr_0) at once."""
     if not zipfile.is_zipfile(path):
         raise ReedError(f"cannot read {what} from {path}: it is no .npz, .npy, folder or cache")
+
+    # A reference file of the ADM suite may hold statistics and no images.
     try:
         with zipfile.ZipFile(path) as members, np.load(path, allow_pickle=False) as arrays:
             statistics = {name: arrays[name] for name in STATISTICS if name in arrays}
@@ -124,10 +126,11 @@ def _npz(path: Path, what: str) -> ImageSet:
                 (num, *shape), dtype = _header(members)
                 if len(shape) != 3 or dtype != np.uint8 or not num:
                     hint = "; latents have to be decoded first" if dtype.kind == "f" else ""
-                    found = f"arr_0 is {dtype} {[num, *shape]}"
-                    raise ValueError(f"{found}, images are uint8 [N, H, W, C]{hint}")
+                    form = f"arr_0 is {dtype} {[num, *shape]}"
+                    raise ValueError(f"{form}, images are uint8 [N, H, W, C]{hint}")
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise ReedError(f"cannot read {what} from {path}: {error}") from error
+
     digest = file_sha256(path)
     return ImageSet(
         path, "npz", num, tuple(shape), digest, partial(_read_npz, path), lambda: labels, statistics
@@ -152,7 +155,7 @@ def _read_npz(path: Path, batch: int) -> Iterator[np.ndarray]:
         with zipfile.ZipFile(path) as members, members.open("arr_0.npy") as file:
             (num, *shape), _ = _header(members)
             size = math.prod(shape)
-            # the payload is what lies at the end
+            # The pixels are the end of the file; the header before them has no fixed length.
             file.seek(members.getinfo("arr_0.npy").file_size - num * size)
             for first in range(0, num, batch):
                 count = min(batch, num - first)
@@ -172,10 +175,13 @@ def _folder(folder: Path, what: str) -> ImageSet:
     if not names:
         problem = f"cannot read {what} from {folder}: it is no cache, and no file in it ends in"
         raise ReedError(f"{problem} {', '.join(SUFFIXES)}")
+
+    # A file in an unknown format is easily missed, and would change the measures.
     passed: dict[str, list[str]] = {}
     by_reason(sorted({*files} - {*names}), passed)
-    if said := Account.of(passed).line:
-        print(f"{folder}: {said}", file=sys.stderr)
+    if message := Account.of(passed).line:
+        print(f"{folder}: {message}", file=sys.stderr)
+
     shape = _decode(folder / names[0], None).shape
     digest = hashlib.sha256()
     bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)
@@ -216,10 +222,11 @@ def _cache(folder: Path) -> ImageSet:
     digest = hashlib.sha256("".join(f"{marker.sha256}\n" for marker in markers).encode())
     channels, height, width = x.sizes
 
+    # The hashes of the shards stand for the content, which is not read again.
     def read(batch: int) -> Iterator[np.ndarray]:
         records = (value for _, value in cache.records(f"{column.name}/{x.name}"))
-        while held := list(islice(records, batch)):
-            yield to_uint8(np.stack(held), x)
+        while values := list(islice(records, batch)):
+            yield to_uint8(np.stack(values), x)
 
     def labels() -> np.ndarray | None:
         if label is None:
@@ -238,10 +245,12 @@ def _cache(folder: Path) -> ImageSet:
 
 
 def _data_column(cache: Cache) -> tuple[schema.Column, schema.Field]:
+    """Return the first column with images, and the field that holds them."""
     for column in cache.columns.values():
-        for each in column.fields:
-            if each.kind == "data" and len(each.shape) == 3 and None not in each.shape:
-                return column, each
+        for candidate in column.fields:
+            shape = candidate.shape
+            if candidate.kind == "data" and len(shape) == 3 and None not in shape:
+                return column, candidate
     raise ReedError(
         f"{cache.folder} has no column with images to compare with (a cache of latents has none); "
         "name a folder of images or an .npz"

@@ -65,6 +65,8 @@ class Inception:
             if not path.is_file():
                 raise ReedError(f"inception: there are no weights at {path}; {ADVICE}")
             return path
+
+        # The hub checks the beginning of the hash, so that a broken download is not kept.
         path = self._kept()
         if not path.is_file():
             from torch import hub
@@ -79,18 +81,18 @@ class Inception:
 
     @staticmethod
     def _kept() -> Path:
-        """Where the weights are once they have been fetched."""
+        """Return the path of the downloaded weights."""
         from torch import hub
 
         return Path(hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
 
     def lacks(self, real: ImageSet) -> str:
-        """Weights that are here, and images of one or three channels."""
-        here = self._file if self._given else self._kept()
-        return unfit(real) or ("" if here.is_file() else "no weights (--weights inception=FILE)")
+        """Return why the space cannot be used: it needs weights, and one or three channels."""
+        path = self._file if self._given else self._kept()
+        return unfit(real) or ("" if path.is_file() else "no weights (--weights inception=FILE)")
 
     def load(self, device: str, real: ImageSet) -> None:
-        # torch-fidelity reads any pickle: what is not plain tensors is refused here, before
+        # torch-fidelity unpickles anything: files that hold more than tensors are refused before.
         files.read(self._file)
         try:
             self._net = self._fidelity.FeatureExtractorInceptionV3(
@@ -98,9 +100,10 @@ class Inception:
             ).to(device)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise ReedError(f"inception: {self._file} is another model's ({reason})") from error
+            raise ReedError(f"inception: {self._file} holds another model ({reason})") from error
         self._device = device
-        # TensorFlow's mixed_6 is Mixed_6d here, the third block of 17 x 17, and conv its 1x1 branch
+        # TensorFlow's mixed_6 is called Mixed_6d here (the third block of 17 x 17); its conv is the
+        # 1x1 branch.
         self._net.Mixed_6d.branch1x1.register_forward_hook(self._keep)
 
     def _keep(self, module: Any, inputs: Any, output: Any) -> None:

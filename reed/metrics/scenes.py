@@ -34,7 +34,7 @@ class _Fixed:
         self._device = "cpu"
 
     def lacks(self, real: ImageSet) -> str:
-        """Images in colour, of the size of scenes."""
+        """Return why the space cannot be used: it needs colour images of the size of scenes."""
         return "" if real.shape == (32, 32, 3) else "only for scenes of 32x32 pixels"
 
     def load(self, device: str, real: ImageSet | None = None) -> None:
@@ -67,8 +67,8 @@ class ScenesJudge(_Fixed):
         import torch
 
         with torch.inference_mode():
-            found = patch_features(self._weights, torch.tensor(images, device=self._device))
-        return {"mean": found.mean((2, 3)).cpu().numpy()}
+            features = patch_features(self._weights, torch.tensor(images, device=self._device))
+        return {"mean": features.mean((2, 3)).cpu().numpy()}
 
 
 @FEATURES.register("random-conv")

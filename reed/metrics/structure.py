@@ -82,9 +82,9 @@ def lddt(model: np.ndarray, reference: np.ndarray, reach: float = 15.0) -> float
         ReedError: The shapes differ, or no two CA of the reference lie within ``reach``.
     """
     _check(model, reference)
-    ours, theirs = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (model, reference))
-    counted = (theirs < reach) & ~np.eye(len(reference), dtype=bool)
+    distances, expected = (np.linalg.norm(x[:, None] - x, axis=-1) for x in (model, reference))
+    counted = (expected < reach) & ~np.eye(len(reference), dtype=bool)
     if not counted.any():
         raise ReedError(f"no two CA of the reference lie within {reach} A: lDDT is undefined")
-    error = np.abs(ours - theirs)[counted]
+    error = np.abs(distances - expected)[counted]
     return float(np.mean([(error < limit).mean() for limit in (0.5, 1.0, 2.0, 4.0)]))

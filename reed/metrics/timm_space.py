@@ -48,20 +48,24 @@ class TimmSpace:
     ) -> None:
         self._name, self._weights, self._precision = name, weights, precision
         timm, torch = (files.library(lib, f"{name}", "eval") for lib in ("timm", "torch"))
+
+        # On the device "meta" the model takes no memory, and its settings can still be read.
         more: dict[str, Any] = {} if head else {"num_classes": 0}
         self._create = partial(timm.create_model, model, pretrained=False, **more)
         try:
-            with torch.device("meta"):  # laid out without memory
-                said = self._create().pretrained_cfg
+            with torch.device("meta"):
+                settings = self._create().pretrained_cfg
         except (RuntimeError, ValueError, TypeError) as error:
             reason = str(error).splitlines()[0]
             near = ", ".join(timm.list_pretrained(f"{model.split('.')[0]}*")[:8])
             hint = f"see {near or 'timm.list_models()'}"
             raise ReedError(f"cannot make the timm model {model!r}: {reason}; {hint}") from error
-        self._size = size or said["input_size"][-1]
-        self._mode, self._mean, self._std = said["interpolation"], said["mean"], said["std"]
-        option = f"--weights {name}=FILE"
-        self._origin = Origin(said.get("hf_hub_id") or "", url=said.get("url") or "", option=option)
+
+        self._size = size or settings["input_size"][-1]
+        self._mode = settings["interpolation"]
+        self._mean, self._std = settings["mean"], settings["std"]
+        repo, url = settings.get("hf_hub_id") or "", settings.get("url") or ""
+        self._origin = Origin(repo, url=url, option=f"--weights {name}=FILE")
 
     def revision(self) -> str:
         return (
@@ -73,9 +77,9 @@ class TimmSpace:
         return files.find(self._name, self._origin, self._weights)
 
     def lacks(self, real: ImageSet) -> str:
-        """Weights that are here, and images of one or three channels."""
-        here = files.is_here(self._origin, self._weights)
-        return unfit(real) or ("" if here else f"no weights ({self._origin.option})")
+        """Return why the space cannot be used: it needs weights, and one or three channels."""
+        has_weights = files.is_here(self._origin, self._weights)
+        return unfit(real) or ("" if has_weights else f"no weights ({self._origin.option})")
 
     def load(self, device: str, real: ImageSet) -> None:
         path = self._found().files[0]

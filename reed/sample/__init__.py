@@ -1,1 +1,1 @@
-"""Draws samples from trained weights and writes them as files."""
+"""Drawing samples from trained weights and writing them to files."""

@@ -1,4 +1,4 @@
-"""The autoencoder that turns latents into images: the one that their column was encoded with."""
+"""The autoencoder that decodes latents into images: the one that encoded their column."""
 
 from __future__ import annotations
 
@@ -12,35 +12,59 @@ from reed.cache.schema import Column, Field
 from reed.errors import ReedError
 from reed.picture import ROUNDING
 
-USUAL = "sd-vae"  # of latents that no column says anything of
+USUAL = "sd-vae"  # encoder of latents whose column is not known
 
 
 @runtime_checkable
 class Decodes(Protocol):
-    """An encoder that has a way back."""
+    """An encoder that can also decode.
+
+    Attributes:
+        precision: Precision of the computation.
+    """
 
     precision: str
 
     def load(self, device: str) -> None:
-        """Bring the weights to a device."""
+        """Load the weights to a device."""
         ...
 
     def decode(self, latents: np.ndarray, half: float) -> np.ndarray:
-        """uint8 [B, H, W, C] of latents [B, C, h, w]; half: what is added before rounding down."""
+        """Decode latents.
+
+        Args:
+            latents: Array [B, C, h, w].
+            half: Number added to pixel values before they are rounded down.
+
+        Returns:
+            Images, uint8 [B, H, W, C].
+        """
         ...
 
 
 @runtime_checkable
 class Imported(Protocol):
-    """An encoder whose arrays another one made: decoder is that one's name."""
+    """An encoder that imports arrays which another encoder made.
+
+    Attributes:
+        decoder: Name of the encoder that made them.
+    """
 
     decoder: str
 
 
 class Decoder:
-    """An encoder of stage one with a method `decode(latents, half)`, and what tells it from others.
+    """An encoder of stage one that decodes, with the facts that identify it.
 
-    recipe: its name, the sha256 of its weights and its precision; said: what to tell the user.
+    Args:
+        encoder: The encoder.
+        name: Its name.
+        weights: The sha256 of its weights.
+        said: Messages for the user.
+
+    Attributes:
+        recipe: Name, weights and precision, for the recipe of the samples.
+        said: Messages for the user.
     """
 
     def __init__(self, encoder: Decodes, name: str, weights: str, said: list[str]) -> None:
@@ -48,59 +72,77 @@ class Decoder:
         self.recipe = {"encoder": name, "weights": weights, "precision": encoder.precision}
 
     def load(self, device: str) -> None:
-        """Bring the weights to a device."""
+        """Load the weights to a device."""
         self._encoder.load(device)
 
     def images(self, latents: np.ndarray, rounding: str) -> np.ndarray:
-        """uint8 [B, H, W, 3] of latents [B, C, h, w] in the scale of the cache.
+        """Decode latents one at a time.
 
-        One at a time: in a batch, the rounding of each could depend on the size of the batch.
+        In a batch, the rounding of an image could depend on the size of the batch.
+
+        Args:
+            latents: Array [B, C, h, w] in the scale of the cache.
+            rounding: Rounding of pixels, a name in reed.picture.ROUNDING.
+
+        Returns:
+            Images, uint8 [B, H, W, 3].
         """
         half = ROUNDING[rounding]
         return np.concatenate([self._encoder.decode(z[None], half) for z in latents])
 
 
 def find(column: Column | None, field: Field, weights: str) -> Decoder:
-    """What decodes latents of a field; nothing is loaded yet.
+    """Find the decoder for the latents of a field, without loading it.
 
-    column: that the net was trained on, None if it is not known; weights: of the autoencoder, in
-    place of those that the column names. Raises ReedError when the column's encoder cannot decode,
-    and when its weights are not there or others than it was encoded with.
+    Args:
+        column: Column that the net was trained on; None if it is not known.
+        field: Field of the latents.
+        weights: Path of weights to use instead of the column's; empty for the column's.
+
+    Raises:
+        ReedError: The encoder of the column cannot decode, or its weights do not exist, or they
+            differ from those that encoded the column.
     """
     name, options = (column.encoder, dict(column.options)) if column else (USUAL, {})
     encoder = stage_one.make_encoder(name, Path.cwd(), options)
+
+    # The column of an importing encoder does not record the settings of the real one.
     if isinstance(encoder, Imported):
         name, column = encoder.decoder, None
     if column is None:
-        options = _of_field(field)
+        options = _options_for(field)
     if weights:
         options["weights"] = weights
     encoder = stage_one.make_encoder(name, Path.cwd(), options)
     if not isinstance(encoder, Decodes):
         raise ReedError(f"encoder {name!r} of the latents cannot decode; keep them: --vae none")
+
     try:
-        found = _weights(encoder.revision())
+        hashed = _weights(encoder.revision())
     except ReedError as error:
         raise ReedError(f"{error} (reed-sample: --vae PATH; --vae none keeps latents)") from error
-    said = []
-    if column and found != _weights(column.revision):
+    messages = []
+    if column and hashed != _weights(column.revision):
         problem = (
             f"column {column.name!r} was encoded by weights {_weights(column.revision)}, those "
-            f"{'of --vae ' + weights if weights else 'found'} are {found}"
+            f"{'of --vae ' + weights if weights else 'found'} are {hashed}"
         )
         if not weights:
             raise ReedError(f"{problem}; give the right ones or take others on purpose: --vae PATH")
-        said.append(problem)
-    return Decoder(encoder, name, found, said)
+        messages.append(problem)
+    return Decoder(encoder, name, hashed, messages)
 
 
 def _weights(revision: str) -> str:
-    """The first word of a revision, sha256:…."""
+    """Return the first word of a revision, "sha256:…"."""
     return revision.partition(" ")[0]
 
 
-def _of_field(field: Field) -> dict[str, Any]:
-    """The settings of the usual autoencoder for these latents; it checks all but the resolution."""
+def _options_for(field: Field) -> dict[str, Any]:
+    """Return the settings of the usual autoencoder for the latents of a field.
+
+    The autoencoder checks all of them except the resolution.
+    """
     channels, height, _ = field.sizes
     settings: dict[str, Any] = {"channels": channels // 2, "resolution": height * 8}
     return settings | {"scale": field.scale[0], "shift": field.shift[0]}

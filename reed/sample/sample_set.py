@@ -1,8 +1,8 @@
-"""A set of samples on disk: drawn in parts by any number of processes, written once all are there.
+"""A set of samples on disk: any number of processes draw its parts, and the last writes its files.
 
-OUT.json       the kind of data, the recipe (all that the samples depend on), and how many there are
-OUT.parts/     a file per batch of samples, as drawn; more samples are added to these
-OUT.npz, ...   what the output of the domain writes from the parts
+OUT.json       the kind of data, the recipe (all that the samples depend on), the number of samples
+OUT.parts/     one file per batch of samples; a larger set adds files
+OUT.npz, ...   the files that the domain's output writes from the parts
 """
 
 from __future__ import annotations
@@ -27,18 +27,22 @@ from reed.registry import Registry
 from reed.sample.sampler import BATCH, Sampler
 
 OUTPUTS = Registry("output of samples", "reed.sample.outputs", group="reed.outputs")
-PLAIN = "arrays"  # the output of a kind that has none of its own
-# what may differ between runs of the command that draw one set: places, and what weights tell, too
+PLAIN = "arrays"  # output of kinds that have no output of their own
+# Entries of OUT.json that may differ between the commands that draw one set: paths, and facts that
+# the hash of the weights already determines.
 FREE = ("num", "files", "run", "checkpoint", "images_seen", "config", "versions", "kind")
 
 
 @dataclass
 class Output:
-    """What becomes of the samples of one kind: registered in OUTPUTS under the domain's name.
+    """Base class of outputs, which convert samples of one kind and write them to files.
 
-    An implementation is a dataclass that extends this one; its fields are its options (see
-    reed.config.option). recipe: what the files depend on besides the samples; said: what to tell
-    the user.
+    An output is a dataclass that extends this one, registered in OUTPUTS under the name of its
+    domain. Its fields are its options (see reed.config.option).
+
+    Attributes:
+        recipe: What the files depend on besides the drawn samples; set by ``open``.
+        said: Messages for the user; set by ``open``.
     """
 
     recipe: dict[str, Any] = field(default_factory=dict, init=False)
@@ -46,53 +50,60 @@ class Output:
 
     @property
     def name(self) -> str:
-        """The options in short, as part of a file's name; empty where they are the defaults."""
+        """The options that differ from their defaults, as part of a file's name."""
         return ""
 
     def sets(self) -> list[Any]:
-        """One output for each set of samples that these options ask for."""
+        """Return one output per set of samples that these options ask for."""
         return [self]
 
     def open(self, sampler: Sampler, device: str) -> None:
-        """Get ready for the samples of a net; ReedError when that cannot be."""
+        """Prepare for the samples of a sampler; ReedError if that is impossible."""
 
     def sampling(self, options: Any) -> Any:
-        """The options of the domain, with what only the output knows."""
+        """Return the options of the domain, completed by what only the output knows."""
         return options
 
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What is kept of a batch of samples: name -> array [batch, ...]."""
+        """Return the arrays [batch, ...] to keep of a batch of samples, by name."""
         return drawn
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """Path -> what writes the file (whole or not at all) or folder there."""
+        """Return {path: function that writes the file (whole or not at all) or folder there}."""
         raise NotImplementedError
 
 
 def output_of(kind: str) -> type[Output]:
-    """The class of what writes samples of a kind: its own, or else that of plain arrays."""
+    """Return the output class of a kind; if it has none, that of plain arrays."""
     return OUTPUTS.get(kind if kind in OUTPUTS.names() else PLAIN)
 
 
 def recipe_of(sampler: Sampler, options: Any, output: Output, batch: int) -> dict[str, Any]:
-    """The kind of data and all that the samples depend on, in plain values."""
+    """Return the kind of data and everything that the samples depend on, as plain data."""
     table = {"kind": sampler.kind} | sampler.about | config.plain(options) | output.recipe
     table |= {"precision": sampler.precision, "batch": batch}
     return json.loads(json.dumps(config.plain(table), default=str))
 
 
 def batch_of(out: Path, num: int) -> int:
-    """Samples at a time unless the user says: as those that are there were drawn, or BATCH."""
+    """Return the default batch size: that of the samples already drawn, else BATCH or `num`."""
     path = beside(out, ".json")
-    there = config.read(path).get("batch") if path.is_file() else None
-    return there if isinstance(there, int) and there > 0 else min(BATCH, num)
+    used = config.read(path).get("batch") if path.is_file() else None
+    return used if isinstance(used, int) and used > 0 else min(BATCH, num)
 
 
 class SampleSet:
-    """Samples 0 to num - 1 of one recipe, at `out` and beside it.
+    """Samples 0 to num - 1 of one recipe, in files at `out` and beside it.
 
-    progress: show bars. Raises ReedError when another recipe's samples are there, or more than
-    `num`.
+    Args:
+        out: Path of the files without an ending.
+        recipe: What the samples depend on, see ``recipe_of``.
+        num: Number of samples.
+        output: Output that converts the samples and writes the files.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ReedError: There are samples of another recipe, or more than `num`.
     """
 
     def __init__(
@@ -106,26 +117,26 @@ class SampleSet:
 
     @property
     def batches(self) -> int:
-        """Parts that the set has when it is complete."""
+        """Number of parts of the complete set."""
         return -(-self.num // self.batch)
 
     def missing(self) -> list[int]:
-        """The parts that are not there."""
-        there = {path.name for path in self._parts.glob("*.npz")}
-        return [number for number in range(self.batches) if self._part(number).name not in there]
+        """Return the numbers of the parts that are not drawn yet."""
+        drawn = {path.name for path in self._parts.glob("*.npz")}
+        return [number for number in range(self.batches) if self._part(number).name not in drawn]
 
     def is_written(self) -> bool:
-        """Whether every file holds all samples."""
+        """Return whether every file holds all samples."""
         return all(self._holds_all(path) for path in self._files)
 
     def fill(self, sampler: Sampler, options: Any, share: Share) -> None:
-        """Draw the missing parts that are ours; those that are there are kept."""
+        """Draw the missing parts of a share; parts that exist are kept."""
         missing = set(self.missing())
-        ours = share.of(range(self.batches))
-        todo = [number for number in ours if number in missing]
+        numbers = share.of(range(self.batches))
+        todo = [number for number in numbers if number in missing]
         with tqdm(
-            total=len(ours) * self.batch,
-            initial=(len(ours) - len(todo)) * self.batch,
+            total=len(numbers) * self.batch,
+            initial=(len(numbers) - len(todo)) * self.batch,
             desc=self.out.name,
             unit="sample",
             disable=self._quiet,
@@ -136,7 +147,7 @@ class SampleSet:
                 bar.update(self.batch)
 
     def finish(self) -> bool:
-        """Write the files if every part is there, one process at a time; whether they are."""
+        """Write the files if every part is drawn, one process at a time; return whether it is."""
         if self.missing():
             return False
         with files.only_writer(self._parts, wait=True):
@@ -147,7 +158,7 @@ class SampleSet:
         return True
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
-        """Name -> array, part by part in order, `num` samples in all."""
+        """Yield the arrays of each part by name, in order, `num` samples in total."""
         numbers = range(self.batches)
         for number in tqdm(numbers, "files", leave=False, unit="part", disable=self._quiet):
             path = self._part(number)
@@ -169,7 +180,7 @@ class SampleSet:
 
     def _add(self, number: int, arrays: dict[str, np.ndarray]) -> None:
         if not self._json.is_file():
-            # of several processes that start at once, one writes it; the others compare
+            # Of several processes that start at once, one writes it and the others compare.
             files.write_atomic(self._json, _dump(self._table({})), overwrite=False)
         self._check()
         with files.open_new(self._part(number)) as file:
@@ -181,7 +192,7 @@ class SampleSet:
         return self._recipe | {"num": num, "files": held, "versions": versions}
 
     def _recorded(self) -> dict[str, Any]:
-        """What OUT.json says; empty where there is none."""
+        """Return the content of OUT.json; empty if it does not exist."""
         return config.read(self._json) if self._json.is_file() else {}
 
     def _holds_all(self, path: Path) -> bool:
@@ -194,6 +205,7 @@ class SampleSet:
     def _check(self) -> None:
         recorded = self._recorded()
         if not recorded:
+            # Without OUT.json nobody can tell whether existing files have the same recipe.
             for path in (self.out, self._parts, *self._files):
                 if path.exists():
                     raise ReedError(
@@ -201,10 +213,11 @@ class SampleSet:
                         "move it away or choose another --out"
                     )
             return
+
         kept = [{k: v for k, v in t.items() if k not in FREE} for t in (recorded, self._recipe)]
-        for place, old, new in config.differences(*kept, ""):
+        for name, old, new in config.differences(*kept, ""):
             raise ReedError(
-                f"{self.out} was drawn with {place[1:]} = {old!r}, now it is {new!r}; "
+                f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}; "
                 "choose another --out"
             )
         if recorded["num"] > self.num:
@@ -215,7 +228,7 @@ class SampleSet:
 
 
 def beside(out: Path, ending: str) -> Path:
-    """OUT.npz and the like, for an `out` whose name may hold dots."""
+    """Return `out` with an ending appended, such as OUT.npz; its name may contain dots."""
     return out.with_name(out.name + ending)  # with_suffix would cut "cfg1.8"
 
 

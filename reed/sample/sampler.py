@@ -1,4 +1,4 @@
-"""Samples from trained weights: those of a run's checkpoint, or public ones."""
+"""Sampling from trained weights: those of a run's checkpoint, or public ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,25 @@ from reed.train.public import PublicWeights
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
-BATCH = 64
+BATCH = 64  # default number of samples per batch
 
 
 class Sampler:
-    """A trained net, ready to draw from.
+    """A trained net, ready to draw samples from.
 
-    net: on its device; kind: the name of its domain; fields: what it was trained on, by role, and
-    columns: where that is cached, if it is known; about: where the weights come from, for the
-    recipe of samples; name: the same in short; step: optimizer steps done, if known.
-    precision: fp32 (without TF32), tf32, bf16 (autocast) or fp64, whose rounding is too small to
-    show in an image.
+    Args:
+        net: The net, on its device.
+        kind: Name of its domain.
+        domain: The domain.
+        fields: Fields that the net was trained on, by role.
+        columns: Columns of these fields by role; empty if they are not known.
+        about: Origin of the weights, for the recipe of the samples.
+        name: Short name of the origin, as part of a file's name.
+        precision: fp32 (without TF32), tf32, bf16 (autocast), or fp64, whose rounding errors are
+            too small to show in an image.
+
+    Raises:
+        ReedError: There is no such precision.
     """
 
     def __init__(
@@ -53,7 +61,7 @@ class Sampler:
 
     @property
     def step(self) -> int | None:
-        """Optimizer steps that the weights have seen, if that is known."""
+        """Optimizer steps of the weights; None if it is not known."""
         return self.about["step"]
 
     @classmethod
@@ -66,15 +74,26 @@ class Sampler:
         ema: bool = True,
         precision: str = "fp32",
     ) -> Sampler:
-        """A run's checkpoint, by default the latest; its average, or else its model."""
+        """Load a checkpoint of a run.
+
+        Args:
+            run: Folder of the run.
+            step: Step of the checkpoint; None for the latest.
+            device: Device of the net.
+            ema: Whether to use the averaged weights instead of the model's.
+            precision: See the class.
+        """
         group = "ema" if ema else "model"
         saved = checkpoint.load(run, step, groups=(group,))
         settings = config.build(TrainConfig, config.read(run / "config.json"))
+
+        # The run keeps what it needs of its cache, which may be gone by now.
         data = RunData.of_run(run, settings.shards, settings.data)
         domain = data.make_domain(settings.domain)
         net: nn.Module = domain.net(data.fields)
         state = saved.ema if ema else export.under("net.", saved.model)
         checkpoint.load_strict(net, state, f"{run} step {saved.step}")
+
         name = f"step-{saved.step:07d}"
         file = run / name / f"{group}.safetensors"
         about = {
@@ -89,7 +108,9 @@ class Sampler:
             "fields": config.plain(data.fields),
             "config": config.plain(settings),
         }
-        columns = {r: data.columns[p.partition("/")[0]] for r, p in settings.data.items()}
+        columns = {
+            role: data.columns[address.partition("/")[0]] for role, address in settings.data.items()
+        }
         name += "" if ema else "-model"
         net = net.to(device)
         return cls(net, data.domain, domain, data.fields, columns, about, name, precision)
@@ -105,17 +126,28 @@ class Sampler:
         shift: float = 0.0,
         precision: str = "fp32",
     ) -> Sampler:
-        """Public weights of latents that the net saw as (stored - shift) * scale.
+        """Make a sampler from the weights of a public checkpoint.
 
-        heads: of attention, where the weights cannot tell. Raises ReedError that lists the keys
-        which are missing, unexpected or of another shape, and for a net without a velocity.
+        Args:
+            found: The checkpoint. Its net was trained on latents (stored - shift) * scale.
+            device: Device of the net.
+            heads: Attention heads; 0 if the weights tell.
+            scale: See `found`.
+            shift: See `found`.
+            precision: See the class.
+
+        Raises:
+            ReedError: Weights are missing, unexpected or of another shape (the message lists
+                them), or the net does not predict a velocity.
         """
         settings, kind = found.settings(heads), found.domain
         domain: Domain = config.build(DOMAINS.get(kind), settings, "domain")
         fields = found.fields(scale, shift)
         net: nn.Module = domain.net(fields)
         checkpoint.load_strict(net, found.net, str(found.path))
+        # Public nets may count time from noise to data; ours is 0 for data and 1 for noise.
         net = found.on_our_time(net)
+
         about = {
             "run": None,
             "checkpoint": str(found.path),
@@ -132,11 +164,16 @@ class Sampler:
         return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
 
     def batch(self, number: int, options: Any, size: int) -> dict[str, np.ndarray]:
-        """Samples number * size to (number + 1) * size - 1, as arrays [size, ...] by name.
+        """Draw samples number * size to (number + 1) * size - 1.
 
-        A batch is always full: a matrix product may round otherwise where its shape is another.
-        So a sample has the same bits whoever draws it, at one batch size.
-        Raises ReedError when a number is not finite.
+        A batch is always full, because a matrix product may round differently if its shape
+        differs. So for one batch size a sample has the same bits, whichever process draws it.
+
+        Returns:
+            Arrays [size, ...] by name.
+
+        Raises:
+            ReedError: A value is not finite.
         """
         indices = range(number * size, (number + 1) * size)
         device = str(next(self.net.parameters()).device)
@@ -154,10 +191,18 @@ class Sampler:
     def draw(
         self, which: int | range, options: Any, *, batch: int = BATCH, progress: bool = True
     ) -> dict[str, np.ndarray]:
-        """Some samples as arrays [N, ...] by name, in the scale of the stored data.
+        """Draw samples in the scale of the stored data.
 
-        which: how many, from 0, or a range of their numbers; options: the domain's. The numbers
-        are the same for every range, and up to rounding for every batch.
+        A sample does not depend on the range, and only up to rounding on the batch size.
+
+        Args:
+            which: Number of samples, counted from 0, or a range of their indices.
+            options: Sampling options of the domain.
+            batch: Samples per batch.
+            progress: Whether to show a progress bar.
+
+        Returns:
+            Arrays [N, ...] by name.
         """
         which = range(which) if isinstance(which, int) else which
         numbers = range(which.start // batch, -(-which.stop // batch))

@@ -1,4 +1,4 @@
-"""Raw data sets, by name; one file per format."""
+"""Sources, which read raw data sets, by name; one folder per kind of data."""
 
 from reed.registry import Registry
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import torch
+import torch.distributed.nn.functional  # imported later, it would keep the process group alive
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed.nn.functional  # later, its default arguments would keep the process group
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm

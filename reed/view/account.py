@@ -1,28 +1,62 @@
-"""What a build makes of the files it was given: samples, what is left out, what is passed over."""
+"""The account of a build: samples, failures, files that no sample uses, bytes to write."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reed.build import size as sizing
 from reed.build.source import Listing
+from reed.bytes import human
 from reed.cache import account, schema
 from reed.cache.plan import Plan
+from reed.stage_one import Build
 from reed.view import info
 
-KEYS = 100  # of the samples that one reason left out, in the JSON
+KEYS = 100  # keys listed per reason in the JSON
+
+
+def plan_lines(prepared: Build) -> Iterator[str]:
+    """Yield the lines of `reed-cache plan`: the cache, each column, the total."""
+    manifest, cache, shards = prepared.plan.manifest, prepared.request.cache, prepared.plan.shards
+    views = f", {manifest.views} views of each" if manifest.views > 1 else ""
+    yield (
+        f"{cache}: {manifest.samples} samples{views}, {shards} shards of up to "
+        f"{manifest.shard_size}"
+    )
+
+    for size in prepared.sizes:
+        basis = f"{human(size.record)} per record, {size.basis}"
+        # The duration is known only if some shards of the column have been built.
+        duration = "" if size.seconds is None else sizing.duration(size.seconds)
+        pace = f"; about {duration} at the pace of the shards that are there" if duration else ""
+        yield (
+            f"  {size.column}: {size.shards} of {shards} shards to write, "
+            f"{size.bytes:,} bytes ({basis}){pace}"
+        )
+
+    total = sum(size.bytes for size in prepared.sizes)
+    files = sum(2 * size.shards for size in prepared.sizes)
+    free = human(sizing.free(cache))
+    yield f"total: {total:,} bytes ({human(total)}) in {files} files; {free} free"
 
 
 def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> dict[str, Any]:
-    """The account of some columns as plain data: docs/caching.md says what each entry is.
+    """Return the account of columns as plain data; docs/caching.md explains each entry.
 
-    frozen: the plan of the cache, be it written or not; listing: of the source.
+    Args:
+        cache: Folder of the cache.
+        frozen: Plan of the cache, whether or not it is written yet.
+        names: Names of the columns.
+        listing: What the source listed.
     """
-    manifest, there = frozen.manifest, schema.columns(cache)
-    columns = {name: _column(cache, frozen, name) if name in there else None for name in names}
+    manifest, existing = frozen.manifest, schema.columns(cache)
+    columns = {name: _column(cache, frozen, name) if name in existing else None for name in names}
+    # A column that does not exist yet lacks every sample.
     lacking = {name: each["lacks"] if each else set(frozen.keys) for name, each in columns.items()}
-    found = account.Account.of(listing.passed)
+    passed = account.Account.of(listing.passed).passed
+
     return {
         "cache": str(cache),
         "samples": manifest.samples,
@@ -32,7 +66,7 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
         "classes": list(manifest.classes),
         "passed_over": {
             reason: {"count": each.count, "names": list(each.names)}
-            for reason, each in found.passed.items()
+            for reason, each in passed.items()
         },
         "counted": dict(listing.counts),
         "columns": {
@@ -46,32 +80,32 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
     }
 
 
-def last_line(found: Mapping[str, Any]) -> str:
-    """What a build ends with: the samples that every column has, and which lack how many."""
-    names = ", ".join(found["columns"])
-    line = f"{found['cache']}: {found['stored']} samples, columns {names}"
-    if found["stored"] == found["samples"]:
+def last_line(table: Mapping[str, Any]) -> str:
+    """Return the last line of a build: the samples in all columns, and how many each lacks."""
+    names = ", ".join(table["columns"])
+    line = f"{table['cache']}: {table['stored']} samples, columns {names}"
+    if table["stored"] == table["samples"]:
         return line
-    short = {name: found["samples"] - each["samples"] for name, each in found["columns"].items()}
+    short = {name: table["samples"] - each["samples"] for name, each in table["columns"].items()}
     lacks = ", ".join(f"{name} lacks {count}" for name, count in short.items() if count)
-    return f"{line}; of the {found['samples']} that were planned {lacks}"
+    return f"{line}; of the {table['samples']} that were planned {lacks}"
 
 
 def _column(cache: Path, frozen: Plan, name: str) -> dict[str, Any]:
-    found = info.summary(cache, frozen, name)
-    built = {marker.shard for marker in found.markers}
+    summary = info.summary(cache, frozen, name)
+    built = {marker.shard for marker in summary.markers}
     missing = (frozen.keys_of(shard) for shard in range(frozen.shards) if shard not in built)
     return {
         "shards": len(built),
-        "failed": found.failed,
-        "lacks": set(found.failed).union(*missing),
+        "failed": summary.failed,
+        "lacks": set(summary.failed).union(*missing),
     }
 
 
 def _by_reason(failed: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Reason -> how many samples and the keys of the first, the commonest reason first."""
+    """Group failures by reason, the most frequent first: {reason: count and first keys}."""
     reasons: dict[str, list[str]] = {}
     for key, reason in failed.items():
         reasons.setdefault(reason, []).append(key)
-    commonest = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
-    return {reason: {"count": len(keys), "keys": keys[:KEYS]} for reason, keys in commonest}
+    ordered = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
+    return {reason: {"count": len(keys), "keys": keys[:KEYS]} for reason, keys in ordered}

@@ -74,16 +74,20 @@ def _reed() -> Finding:
 
 
 def _namesakes() -> list[str]:
-    """Other distributions that hold files of a package `reed`: one on PyPI is called so.
+    """List the other distributions that installed a package `reed`: one on PyPI has this name.
 
-    An editable install holds none: that of a clone from before ours was renamed does no harm.
+    Only what a RECORD lists was installed. An editable install records a path and no package, and
+    the egg-info of a clone from before ours was renamed has no RECORD: neither does harm.
     """
-    names = set(filter(None, metadata.packages_distributions().get("reed", [])))
+    distributions = map(metadata.distribution, metadata.packages_distributions().get("reed", []))
     return sorted(
-        name
-        for name in names
-        if canonicalize_name(name) != DISTRIBUTION
-        and any(file.parts[0] in ("reed", "reed.py") for file in metadata.files(name) or [])
+        {
+            other.metadata["Name"]
+            for other in distributions
+            if canonicalize_name(other.metadata["Name"]) != DISTRIBUTION
+            and other.read_text("RECORD") is not None
+            and any(file.parts[0] in ("reed", "reed.py") for file in other.files or [])
+        }
     )
 
 

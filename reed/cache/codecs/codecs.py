@@ -1,20 +1,23 @@
-"""How one array is stored: float32(+nan), float16, bfloat16, int8, pca:K, standard, integers, text.
+"""Codecs: how the values of a field are stored.
 
-A codec splits an array into named parts (an int8 payload and its scales, say), each of one dtype
-and shape, as containers take them. Encoding is numpy, decoding is torch on the parts' device.
+A codec splits an array into named parts (such as an int8 payload and its scales), each of one dtype
+and shape, as containers take them. Encoding uses numpy; decoding uses torch on the parts' device.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reed.cache.codecs import fidelity, pca
+from reed.cache.codecs.base import Codec as Codec
+from reed.cache.codecs.base import Part as Part
+from reed.cache.codecs.base import State as State
 from reed.cache.codecs.finite import extremes, is_sound
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
@@ -22,63 +25,9 @@ from reed.errors import ReedError, suggest
 if TYPE_CHECKING:
     import torch
 
-State = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Part:
-    """One stored array of a field: its name, numpy dtype ("utf8" for text) and shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
-
-    @property
-    def is_ragged(self) -> bool:
-        """Whether its size differs from sample to sample."""
-        return self.dtype == "utf8" or None in self.shape
-
-    def shape_at(self, length: int) -> tuple[int, ...]:
-        """The shape of a sample; length: its own, where the part's varies."""
-        return tuple(length if n is None else n for n in self.shape)
-
-
-class Codec(Protocol):
-    """Encode one sample's array to parts, decode a batch of parts.
-
-    The state is what calibrate() found: besides what decoding needs `cosine`, the mean and the
-    worst cosine of a token to what is left of it, over the calibration records.
-    """
-
-    needs_calibration: bool
-
-    def parts(self, field: Field) -> tuple[Part, ...]:
-        """The parts that a field is stored as."""
-        ...
-
-    def decoded_shape(self, field: Field) -> tuple[int | None, ...]:
-        """The shape of one decoded sample; field.shape is that of what the encoder gave."""
-        ...
-
-    def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
-        """What the codec keeps of the whole column, from some of it; ReedError if not finite."""
-        ...
-
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
-        """The parts of one sample; ReedError when the value does not fit."""
-        ...
-
-    def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
-        """A batch [B, ...] from its parts [B, ...], on their device."""
-        ...
-
-    def restore(self, values: np.ndarray, state: State) -> np.ndarray:
-        """Decoded values in the channels of the encoder again, as near as they were kept."""
-        ...
-
 
 class _Plain:
-    """What most codecs share: nothing to calibrate, and the shape stays."""
+    """The common part of most codecs: no calibration, and the shape does not change."""
 
     needs_calibration = False
 
@@ -93,7 +42,14 @@ class _Plain:
 
 
 class Raw(_Plain):
-    """The array as it is; floats decode to float32, uint8 to itself, other integers to int64."""
+    """An array stored in one dtype.
+
+    uint8 is decoded as uint8, other integers as int64, floats as float32.
+
+    Args:
+        dtype: The stored dtype.
+        holds_nan: Whether NaN is allowed; it stands for a missing value.
+    """
 
     def __init__(self, dtype: str, holds_nan: bool = False) -> None:
         self._dtype, self._holds_nan = np.dtype(dtype), holds_nan
@@ -105,8 +61,8 @@ class Raw(_Plain):
         array = np.asarray(value)
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             stored = np.asarray(array, dtype=self._dtype, order="C")
-        whole = self._dtype.kind in "iu"
-        if not (np.array_equal(stored, array) if whole else is_sound(stored, self._holds_nan)):
+        is_integer = self._dtype.kind in "iu"
+        if not (np.array_equal(stored, array) if is_integer else is_sound(stored, self._holds_nan)):
             raise ReedError(f"does not fit {self._dtype}: {extremes(array)}")
         return (stored,)
 
@@ -140,8 +96,8 @@ class BFloat16(_Plain):
 class Int8(_Plain):
     """int8 after division by a per-channel rms (of the column) and a per-token absolute maximum.
 
-    Taking the channel's rms out first keeps outlier channels from using up the eight bits of
-    all others. Storage is one byte per channel and four per token.
+    Dividing by the channel's rms first keeps outlier channels from using up the eight bits of all
+    other channels. Storage is one byte per channel and four per token.
     """
 
     needs_calibration = True
@@ -155,7 +111,8 @@ class Int8(_Plain):
         rms = np.sqrt(np.mean(np.square(flat.astype(np.float64)), axis=0))
         if not np.isfinite(rms).all():
             raise ReedError(f"cannot calibrate int8: {extremes(flat)}")
-        # A channel that is silent here and not later would use up the eight bits of all others.
+
+        # A channel that is near zero only in these records would use up the bits of all others.
         least = 0.1 * rms.mean() or 1.0
         state = {"rms": np.maximum(rms, least).astype(np.float32)}
         return state | {"cosine": _cosine(self, arrays, state)}
@@ -178,9 +135,13 @@ class Int8(_Plain):
 class Pca:
     """The leading whitened principal components of the channels, stored by another codec.
 
-    What is decoded is the components, [..., kept]: a target of so many channels. A cosine of
-    whitened vectors weighs all directions alike. See reed.cache.codecs.pca. kept 0: no components
-    but the channels, each less its mean and over its deviation ("standard").
+    The decoded values are the components, [..., kept]; as a target they have that many channels. A
+    cosine of whitened vectors weighs all directions alike. See `reed.cache.codecs.pca`.
+
+    Args:
+        kept: Number of components; 0 keeps the channels themselves, each minus its mean and divided
+            by its standard deviation ("standard").
+        inner: Codec that stores the components.
     """
 
     needs_calibration = True
@@ -235,7 +196,7 @@ class Utf8(_Plain):
 
 
 _RAW = ("float32", "float16", "int64", "int32", "uint8")
-NAN = "float32+nan"  # NaN is what was not observed
+NAN = "float32+nan"  # NaN stands for a missing value
 CODECS: dict[str, Codec] = {
     **{name: Raw(f"<{np.dtype(name).str[1:]}") for name in _RAW},
     NAN: Raw("<f4", holds_nan=True),
@@ -254,19 +215,30 @@ def _pca(kept: int, inner: str) -> Pca:
 
 
 def codec_of(field: Field) -> Codec:
-    """The codec that a field names; ReedError when there is none (with the nearest) or no fit."""
-    found = _PCA.fullmatch(field.codec)
-    if not found and field.codec not in CODECS:
+    """Return the codec of a field.
+
+    Raises:
+        ReedError: There is no such codec (the message suggests the nearest), or it does not suit
+            the field.
+    """
+    match = _PCA.fullmatch(field.codec)
+    if not match and field.codec not in CODECS:
         hint = suggest(field.codec, NAMES)
         raise ReedError(f"field {field.name!r} has the unknown codec {field.codec!r}.{hint}")
-    kept = int(found[1] or 0) if found else 0
-    if problem := _misfit(field, kept, is_whitened=bool(found)):
+    kept = int(match[1] or 0) if match else 0
+    if problem := _misfit(field, kept, is_whitened=bool(match)):
         raise ReedError(f"{field.kind} field {field.name!r} cannot be {field.codec}: {problem}")
-    return _pca(kept, "int8" if found[2] else "float16") if found else CODECS[field.codec]
+    return _pca(kept, "int8" if match[2] else "float16") if match else CODECS[field.codec]
 
 
 def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
-    """Why a field cannot have its codec, or nothing; kept: the K of pca:K, else 0."""
+    """Return why a field cannot have its codec, else an empty string.
+
+    Args:
+        field: The field.
+        kept: The K of pca:K, else 0.
+        is_whitened: Whether the codec whitens the channels.
+    """
     if (field.kind == "text") != (field.codec == "utf8"):
         return "text, and nothing else, is stored as utf8"
     if field.kind == "label" and field.codec not in ("int64", "int32", "uint8"):
@@ -283,7 +255,7 @@ def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
 
 
 def decode_one(codec: Codec, parts: Sequence[np.ndarray], state: State) -> np.ndarray:
-    """One sample from its parts, as numpy arrays on the CPU."""
+    """Return one decoded sample from its parts, as numpy arrays on the CPU."""
     import torch
 
     tensors = [torch.from_numpy(np.asarray(part))[None] for part in parts]
@@ -291,10 +263,10 @@ def decode_one(codec: Codec, parts: Sequence[np.ndarray], state: State) -> np.nd
 
 
 def _cosine(codec: Codec, arrays: Sequence[np.ndarray], state: State) -> np.ndarray:
-    """The mean and the worst cosine of a token to its stored self, [2] float32."""
-    found = []
+    """Return the mean and the smallest cosine of tokens to their stored versions, [2] float32."""
+    cosines = []
     for array in arrays:
-        left = decode_one(codec, codec.encode(array, state), state)
-        found.append(fidelity.cosines(array, codec.restore(left, state)).ravel())
-    flat = np.concatenate(found)
+        decoded = decode_one(codec, codec.encode(array, state), state)
+        cosines.append(fidelity.cosines(array, codec.restore(decoded, state)).ravel())
+    flat = np.concatenate(cosines)
     return np.array([flat.mean(), flat.min()], np.float32)

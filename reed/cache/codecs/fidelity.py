@@ -1,4 +1,4 @@
-"""How much of a representation is left: cosines per token, and between the tokens."""
+"""How well a stored representation is preserved: cosines per token, and between tokens."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import numpy as np
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cosine of each vector in `a` with the same one in `b`: [..., D] twice -> [...], float64.
+    """Return the cosine of each vector of ``a`` with that of ``b``: [..., D] -> [...], float64.
 
-    Two zero vectors agree (1); a zero vector agrees with no other (0).
+    Two zero vectors have cosine 1; a zero vector has cosine 0 with any other.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.linalg.norm(a, axis=-1), np.linalg.norm(b, axis=-1)
     product = norms[0] * norms[1]
-    found = (a * b).sum(axis=-1) / np.where(product > 0, product, 1.0)
-    return np.where((norms[0] == 0) & (norms[1] == 0), 1.0, found)
+    cosine = (a * b).sum(axis=-1) / np.where(product > 0, product, 1.0)
+    return np.where((norms[0] == 0) & (norms[1] == 0), 1.0, cosine)
 
 
 def similarities(tokens: np.ndarray) -> np.ndarray:
-    """The cosines between all pairs of different tokens, [T, D] -> [T (T - 1) / 2], float32."""
+    """Return the cosines between all pairs of tokens: [T, D] -> [T (T - 1) / 2], float32."""
     tokens = np.asarray(tokens, np.float32)
     norms = np.linalg.norm(tokens, axis=-1, keepdims=True)
     unit = tokens / np.where(norms > 0, norms, np.float32(1))

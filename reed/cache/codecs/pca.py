@@ -11,18 +11,28 @@ import numpy as np
 
 from reed.errors import ReedError
 
-# The least variance of a component, as a share of the mean over all channels. A direction in which
-# the calibration records do not vary (after a LayerNorm there is one) must not be blown up.
+# Smallest variance of a component, as a share of the mean over all channels. A direction in which
+# the calibration records do not vary (after a LayerNorm there is one) must not be amplified.
 FLOOR = 1e-4
 
 
 def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
-    """The leading components of some records, each array [..., D]; all kept as float32.
+    """Fit the leading principal components to some records.
 
-    mean: [D]; basis: [components, D], orthonormal rows by falling variance, the largest entry of
-    each positive; std: [components], the square root of the variance along each, floored. The sums
-    and the decomposition are in float64. ReedError unless D >= components, there are more rows
-    than components, and all values are finite.
+    The sums and the decomposition are computed in float64.
+
+    Args:
+        arrays: Records, each [..., D].
+        components: Number of components.
+
+    Returns:
+        Float32 arrays: ``mean`` [D]; ``basis`` [components, D], orthonormal rows by falling
+        variance, the largest entry of each positive; ``std`` [components], the square root of the
+        variance along each row, floored.
+
+    Raises:
+        ReedError: There are fewer than ``components`` channels, not more vectors than components,
+            or values that are not finite.
     """
     flat = [np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays]
     rows, channels = sum(len(a) for a in flat), flat[0].shape[1]
@@ -33,25 +43,35 @@ def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
         )
     if not all(np.isfinite(a).all() for a in flat):
         raise ReedError(f"cannot fit {components} components: some values are not finite")
+
     mean = (sum(a.sum(axis=0, dtype=np.float64) for a in flat) / rows).astype(np.float32)
     covariance = np.zeros((channels, channels))
     for a in flat:
         centred = a.astype(np.float64) - mean
         covariance += centred.T @ centred
     covariance /= rows
+
+    # eigh sorts by rising variance; the sign of a vector is arbitrary, so it is fixed here.
     variances, vectors = np.linalg.eigh(covariance)
     basis = vectors[:, ::-1][:, :components].T
     largest = np.take_along_axis(basis, np.abs(basis).argmax(axis=1)[:, None], axis=1)
-    least = FLOOR * np.trace(covariance) / channels or 1.0
-    std = np.sqrt(np.maximum(variances[::-1][:components], least))
-    kept = {"mean": mean, "basis": basis * np.sign(largest), "std": std}
-    return {name: np.ascontiguousarray(array, np.float32) for name, array in kept.items()}
+    floor = FLOOR * np.trace(covariance) / channels or 1.0
+    std = np.sqrt(np.maximum(variances[::-1][:components], floor))
+    state = {"mean": mean, "basis": basis * np.sign(largest), "std": std}
+    return {name: np.ascontiguousarray(array, np.float32) for name, array in state.items()}
 
 
 def standard(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The mean and the deviation of every channel of some records, each array [..., D].
+    """Return the mean and the standard deviation of every channel of some records.
 
-    mean, std: [D] float32, floored as those of `fit`; ReedError unless all values are finite.
+    Args:
+        arrays: Records, each [..., D].
+
+    Returns:
+        ``mean`` and ``std``, [D] float32; ``std`` is floored as in `fit`.
+
+    Raises:
+        ReedError: There are no values, or some are not finite.
     """
     flat = np.concatenate([np.reshape(a, (-1, np.shape(a)[-1])) for a in arrays])
     if not len(flat) or not np.isfinite(flat).all():
@@ -63,10 +83,10 @@ def standard(arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def whiten(x: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The components of vectors in units of their std: [..., D] -> [..., components], float64.
+    """Return the components of vectors in units of std: [..., D] -> [..., components], float64.
 
-    In float64, so that what is stored depends neither on the BLAS nor on its threads. Of a state
-    without a basis the components are the channels.
+    The computation is in float64, so that what is stored depends neither on the BLAS nor on its
+    number of threads. Without a basis in the state the components are the channels.
     """
     centred = np.asarray(x, np.float64) - state["mean"]
     if "basis" in state:
@@ -75,7 +95,7 @@ def whiten(x: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The vectors that have these components, [..., components] -> [..., D], float64."""
+    """Return the vectors with these components: [..., components] -> [..., D], float64."""
     scaled = np.asarray(z, np.float64) * state["std"]
     if "basis" in state:
         scaled = scaled @ state["basis"].astype(np.float64)

@@ -1,8 +1,9 @@
-"""What the containers with one array per part share (h5, zarr): records in, arrays out.
+"""What the containers with one array per part (h5, zarr) share: writing arrays, making the index.
 
-A part of one shape is an array ``[records, *shape]``. A part that varies is one flat array of all
-rows, or bytes of text, and NAME~offsets, [records + 1] int64: record i is rows offsets[i] to
-offsets[i + 1]. The member names are such a text, ~members. No field's name can hold "~".
+A part of one shape is an array ``[records, *shape]``. A part whose length varies is one flat array
+of all rows, or all bytes of text, together with NAME~offsets, [records + 1] int64: record i is
+rows offsets[i] to offsets[i + 1]. The member names are such a text, ~members. No field name can
+hold "~".
 """
 
 from __future__ import annotations
@@ -31,7 +32,15 @@ _PIECE = 4 * 2**20
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a shard: its bytes are in `file`; by_record: whether row i is record i."""
+    """One array of a shard.
+
+    Attributes:
+        name: Name of the array.
+        dtype: The numpy dtype.
+        shape: Shape of the array.
+        by_record: Whether entry i of the first axis is record i.
+        file: File with the bytes of the array.
+    """
 
     name: str
     dtype: str
@@ -40,7 +49,7 @@ class Array:
     file: BinaryIO
 
     def pieces(self) -> Iterator[bytes]:
-        """The bytes, a few MiB at a time."""
+        """Return the bytes, a few MiB at a time."""
         self.file.seek(0)
         return iter(lambda: self.file.read(_PIECE), b"")
 
@@ -49,24 +58,27 @@ class Array:
 def spooled(
     path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
 ) -> Generator[list[Array]]:
-    """The arrays of a shard, collected in nameless files beside `path`: members first."""
+    """Yield the arrays of a shard, collected in temporary files beside ``path``; names first."""
     with ExitStack() as stack:
         parts = [MEMBERS, *parts]
         files = [stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in parts]
         lengths: list[list[int]] = [[] for _ in parts]
         for member, values in records:
-            for part, file, seen, value in zip(
+            for part, file, counts, value in zip(
                 parts, files, lengths, [member.encode(), *values], strict=True
             ):
-                seen.append(_append(file, part, value))
+                counts.append(_append(file, part, value))
+
+        # Only now are the lengths known that the shapes of the arrays follow from.
         yield [
             array
-            for part, file, seen in zip(parts, files, lengths, strict=True)
-            for array in _arrays(part, file, seen)
+            for part, file, counts in zip(parts, files, lengths, strict=True)
+            for array in _arrays(part, file, counts)
         ]
 
 
 def _append(file: BinaryIO, part: Part, value: Any) -> int:
+    """Append the value of one record to a part's file; return its length."""
     if part.dtype == "utf8":
         file.write(value)
         return len(value)
@@ -77,18 +89,25 @@ def _append(file: BinaryIO, part: Part, value: Any) -> int:
 
 
 def _arrays(part: Part, file: BinaryIO, lengths: Sequence[int]) -> list[Array]:
+    """Return the array of a part, and its offsets where its length varies."""
     bounds = np.cumsum([0, *lengths], dtype="<i8")
     shapes = shapes_of(part, len(lengths), int(bounds[-1]))
     dtype = "|u1" if part.dtype == "utf8" else part.dtype
-    found = [Array(part.name, dtype, shapes[0], not part.is_ragged, file)]
+    arrays = [Array(part.name, dtype, shapes[0], not part.is_ragged, file)]
     if part.is_ragged:
-        places = io.BytesIO(bounds.tobytes())
-        found.append(Array(f"{part.name}~offsets", "<i8", shapes[1], False, places))
-    return found
+        content = io.BytesIO(bounds.tobytes())
+        arrays.append(Array(f"{part.name}~offsets", "<i8", shapes[1], False, content))
+    return arrays
 
 
 def shapes_of(part: Part, count: int, rows: int) -> list[tuple[int, ...]]:
-    """The shape of a part's array, and of its offsets where it varies."""
+    """Return the shape of a part's array, and that of its offsets where its length varies.
+
+    Args:
+        part: The part.
+        count: Number of records.
+        rows: Rows of all records together, or bytes of all texts.
+    """
     if not part.is_ragged:
         return [(count, *part.shape_at(0))]
     return [(rows, *part.shape_at(0)[1:]), (count + 1,)]
@@ -97,51 +116,62 @@ def shapes_of(part: Part, count: int, rows: int) -> list[tuple[int, ...]]:
 def scan(
     path: Path, parts: Sequence[Part], starts: Mapping[str, Sequence[int]], rows: Mapping[str, int]
 ) -> tuple[list[str], dict[str, Any]]:
-    """Member names and index of a shard, from where its arrays lie.
+    """Return the member names and the index of a shard.
 
-    starts: the offset of every array, or those of all its records; rows: the length of every
-    array. That all of it is inside the file was checked.
+    The caller has checked that all arrays are inside the file.
+
+    Args:
+        path: The shard file.
+        parts: The parts of the column.
+        starts: By array name, the byte offset of the array, or the offsets of all its records.
+        rows: By array name, the length of the array.
+
+    Raises:
+        ReedError: The member names or the offsets are invalid.
     """
     with open(path, "rb", buffering=0) as file:
         bounds = {p.name: _bounds(path, file, p, starts, rows) for p in (MEMBERS, *parts)}
         text = os.pread(file.fileno(), rows[MEMBERS.name], starts[MEMBERS.name][0])
+
+    # Names are checked, as they come from a file and decide which record is whose.
     names = bounds[MEMBERS.name]
     members = [text[a:b] for a, b in zip(names[:-1], names[1:], strict=True)]
     for name in members:
         if _MEMBER.fullmatch(name) is None:
-            raise ReedError(f"{path}: {name!r} is no name of a sample")
+            raise ReedError(f"{path}: {name!r} is not a valid member name of a sample")
     if len(set(members)) != len(members):
         raise ReedError(f"{path}: a sample is there twice")
+
     index = {}
     for part in parts:
-        found, first = bounds[part.name], starts[part.name]
-        if len(found) != len(names):
-            raise ReedError(f"{path}: {part.name} has {len(found) - 1} records, not {len(members)}")
-        each = offsets.row_bytes(part)
+        ends, first = bounds[part.name], starts[part.name]
+        if len(ends) != len(names):
+            raise ReedError(f"{path}: {part.name} has {len(ends) - 1} records, not {len(members)}")
+        size = offsets.row_bytes(part)
         if part.is_ragged:
-            lengths = np.diff(found).tolist()
-            places = [(first[0] + a * each, n) for a, n in zip(found, lengths, strict=False)]
+            lengths = np.diff(ends).tolist()
+            payloads = [(first[0] + a * size, n) for a, n in zip(ends, lengths, strict=False)]
         else:
-            if len(first) != len(members):  # one run of bytes
-                first = [first[0] + row * each for row in range(len(members))]
-            places = [(start, 1) for start in first]
-        index[part.name] = offsets.entry(part, places)
+            if len(first) != len(members):  # the array is contiguous
+                first = [first[0] + record * size for record in range(len(members))]
+            payloads = [(start, 1) for start in first]
+        index[part.name] = offsets.entry(part, payloads)
     return [name.decode() for name in members], index
 
 
 def _bounds(path: Path, file: BinaryIO, part: Part, starts, rows) -> list[int]:
-    """The rows at which the records of a part begin, and the last one ends."""
+    """Return the first row of every record of a part, then the end of the last record."""
     if not part.is_ragged:
         return list(range(rows[part.name] + 1))
     name = f"{part.name}~offsets"
     raw = os.pread(file.fileno(), 8 * rows[name], starts[name][0])
-    found = np.frombuffer(raw, "<i8")
-    ordered = len(found) and found[0] == 0 and (found[1:] >= found[:-1]).all()
-    if not ordered or found[-1] != rows[part.name]:
+    bounds = np.frombuffer(raw, "<i8")
+    is_sorted = len(bounds) and bounds[0] == 0 and (bounds[1:] >= bounds[:-1]).all()
+    if not is_sorted or bounds[-1] != rows[part.name]:
         raise ReedError(f"{path}: {name} does not rise from 0 to {rows[part.name]}")
-    return found.tolist()
+    return bounds.tolist()
 
 
 def finished(path: Path, index: dict[str, Any]) -> dict[str, Any]:
-    """What `write` returns, of a file that is written and synced."""
+    """Return the result of ``write`` for a file that is written and synced."""
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path), "parts": index}

@@ -1,8 +1,8 @@
-"""The HDF5 container: one dataset per part, see reed.cache.containers.columnar.
+"""The HDF5 container: one dataset per part, see `reed.cache.containers.columnar`.
 
-A dataset of a part of one shape has one record per chunk; others are contiguous. Nothing is
-compressed, so the marker's offsets are those of the payloads, and reading needs no HDF5: it
-does not matter who has forked, and nothing locks. h5py is needed to write and to scan.
+A dataset of a part of one shape has one record per chunk; other datasets are contiguous. Nothing
+is compressed, so the marker's offsets are those of the payloads and reading needs no HDF5: it
+works after a fork and without locks. Writing and scanning need h5py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ _VERSION = ("v110", "v110")  # fixed, so that equal content is equal bytes
 def write(
     path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
 ) -> dict[str, Any]:
-    """Write records (member name, one array or bytes per part); returns the index of the shard.
+    """Write the records of a shard; return its index, as `reed.cache.containers.tar.write` does.
 
-    As reed.cache.containers.tar.write.
+    Args:
+        path: The shard file.
+        parts: The parts of the column.
+        records: Pairs of a member name and one array (or bytes of text) per part.
     """
     import h5py
 
@@ -44,53 +47,60 @@ def write(
 
 
 def scan(path: Path, parts: Sequence[Part]) -> tuple[list[str], dict[str, Any]]:
-    """The member names and the index of a shard, from its datasets.
+    """Return the member names and the index of a shard, from its datasets.
 
-    Accepts what `write` writes: datasets of the stated dtypes and shapes, stored plainly inside
-    the file. ReedError for anything else, such as links out of it, filters or objects.
+    Only files as `write` makes them are accepted: datasets of the expected dtypes and shapes,
+    stored uncompressed inside the file.
+
+    Raises:
+        ReedError: The file is damaged, or holds anything else, such as links to other files.
     """
     import h5py
 
     try:
         size = path.stat().st_size
         with h5py.File(path, "r", locking=False) as file:
-            places = {name: _place(file, name, size) for name in _expected(file, parts)}
+            extents = {name: _extent(file, name, size) for name in _expected(file, parts)}
             _compare(file, parts)
-        starts = {name: each for name, (each, _) in places.items()}
-        return columnar.scan(path, parts, starts, {name: n for name, (_, n) in places.items()})
+        starts = {name: offsets for name, (offsets, _) in extents.items()}
+        return columnar.scan(path, parts, starts, {name: n for name, (_, n) in extents.items()})
     except ReedError as error:
         raise error if str(path) in str(error) else ReedError(f"{path}: {error}") from error
-    except Exception as error:  # h5py raises a dozen kinds for a file that is damaged
+    except Exception as error:  # h5py raises a dozen types for damaged files
         reason = str(error).partition("\n")[0]
         raise ReedError(f"{path} cannot be read as HDF5: {reason}") from error
 
 
 def _create(file: Any, array: Array) -> None:
+    """Write one array as a dataset."""
     chunks = (1, *array.shape[1:]) if _is_chunked(array.shape, array.by_record) else None
-    made = file.create_dataset(
+    dataset = file.create_dataset(
         array.name, array.shape, array.dtype, chunks=chunks, track_times=False, fill_time="never"
     )
-    each = np.dtype(array.dtype).itemsize * math.prod(array.shape[1:])
+    size = np.dtype(array.dtype).itemsize * math.prod(array.shape[1:])
+
+    # Written piece by piece, because an array may be larger than memory.
     if chunks:
         array.file.seek(0)
         for row in range(array.shape[0]):
-            made.id.write_direct_chunk((row, *[0] * len(array.shape[1:])), array.file.read(each))
-    elif array.shape[0] and each:
+            dataset.id.write_direct_chunk((row, *[0] * len(array.shape[1:])), array.file.read(size))
+    elif array.shape[0] and size:
         row, left = 0, b""
         for piece in array.pieces():
             left += piece
-            whole = len(left) // each
-            values = np.frombuffer(left[: whole * each], array.dtype)
-            made[row : row + whole] = values.reshape(whole, *array.shape[1:])
-            row, left = row + whole, left[whole * each :]
+            rows = len(left) // size
+            values = np.frombuffer(left[: rows * size], array.dtype)
+            dataset[row : row + rows] = values.reshape(rows, *array.shape[1:])
+            row, left = row + rows, left[rows * size :]
 
 
 def _is_chunked(shape: Sequence[int], by_record: bool) -> bool:
+    """Whether an array is stored in chunks of one record."""
     return by_record and len(shape) > 1 and math.prod(shape) > 0
 
 
 def _expected(file: Any, parts: Sequence[Part]) -> list[str]:
-    """The names of the datasets, which are all that the file may hold."""
+    """Return the names of the datasets; raise ReedError if the file holds anything else."""
     names = []
     for part in (columnar.MEMBERS, *parts):
         names += [part.name, f"{part.name}~offsets"] if part.is_ragged else [part.name]
@@ -99,59 +109,80 @@ def _expected(file: Any, parts: Sequence[Part]) -> list[str]:
     return names
 
 
-def _place(file: Any, name: str, size: int) -> tuple[list[int], int]:
-    """Where a dataset lies, all of it or by chunk, and its length; refused unless plain."""
+def _extent(file: Any, name: str, size: int) -> tuple[list[int], int]:
+    """Return the offsets of a dataset (one, or one per record) and its length.
+
+    Raises:
+        ReedError: It is not a plain, uncompressed dataset inside the file.
+    """
     import h5py
 
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ReedError(f"{name} is a link, not a dataset")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "iuf" or not found.ndim:
+    data = file[name]
+    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "iuf" or not data.ndim:
         raise ReedError(f"{name} is no dataset of numbers")
-    made = found.id.get_create_plist()
-    if made.get_nfilters() or found.is_virtual or made.get_external_count() or len(found.attrs):
+    creation = data.id.get_create_plist()
+    is_foreign = data.is_virtual or creation.get_external_count()
+    if creation.get_nfilters() or is_foreign or len(data.attrs):
         raise ReedError(f"{name} is compressed, or stored in another file")
-    each = found.dtype.itemsize * math.prod(found.shape[1:])
-    if found.shape[0] * each > size:
+
+    # A damaged shape must not make the reader allocate more than the file holds.
+    row = data.dtype.itemsize * math.prod(data.shape[1:])
+    if data.shape[0] * row > size:
         raise ReedError(f"{name} is larger than the {size} bytes of the file")
-    starts, stored = (_whole if found.chunks is None else _chunks)(found, name, each)
+    starts, stored = (_whole if data.chunks is None else _chunks)(data, name, row)
     if any(start + stored > size for start in starts):
         raise ReedError(f"{name} does not lie inside the {size} bytes of the file")
-    return starts, found.shape[0]
+    return starts, data.shape[0]
 
 
-def _whole(found: Any, name: str, each: int) -> tuple[list[int], int]:
-    """The offset of a contiguous dataset, and its bytes."""
-    offset, stored = found.id.get_offset(), found.shape[0] * each
-    if found.id.get_storage_size() != stored or (stored and offset is None):
+def _whole(data: Any, name: str, row: int) -> tuple[list[int], int]:
+    """Return the offset of a contiguous dataset, and its size.
+
+    Args:
+        data: The dataset.
+        name: Its name, for the message.
+        row: Bytes of one row.
+    """
+    offset, stored = data.id.get_offset(), data.shape[0] * row
+    if data.id.get_storage_size() != stored or (stored and offset is None):
         raise ReedError(f"{name} is not stored in full")
     return [offset or 0], stored
 
 
-def _chunks(found: Any, name: str, each: int) -> tuple[list[int], int]:
-    """The offset of every record of a chunked dataset, and the bytes of one."""
+def _chunks(data: Any, name: str, row: int) -> tuple[list[int], int]:
+    """Return the offset of every record of a chunked dataset, and the size of a record.
+
+    Args:
+        data: The dataset.
+        name: Its name, for the message.
+        row: Bytes of one record.
+    """
     chunks: list[Any] = []
-    found.id.chunk_iter(chunks.append)
+    data.id.chunk_iter(chunks.append)
     chunks.sort(key=lambda chunk: chunk.chunk_offset)
-    plain = all(chunk.size == each and not chunk.filter_mask for chunk in chunks)
+    is_plain = all(chunk.size == row and not chunk.filter_mask for chunk in chunks)
     rows = [chunk.chunk_offset[0] for chunk in chunks]
-    if found.chunks != (1, *found.shape[1:]) or not plain or rows != list(range(found.shape[0])):
+    if data.chunks != (1, *data.shape[1:]) or not is_plain or rows != list(range(data.shape[0])):
         raise ReedError(f"{name} is not in chunks of one record each")
-    return [chunk.byte_offset for chunk in chunks], each
+    return [chunk.byte_offset for chunk in chunks], row
 
 
 def _compare(file: Any, parts: Sequence[Part]) -> None:
-    """Refuse datasets of another dtype or shape than the parts."""
+    """Raise ReedError for datasets of another dtype or shape than the parts."""
     for part in (columnar.MEMBERS, *parts):
         dtype = "|u1" if part.dtype == "utf8" else part.dtype
+
+        # A reader takes dtypes and shapes from the column, not from the file.
         rows = file[part.name].shape[0]
         wanted = columnar.shapes_of(part, rows, rows)
-        found = file[part.name]
-        if found.dtype.str != dtype or found.shape != wanted[0]:
-            have = f"{found.dtype.str} {found.shape}"
+        data = file[part.name]
+        if data.dtype.str != dtype or data.shape != wanted[0]:
+            have = f"{data.dtype.str} {data.shape}"
             raise ReedError(f"{part.name} is {have}, not {dtype} {part.shape}")
-        if (found.chunks is not None) != _is_chunked(found.shape, not part.is_ragged):
-            raise ReedError(f"{part.name} has chunks of {found.chunks}")
+        if (data.chunks is not None) != _is_chunked(data.shape, not part.is_ragged):
+            raise ReedError(f"{part.name} has chunks of {data.chunks}")
         if part.is_ragged:
             bounds = file[f"{part.name}~offsets"]
             if bounds.dtype.str != "<i8" or bounds.ndim != 1 or bounds.chunks is not None:

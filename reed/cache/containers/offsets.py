@@ -1,7 +1,8 @@
-"""Reading payloads by their offsets: what the shards of every container have in common.
+"""Reading payloads by their byte offsets: the part of reading that all containers share.
 
-All containers store the plain bytes of the arrays, and the index in the marker says where. So
-one reader serves them all; it needs no container's library, holds no lock and survives a fork.
+All containers store the plain bytes of the arrays, and the index in the marker states their
+offsets. One reader therefore serves them all; it needs no container's library, holds no lock and
+works after a fork.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import numpy as np
 from reed.cache.codecs.codecs import Part
 from reed.errors import ReedError
 
-_GAP = 64 * 1024  # reading over a smaller gap is cheaper than a second system call
+_GAP = 64 * 1024  # reading across a smaller gap is cheaper than a second system call
 _IOV_MAX = 1024
-_MOST = 2**53  # more than any file has, and what float64 still counts exactly
+_MOST = 2**53  # larger than any file, and the largest integer that float64 counts exactly
 Out = Mapping[str, Sequence[np.ndarray | memoryview]]
 Call = tuple[int, list[memoryview], int, int]  # descriptor, buffers, offset, bytes
 _START = operator.itemgetter(0)
@@ -28,7 +29,12 @@ _scratch = memoryview(bytearray(_GAP))
 
 
 class Shard:
-    """An open shard: `read` fills arrays with the payloads of chosen records."""
+    """An open shard: ``read`` fills arrays with the payloads of chosen records.
+
+    Args:
+        path: The shard file.
+        index: The marker's ``parts``.
+    """
 
     def __init__(self, path: Path, index: dict[str, Any]) -> None:
         self._parts = index
@@ -37,20 +43,25 @@ class Shard:
         except OSError as error:
             raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
 
-    def read(self, rows: Sequence[int], out: Out) -> None:
-        """Fill `out[part][j]` with record `rows[j]`, in as few system calls as the layout allows.
+    def read(self, records: Sequence[int], out: Out) -> None:
+        """Read records in as few system calls as the layout allows.
 
-        out: writable C-contiguous arrays of the stored size, or their memory. Raises EOFError
-        with the offset when the file ends early.
+        Args:
+            records: Positions of the records in the shard.
+            out: Part -> writable C-contiguous arrays of the stored size, or their memory;
+                ``out[part][j]`` is filled with record ``records[j]``.
+
+        Raises:
+            EOFError: The file ends early; the message has the offset.
         """
-        for call in self.calls(rows, out):
+        for call in self.calls(records, out):
             perform(*call)
 
-    def calls(self, rows: Sequence[int], out: Out) -> list[Call]:
-        """What `read` will ask of the system, for `perform`; nothing is read yet."""
+    def calls(self, records: Sequence[int], out: Out) -> list[Call]:
+        """Return the arguments of `perform` with which `read` reads; nothing is read yet."""
         wanted: list[tuple[int, memoryview]] = []
         for name, arrays in out.items():
-            starts = _starts(self._parts[name]["offsets"], rows)
+            starts = _starts(self._parts[name]["offsets"], records)
             wanted += zip(starts, map(bytes_of, arrays), strict=True)
         wanted.sort(key=_START)
         return _runs(self._file, wanted)
@@ -60,26 +71,31 @@ class Shard:
         os.close(self._file)
 
 
-def _starts(offsets: dict[str, int] | list[int], rows: Sequence[int]) -> list[int]:
+def _starts(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
+    """Return the offsets of some records of a part."""
     if isinstance(offsets, list):
-        return [offsets[row] for row in rows]
+        return [offsets[record] for record in records]
     first, stride = offsets["first"], offsets["stride"]
-    return [first + row * stride for row in rows]
+    return [first + record * stride for record in records]
 
 
 def bytes_of(array: np.ndarray | memoryview) -> memoryview:
-    """The memory of a writable C-contiguous array, as bytes; a view of bytes is itself."""
+    """Return the memory of a writable C-contiguous array as bytes."""
     if isinstance(array, memoryview):
         return array
-    # a view without entries cannot be cast
+    # A view without entries cannot be cast.
     return array.data.cast("B") if array.size else _scratch[:0]
 
 
 def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
-    """Payloads in order of their offsets, those that are close together in one call."""
+    """Return the calls that read payloads, given in order of their offsets.
+
+    Payloads that are close to each other are read by one call, across the gaps.
+    """
     runs: list[Call] = []
     views: list[memoryview] = []
     start = end = 0
+
     for offset, view in wanted:
         gap = offset - end
         if views and (gap < 0 or gap > _GAP or len(views) > _IOV_MAX - 2):
@@ -91,20 +107,22 @@ def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
             views.append(_scratch[:gap])
         views.append(view)
         end = offset + len(view)
+
+    # The last run has no successor that would close it.
     if views:
         runs.append((file, views, start, end - start))
     return runs
 
 
 def perform(file: int, views: list[memoryview], offset: int, want: int) -> None:
-    """Read `want` bytes at `offset` into some buffers; EOFError when the file ends early."""
+    """Read ``want`` bytes at an offset into buffers; EOFError when the file ends early."""
     got = os.preadv(file, views, offset)
     if got != want:
         _fill(file, views, offset, want, got)
 
 
 def _fill(file: int, buffers: list[memoryview], offset: int, want: int, got: int) -> None:
-    """The rest of a read that came short, which is legal; only nothing at all is the end."""
+    """Read the rest of a short read; only a read of 0 bytes is the end of the file."""
     while got < want:
         left, skip = [], got
         for buffer in buffers:
@@ -118,32 +136,43 @@ def _fill(file: int, buffers: list[memoryview], offset: int, want: int, got: int
         got += more
 
 
-def entry(part: Part, places: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """The index of one part from the offset and the length (rows, or bytes of text) of each record.
+def entry(part: Part, payloads: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return the index of one part.
 
-    Offsets become {"first", "stride"} where that says it; only ragged parts keep lengths.
+    Offsets become {"first", "stride"} where they are equally spaced; only ragged parts keep
+    lengths.
+
+    Args:
+        part: The part.
+        payloads: Offset and length (rows, or bytes of text) of each record.
     """
-    offsets = [offset for offset, _ in places]
+    offsets = [offset for offset, _ in payloads]
     strides = set(np.diff(offsets).tolist())
-    found: dict[str, Any] = {"offsets": offsets}
+    index: dict[str, Any] = {"offsets": offsets}
     if offsets and len(strides) <= 1:
-        found["offsets"] = {"first": offsets[0], "stride": strides.pop() if strides else 0}
+        index["offsets"] = {"first": offsets[0], "stride": strides.pop() if strides else 0}
     if part.is_ragged:
-        found["lengths"] = [length for _, length in places]
-    return found
+        index["lengths"] = [length for _, length in payloads]
+    return index
 
 
 def row_bytes(part: Part) -> int:
-    """The bytes of one record of a part, or of one row where the rows vary."""
+    """Return the bytes of one record of a part, or of one row where the length varies."""
     if part.dtype == "utf8":
         return 1
     return np.dtype(part.dtype).itemsize * math.prod(n for n in part.shape if n is not None)
 
 
 def check(index: Mapping[str, Any], parts: Sequence[Part], count: int, size: int) -> None:
-    """ReedError unless every payload of `count` records lies inside a file of `size` bytes.
+    """Raise ReedError unless every payload of a shard is inside its file.
 
-    Whatever the index holds: it is what allocations and reads rely on.
+    The index may hold anything; later allocations and reads rely on this check.
+
+    Args:
+        index: The marker's ``parts``.
+        parts: The parts of the column.
+        count: Number of records.
+        size: Bytes of the shard file.
     """
     if not 0 <= size < _MOST:
         raise ReedError(f"a shard of {size} bytes cannot be")
@@ -155,11 +184,14 @@ def check(index: Mapping[str, Any], parts: Sequence[Part], count: int, size: int
             raise ReedError(f"the index of part {part.name!r} {problem}")
 
 
-def _misfit(part: Part, found: Any, count: int, size: int) -> str:
+def _misfit(part: Part, index: Any, count: int, size: int) -> str:
+    """Return what is wrong with the index of one part, else an empty string."""
     names = {"offsets", "lengths"} if part.is_ragged else {"offsets"}
-    if not isinstance(found, dict) or set(found) != names:
+    if not isinstance(index, dict) or set(index) != names:
         return f"is not a table of {sorted(names)}"
-    offsets, each = found["offsets"], min(row_bytes(part), _MOST)
+    offsets, row = index["offsets"], min(row_bytes(part), _MOST)
+
+    # Offsets are summed as float64, which cannot overflow as int64 can.
     if isinstance(offsets, dict):
         if set(offsets) != {"first", "stride"} or not count:
             return f"has the offsets {sorted(offsets)} for {count} records"
@@ -172,16 +204,17 @@ def _misfit(part: Part, found: Any, count: int, size: int) -> str:
         if not _integers(offsets, size):
             return f"has offsets that are no integers from 0 to {size}"
         starts = np.array(offsets, dtype=np.float64)
-    lengths = found.get("lengths", [1] * count)
+
+    lengths = index.get("lengths", [1] * count)
     if not isinstance(lengths, list) or len(lengths) != count or not _integers(lengths, size):
         return f"does not have one length from 0 to {size} for each of {count} records"
-    if count and (ends := starts + np.array(lengths, dtype=np.float64) * each).max() > size:
+    if count and (ends := starts + np.array(lengths, dtype=np.float64) * row).max() > size:
         return f"ends at byte {ends.max():.0f}, the file at {size}"
     return ""
 
 
 def _integers(values: list[Any], most: int) -> bool:
-    """Whether all are integers from 0 to `most`; true and 1.0 are none."""
+    """Whether all values are integers from 0 to ``most``; True and 1.0 are not integers."""
     if not set(map(type, values)) <= {int}:
         return False
     return not values or (min(values) >= 0 and max(values) <= most)

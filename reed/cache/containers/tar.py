@@ -1,8 +1,8 @@
 """The tar container: a plain WebDataset tar that can also be read by offset.
 
-ustar, byte-reproducible; the members of a sample are adjacent and in the same order in every
-sample; .npy headers are padded so that payloads start on 512-byte boundaries. With one size per
-part the stride is then constant, and a reader needs no header of any record.
+It is ustar and byte-reproducible. The members of a sample are adjacent and in the same order in
+every sample; .npy headers are padded so that payloads start on 512-byte boundaries. With one size
+per part the stride is constant, and a reader needs no record's header.
 """
 
 from __future__ import annotations
@@ -29,43 +29,53 @@ _NPY_HEADER = 512
 _MEMBER_KEY = re.compile(r"[A-Za-z0-9_%-]{1,64}(~[1-9])?")
 _SHAPE = re.compile(rb"'shape': \((\d{1,18}),")
 
-Record = tuple[str, Sequence[Any]]
+Record = tuple[str, Sequence[Any]]  # a member name, and one array or bytes of text per part
 
 
 def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[str, Any]:
-    """Write records (member name, one array or bytes per part); returns the index of the shard.
+    """Write the records of a shard; return its index.
 
-    The index has "bytes", "sha256" and, per part, "offsets" of the payloads: a list, or
-    {"first", "stride"} where it is constant; ragged parts also list their "lengths" (rows, or
-    bytes of text). The file is synced, but not renamed: that is the caller's.
+    The file is synced but not renamed; the caller renames it.
+
+    Args:
+        path: The shard file.
+        parts: The parts of the column.
+        records: Pairs of a member name and one array (or bytes of text) per part.
+
+    Returns:
+        "bytes" and "sha256" of the file, and in "parts", per part, the "offsets" of the payloads:
+        a list, or {"first", "stride"} where they are equally spaced. Ragged parts also have their
+        "lengths" (rows, or bytes of text).
     """
     digest, position = hashlib.sha256(), 0
-    places: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
+    payloads: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
     with open(path, "wb") as file:
         for member, values in records:
             for part, value in zip(parts, values, strict=True):
                 head, payload, length = _member(member, part, value)
-                places[part.name].append((position + len(head), length))
+                payloads[part.name].append((position + len(head), length))
                 padding = bytes(-(len(payload)) % _BLOCK)
                 for piece in (head, payload, padding):
                     file.write(piece)
                     digest.update(piece)
                     position += len(piece)
+
+        # Two empty blocks end a tar archive.
         end = bytes(2 * _BLOCK)
         file.write(end)
         digest.update(end)
         file.flush()
         os.fsync(file.fileno())
-    index = {part.name: offsets.entry(part, places[part.name]) for part in parts}
+    index = {part.name: offsets.entry(part, payloads[part.name]) for part in parts}
     return {"bytes": position + len(end), "sha256": digest.hexdigest(), "parts": index}
 
 
 def member_key(key: str, view: int = 0) -> str:
-    """The name of a sample inside a shard: percent-encoded, without dots, at most 64 bytes.
+    """Return the member name of a sample: percent-encoded, without dots, at most 64 bytes.
 
-    A longer key keeps its beginning and ends in a hash; the marker has the true key. Views but
+    A longer key keeps its beginning and ends in a hash; the marker has the full key. Views after
     the first end in "~1" and so on, which no encoded key can hold. With the field's name (24),
-    "-scale" and ".npy" that fits into the 100 bytes of a ustar header.
+    "-scale" and ".npy" the name fits into the 100 bytes of a ustar header.
     """
     suffix = f"~{view}" if view else ""
     name = quote(key, safe="").replace(".", "%2E").replace("~", "%7E")
@@ -76,13 +86,14 @@ def member_key(key: str, view: int = 0) -> str:
 
 
 def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """A version 1.0 .npy header of exactly 512 bytes (numpy.lib.format)."""
+    """Return a version 1.0 .npy header of exactly 512 bytes (see numpy.lib.format)."""
     text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {tuple(shape)!r}, }}"
     body = text.encode().ljust(_NPY_HEADER - 11) + b"\n"
     return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
 
 
 def _member(member: str, part: Part, value: Any) -> tuple[bytes, bytes | memoryview, int]:
+    """Return the headers, the payload and the length of one member."""
     name = _member_name(member, part)
     if part.dtype == "utf8":
         return _tar_header(name, len(value)), value, len(value)
@@ -94,52 +105,66 @@ def _member(member: str, part: Part, value: Any) -> tuple[bytes, bytes | memoryv
 
 
 def _member_name(key: str, part: Part) -> str:
+    """Return the name of one part's member."""
     return f"{key}.{part.name}.{'txt' if part.dtype == 'utf8' else 'npy'}"
 
 
 def _tar_header(name: str, size: int) -> bytes:
+    """Return a ustar header with constant owner, time and mode."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
     return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
 
 
 def scan(path: Path, parts: Sequence[Part]) -> tuple[list[str], dict[str, Any]]:
-    """The member names and the index of a shard, from its headers alone.
+    """Return the member names and the index of a shard, from its headers alone.
 
-    Accepts what `write` writes and nothing else; ReedError names the file, the member and the
-    byte. No payload is read, nothing is extracted, and no name is used as a path.
+    No payload is read, nothing is extracted, and no name is used as a path.
+
+    Raises:
+        ReedError: The file is not as `write` makes it; the message has the member and the byte.
     """
     members: list[str] = []
-    places: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
+    payloads: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
+
     try:
         with open(path, "rb", buffering=0) as file:
             size, position = os.fstat(file.fileno()).st_size, 0
             while (head := os.pread(file.fileno(), 2 * _BLOCK, position)) != bytes(2 * _BLOCK):
                 members.append(_member_of(path, head, parts[0], position))
                 for part in parts:
-                    place = _parse(path, head, members[-1], part, position)
-                    places[part.name].append((position + place.head, place.length))
-                    position += place.head + place.size
+                    member = _parse(path, head, members[-1], part, position)
+                    payloads[part.name].append((position + member.head, member.length))
+                    position += member.head + member.size
                     padding = -position % _BLOCK
                     if position + padding > size:
-                        raise _refuse(path, place.name, position, f"the file ends at {size}")
+                        raise _refuse(path, member.name, position, f"the file ends at {size}")
+                    # One read gets the padding and the headers of the next member.
                     tail = os.pread(file.fileno(), padding + 2 * _BLOCK, position)
                     if any(tail[:padding]):
-                        raise _refuse(path, place.name, position, "the padding is not zero")
+                        raise _refuse(path, member.name, position, "the padding is not zero")
                     position, head = position + padding, tail[padding:]
     except OSError as error:
         raise ReedError(f"cannot read {path}: {error.strerror}") from error
+
     if position + 2 * _BLOCK != size:
         raise _refuse(path, "the end", position, f"the file has {size} bytes")
     if len(set(members)) != len(members):
-        twice = next(name for i, name in enumerate(members) if name in members[:i])
-        raise _refuse(path, twice, 0, "the sample is there twice")
-    return members, {part.name: offsets.entry(part, places[part.name]) for part in parts}
+        duplicate = next(name for i, name in enumerate(members) if name in members[:i])
+        raise _refuse(path, duplicate, 0, "the sample is there twice")
+    return members, {part.name: offsets.entry(part, payloads[part.name]) for part in parts}
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A member: its name, the bytes of its headers and of its payload, and its length in rows."""
+class _Member:
+    """One member of the archive.
+
+    Attributes:
+        name: Name of the member.
+        head: Bytes of its headers.
+        size: Bytes of its payload.
+        length: Its length in rows, or in bytes of text.
+    """
 
     name: str
     head: int
@@ -148,39 +173,44 @@ class _Place:
 
 
 def _member_of(path: Path, head: bytes, part: Part, position: int) -> str:
-    """The member key in a header that begins a sample."""
+    """Return the member name in a header that begins a sample."""
     name = head[:100].rstrip(b"\0").decode("ascii", "replace")
     key = name.partition(".")[0]
     if _MEMBER_KEY.fullmatch(key) is None or name != _member_name(key, part):
-        what = "it is neither the first part of a sample nor the end of the archive"
-        raise _refuse(path, name, position, what)
+        problem = "it is neither the first part of a sample nor the end of the archive"
+        raise _refuse(path, name, position, problem)
     return key
 
 
-def _parse(path: Path, head: bytes, key: str, part: Part, position: int) -> _Place:
-    """What the headers of a part say; refused unless they are those that `write` would write."""
+def _parse(path: Path, head: bytes, key: str, part: Part, position: int) -> _Member:
+    """Return one member from its headers; they must be as `write` makes them."""
     name = _member_name(key, part)
     digits = head[124:135]
     if len(head) < 2 * _BLOCK or re.fullmatch(rb"[0-7]{11}", digits) is None:
         raise _refuse(path, name, position, "the size in its header is not eleven octal digits")
     size = int(digits, 8)
     if head[:_BLOCK] != _tar_header(name, size):
-        found = head[:100].rstrip(b"\0").decode("ascii", "replace")
-        what = f"its header, of {found!r} and type {head[156:157]!r}, is not one that reed writes"
-        raise _refuse(path, name, position, what)
+        stored = head[:100].rstrip(b"\0").decode("ascii", "replace")
+        problem = (
+            f"its header, of {stored!r} and type {head[156:157]!r}, is not one that reed writes"
+        )
+        raise _refuse(path, name, position, problem)
+
+    # The length of a ragged part is in its .npy header, which is then compared as a whole.
     if part.dtype == "utf8":
-        return _Place(name, _BLOCK, size, size)
+        return _Member(name, _BLOCK, size, size)
     length = 1
     if part.is_ragged:
-        found = _SHAPE.search(head, _BLOCK)
-        length = int(found[1]) if found else 0
+        match = _SHAPE.search(head, _BLOCK)
+        length = int(match[1]) if match else 0
     shape = part.shape_at(length)
     payload = length * offsets.row_bytes(part)
     if head[_BLOCK:] != npy_header(part.dtype, shape) or size != _NPY_HEADER + payload:
-        what = f"it is no .npy of {part.dtype} {part.shape} in {size} bytes"
-        raise _refuse(path, name, position, what)
-    return _Place(name, _BLOCK + _NPY_HEADER, payload, length if part.shape else 1)
+        problem = f"it is no .npy of {part.dtype} {part.shape} in {size} bytes"
+        raise _refuse(path, name, position, problem)
+    return _Member(name, _BLOCK + _NPY_HEADER, payload, length if part.shape else 1)
 
 
-def _refuse(path: Path, name: str, position: int, what: str) -> ReedError:
-    return ReedError(f"{path}, member {name!r} at byte {position}: {what}")
+def _refuse(path: Path, name: str, position: int, problem: str) -> ReedError:
+    """Return the error for a member."""
+    return ReedError(f"{path}, member {name!r} at byte {position}: {problem}")

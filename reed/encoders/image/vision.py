@@ -228,7 +228,7 @@ def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """Any other model of timm, by its name there, with the settings that timm states for it.
+    """Return a callable that makes the encoder "timm:NAME" with timm's settings of the model.
 
     Raises:
         ReedError: timm has no such model; the message lists similar names.

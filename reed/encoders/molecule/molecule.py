@@ -10,7 +10,7 @@ import numpy as np
 
 from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_reading
 from reed.chem.molecule import DEGREE, Molecule, to_matrix
 from reed.encoders import ENCODERS
 from reed.encoders.base import Weightless
@@ -103,9 +103,11 @@ def rdkit_mol(sample: dict[str, Any], coords: str) -> Any:
     Raises:
         BadSample: RDKit rejects the molecule.
     """
-    mol = rdkit.sanitised(molecule_of(sample, coords))
+    molecule = molecule_of(sample, coords)
+    mol = rdkit.sanitised(molecule)
     if mol is None:
-        raise BadSample("is no molecule that RDKit accepts")
+        reason = rdkit_reading.why_unsound(molecule)
+        raise BadSample(f"is no molecule that RDKit accepts: {reason}")
     return mol
 
 

@@ -137,18 +137,18 @@ def surroundings(numbers: np.ndarray, coords: np.ndarray) -> np.ndarray:
 
     # A smooth fade to zero at the cutoff, so that no descriptor jumps when an atom crosses it.
     lines = coords[None] - coords[:, None]  # [N, N, 3], from each atom to all others
-    apart = np.linalg.norm(lines, axis=-1)
-    fades = np.where(apart < CUTOFF, 0.5 + 0.5 * np.cos(np.pi * apart / CUTOFF), 0.0)
+    distances = np.linalg.norm(lines, axis=-1)
+    fades = np.where(distances < CUTOFF, 0.5 + 0.5 * np.cos(np.pi * distances / CUTOFF), 0.0)
     np.fill_diagonal(fades, 0.0)
 
-    units = lines / np.maximum(apart, 1e-6)[..., None]
-    radial = np.exp(-np.square((apart[..., None] - CENTRES) / WIDTH)) * fades[..., None]
-    shells = np.exp(-np.square((apart[..., None] - SHELLS) / SHELL_WIDTH)) * fades[..., None]
+    units = lines / np.maximum(distances, 1e-6)[..., None]
+    radial = np.exp(-np.square((distances[..., None] - CENTRES) / WIDTH)) * fades[..., None]
+    shells = np.exp(-np.square((distances[..., None] - SHELLS) / SHELL_WIDTH)) * fades[..., None]
     products = units[..., :, None] * units[..., None, :] - np.eye(3) / 3
 
     # Only the lengths of the sums enter: they do not change when the molecule is rotated.
     sums = [np.einsum("ijr,jc->irc", radial, kinds)]
-    for directions in (units, products.reshape(*apart.shape, 9)):
+    for directions in (units, products.reshape(*distances.shape, 9)):
         summed = np.einsum("ijr,ijd,jc->ircd", shells, directions, kinds, optimize=True)
         sums.append(np.linalg.norm(summed, axis=-1))
     return np.concatenate([*(part.reshape(len(kinds), -1) for part in sums), kinds], 1)

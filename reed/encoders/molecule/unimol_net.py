@@ -166,9 +166,10 @@ def _distances(
     """Return Gaussians of the distance of every pair, scaled and shifted by its two tokens."""
     import torch
 
-    apart = torch.cdist(coords, coords, compute_mode="donot_use_mm_for_euclid_dist")
+    distances = torch.cdist(coords, coords, compute_mode="donot_use_mm_for_euclid_dist")
     pairs = tokens.unsqueeze(2) * len(TOKENS) + tokens.unsqueeze(1)
-    x = weights["gbf.mul.weight"][pairs] * apart.unsqueeze(-1) + weights["gbf.bias.weight"][pairs]
+    x = weights["gbf.mul.weight"][pairs] * distances.unsqueeze(-1)
+    x = x + weights["gbf.bias.weight"][pairs]
     std = weights["gbf.stds.weight"][0].abs() + 1e-5
     scaled = (x - weights["gbf.means.weight"][0]) / std
     return torch.exp(-0.5 * scaled.square()) / (math.sqrt(2 * PI) * std)

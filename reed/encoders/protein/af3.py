@@ -122,7 +122,7 @@ class Af3:
         Raises:
             BadSample: A job is missing, or its residues differ from those of the sample.
         """
-        found: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
+        embeddings: dict[str, list[np.ndarray]] = {name: [] for name in self._names}
         for sample in samples:
             job = job_name(self.job.format(key=sample["key"], cluster=sample["cluster"]))
             path = af3_files.find(self.folder, job, self.seed)
@@ -132,8 +132,8 @@ class Af3:
                 graph = np.asarray(sample["chain/neighbours"])
                 values["pair"] = at_neighbours(values["pair"], graph)
             for name, value in values.items():
-                found[name].append(value)
-        return found
+                embeddings[name].append(value)
+        return embeddings
 
 
 def job_name(text: str) -> str:

@@ -119,8 +119,8 @@ def _cut(path: Path, name: str, array: np.ndarray, starts: np.ndarray) -> np.nda
     axes = 2 if name == "pair" else 1
     tokens, end = array.shape[0] if array.ndim else 0, int(starts[-1])
     if array.shape != (*[tokens] * axes, CHANNELS[name]) or array.dtype.kind != "f":
-        what = f"{array.dtype} {list(array.shape)}"
-        raise BadSample(f"{path.name}: {name} is {what}, not [{'tokens, ' * axes}{CHANNELS[name]}]")
+        form = f"{array.dtype} {list(array.shape)}"
+        raise BadSample(f"{path.name}: {name} is {form}, not [{'tokens, ' * axes}{CHANNELS[name]}]")
     if tokens < end:
         raise BadSample(f"{path.name}: {name} has {tokens} tokens, the sequence needs {end}")
 
@@ -174,14 +174,14 @@ def _compare(have: Sequence[str], want: Sequence[str]) -> None:
     if len(have) != len(want):
         raise BadSample(f"AlphaFold 3 was given {len(have)} proteins, the sample has {len(want)}")
 
-    for one, other in zip(have, want, strict=True):
-        pairs = enumerate(zip(one, other, strict=False))
-        index = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-        if one != other:
+    for given, expected in zip(have, want, strict=True):
+        pairs = enumerate(zip(given, expected, strict=False))
+        index = next((i for i, (a, b) in pairs if a != b), min(len(given), len(expected)))
+        if given != expected:
             raise BadSample(
-                f"AlphaFold 3 was given another sequence: {len(one)} residues for {len(other)}, "
-                f"first difference at {index + 1} ({one[index : index + 8]!r} for "
-                f"{other[index : index + 8]!r})"
+                f"AlphaFold 3 was given another sequence: {len(given)} residues for "
+                f"{len(expected)}, first difference at {index + 1} "
+                f"({given[index : index + 8]!r} for {expected[index : index + 8]!r})"
             )
 
 

@@ -100,9 +100,9 @@ def neighbours(coords: np.ndarray) -> np.ndarray:
     """
     atoms = coords[:, 1].astype(np.float64)  # [L, 3]
     observed = np.flatnonzero(np.isfinite(atoms).all(1))
-    apart = np.square(atoms[observed, None] - atoms[None, observed]).sum(-1)
-    np.fill_diagonal(apart, -1.0)  # a residue is first even if another has the same position
-    nearest = np.argsort(apart, axis=1, kind="stable")[:, :NEIGHBOURS]
+    distances = np.square(atoms[observed, None] - atoms[None, observed]).sum(-1)
+    np.fill_diagonal(distances, -1.0)  # a residue is first even if another coincides with it
+    nearest = np.argsort(distances, axis=1, kind="stable")[:, :NEIGHBOURS]
     graph = np.full((len(coords), NEIGHBOURS), -1, np.int32)
     graph[observed, : nearest.shape[1]] = observed[nearest]
     return graph

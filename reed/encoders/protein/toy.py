@@ -143,7 +143,7 @@ class _Chain:
     def pairs(self) -> np.ndarray:
         """Describe pairs by distance, separation, direction, bonds and nature: [L, L, PAIR]."""
         radial = np.exp(-np.square((self._apart[..., None] - CENTRES) / WIDTH))
-        apart = np.subtract.outer(*[np.arange(self._length)] * 2)
+        separation = np.subtract.outer(*[np.arange(self._length)] * 2)
 
         # Directions are in the frame of the first residue, so that rotations do not change them.
         frames = _frames(self._coords)
@@ -155,7 +155,7 @@ class _Chain:
 
         energy = self._energy.clip(-3, 0)
         nature = np.einsum("ic,jc->ijc", self._nature, self._nature)
-        single = [np.sign(apart), np.log1p(np.abs(apart)), facing, energy, energy.T]
+        single = [np.sign(separation), np.log1p(np.abs(separation)), facing, energy, energy.T]
         return np.concatenate([radial, toward, nature, np.stack(single, -1)], -1)
 
     def _at(self, offset: int) -> np.ndarray:

@@ -46,7 +46,7 @@ class CaptionFile:
         return f"{file_sha256(self.file)[:16]} key={self.key} text={self.text} trimmed"
 
     def check_files(self) -> None:
-        """ReedError for what `load` refuses."""
+        """Raise ReedError unless the file can be read."""
         self.load("cpu")
 
     def load(self, device: str) -> None:
@@ -115,6 +115,8 @@ def _rows(path: Path, names: tuple[str, str]) -> Iterator[tuple[int, dict[str, A
             if name not in file.schema_arrow.names:
                 hint = suggest(name, file.schema_arrow.names)
                 raise ReedError(f"{path} has no column {name!r}.{hint}")
+
+        # Batches keep the memory small: a file may hold millions of captions.
         number = 0
         for batch in file.iter_batches(columns=list(names)):
             for record in batch.to_pylist():

@@ -1,1 +1,1 @@
-"""What becomes of samples, by domain; one file per domain, registered in reed.sample.sample_set."""
+"""Files of samples: one module per domain, registered in reed.sample.sample_set."""

@@ -1,4 +1,4 @@
-"""Samples of a domain that has no files of its own: the arrays that were drawn, and a picture."""
+"""Samples of a domain without files of its own: the drawn arrays, and a picture."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ SHOWN = 100  # samples in the picture
 @OUTPUTS.register(PLAIN)
 @dataclass
 class ArrayOutput(Output):
-    """OUT.npz with every array that the domain drew, by its name, and OUT.png."""
+    """Every array that the domain drew as OUT.npz, by name, and a picture as OUT.png."""
 
     _sampler: Any = field(default=None, init=False, repr=False)
 
     def open(self, sampler: Sampler, device: str) -> None:
-        """Remember whose samples these are: its domain draws the picture."""
+        """Keep the sampler, whose domain draws the picture."""
         self._sampler = sampler
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """The arrays first: they are all that was drawn."""
+        """Return the writers of the files, the arrays first: they are all that was drawn."""
         return {
             beside(out, ".npz"): write_npz,
             beside(out, ".png"): self._write_picture,
@@ -42,19 +42,19 @@ class ArrayOutput(Output):
             save_png(picture, temp, max(1, 400 // picture.shape[1]))
 
     def _drawn(self, samples: SampleSet, count: int) -> np.ndarray:
-        """The domain's picture of the first samples, [H, W, C] uint8."""
+        """Return the domain's picture of the first samples, uint8 [H, W, C]."""
         rows = (
             {name: values[row] for name, values in part.items()}
             for part in samples.parts()
             for row in range(len(next(iter(part.values()))))
         )
         first = list(itertools.islice(rows, count))
-        stacked = {name: np.stack([each[name] for each in first]) for name in first[0]}
+        stacked = {name: np.stack([row[name] for row in first]) for name in first[0]}
         return self._sampler.domain.picture(stacked, self._sampler.fields)
 
 
 def write_npz(path: Path, samples: SampleSet) -> None:
-    """Name -> array [num, ...]; all of it is in memory for a moment."""
+    """Write all arrays [num, ...] by name; all of them are in memory at once."""
     parts = list(samples.parts())
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with files.open_new(path) as file:

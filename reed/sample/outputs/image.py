@@ -1,4 +1,4 @@
-"""Images: the .npz that evaluation suites read, a picture of the first, PNGs and tar shards."""
+"""Files of images: an .npz for evaluation suites, a picture of the first, PNGs, tar files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from reed.sample import decoder
 from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
 
-SHOWN, COLUMNS = 100, 10  # images in the picture, and in one row of it
-SHARD = 1000  # images in a tar
-KEEP = "none"
+SHOWN, COLUMNS = 100, 10  # images in the picture, and per row
+SHARD = 1000  # images per tar file
+KEEP = "none"  # value of --vae that keeps latents
 
 
 @OUTPUTS.register("image")
@@ -30,27 +30,31 @@ KEEP = "none"
 class ImageOutput(Output):
     """Images as OUT.npz and OUT.png; latents are decoded first.
 
-    vae: the autoencoder's weights; empty: those that the latents were encoded with; "none": the
-    latents are kept. rounding: of pixels; png: also OUT/000000.png, …; shards: also
-    OUT.shards/000000.tar, …, as WebDataset has them.
+    OUT.npz is uncompressed, as the evaluation suite of ADM reads it. It holds the images as arr_0,
+    uint8 [N, H, W, C], and their labels as arr_1, int64 [N]. If latents are kept, arr_0 is float32
+    [N, C, H, W] in the scale of the cache.
 
-    OUT.npz holds arr_0, uint8 [N, H, W, C], and the labels, arr_1, int64 [N] (latents: float32
-    [N, C, H, W] in the scale of the cache), uncompressed, as the evaluation suite of ADM reads it.
+    Attributes:
+        vae: Path of the autoencoder's weights; empty for those that encoded the latents; "none"
+            to keep the latents.
+        rounding: Rounding of pixels, a name in reed.picture.ROUNDING.
+        png: Whether to write OUT/000000.png, … too.
+        shards: Whether to write OUT.shards/000000.tar, … too, in the layout of WebDataset.
     """
 
     vae: str = option(
         "",
-        "Weights to decode latents with, in place of those that the cache names; none keeps the "
-        "latents.",
+        "Weights of the autoencoder that decodes latents, instead of those that the cache names; "
+        "none: keep the latents.",
         metavar="PATH",
     )
     rounding: str = option(
         "nearest",
-        "Rounding of pixels: nearest, as SiT does, or down, as ADM, REPA and REED do.",
+        "Rounding of pixels: nearest (as in SiT) or down (as in ADM, REPA and REED).",
         metavar="NAME",
     )
-    png: bool = option(False, "Write a folder of PNGs, too.")
-    shards: bool = option(False, "Write WebDataset tars, too.")
+    png: bool = option(False, "Also write a folder of PNG files.")
+    shards: bool = option(False, "Also write WebDataset tar files.")
 
     _decoder: Any = field(default=None, init=False, repr=False)
     _field: Any = field(default=None, init=False, repr=False)
@@ -63,16 +67,21 @@ class ImageOutput(Output):
 
     @property
     def name(self) -> str:
-        """What differs from the default."""
+        """The options that differ from their defaults, as part of a file's name."""
         vae = {"": "", KEEP: "latents"}.get(self.vae, f"vae-{Path(self.vae).name}")
         return "-".join(part for part in (vae, self.rounding.replace("nearest", "")) if part)
 
     def open(self, sampler: Sampler, device: str) -> None:
-        """Load the autoencoder, if there are latents to decode."""
+        """Load the autoencoder if there are latents to decode.
+
+        Raises:
+            ReedError: The options do not fit the samples, or there is no such autoencoder.
+        """
         self._field = sampler.fields["x"]
         latents = self._field.kind == "moments"
         if self.vae and not latents:
             raise ReedError(f"--vae {self.vae}: the samples are {self._field.name!r}, no latents")
+
         self._latents = latents and self.vae == KEEP
         if self._latents and (self.png or self.shards):
             raise ReedError("--png and --shards need images: leave out --vae none")
@@ -83,11 +92,13 @@ class ImageOutput(Output):
             self.recipe["vae"] = self._decoder.recipe
             self.said = self._decoder.said
             self._decoder.load(device)
+
+        # A missing library is reported before the samples are drawn, not after.
         if not self._latents:
-            library("PIL.Image")  # before the samples are drawn, not after
+            library("PIL.Image")
 
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """x: uint8 [B, H, W, C], or latents; label [B]."""
+        """Return x, uint8 [B, H, W, C] or latents, and label [B]."""
         x = drawn["x"]
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
@@ -96,24 +107,25 @@ class ImageOutput(Output):
         return {"x": x, "label": drawn["label"]}
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """The .npz first: it is what takes long to draw."""
-        wanted: dict[Path, Callable[[Path, SampleSet], None]] = {beside(out, ".npz"): write_npz}
+        """Return the writers of the files, the .npz first: it holds all that was drawn."""
+        writers: dict[Path, Callable[[Path, SampleSet], None]] = {beside(out, ".npz"): write_npz}
         if not self._latents:
-            wanted[beside(out, ".png")] = write_picture
+            writers[beside(out, ".png")] = write_picture
         if self.png:
-            wanted[out] = write_pngs
+            writers[out] = write_pngs
         if self.shards:
-            wanted[beside(out, ".shards")] = write_shards
-        return wanted
+            writers[beside(out, ".shards")] = write_shards
+        return writers
 
 
 def write_npz(path: Path, samples: SampleSet) -> None:
-    """arr_0, the samples, and arr_1, their labels; no more than one part is in memory."""
+    """Write the samples as arr_0 and their labels as arr_1, with one part in memory at a time."""
     labels = np.empty(samples.num, np.int64)
     with files.open_new(path) as file:
         with ZipFile(file, "w") as archive:
             done, shape = 0, None
-            # a ZipInfo has a fixed date, so the bytes follow from the samples
+
+            # A ZipInfo has a fixed date, so that the bytes depend on the samples alone.
             with archive.open(ZipInfo("arr_0.npy"), "w", force_zip64=True) as member:
                 for part in samples.parts():
                     if shape is None:
@@ -124,26 +136,27 @@ def write_npz(path: Path, samples: SampleSet) -> None:
                     labels[done : done + len(part["x"])] = part["label"]
                     done += len(part["x"])
             assert done == samples.num, (done, samples.num)
+
             with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, labels, allow_pickle=False)
 
 
 def write_picture(path: Path, samples: SampleSet) -> None:
-    """The first images in rows; small ones are enlarged."""
+    """Write the first images in a grid; small images are enlarged."""
     first = np.stack([image for image, _ in itertools.islice(_images(samples), SHOWN)])
     with files.new_file(path) as temp:
         save_png(grid(first, COLUMNS), temp, max(1, 32 // first.shape[1]))
 
 
 def write_pngs(folder: Path, samples: SampleSet) -> None:
-    """000000.png, …: a folder that a killed process left incomplete is written again."""
+    """Write 000000.png, …; a folder that a killed process left incomplete is written again."""
     folder.mkdir(exist_ok=True)
     for number, (image, _) in enumerate(_images(samples)):
         (folder / f"{number:06d}.png").write_bytes(_png(image))
 
 
 def write_shards(folder: Path, samples: SampleSet) -> None:
-    """Tars of a PNG and a label (cls) per sample."""
+    """Write tar files that hold a PNG and a label (cls) per sample."""
     from webdataset.writer import TarWriter
 
     images = enumerate(_images(samples))
@@ -160,12 +173,12 @@ def _images(samples: SampleSet) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _png(image: np.ndarray) -> bytes:
-    made = io.BytesIO()
-    save_png(image, made)
-    return made.getvalue()
+    file = io.BytesIO()
+    save_png(image, file)
+    return file.getvalue()
 
 
 def _write_header(file: Any, dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    described = np.lib.format.dtype_to_descr(dtype)
-    table = {"descr": described, "fortran_order": False, "shape": shape}
+    description = np.lib.format.dtype_to_descr(dtype)
+    table = {"descr": description, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, table)

@@ -1,4 +1,4 @@
-"""Molecules: an SDF with bonds, the arrays that evaluation reads, and a picture of the first."""
+"""Files of molecules: an SDF with bonds, arrays for evaluation, and a picture of the first."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ SHOWN = 25  # molecules in the picture
 class MoleculeOutput(ArrayOutput):
     """Molecules as OUT.npz (reed.chem.molecule_set), OUT.sdf and OUT.png.
 
-    The SDF has every molecule, also those that RDKit does not accept: bonds are kekulised where
-    they can be, else aromatic ones stay.
+    The SDF has every molecule, also those that RDKit does not accept. Bonds are kekulised if
+    RDKit can do so; else aromatic bonds stay.
     """
 
     def open(self, sampler: Sampler, device: str) -> None:
-        """Find RDKit before the samples are drawn, not after."""
+        """Import RDKit before the samples are drawn, so that its absence is reported early."""
         rdkit.library()
         super().open(sampler, device)
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """The arrays first: they are all that was drawn."""
+        """Return the writers of the files, the arrays first: they are all that was drawn."""
         return {
             beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
             beside(out, ".sdf"): write_sdf,
@@ -49,21 +49,26 @@ class MoleculeOutput(ArrayOutput):
 
 
 def write_sdf(path: Path, samples: SampleSet) -> None:
-    """Every molecule in order, named by its number."""
+    """Write every molecule in order, named by its number."""
     with files.open_new(path) as file:
         for number, molecule in enumerate(molecules(samples)):
-            made = rdkit.sanitised(molecule)
-            mol = rdkit.to_mol(molecule) if made is None else made
+            sanitised = rdkit.sanitised(molecule)
+            mol = rdkit.to_mol(molecule) if sanitised is None else sanitised
             file.write(rdkit.sdf([(f"{number:06d}", mol)]).encode())
 
 
 def molecules(samples: SampleSet) -> Iterator[Molecule]:
-    """The molecules of a set, without padding."""
+    """Return the molecules of a set, without padding."""
     return itertools.chain.from_iterable(map(unpadded, samples.parts()))
 
 
 def unpadded(part: Mapping[str, np.ndarray]) -> Iterator[Molecule]:
-    """The molecules of a padded batch: coords [B, N, 3], atoms [B, N], 0 behind the last."""
+    """Yield the molecules of a padded batch.
+
+    Args:
+        part: Arrays coords [B, N, 3], atoms and charges [B, N] and bonds [B, N, N]; atoms is 0
+            after the last atom of a molecule.
+    """
     for row, count in enumerate((part["atoms"] > 0).sum(1)):
         coords, atoms, charges = (
             part[name][row, :count] for name in ("coords", "atoms", "charges")

@@ -1,4 +1,4 @@
-"""Designs: sequences for the structure in a file, as FASTA."""
+"""Files of designs: the sequences for a structure, as FASTA."""
 
 from __future__ import annotations
 
@@ -21,21 +21,27 @@ from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
 from reed.sources.protein.proteins import whole
 
-HASHED = 8  # characters of a file's hash that tell it from others of its name
+HASHED = 8  # characters of a structure file's hash in the names of its samples
 
 
 @OUTPUTS.register("protein")
 @dataclass
 class ProteinOutput(Output):
-    """Designs as OUT.fasta: the chains of a sequence are separated by "/".
+    """Designs as OUT.fasta, where "/" separates the chains of a sequence.
 
-    structure: .pdb or .cif files; each has a set of its own, whose name has the file's and the
-    beginning of its hash, so that files of one name in two folders do not meet. The name of a
-    sequence tells how it was drawn and what it recovers of the letters that the file has.
+    Each structure has its own set of samples. The name of the set contains the name of the file
+    and the beginning of its hash, so that files of one name in two folders have different sets.
+    The header of a sequence says how it was drawn and which share of the native residues it
+    recovers.
+
+    Attributes:
+        structure: Paths of .pdb or .cif files.
     """
 
     structure: tuple[Path, ...] = option(
-        (), "A .pdb or .cif file to design --num sequences for; may be repeated.", metavar="FILE"
+        (),
+        "Structure (.pdb or .cif) to design --num sequences for; may be repeated.",
+        metavar="FILE",
     )
 
     _native: Any = field(default=None, init=False, repr=False)
@@ -43,18 +49,18 @@ class ProteinOutput(Output):
 
     @property
     def name(self) -> str:
-        """The structure."""
+        """Name of the structure file and the beginning of its hash."""
         (path,) = self.structure
         return f"{_stem(path)}-{_sha256(path)[:HASHED]}"
 
     def sets(self) -> list[ProteinOutput]:
-        """One for each structure; the same content twice is one set."""
+        """Return one output per structure; files of equal name and content share one."""
         if not self.structure:
             raise ReedError(
                 "a run on proteins designs for a structure: name one with --structure FILE"
             )
-        each = [replace(self, structure=(path,)) for path in self.structure]
-        return list({one.name: one for one in each}.values())
+        outputs = [replace(self, structure=(path,)) for path in self.structure]
+        return list({output.name: output for output in outputs}.values())
 
     def open(self, sampler: Sampler, device: str) -> None:
         """Read the structure."""
@@ -64,22 +70,22 @@ class ProteinOutput(Output):
         self._drawn = f"step={sampler.step}"
 
     def sampling(self, options: DesignOptions) -> DesignOptions:
-        """With the structure to design for."""
+        """Return the options of the domain with the structure to design for."""
         self._drawn += f" {options.name}"
         return replace(options, structures=(self._native,))
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """The sequences."""
+        """Return the writer of the sequences."""
         return {beside(out, ".fasta"): self._write}
 
     def _write(self, path: Path, samples: SampleSet) -> None:
         texts = [str(text) for part in samples.parts() for text in part["sequence"]]
-        names = [self._headed(number, text) for number, text in enumerate(texts)]
-        content = fasta(names, [by_chain(text, self._native) for text in texts])
+        headers = [self._header(number, text) for number, text in enumerate(texts)]
+        content = fasta(headers, [by_chain(text, self._native) for text in texts])
         files.write_atomic(path, content.encode())
 
-    def _headed(self, number: int, text: str) -> str:
-        """The name of a design, and what it recovers where there is something to recover."""
+    def _header(self, number: int, text: str) -> str:
+        """Return the header of a design, with its recovery if the structure has known residues."""
         native, counts = self._native, self._native.counts
         name = f"{native.name} design={number} {self._drawn}"
         if not counts.any():
@@ -89,28 +95,29 @@ class ProteinOutput(Output):
 
 
 def structure_in(path: Path) -> Structure:
-    """The structure of a .pdb, .cif or .mmcif file (also .gz): all chains of its first model.
+    """Read the structure in a .pdb, .cif or .mmcif file (also .gz): all chains of its first model.
 
-    Raises ReedError when there is no such file, or no protein in it.
+    Raises:
+        ReedError: The file does not exist or holds no protein.
     """
     _exists(path)
     try:
-        found = whole(path)
+        arrays = whole(path)
     except BadSample as error:
         raise ReedError(f"cannot design for {path}: {error}") from error
-    residue = np.array([ALPHABET.index(letter) for letter in found["sequence"]])
-    return Structure(_stem(path), found["coords"], residue, found["number"], found["chain"])
+    residue = np.array([ALPHABET.index(letter) for letter in arrays["sequence"]])
+    return Structure(_stem(path), arrays["coords"], residue, arrays["number"], arrays["chain"])
 
 
 def by_chain(text: str, structure: Structure) -> str:
-    """The letters of all chains, with "/" between two."""
+    """Return the letters of all chains, with "/" between two chains."""
     ends = np.flatnonzero(np.diff(structure.chain)) + 1
     pairs = zip([0, *ends], [*ends, len(text)], strict=True)
     return "/".join(text[first:last] for first, last in pairs)
 
 
 def fasta(names: Sequence[str], sequences: Sequence[str]) -> str:
-    """Sequences under their names, sixty letters to a line."""
+    """Return a FASTA of sequences below their headers, sixty letters per line."""
     lines = []
     for name, sequence in zip(names, sequences, strict=True):
         lines += [f">{name}", *(sequence[i : i + 60] for i in range(0, len(sequence), 60))]

@@ -1,1 +1,1 @@
-"""Readers of image data sets."""
+"""Sources that read image data sets."""

@@ -1,4 +1,4 @@
-"""The bytes of an image file, decoded, and a square of its middle."""
+"""Decoding of image files, and their middle square at a given size."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from reed.image_files import HEAD, format_of
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Pillow refuses more than twice its MAX_IMAGE_PIXELS; a higher limit would have to change that
-# number for the whole process.
+# Twice Pillow's MAX_IMAGE_PIXELS. Pillow refuses larger images, and a higher limit would have to
+# change that number for the whole process.
 MAX_PIXELS = 178_956_970
-# Only these are opened, whatever a file is called: some of Pillow's others start programs.
+# No other format is opened, whatever the file is called: some decoders of Pillow start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
 _PNG, _TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 
@@ -26,39 +26,65 @@ _PNG, _TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 def square(
     content: bytes, size: int, *, exif: bool = False, max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """The middle of an image file at the given size: uint8 [size, size, 3]; see the parts."""
+    """Decode an image file and return its middle square, uint8 [size, size, 3].
+
+    Args:
+        content: Content of the image file.
+        size: Side of the square in pixels.
+        exif: Whether to turn the image as its EXIF tag says.
+        max_pixels: Images with more pixels fail.
+
+    Raises:
+        BadSample: The image cannot be decoded, is too large or is too narrow.
+    """
     return center_crop(decode(content, exif=exif, max_pixels=max_pixels), size)
 
 
 def center_crop(image: Image, size: int) -> np.ndarray:
-    """The middle square of an RGB image, scaled so that it takes in the whole shorter side.
+    """Scale an RGB image so that its shorter side is ``size``, and crop the middle square.
 
-    uint8 [size, size, 3]. Halved by box averages while the shorter side is at least twice the
-    size, then scaled by bicubic interpolation, then cropped: the convention of ADM
-    (arXiv 2105.05233) and of all that compare with it, bit for bit. BadSample when the longer
-    side would grow beyond bounds.
+    The image is halved by box averages while its shorter side is at least twice the size, then
+    scaled by bicubic interpolation, then cropped. This is the convention of ADM (arXiv 2105.05233)
+    and of all work that compares with it, bit for bit.
+
+    Returns:
+        uint8 [size, size, 3].
+
+    Raises:
+        BadSample: The scaled image would have more than MAX_PIXELS pixels.
     """
     from PIL.Image import Resampling
 
     while min(image.size) >= 2 * size:
         image = image.resize((image.width // 2, image.height // 2), Resampling.BOX)
+
+    # An image of 1 x 60,000 pixels passes every limit before it is scaled.
     scale = size / min(image.size)
     width, height = round(image.width * scale), round(image.height * scale)
     if width * height > MAX_PIXELS:
-        was = f"{image.width} x {image.height}"
-        raise BadSample(f"too narrow: {was} pixels would be scaled to {width} x {height}")
+        original = f"{image.width} x {image.height}"
+        raise BadSample(f"too narrow: {original} pixels would be scaled to {width} x {height}")
+
     image = image.resize((width, height), Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
 def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Image:
-    """An image file as RGB of 8 bits, its first frame if it has several; BadSample with the reason.
+    """Decode an image file as RGB of 8 bits; of several frames, the first.
 
-    As Pillow's convert("RGB") does it, like the public trainers: alpha is dropped (not blended),
-    CMYK is read as Adobe writes it, colour profiles are ignored. Beyond that, 16-bit grey is
-    scaled to 8 bits (convert would clip it). exif: turn the image as its EXIF tag says.
-    JPEGs are decoded at full size: Pillow's faster draft mode gives other pixels.
+    Pillow's ``convert("RGB")`` does the conversion, as in the public trainers: alpha is dropped
+    (not blended), CMYK is read as Adobe writes it, and colour profiles are ignored. 16-bit grey is
+    scaled to 8 bits, because ``convert`` would clip it. JPEGs are decoded at full size, because
+    Pillow's faster draft mode gives other pixels.
+
+    Args:
+        content: Content of the image file.
+        exif: Whether to turn the image as its EXIF tag says.
+        max_pixels: Images with more pixels fail.
+
+    Raises:
+        BadSample: The image cannot be decoded or is too large.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -66,17 +92,17 @@ def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) 
         raise BadSample("the file is empty (0 bytes)")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what matters is raised
+            warnings.simplefilter("ignore")  # Pillow raises an error where it matters
             return _decode(content, exif, max_pixels)
     except (BadSample, MemoryError):
         raise
-    except UnidentifiedImageError:  # its own text holds a memory address
+    except UnidentifiedImageError:  # its message holds a memory address, which differs every time
         raise BadSample(_unknown(content)) from None
     except Image.DecompressionBombError:
         raise BadSample(f"more than the {max_pixels:,} pixels of max_pixels") from None
     except Exception as error:  # damaged bytes make the decoders raise almost anything
         bare = _without_texts(content)
-        if len(bare) < len(content):  # Pillow refuses a PNG for the size of its comments
+        if len(bare) < len(content):  # Pillow refuses a PNG whose comments are large
             return decode(bare, exif=exif, max_pixels=max_pixels)
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
@@ -89,7 +115,9 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
         if not 0 < pixels <= max_pixels:
             size = f"{image.width} x {image.height} pixels"
             raise BadSample(f"{size}, the limit is {max_pixels:,} (max_pixels)")
+
         image.load()
+        # Pillow opens some 16-bit files as mode I; TIFFs of that mode are 32 bits wide.
         wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format != "TIFF")
         turned = ImageOps.exif_transpose(image) if exif else image
         if wide:
@@ -101,7 +129,7 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of FORMATS that this Pillow knows of: AVIF came late."""
+    """Return the FORMATS that the installed Pillow can open; older versions lack AVIF."""
     from PIL import Image
 
     Image.init()
@@ -109,7 +137,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _unknown(content: bytes) -> str:
-    """What is to be said of a file that Pillow does not recognise."""
+    """Return the message for a file that Pillow does not recognise."""
     if (name := format_of(content[:HEAD])) in FORMATS:
         return f"cannot be decoded: begins as {name}, truncated ({len(content)} bytes) or damaged"
     begin = f"it begins with {content[:12]!r}" + (f", as {name} does" if name else "")
@@ -117,20 +145,20 @@ def _unknown(content: bytes) -> str:
 
 
 def _without_texts(content: bytes) -> bytes:
-    """A PNG without its text chunks, which hold no pixel; other files as they are."""
+    """Return a PNG without its text chunks, which hold no pixels; other files unchanged."""
     if not content.startswith(_PNG):
         return content
-    kept, place = [_PNG], len(_PNG)
-    while place + 12 <= len(content):
-        end = place + 12 + int.from_bytes(content[place : place + 4], "big")
-        if content[place + 4 : place + 8] not in _TEXTS:
-            kept.append(content[place:end])
-        place = end
-    return b"".join(kept) + content[place:]
+    kept, offset = [_PNG], len(_PNG)
+    while offset + 12 <= len(content):  # a chunk is its length, type, data and CRC
+        end = offset + 12 + int.from_bytes(content[offset : offset + 4], "big")
+        if content[offset + 4 : offset + 8] not in _TEXTS:
+            kept.append(content[offset:end])
+        offset = end
+    return b"".join(kept) + content[offset:]
 
 
 def _eight_bits(image: Image) -> Image:
-    """16-bit grey, scaled so that white stays white."""
+    """Scale 16-bit grey to 8 bits, so that white stays white."""
     from PIL.Image import fromarray
 
     wide = np.asarray(image).astype(np.int64)

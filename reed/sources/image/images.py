@@ -1,4 +1,4 @@
-"""Folders, zips, tars and tables of images: a data set of squares with labels."""
+"""The source ``images``: folders, zips, tars and parquet files, read as squares with labels."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from reed.sources.image.layouts import SPLITS, Layout, Passed, Raw
 from reed.sources.image.trees import Tree
 from reed.sources.image.zips import Zip
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 MOST = 2**63 - 1  # the greatest class that a column of labels can hold
-# Folders that hold the parts of samples, and are no classes.
+# Names of folders that hold the parts of samples and are not classes.
 ROLES = {"image", "images", "img", "imgs", "mask", "masks", "annotation", "annotations", "labels"}
 
 
@@ -35,18 +35,26 @@ ROLES = {"image", "images", "img", "imgs", "mask", "masks", "annotation", "annot
 class Images:
     """Images of any size as squares of one size, with their classes where there are any.
 
-    image: uint8 [resolution, resolution, 3], the middle of the image (reed.sources.image.crop),
-    left and right swapped in the second view; label: int; caption: str, where one stands beside it.
+    Its entries:
 
-    data: a folder tree of image files, a zip of one, tars or parquet files (a file, a folder of
-    them, or a pattern such as ``data/train-*.tar``); labels: a class file that names every key
-    (reed.sources.image.labels), otherwise the class is what stands beside the image, or its top
-    folder; label: the column of parquet files, or the entry of the JSON in tars, that is the class;
-    classes: names of classes by number, such as those that a cache has frozen: others follow them,
-    sorted; max_pixels: larger images fail.
+    - ``image``: uint8 [resolution, resolution, 3], the middle of the image
+      (reed.sources.image.crop); the second view has left and right swapped.
+    - ``label``: int, the class, if the data has classes.
+    - ``caption``: str, if the data has captions beside the images.
 
-    exif: turn images as their EXIF tag says. Off, because the public trainers that published
-    numbers are compared with decode a few of ImageNet's photographs lying on their side.
+    Attributes:
+        data: A folder tree of image files, a zip of one, tars or parquet files (a file, a folder
+            of them, or a pattern such as ``data/train-*.tar``).
+        resolution: Side of the squares in pixels.
+        labels: A class file that names every key (reed.sources.image.labels). Without one, the
+            class is stored beside the image, or is its top folder.
+        label: Column of parquet files, or entry of the JSON in tars, that holds the class.
+        classes: Names of classes by number, such as those that a cache has frozen. Names that are
+            not among them follow, sorted.
+        exif: Whether to turn images as their EXIF tag says. It is off by default, because the
+            public trainers behind the published numbers ignore the tag, so that a few photographs
+            of ImageNet lie on their side.
+        max_pixels: Images with more pixels fail.
     """
 
     data: Path | None = None
@@ -67,31 +75,39 @@ class Images:
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """image, and label and caption where the data has them."""
+        """Names of the entries: ``image``, and ``label`` and ``caption`` if the data has them."""
         return _opened(self).entries
 
     def listing(self) -> Listing:
-        """Every key with its stamp (see the layouts), which a class file's label is part of."""
-        _opened.cache_clear()  # the data may have changed since another listing
+        """Return every key with its stamp (see the layouts).
+
+        If there is a class file, the label of a key is part of its stamp.
+
+        Raises:
+            ReedError: A class folder of a folder tree holds no image.
+        """
+        _opened.cache_clear()  # the data may have changed since the last listing
         opened = _opened(self)
         found = opened.layout.found()
         passed = {reason: sorted(names) for reason, names in found.passed.items()}
         for reason, names in opened.passed.items():
             passed.setdefault(reason, []).extend(names)
+
         if opened.table is not None:
             stamps = {
                 key: f"{stamp}:{opened.table.get(key)}" for key, stamp in found.stamps.items()
             }
-            return Listing(stamps, self._without_ours(passed))
+            return Listing(stamps, self._without_class_file(passed))
+
         names = [name for name in opened.layout.names() if not unfit([name])]
         if opened.layout.is_named:
             self._check_folders(names, found.stamps)
-            known = set(self.classes)
+            known = set(self.classes)  # these keep their numbers; new names follow
             names = [*self.classes, *(name for name in names if name not in known)]
-        return Listing(found.stamps, self._without_ours(passed), names)
+        return Listing(found.stamps, self._without_class_file(passed), names)
 
     def _check_folders(self, names: Sequence[str], stamps: Iterable[str]) -> None:
-        """Refuse an empty folder that would be a class, and so shift those after it."""
+        """Refuse an empty class folder, which would shift the numbers of the classes after it."""
         if not isinstance(_opened(self).layout, Tree):
             return
         used = {key.partition("/")[0] for key in stamps}
@@ -100,25 +116,33 @@ class Images:
                 problem = f"{self.data}: the class folder {name!r} holds no image"
                 raise ReedError(f"{problem}; remove it, or it would shift the classes after it")
 
-    def _without_ours(self, passed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """What was passed over, but for the class file."""
-        ours = (
+    def _without_class_file(self, passed: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Remove the class file from the files that were passed over."""
+        class_file = (
             self.labels and self.data and Path(os.path.relpath(self.labels, self.data)).as_posix()
         )
-        return {reason: [n for n in names if n != ours] for reason, names in passed.items()}
+        return {reason: [n for n in names if n != class_file] for reason, names in passed.items()}
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
-        """What `entries` names, made when it is looked up; BadSample with the reason then."""
+        """Return one view of a sample, whose entries are made when they are looked up.
+
+        Args:
+            key: Key of the sample.
+            view: 0, or 1 for the mirrored image.
+
+        Raises:
+            BadSample: The sample cannot be read; looking up an entry may raise it, too.
+        """
         return _Sample(self, key, view)
 
     def image(self, raw: Raw, view: int) -> np.ndarray:
-        """The decoded square, mirrored in view 1."""
+        """Return the decoded square, mirrored in view 1."""
         image = square(raw.image, self.resolution, exif=self.exif, max_pixels=self.max_pixels)
         return image[:, ::-1].copy() if view else image
 
 
 class _Sample(Mapping[str, Any]):
-    """One view of a sample: a column of labels decodes no image."""
+    """One view of a sample, lazy so that a column of labels decodes no image."""
 
     def __init__(self, source: Images, key: str, view: int) -> None:
         self._source, self._key, self._view = source, key, view
@@ -134,8 +158,8 @@ class _Sample(Mapping[str, Any]):
             return self._opened.label(self._key, self._raw)
         if self._raw.caption is None:
             raise BadSample("has no caption beside it, the first image has")
-        if _HALF.search(self._raw.caption):
-            raise BadSample("its caption holds half of a surrogate pair, which is no text")
+        if _SURROGATE.search(self._raw.caption):
+            raise BadSample("its caption holds half of a surrogate pair, which is not valid text")
         return self._raw.caption
 
     def __iter__(self) -> Iterator[str]:
@@ -149,8 +173,11 @@ class _Sample(Mapping[str, Any]):
 class _Opened:
     """The data behind a source, as one process sees it.
 
-    table: key -> class of the class file; passed: what lies beside archives; known: names of
-    classes by number.
+    Attributes:
+        layout: How the images are stored.
+        passed: Files beside archives that are passed over, by reason.
+        table: The class of every key in the class file; None without a class file.
+        known: Names of classes by number that are fixed already; may be empty.
     """
 
     layout: Layout
@@ -160,37 +187,46 @@ class _Opened:
 
     @cached_property
     def entries(self) -> tuple[str, ...]:
-        """What every sample has."""
+        """Names of the entries that every sample has."""
         beside = self.layout.beside
         has_label = self.table is not None or "label" in beside
-        found = {"image": True, "label": has_label, "caption": "caption" in beside}
-        return tuple(entry for entry, is_there in found.items() if is_there)
+        available = {"image": True, "label": has_label, "caption": "caption" in beside}
+        return tuple(entry for entry, is_there in available.items() if is_there)
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """The number of every class that has a name."""
+        """Number of every class that has a name."""
         return {name: number for number, name in enumerate(self.known or self.layout.names())}
 
     def label(self, key: str, raw: Raw) -> int:
-        """The class of a sample; BadSample where it has none that can be stored."""
+        """Return the class of a sample.
+
+        Raises:
+            BadSample: The sample has no class, or one that cannot be stored.
+        """
         if self.table is not None:
             label, problem = self.table.get(key), "the class file does not name it"
         else:
             label, problem = raw.label, self.layout.unlabelled
         if label is None:
             raise BadSample(problem)
+
         if isinstance(label, str):
             if label not in self.numbers:
-                raise BadSample(f"its class {label!r} is none of the {len(self.numbers)} known")
+                raise BadSample(
+                    f"its class {label!r} is not among the {len(self.numbers)} known classes"
+                )
             return self.numbers[label]
+
+        # Some tables write -1 for "no class".
         if label < 0:
-            raise BadSample(f"its class is {label}: it has none")
+            raise BadSample(f"its class is {label}: negative numbers mean that it has none")
         if label > MOST:
-            raise BadSample(f"its class is {str(label)[:20]}…, more than {MOST}")
+            raise BadSample(f"its class is {str(label)[:20]}…, the greatest possible is {MOST}")
         return label
 
 
-@lru_cache(maxsize=4)  # per process: a source that was sent to another one opens its data there
+@lru_cache(maxsize=4)  # per process: a source that is sent to another process opens its data there
 def _opened(source: Images) -> _Opened:
     if source.data is None:
         raise ReedError("images: name the folder, zip, tars or parquet files with --data")
@@ -198,9 +234,11 @@ def _opened(source: Images) -> _Opened:
     table = read_labels(source.labels) if source.labels else None
     if source.labels and table is None:
         raise ReedError(f"the class file {source.labels} has no labels")
+
+    # A folder above the class folders is an easy mistake, and would give two or three "classes".
     names = layout.names() if table is None and isinstance(layout, Tree | Zip) else ()
-    for known in (SPLITS, ROLES):
-        if names and known.issuperset(names):
+    for not_classes in (SPLITS, ROLES):
+        if names and not_classes.issuperset(names):
             problem = f"{source.data} holds {' and '.join(names)}, not classes"
             raise ReedError(f"{problem}: name one of them, --data {source.data}/{names[0]}")
     return _Opened(layout, passed, table, source.classes)

@@ -1,4 +1,4 @@
-"""What says which class a sample is of: a file of classes, or a value beside the sample."""
+"""Classes of samples, from a class file or from a value stored beside the sample."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ _FORMS = 'write key,label lines (.csv), or {"key": label} or {"labels": [["key",
 
 
 def read_labels(path: Path) -> dict[str, int] | None:
-    """Key -> class of a .csv or .json file; None for the JSON {"labels": null} of EDM2's tools.
+    """Read the class of every key from a .csv or .json file.
 
-    ReedError naming the line or key when a label is no integer of 0 or more, or a key has two.
+    Returns:
+        The class of every key; None for the JSON {"labels": null}, which EDM2's tools write.
+
+    Raises:
+        ReedError: The file cannot be read, a label is not an integer of at least 0, or a key has
+            two labels. The message names the line or the key.
     """
     if path.suffix.lower() not in (".csv", ".json"):
-        raise ReedError(f"{path} is no class file: {_FORMS}")
+        raise ReedError(f"{path} is not a class file: {_FORMS}")
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = _json_rows(path, text) if path.suffix.lower() == ".json" else _csv_rows(path, text)
@@ -48,21 +53,22 @@ def _json_rows(path: Path, text: str) -> Iterable[tuple[Any, Any]] | None:
         return table.items()
     if isinstance(table, list) and all(isinstance(r, list) and len(r) == 2 for r in table):
         return [(key, label) for key, label in table]
-    raise ReedError(f"{path} is no class file: {_FORMS}")
+    raise ReedError(f"{path} is not a class file: {_FORMS}")
 
 
 def _table(path: Path, rows: Iterable[tuple[Any, Any]]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for key, value in rows:
         label = _integer(value)
         if label is None or label < 0 or not isinstance(key, str):
             raise ReedError(f"{path}: the label of {key!r} is {value!r}, not an integer from 0 up")
-        if found.setdefault(key, label) != label:
-            raise ReedError(f"{path}: {key!r} has two labels, {found[key]} and {label}")
-    return found
+        if labels.setdefault(key, label) != label:
+            raise ReedError(f"{path}: {key!r} has two labels, {labels[key]} and {label}")
+    return labels
 
 
 def _integer(value: Any) -> int | None:
+    """Return an integer, or text that is one, as an integer; None for anything else."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     try:
@@ -72,14 +78,17 @@ def _integer(value: Any) -> int | None:
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value beside a sample is the name of a class: text that is no integer."""
+    """Whether a value beside a sample is the name of a class, that is, text and not an integer."""
     return isinstance(value, str) and bool(value.strip()) and _integer(value) is None
 
 
 def number_of(value: Any) -> int | None:
-    """The class in a value beside a sample; BadSample where it is no integer, None without one.
+    """Return the number of the class in a value beside a sample; None for None.
 
-    A float is one where it is whole: tables with gaps hold integers as floats.
+    A whole float counts as an integer, because tables with gaps hold integers as floats.
+
+    Raises:
+        BadSample: The value is not an integer.
     """
     number = _integer(value) if isinstance(value, str | int) else None
     if isinstance(value, float) and value.is_integer():
@@ -90,9 +99,13 @@ def number_of(value: Any) -> int | None:
 
 
 def name_of(value: Any) -> str | None:
-    """The name of the class in a value beside a sample; BadSample where it is none."""
+    """Return the name of the class in a value beside a sample; None for None or blank text.
+
+    Raises:
+        BadSample: The value is neither text nor an integer.
+    """
     if value is None or isinstance(value, str):
         return (value or "").strip() or None
-    if type(value) is int:  # true is none
+    if type(value) is int:  # bool is a subclass of int, but is not a class
         return str(value)
     raise BadSample(f"the class beside it is {value!r}, not a name")

@@ -1,4 +1,4 @@
-"""Folders that REPA's and EDM2's data set tools wrote, taken over without encoding anything again.
+"""The source ``repa-folder``: folders written by REPA's and EDM2's tools, not encoded again.
 
 ROOT/images/00012/img00012345.png             256 x 256, RGB
 ROOT/vae-sd/00012/img-mean-std-00012345.npy   float32 [8, 32, 32]: mean and std of the latent
@@ -25,7 +25,7 @@ from reed.sources.image.labels import read_labels
 from reed.sources.image.trees import walk
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MOMENTS_PREFIX = "img-mean-std-"  # where an image's name begins with IMAGE_PREFIX
+MOMENTS_PREFIX = "img-mean-std-"  # replaces IMAGE_PREFIX in the name of an image
 IMAGE_PREFIX = "img"
 
 
@@ -34,12 +34,18 @@ IMAGE_PREFIX = "img"
 class RepaFolder:
     """Images, the latents of a VAE and labels, joined by name.
 
-    image: uint8 [H, W, 3], where there is a folder `images`; moments: float32 [2C, h, w], the
-    mean and the standard deviation; label: int, where a dataset.json has labels. A key is the
-    image's path without its suffix ("00012/img00012345"). A sample of which any of these is
-    missing fails, with the reason. There is no mirrored view: a latent cannot be mirrored.
+    Its entries:
 
-    data: the folder around them; latents: the folder in it that holds the moments.
+    - ``image``: uint8 [H, W, 3], if there is a folder ``images``.
+    - ``moments``: float32 [2C, h, w], the mean and the standard deviation.
+    - ``label``: int, if a dataset.json has labels.
+
+    A key is the image's path without its suffix ("00012/img00012345"). A sample that lacks one of
+    the entries fails. There is no mirrored view, because a latent cannot be mirrored.
+
+    Attributes:
+        data: The folder that holds ``images`` and the latents.
+        latents: Name of the folder in it that holds the moments.
     """
 
     data: Path | None = None
@@ -49,18 +55,21 @@ class RepaFolder:
 
     @property
     def entries(self) -> tuple[str, ...]:
-        """image, moments, label: what the folder has of these."""
+        """Names of the entries that the folder has: ``image``, ``moments``, ``label``."""
         opened = _opened(self)
-        found = {
+        available = {
             "image": opened.images is not None,
             "moments": True,
             "label": opened.labels is not None,
         }
-        return tuple(entry for entry, is_there in found.items() if is_there)
+        return tuple(entry for entry, is_there in available.items() if is_there)
 
     def listing(self) -> dict[str, str]:
-        """Every name that has an image, moments or a label, with the three as its stamp."""
-        _opened.cache_clear()  # the data may have changed since another listing
+        """Return every key that has an image, moments or a label.
+
+        The stamp consists of the two file sizes and the label.
+        """
+        _opened.cache_clear()  # the data may have changed since the last listing
         opened = _opened(self)
         images = _sizes(opened.images, IMAGE_SUFFIXES) if opened.images else {}
         moments, labels = _sizes(opened.moments, (".npy",)), opened.labels or {}
@@ -68,13 +77,20 @@ class RepaFolder:
         return {k: f"{images.get(k)}+{moments.get(k)}:{labels.get(k)}" for k in keys}
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
-        """What `entries` names; BadSample for what is missing or damaged."""
+        """Return the entries of one sample.
+
+        Raises:
+            BadSample: An entry is missing or damaged.
+        """
         assert view == 0, "there is one view"
         opened = _opened(self)
         sample: dict[str, Any] = {}
+
         if opened.images is not None:
             content = _content(opened.images, [key + suffix for suffix in IMAGE_SUFFIXES])
             sample["image"] = np.array(decode(content))
+
+        # The names of latents differ between the tools, so both forms are tried.
         sample["moments"] = _moments(_content(opened.moments, _moments_names(key)))
         if opened.labels is not None:
             if key not in opened.labels:
@@ -102,20 +118,26 @@ def _opened(source: RepaFolder) -> _Opened:
 
 
 def _labels(folders: Iterable[Path]) -> dict[str, int] | None:
-    """Key -> class, of every dataset.json; ReedError where two of them differ."""
-    found: dict[str, int] = {}
+    """Return the class of every key in the dataset.json files; None if they have no labels.
+
+    Raises:
+        ReedError: Two names of one key have different labels.
+    """
+    labels: dict[str, int] = {}
     tables = [read_labels(f / "dataset.json") for f in folders if (f / "dataset.json").is_file()]
     for table in tables:
         for name, label in (table or {}).items():
             key = _key(name.replace("\\", "/"))
-            if found.setdefault(key, label) != label:
-                problem = f"the label of {key!r} is {found[key]} by one name and {label} by another"
+            if labels.setdefault(key, label) != label:
+                problem = (
+                    f"the label of {key!r} is {labels[key]} by one name and {label} by another"
+                )
                 raise ReedError(f"{', '.join(map(str, folders))}: {problem} (dataset.json)")
-    return found or None
+    return labels or None
 
 
 def _key(name: str) -> str:
-    """What an image and its moments share: the folder and the name without suffix and prefix."""
+    """Return the key of the file of an image or of its moments."""
     path = PurePosixPath(name)
     stem = path.stem
     if stem.startswith(MOMENTS_PREFIX):
@@ -124,6 +146,7 @@ def _key(name: str) -> str:
 
 
 def _moments_names(key: str) -> Iterator[str]:
+    """Yield the names that the file of the moments of a key may have."""
     path = PurePosixPath(key)
     if path.name.startswith(IMAGE_PREFIX):
         yield f"{path.with_name(MOMENTS_PREFIX + path.name.removeprefix(IMAGE_PREFIX))}.npy"
@@ -131,19 +154,27 @@ def _moments_names(key: str) -> Iterator[str]:
 
 
 def _sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
-    """Key -> bytes of its file; ReedError when two files have one key."""
-    found: dict[str, int] = {}
+    """Return the size in bytes of the file of every key; 0 for a link to nothing.
+
+    Raises:
+        ReedError: Two files have the same key.
+    """
+    sizes: dict[str, int] = {}
     for name, entry in walk(folder):
         if name.endswith(suffixes):
             key = _key(name)
-            if key in found:
+            if key in sizes:
                 raise ReedError(f"{folder} has two files for {key!r}, one is {name}; remove one")
-            found[key] = entry.stat().st_size if os.path.exists(entry.path) else 0
-    return found
+            sizes[key] = entry.stat().st_size if os.path.exists(entry.path) else 0
+    return sizes
 
 
 def _content(folder: Path, names: Iterable[str]) -> bytes:
-    """The first of these files that there is."""
+    """Return the content of the first of these files that exists.
+
+    Raises:
+        BadSample: None of them exists, or the first that does cannot be read.
+    """
     names = list(names)
     for name in names:
         try:
@@ -156,10 +187,11 @@ def _content(folder: Path, names: Iterable[str]) -> bytes:
 
 
 def _moments(content: bytes) -> np.ndarray:
+    """Decode the moments of one sample, float32 [2C, h, w]."""
     try:
         moments = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise BadSample(f"its moments are no .npy file: {error}") from error
+        raise BadSample(f"its moments are not an .npy file: {error}") from error
     moments = np.squeeze(moments, 0) if moments.ndim == 4 and len(moments) == 1 else moments
     if moments.ndim != 3 or len(moments) % 2 or moments.dtype.kind != "f":
         raise BadSample(f"its moments are {moments.dtype} {moments.shape}, not float [2C, h, w]")

@@ -1,4 +1,4 @@
-"""What every way of storing images has: keys, stamps, labels, and what is passed over."""
+"""The protocol of ways to store images: keys, stamps, labels and files that are passed over."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from reed.image_files import SUFFIXES
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 OUTSIDE = "lies beside the class folders, in none of them"
 
-Passed = dict[str, list[str]]  # reason -> names of what is no sample
+Passed = dict[str, list[str]]  # names of files that are not samples, by the reason
 
 
 @dataclass(frozen=True)
 class Raw:
-    """What is stored of one sample: the image file, and what stands beside it.
+    """The stored content of one sample.
 
-    label: the number of its class, or its name.
+    Attributes:
+        image: Content of the image file.
+        label: Number or name of its class; None if it has no class.
+        caption: Its caption; None if it has none.
     """
 
     image: bytes
@@ -32,7 +35,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class Found:
-    """What a layout holds: key -> stamp, sorted by key, and what is no sample."""
+    """The samples that a layout holds, and the files that are not samples.
+
+    Attributes:
+        stamps: The stamp of every key, sorted by key.
+        passed: Names of files that are passed over, by the reason.
+    """
 
     stamps: dict[str, str]
     passed: Passed
@@ -43,38 +51,49 @@ class Layout(Protocol):
 
     @property
     def unlabelled(self) -> str:
-        """What is wrong with a sample that has no label, for a message."""
+        """Message for a sample without a label."""
         ...
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Which of "label" and "caption" there are."""
+        """Which of the entries ``label`` and ``caption`` the data has."""
         ...
 
     @property
     def is_named(self) -> bool:
-        """Whether labels are names."""
+        """Whether labels are names, not numbers."""
         ...
 
     def names(self) -> Sequence[str]:
-        """The names of the classes: sorted where labels are names, else by number, if any."""
+        """Return the names of the classes; empty if they have none.
+
+        They are sorted if labels are names, and in the order of their numbers otherwise.
+        """
         ...
 
     def found(self) -> Found:
-        """Every sample, and what is passed over; ReedError when there is none."""
+        """Return every sample, and the files that are passed over.
+
+        Raises:
+            ReedError: There is no sample.
+        """
         ...
 
     def raw(self, key: str) -> Raw:
-        """One sample, undecoded; BadSample with the reason when it cannot be read."""
+        """Return one sample, undecoded.
+
+        Raises:
+            BadSample: The sample cannot be read; the message is the reason.
+        """
         ...
 
 
 class Folders:
-    """What trees and zips share: the class is the top folder."""
+    """Base of folder trees and zips, in which the class is the top folder."""
 
     @property
     def unlabelled(self) -> str:
-        """A tree has its classes in folders."""
+        """Message for an image that lies in no class folder."""
         return OUTSIDE
 
     def names(self) -> Sequence[str]:
@@ -89,18 +108,29 @@ class Folders:
         return bool(self.names())
 
     def label(self, key: str) -> str | None:
-        """The name of the class of a key; None outside all folders."""
+        """Return the name of the class of a key; None outside all folders."""
         folder, slash, _ = key.partition("/")
         return folder if slash else None
 
 
 def sifted(stamps: dict[str, str], passed: Passed, where: Path) -> Found:
-    """The samples sorted by key, without masks; ReedError when there are none, naming the rest."""
+    """Sort the samples by key, and move masks to the files that are passed over.
+
+    Args:
+        stamps: The stamp of every key.
+        passed: Names of files that are passed over, by the reason; masks are added to it.
+        where: The data, for the message.
+
+    Raises:
+        ReedError: There are no samples; the message names the endings of the other files.
+    """
     if not stamps:
-        names = [name for reason, each in passed.items() if reason != "hidden" for name in each]
-        types = sorted({os.path.splitext(name)[1] or name for name in names})[:5]
-        there = f"; there are {', '.join(types)}" if types else ""
-        raise ReedError(f"{where} holds no image files ({', '.join(SUFFIXES)}){there}")
+        visible = [name for reason, names in passed.items() if reason != "hidden" for name in names]
+        endings = sorted({os.path.splitext(name)[1] or name for name in visible})[:5]
+        others = f"; there are {', '.join(endings)}" if endings else ""
+        raise ReedError(f"{where} holds no image files ({', '.join(SUFFIXES)}){others}")
+
+    # A mask is named like its image with a word added; it is not an image to train on.
     if masks := kinds.masks(stamps):
         passed.setdefault(kinds.BESIDE, []).extend(sorted(masks))
         stamps = {key: stamp for key, stamp in stamps.items() if key not in masks}
@@ -108,14 +138,14 @@ def sifted(stamps: dict[str, str], passed: Passed, where: Path) -> Found:
 
 
 def is_debris(name: str) -> bool:
-    """Whether a name is that of a hidden file, or of what macOS puts into zips."""
+    """Whether a name is that of a hidden file, or of the folder that macOS puts into zips."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def wrapping(names: Iterable[str], known: set[str]) -> str:
-    """The folders that lie around all names, with a slash behind them; empty without any.
+    """Return the folders around all names, with a slash at the end; empty if there are none.
 
-    A folder counts if it holds nothing but folders, or if its name is known.
+    A folder counts if it holds nothing but folders, or if its name is in ``known``.
     """
     prefix = ""
     while True:

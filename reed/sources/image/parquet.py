@@ -1,4 +1,4 @@
-"""Parquet files with the bytes of images, as Hugging Face's datasets keeps them."""
+"""Parquet files with the bytes of images, in the form of Hugging Face's datasets."""
 
 from __future__ import annotations
 
@@ -20,18 +20,28 @@ from reed.sources.image.labels import is_name, name_of, number_of
 from reed.sources.image.layouts import Found, Raw
 from reed.sources.image.parquet_columns import Columns
 
-_READERS = 16  # threads for the footers of many files
+_READERS = 16  # threads that read the footers of many files
 
 
 class Parquet:
-    """Rows with an image (binary, or a struct with `bytes`), perhaps a class and a caption.
+    """Rows with an image (binary, or a struct with ``bytes``), and perhaps a class and a caption.
 
-    The image is the column `image`, or else the only one of such a type; the class that called
-    label, labels, cls or class, or the only one whose name ends so, or `label`; the caption the
-    first text called caption, text or txt; either may be in JSON in a column called json. A class
-    is an integer, or a name. A key is the name of the file and the row
-    ("train-00000-of-00256/000017"), a stamp the row with the numbers of rows and bytes of the file.
-    Reading one row reads its whole row group: groups of about a hundred rows are best.
+    Which column is which:
+
+    - The image is the column ``image``, or else the only column of such a type.
+    - The class is the column that ``label`` names. By default it is the column called label,
+      labels, cls or class, or else the only column whose name ends in one of these. It holds
+      integers or names.
+    - The caption is the first column of text called caption, text or txt.
+    - A class or caption without a column is read from JSON in a column called json.
+
+    A key is the name of the file and the number of the row ("train-00000-of-00256/000017"). A
+    stamp is that number with the numbers of rows and of bytes of the file. Reading one row reads
+    its whole row group, so groups of about a hundred rows are best.
+
+    Args:
+        paths: The files.
+        label: Column, or entry of the JSON, that holds the class; empty to find it by its name.
     """
 
     unlabelled = "has no class beside it, the first image has"
@@ -46,11 +56,14 @@ class Parquet:
 
     @property
     def beside(self) -> tuple[str, ...]:
-        """Which of a class and a caption there is."""
-        found = {"label": self._columns.label, "caption": self._columns.caption}
+        """Which of the entries ``label`` and ``caption`` the data has."""
+        available = {"label": self._columns.label, "caption": self._columns.caption}
         if self._columns.about:
-            found = {entry: found[entry] or self._about(entry) is not None for entry in found}
-        return tuple(entry for entry, is_there in found.items() if is_there)
+            available = {
+                entry: column or self._about(entry) is not None
+                for entry, column in available.items()
+            }
+        return tuple(entry for entry, is_there in available.items() if is_there)
 
     @cached_property
     def _columns(self) -> Columns:
@@ -59,15 +72,16 @@ class Parquet:
 
     @cached_property
     def _first_about(self) -> dict[str, Any]:
-        """The JSON beside the first image."""
+        """The JSON of the first row."""
         return next((_table(cell) for cell in self._cells(self._columns.about)), {})
 
     def _about(self, entry: str) -> Any:
+        """Return the class or the caption in the JSON of the first row; None if it has none."""
         return self._first_about.get(self._asked or entry if entry == "label" else entry)
 
     @cached_property
     def is_named(self) -> bool:
-        """Whether classes are text, and not all of it integers."""
+        """Whether a class is text that is not an integer."""
         column = self._columns.label
         if column and self._columns.kinds[column] != "text":
             return False
@@ -80,17 +94,18 @@ class Parquet:
         return parquet_columns.named(self._schema(first), self._columns.label)
 
     def _labels(self) -> Iterator[Any]:
-        """Every value of the class; no other column is read."""
+        """Yield the class of every row as it is written; no other column is read."""
         if self._columns.label:
             yield from self._cells(self._columns.label)
         elif self._columns.about:
             for cell in self._cells(self._columns.about):
                 try:
                     yield _table(cell).get(self._asked or "label")
-                except BadSample:  # told when it is read
+                except BadSample:  # reported when the sample is read
                     continue
 
     def _cells(self, column: str) -> Iterator[Any]:
+        """Yield every value of a column, of all files in their order."""
         for path in self._paths.values():
             try:
                 with _library().ParquetFile(path) as file:
@@ -102,62 +117,65 @@ class Parquet:
     def found(self) -> Found:
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(self._footer, self._paths))
-        found: dict[str, str] = {}
+        stamps: dict[str, str] = {}
         first, *others = ((path, self._schema(stem)) for stem, path in self._paths.items())
         for other in others:
             parquet_columns.compare(first, other, self._columns)
         for stem, path in self._paths.items():
             rows = self._footer(stem)[0].num_rows
-            of = f"{rows}-{path.stat().st_size}"
-            found |= {f"{stem}/{r:06d}": f"{r}/{of}" for r in range(rows)}
-        return Found(dict(sorted(found.items())), {})
+            content = f"{rows}-{path.stat().st_size}"
+            stamps |= {f"{stem}/{r:06d}": f"{r}/{content}" for r in range(rows)}
+        return Found(dict(sorted(stamps.items())), {})
 
     def raw(self, key: str) -> Raw:
         stem, _, row = key.partition("/")
         if stem not in self._paths or not row.isdecimal():
             raise BadSample("not in any of the parquet files")
+
+        # Row groups are the smallest unit that can be read.
         path = self._paths[stem]
         starts = self._footer(stem)[1]
         group = int(np.searchsorted(starts, int(row), side="right")) - 1
         if group + 1 >= len(starts):
-            raise BadSample(f"{path.name} has {starts[-1]} rows")
-        table, place = self._group(stem, group), int(row) - int(starts[group])
+            raise BadSample(f"row {row} does not exist: {path.name} has {starts[-1]} rows")
+        table, offset = self._group(stem, group), int(row) - int(starts[group])
         columns = self._columns
 
         def cell(name: str) -> Any:
-            return table.column(name)[place].as_py() if name else None
+            return table.column(name)[offset].as_py() if name else None
 
         image = cell(columns.image)
         image = image.get("bytes") if isinstance(image, dict) else image
         if image is None:
             raise BadSample(f"row {row} of {path.name} holds no image bytes, at best a path")
-        about = _table(cell(columns.about)) if columns.about else {}
-        label = cell(columns.label) if columns.label else about.get(self._asked or "label")
-        caption = cell(columns.caption) if columns.caption else about.get("caption")
+
+        json_table = _table(cell(columns.about)) if columns.about else {}
+        label = cell(columns.label) if columns.label else json_table.get(self._asked or "label")
+        caption = cell(columns.caption) if columns.caption else json_table.get("caption")
         if columns.kinds.get(columns.label) == "true or false" and label is not None:
             label = int(label)
-        of = name_of if self.is_named else number_of
-        return Raw(image, of(label), caption if isinstance(caption, str) else None)
+        parse = name_of if self.is_named else number_of
+        return Raw(image, parse(label), caption if isinstance(caption, str) else None)
 
     def _schema(self, stem: str) -> Any:
         return self._footer(stem)[0].schema.to_arrow_schema()
 
     def _footer(self, stem: str) -> tuple[Any, np.ndarray]:
-        """The metadata of a file, and the first row of every row group, then the number of rows."""
+        """Return the metadata of a file, and the first row of every row group and the end."""
         if stem not in self._footers:
             path, parquet = self._paths[stem], _library()
             try:
                 metadata = parquet.read_metadata(path)
-            except (OSError, ValueError) as error:  # pyarrow's own errors are of these types
+            except (OSError, ValueError) as error:  # pyarrow's errors are subclasses of these
                 raise ReedError(f"cannot read the parquet file {path}: {error}") from error
             counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             self._footers[stem] = metadata, np.cumsum([0, *counts])
         return self._footers[stem]
 
     def _group(self, stem: str, group: int) -> Any:
-        """One row group as a table; the last one is kept, for the other view of the same row."""
-        where, table = self._last
-        if where == (stem, group):
+        """Read one row group as a table; the last one is kept for the next row of the group."""
+        last, table = self._last
+        if last == (stem, group):
             return table
         metadata = self._footer(stem)[0]
         try:
@@ -170,14 +188,15 @@ class Parquet:
 
 
 def _name(value: Any) -> str | None:
+    """Return the name of a class; None for a value that is not one."""
     try:
         return name_of(value)
-    except BadSample:  # told when it is read
+    except BadSample:  # reported when the sample is read
         return None
 
 
 def _table(cell: Any) -> dict[str, Any]:
-    """The table in a cell of JSON, or of a struct."""
+    """Return the table in a cell of JSON, or of a struct; empty for another value."""
     try:
         table = json.loads(cell) if isinstance(cell, str) else cell
     except (ValueError, RecursionError) as error:

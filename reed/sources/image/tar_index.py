@@ -1,4 +1,4 @@
-"""What a tar holds, by place: its images, what stands beside them, and what is neither."""
+"""Index of a tar: offsets of its images and of the files beside them."""
 
 from __future__ import annotations
 
@@ -14,58 +14,70 @@ from reed import image_files as kinds
 from reed.errors import ReedError
 from reed.sources.image.layouts import Passed, is_debris
 
-COMPANIONS = (".cls", ".txt", ".json")  # of an image that has their name
-_BLOCK = 512  # bytes, of a tar
+COMPANIONS = (".cls", ".txt", ".json")  # endings of the files beside an image
+_BLOCK = 512  # bytes of a block in a tar
 _OCTAL = re.compile(rb"[0-7]+")
 
-Place = tuple[int, int]  # where the bytes of a member begin, and how many they are
+Location = tuple[int, int]  # offset and size of the content of a member, in bytes
 
 
 @dataclass(frozen=True)
 class Index:
-    """What is in one tar.
+    """The content of one tar.
 
-    members: the images and what stands beside them, whose endings are in lower case; images: their
-    names, in the order of the tar; beside: whether anything stands beside an image.
+    Attributes:
+        members: Location of every image, and of the files beside images, by name; the endings of
+            the latter are in lower case.
+        images: Names of the images, in the order of the tar.
+        passed: Names of members that are passed over, by the reason.
+        beside: Whether there is a file beside an image.
     """
 
-    members: dict[str, Place]
+    members: dict[str, Location]
     images: tuple[str, ...]
     passed: Passed
     beside: bool
 
 
 def base(name: str) -> str:
-    """A member's name up to the first dot of its last part, which is what WebDataset goes by."""
+    """Return a member's name up to the first dot of its last part, as WebDataset groups them."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.split(".")[0]
 
 
 def stem(name: str) -> str:
-    """A member's name without its ending."""
+    """Return a member's name without its ending."""
     return os.path.splitext(name)[0]
 
 
 class _Quick(tarfile.TarInfo):
-    """A member whose header, where it is that of a plain file, is read without what we leave."""
+    """A member of a tar; the header of a plain file is read without the fields not used here.
+
+    This makes it quicker to index a tar with many small files.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         size, checksum = buf[124:136].rstrip(b" \0"), buf[148:156].rstrip(b" \0")
         is_plain = buf[156:157] == tarfile.REGTYPE and _OCTAL.fullmatch(size + checksum)
-        # the sum is taken with blanks in the place of the sum
+        # The checksum is computed with its own field filled with blanks.
         if not is_plain or sum(buf) - sum(buf[148:156]) + 8 * ord(" ") != int(checksum or b"0", 8):
             return super().frombuf(buf, encoding, errors)
-        found = cls(buf[:100].split(b"\0", 1)[0].decode(encoding, errors))
-        found.size = int(size or b"0", 8)
+
+        member = cls(buf[:100].split(b"\0", 1)[0].decode(encoding, errors))
+        member.size = int(size or b"0", 8)
         if prefix := buf[345:500].split(b"\0", 1)[0]:
-            found.name = f"{prefix.decode(encoding, errors)}/{found.name}"
-        return found
+            member.name = f"{prefix.decode(encoding, errors)}/{member.name}"
+        return member
 
 
 def index(path: Path) -> Index:
-    """The index of a tar; ReedError if it is not whole, or holds a name twice."""
-    files: dict[str, Place] = {}
+    """Index a tar.
+
+    Raises:
+        ReedError: The tar cannot be read, breaks off, or holds a name twice.
+    """
+    files: dict[str, Location] = {}
     links: dict[str, str] = {}
     passed: Passed = {}
     try:
@@ -78,9 +90,9 @@ def index(path: Path) -> Index:
 
 
 def _scan(
-    path: Path, file: BinaryIO, files: dict[str, Place], links: dict[str, str], passed: Passed
+    path: Path, file: BinaryIO, files: dict[str, Location], links: dict[str, str], passed: Passed
 ) -> None:
-    """Every member of a tar, or of several that were joined into one file by `cat`."""
+    """Collect the members of a tar, or of several tars that `cat` joined into one file."""
     size, begin = os.fstat(file.fileno()).st_size, 0
     while begin < size or not begin:
         file.seek(begin)
@@ -88,8 +100,8 @@ def _scan(
             for member in tar:
                 # A plain list of all members would keep a kilobyte of each.
                 tar.members = []  # ty: ignore[missing-attribute]  # typeshed lacks it
-                _take(path, member, files, links, passed)
-            end = tar.offset  # where the next header would be
+                _add(path, member, files, links, passed)
+            end = tar.offset  # the next header would begin here
         file.seek(end)
         if file.read(_BLOCK) != bytes(_BLOCK):
             raise ReedError(f"the tar {path} breaks off after {end} bytes; fetch it again")
@@ -97,23 +109,26 @@ def _scan(
 
 
 def _next(file: BinaryIO) -> int:
-    """Where the next block begins that is not zero, or the end."""
+    """Return the offset of the next block that is not all zeros, or of the end."""
     while block := file.read(_BLOCK):
         if block.count(0) < len(block):
             return file.tell() - len(block)
     return file.tell()
 
 
-def _take(
+def _add(
     path: Path,
     member: tarfile.TarInfo,
-    files: dict[str, Place],
+    files: dict[str, Location],
     links: dict[str, str],
     passed: Passed,
 ) -> None:
+    """Add a member to the files, the links or the names that are passed over."""
     name = _plain(member.name)
     if member.isdir():
         return
+
+    # The first three tests are quicker than the fourth, which alone would do.
     if (name[0] == "." or "/." in name or "__MACOSX" in name) and _is_hidden(name):
         passed.setdefault("hidden", []).append(name)
     elif member.issparse() or not (member.isreg() or member.islnk() or member.issym()):
@@ -124,7 +139,7 @@ def _take(
         kinds.by_reason([name], passed)
     elif member.isreg():
         files[name] = (member.offset_data, member.size)
-    else:  # a hard link names a member, a symbolic one is relative to its folder
+    else:  # a hard link names a member, a symbolic link is relative to its own folder
         folder = posixpath.dirname(name) if member.issym() else ""
         links[name] = _plain(posixpath.join(folder, member.linkname))
 
@@ -134,27 +149,27 @@ def _is_hidden(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """A name without "./", ".." and double slashes, where it has some."""
+    """Return a name without "./", ".." and double slashes."""
     return posixpath.normpath(name) if "./" in name or "//" in name else name
 
 
-def _resolve(files: dict[str, Place], links: dict[str, str], passed: Passed) -> None:
-    """Put links where they lead, over other links, too."""
-    found: dict[str, Place] = {}
+def _resolve(files: dict[str, Location], links: dict[str, str], passed: Passed) -> None:
+    """Add links to the files, with the location of the file that they lead to."""
+    resolved: dict[str, Location] = {}
     for name in links:
         target, seen = name, set()
         while target in links and target not in seen:
             seen.add(target)
             target = links[target]
         if target in files:
-            found[name] = files[target]
+            resolved[name] = files[target]
         else:
             passed.setdefault("link to nothing", []).append(name)
-    files |= found
+    files |= resolved
 
 
-def _sorted(file: BinaryIO, files: dict[str, Place], passed: Passed) -> Index:
-    """Images, what stands beside them, and the others."""
+def _sorted(file: BinaryIO, files: dict[str, Location], passed: Passed) -> Index:
+    """Sort the files of a tar into images, files beside images, and files that are passed over."""
     groups: dict[str, list[str]] = {}
     companions: dict[str, str] = {}
     others = []
@@ -166,16 +181,20 @@ def _sorted(file: BinaryIO, files: dict[str, Place], passed: Passed) -> Index:
             companions[root + ending.lower()] = name
         else:
             others.append(name)
+
+    # Only files that no ending decides are opened: a tar may hold millions.
     for name in others:
         file.seek(files[name][0])
         if kinds.is_known(file.read(min(kinds.HEAD, files[name][1]))):
             groups.setdefault(base(name), []).append(name)
         else:
             kinds.by_reason([name], passed)
+
     masks = [mask for group in groups.values() if len(group) > 1 for mask in _masks(group)]
     if masks:
         passed[kinds.BESIDE] = masks
     left_out = set(masks)
+
     images = tuple(name for group in groups.values() for name in group if name not in left_out)
     owners = {*groups, *map(stem, images)}
     members = {name: files[name] for name in images}
@@ -188,10 +207,10 @@ def _sorted(file: BinaryIO, files: dict[str, Place], passed: Passed) -> Index:
 
 
 def _masks(group: list[str]) -> list[str]:
-    """The images of one sample but for the one that it is of.
+    """Return the images of one WebDataset sample that are passed over.
 
-    Of those whose name has one dot a photograph (JPEG) before others, then the first; without any
-    such, all of different names that are no masks are samples of their own.
+    If names without a second dot exist, one of these images is the sample: the first JPEG, or else
+    the first. If not, every image is a sample, except masks and repeated names.
     """
     plain = [name for name in group if stem(name) == base(name)]
     if plain:

@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth."""
+"""Folder trees of image files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from reed.sources.image.layouts import Folders, Found, Raw, is_debris, sifted
 
 
 class Tree(Folders):
-    """A folder of image files at any depth; a file is one by its ending, or by how it begins.
+    """A folder of image files at any depth.
 
-    Hidden files, __MACOSX, other files and masks beside an image are passed over. A key is the
-    path below the root, a stamp the size in bytes. Links are followed; one to nothing fails when
-    it is read.
+    A file is an image by the ending of its name, or by its first bytes. Hidden files, __MACOSX,
+    other files and masks beside an image are passed over. A key is the path below the root, a
+    stamp is the size in bytes. Links are followed; a link to nothing fails when it is read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -27,6 +27,7 @@ class Tree(Folders):
 
     @cached_property
     def _tops(self) -> list[str]:
+        """Names of the top folders, sorted."""
         return sorted(e.name for e in scan(self._root) if e.is_dir())
 
     def names(self) -> Sequence[str]:
@@ -47,7 +48,7 @@ class Tree(Folders):
     def raw(self, key: str) -> Raw:
         path = self._root / key
         try:
-            if not path.is_file():  # to open a pipe would wait forever
+            if not path.is_file():  # opening a pipe would wait forever
                 raise BadSample("there is no such file, or only a link to nothing")
             return Raw(path.read_bytes(), self.label(key))
         except OSError as error:
@@ -55,25 +56,36 @@ class Tree(Folders):
 
 
 def scan(folder: Path | str, hidden: list[str] | None = None) -> list[os.DirEntry]:
-    """What lies in a folder, but for hidden files and __MACOSX; ReedError when it cannot be read.
+    """Return the entries of a folder without hidden files and __MACOSX, in no particular order.
 
-    In no particular order; the names that are left out are added to `hidden`.
+    Args:
+        folder: The folder.
+        hidden: List to which the names that are left out are added.
+
+    Raises:
+        ReedError: The folder cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            found = list(entries)
+            listed = list(entries)
     except OSError as error:
         raise ReedError(f"cannot list {folder}: {error.strerror}") from error
-    kept = [entry for entry in found if not is_debris(entry.name)]
-    if hidden is not None and len(kept) < len(found):
-        hidden += [entry.name for entry in found if is_debris(entry.name)]
+    kept = [entry for entry in listed if not is_debris(entry.name)]
+    if hidden is not None and len(kept) < len(listed):
+        hidden += [entry.name for entry in listed if is_debris(entry.name)]
     return kept
 
 
 def walk(root: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every file below a folder, with its path from there; ReedError for what it cannot enter.
+    """Yield every file below a folder with its path relative to the folder.
 
-    hidden: where the paths of hidden files and folders go.
+    Args:
+        root: The folder.
+        hidden: List to which the paths of hidden files and folders are added.
+
+    Raises:
+        ReedError: A folder cannot be entered, a link leads to nothing, or a link leads to a folder
+            around it.
     """
     pending = [""]
     while pending:
@@ -82,6 +94,7 @@ def walk(root: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, os.
         entries = scan(os.path.join(root, below), left_out)
         if hidden is not None and left_out:
             hidden += [below + name for name in left_out]
+
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
@@ -91,6 +104,7 @@ def walk(root: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, os.
                 if entry.is_symlink():
                     _check_loop(entry)
                 pending.append(f"{below}{entry.name}/")
+            # A link to nothing that is named like an image is yielded: it fails as a sample.
             elif entry.is_symlink() and not is_image(entry.name) and not os.path.exists(entry.path):
                 raise ReedError(f"{entry.path} is a link to nothing; mend or remove it")
             else:
@@ -98,6 +112,7 @@ def walk(root: Path, hidden: list[str] | None = None) -> Iterator[tuple[str, os.
 
 
 def _check_loop(entry: os.DirEntry) -> None:
+    """Refuse a link to a folder that holds the link, which would be walked forever."""
     target, inside = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
     if os.path.join(inside, "").startswith(os.path.join(target, "")):
         raise ReedError(f"{entry.path} is a link to a folder that holds it; remove it")

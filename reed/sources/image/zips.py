@@ -1,4 +1,4 @@
-"""A zip of image files in folders."""
+"""Zips of image files in folders."""
 
 from __future__ import annotations
 
@@ -30,7 +30,16 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """Where a file lies in a zip."""
+    """The location and storage of one file in a zip.
+
+    Attributes:
+        header: Offset of its local header in bytes.
+        packed: Stored size in bytes.
+        size: Uncompressed size in bytes.
+        crc: CRC-32 of the uncompressed content.
+        method: Number of the compression method.
+        encrypted: Whether it is encrypted.
+    """
 
     header: int
     packed: int
@@ -41,11 +50,12 @@ class _Member:
 
 
 class Zip(Folders):
-    """A zip of such a folder. A stamp is the size in bytes and the CRC-32.
+    """A zip of a folder tree of image files (see Tree).
 
-    A single folder around all others, or one named like the zip or a split, is not part of a key,
-    nor is "./"; backslashes are slashes. The files are read by place, without a shared handle, so
-    any process or thread may read.
+    A stamp is the size in bytes and the CRC-32. A key leaves out a single folder around all others
+    and a folder around all that is named like the zip or like a split. It leaves out "./", and
+    writes backslashes as slashes. The files are read by offset, without a shared file handle, so
+    that any process or thread may read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,32 +64,34 @@ class Zip(Folders):
 
     @cached_property
     def _tops(self) -> list[str]:
+        """Names of the top folders, sorted."""
         return sorted({key.split("/")[0] for key in self.found().stamps if "/" in key})
 
     def names(self) -> Sequence[str]:
         return self._tops
 
     def found(self) -> Found:
-        members = self._members  # which fills what is passed over
+        members = self._members  # reading these fills self._passed
         stamps = {key: f"{m.size}-{m.crc:08x}" for key, m in members.items()}
         return sifted(stamps, {**self._passed}, self._path)
 
     @cached_property
     def _members(self) -> dict[str, _Member]:
-        found: dict[str, _Member] = {}
+        """Every image in the zip, by key."""
+        members: dict[str, _Member] = {}
         try:
             with zipfile.ZipFile(self._path) as opened:
                 for info in opened.infolist():
-                    self._take(opened, info, found)
+                    self._add(opened, info, members)
         except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
             raise ReedError(f"cannot read the zip {self._path}: {error}") from error
-        prefix = wrapping(found, {self._path.stem, *SPLITS})
-        return {name[len(prefix) :]: member for name, member in found.items()}
+        prefix = wrapping(members, {self._path.stem, *SPLITS})
+        return {name[len(prefix) :]: member for name, member in members.items()}
 
-    def _take(
-        self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, found: dict[str, _Member]
+    def _add(
+        self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, members: dict[str, _Member]
     ) -> None:
-        """Put a member where it belongs: an image, passed over, or no file."""
+        """Add a file of the zip to the members if it is an image, else to those passed over."""
         parts = [p for p in info.filename.replace("\\", "/").split("/") if p not in ("", ".")]
         name = "/".join(parts)
         if info.filename.endswith(("/", "\\")) or not parts:
@@ -87,6 +99,7 @@ class Zip(Folders):
         if any(map(is_debris, parts)):
             self._passed.setdefault("hidden", []).append(name)
             return
+
         member = _Member(
             info.header_offset,
             info.compress_size,
@@ -95,16 +108,18 @@ class Zip(Folders):
             info.compress_type,
             bool(info.flag_bits & 1),
         )
+        # Reading the first bytes is slow for a million files, so the ending decides first.
         if not is_image(name) and not self._begins_like_one(opened, info, member):
             kinds.by_reason([name], self._passed)
             return
-        if name in found:
+        if name in members:
             raise ReedError(f"{self._path} holds {name!r} twice")
-        found[name] = member
+        members[name] = member
 
     def _begins_like_one(
         self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, member: _Member
     ) -> bool:
+        """Whether a file is an image by its first bytes; False if they cannot be read."""
         if member.encrypted or member.method not in _METHODS:
             return False
         try:
@@ -120,6 +135,8 @@ class Zip(Folders):
         if member.encrypted or member.method not in _METHODS:
             how = "encrypted" if member.encrypted else f"compressed by method {member.method}"
             raise BadSample(f"{how} in the zip; store it plainly or deflated")
+
+        # zipfile would check the CRC, too, but shares one handle among all readers.
         try:
             content = self._bytes(member)
         except (OSError, zlib.error) as error:
@@ -131,10 +148,12 @@ class Zip(Folders):
         return Raw(content, self.label(key))
 
     def _bytes(self, member: _Member) -> bytes:
+        """Read the uncompressed content of a file, one byte more than stated at the most."""
         with open(self._path, "rb") as file:
             file.seek(member.header)
             header = file.read(30)
-            # the local header ends with the lengths of the name and of the extra field
+            # The local header ends with the lengths of the name and of the extra field, which may
+            # differ from those in the central directory.
             skip = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
             file.seek(skip, os.SEEK_CUR)
             packed = file.read(member.packed)

@@ -2,94 +2,124 @@
 
 from __future__ import annotations
 
-import csv
+import codecs
 import gzip
-import io
 import mmap
-import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from reed.build.shard import BadSample
 from reed.errors import ReedError
+from reed.sources.molecule import sdf_text, tables
+from reed.sources.molecule.tables import Dialect
 
-SDF = (".sdf", ".sdf.gz", ".sd", ".mol")
-LISTS = (".smi", ".smiles", ".csv", ".smi.gz", ".smiles.gz", ".csv.gz")
-_END = re.compile(rb"^\$\$\$\$[^\n]*(\n|\Z)", re.MULTILINE)
-_LINE = re.compile(rb"[^\r\n]+")
+SDF = (".sdf", ".sd", ".mol")
+WORDS = (".smi", ".smiles", ".ism", ".cxsmiles")
+TABLES = (".csv", ".tsv")
+PACKED = ".gz"
+_GZIP = b"\x1f\x8b"
 
 
-def entry(path: Path, number: int) -> str:
-    """The text of entry `number` of an SDF or of a list of SMILES; BadSample with the reason."""
+def ending(path: Path) -> str:
+    """Return the ending that says what a file holds, in lower case and without .gz."""
+    return Path(path.name.lower().removesuffix(PACKED)).suffix
+
+
+def is_sdf(path: Path) -> bool:
+    """Whether the ending is that of files with coordinates."""
+    return ending(path) in SDF
+
+
+def is_readable(path: Path) -> bool:
+    """Whether the ending is that of an SDF or of a list of SMILES."""
+    return ending(path) in (*SDF, *WORDS, *TABLES)
+
+
+def entry(path: Path, number: int, smiles: str = "") -> str:
+    """Return the text of entry `number` of an SDF or of a list; BadSample with the reason.
+
+    smiles: the column of the SMILES, see `smiles_of`.
+    """
+    opened = _current(path, smiles)
+    if not 0 <= number < len(opened.spans):
+        has = f"{path.name} has {len(opened.spans)} entries"
+        raise BadSample(f"{has}, none has the number {number}")
+    first, last = opened.spans[number]
+    return _text(opened.data[first:last])
+
+
+def count(path: Path, smiles: str = "") -> int:
+    """Return how many entries a file has; ReedError when it cannot be read."""
+    return len(_current(path, smiles).spans)
+
+
+def smiles_of(path: Path, number: int, smiles: str = "") -> str:
+    """Return the SMILES of an entry of a list; BadSample where the entry has none.
+
+    smiles: the column that holds them in files whose first line names columns. By default it is
+    the one called smiles, or the only one whose name ends so. Other files have the SMILES first.
+    """
+    record, dialect = entry(path, number, smiles), _current(path, smiles).dialect
+    assert dialect is not None, "an SDF has no SMILES"
+    found = dialect.smiles(record)
+    if found is None:
+        have = len(tables.cells(record, dialect.separator))
+        raise BadSample(f"the line has {have} cells, SMILES are in cell {dialect.column + 1}")
+    return found
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file's bytes, where each entry begins and ends, and how a list is written."""
+
+    data: bytes | mmap.mmap
+    spans: Sequence[tuple[int, int]]
+    dialect: Dialect | None
+
+
+def _current(path: Path, smiles: str) -> _Opened:
+    """Return a file as it is now; BadSample where it is not there."""
     try:
         status = path.stat()
     except OSError as error:
         raise BadSample(f"cannot read {path.name}: {error.strerror}") from error
-    data, spans = _opened(path, status.st_size, status.st_mtime_ns)
-    if not 0 <= number < len(spans):
-        raise BadSample(f"{path.name} has {len(spans)} entries, none has the number {number}")
-    first, last = spans[number]
-    try:
-        return data[first:last].decode()
-    except UnicodeDecodeError as error:
-        raise BadSample(f"is no text: {error}") from error
-
-
-def count(path: Path) -> int:
-    """How many entries a file has; ReedError when it cannot be read."""
-    status = path.stat()
-    return len(_opened(path, status.st_size, status.st_mtime_ns)[1])
+    return _opened(path, "" if is_sdf(path) else smiles, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=2)  # files; a packed one is held in memory
-def _opened(
-    path: Path, size: int, changed: int
-) -> tuple[bytes | mmap.mmap, Sequence[tuple[int, int]]]:
-    """The bytes of a file, and where each entry begins and ends."""
+def _opened(path: Path, smiles: str, size: int, changed: int) -> _Opened:
+    """Find the entries of a file; ReedError where it cannot be read."""
+    data = _content(path, size)
+    if is_sdf(path):
+        return _Opened(data, sdf_text.spans(data), None)
+    start = len(codecs.BOM_UTF8) if data[:3] == codecs.BOM_UTF8 else 0
+    dialect = tables.dialect(data, start, str(path), smiles, ending(path) in TABLES)
+    return _Opened(data, dialect.spans(data, start), dialect)
+
+
+def _content(path: Path, size: int) -> bytes | mmap.mmap:
+    """Return a file's bytes, unpacked if they are gzip, and as UTF-8 if they are UTF-16."""
     try:
         with open(path, "rb") as file:
-            if path.suffix == ".gz":
+            head = file.read(2)
+            if head == _GZIP:
+                file.seek(0)
                 data: bytes | mmap.mmap = gzip.decompress(file.read())
             else:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-    except (OSError, EOFError, zlib.error) as error:
+        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return data[:].decode("utf-16").encode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ReedError(f"cannot read {path}: {error}") from error
-    if not path.name.endswith(SDF):
-        lines = [found.span() for found in _LINE.finditer(data)]
-        return data, lines[_header(path, data, lines) :]
-    ends = [0, *(found.end() for found in _END.finditer(data))]
-    if data[ends[-1] :].strip():  # the last one need not be closed
-        ends.append(len(data))
-    return data, list(zip(ends[:-1], ends[1:], strict=True))
+    return data
 
 
-def _header(path: Path, data: bytes | mmap.mmap, lines: Sequence[tuple[int, int]]) -> int:
-    """1 if the first line names columns, else 0."""
-    if not lines or ".csv" not in path.suffixes:
-        return 0
-    return int(bool(_named(data[slice(*lines[0])].decode(errors="replace"))))
-
-
-def smiles_of(path: Path, number: int) -> str:
-    """The SMILES of an entry: the first word of a line, or of a .csv the column called smiles.
-
-    A .csv without such a header has it in its first column.
-    """
-    line = entry(path, number)
-    if ".csv" not in path.suffixes:
-        return line.split()[0] if line.strip() else ""
-    status = path.stat()
-    data, spans = _opened(path, status.st_size, status.st_mtime_ns)
-    head = data[: spans[0][0]].decode(errors="replace").strip()
-    cells, place = next(csv.reader(io.StringIO(line))), (_named(head) or [0])[0]
-    if place >= len(cells):
-        raise BadSample(f"the line has {len(cells)} cells, SMILES are in cell {place + 1}")
-    return cells[place].strip()
-
-
-def _named(line: str) -> list[int]:
-    """The places of columns that are called smiles, of a line of names."""
-    cells = next(csv.reader(io.StringIO(line)), [])
-    return [i for i, cell in enumerate(cells) if cell.strip().lower().endswith("smiles")]
+def _text(data: bytes) -> str:
+    """Return the text of bytes: UTF-8, else Latin-1, in which every byte is a letter."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

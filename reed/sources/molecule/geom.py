@@ -52,6 +52,15 @@ class Geom:
                 for rank in range(min(there, self.conformers)):
                     yield f"{entry['pickle_path']}/{rank:02d}", f"{there}", problem
 
+    def files(self) -> Iterator[Path]:
+        """The files that belong to the layout: tables, and the pickles that they name."""
+        for name in SUMMARIES:
+            if (self.folder / name).is_file():
+                yield self.folder / name
+                for entry in _table(self.folder / name).values():
+                    if isinstance(entry, dict) and "pickle_path" in entry:
+                        yield self.folder / str(entry["pickle_path"])
+
     def read(self, key: str) -> Any:
         """The conformer of a key, a molecule of RDKit; BadSample with the reason."""
         place, _, rank = key.rpartition("/")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +13,21 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.build.shard import BadSample
-from reed.chem import rdkit
+from reed.build.source import Listing
+from reed.chem import rdkit, rdkit_reading
 from reed.chem.molecule import Molecule, to_lists
+from reed.chem.molecule_geometry import implausible
 from reed.errors import ReedError, suggest
 from reed.seeding import seed_for
 from reed.sources import SOURCES
-from reed.sources.molecule import entries, qm9
+from reed.sources.molecule import data_files, entries, qm9, sdf_text
+from reed.sources.molecule.data_files import Files
 from reed.sources.molecule.geom import Geom
 from reed.sources.molecule.split_files import SplitFiles
 
 ENTRIES = ("coords", "atoms", "charges", "partners", "orders", "smiles")
 SPLITS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}  # tenths, as MiDi's
-# public files that cannot be read, by their endings, and what to do
-ADVICE = {
-    (".msgpack",): "GEOM's tables of coordinates have no bonds; unpack its rdkit_folder.tar.gz",
-    (".xyz", ".xyz.tar.bz2"): "files of coordinates have no bonds; of QM9, take the gdb9.sdf in "
-    "MoleculeNet's qm9.zip",
-    (".pickle", ".pkl"): "pickles are read in GEOM's rdkit_folder, beside summary_drugs.json or "
-    "summary_qm9.json, or called train_data.pickle, val_data.pickle and test_data.pickle",
-    (".tar.gz", ".tgz", ".zip"): "unpack it and name the folder",
-}
+READING = 2  # how files are read; a cache that was planned by another is not added to
 
 
 @SOURCES.register("molecules")
@@ -44,12 +40,16 @@ class Molecules:
     formal [N]; partners, orders: neighbours and kinds of bonds [N, 8], see
     reed.chem.molecule.to_lists; smiles: canonical, with stereo.
 
-    data: a file, or a folder tree of files: .sdf, .sd or .mol, whose coordinates are kept, and
-    .smi, .smiles or .csv, which get a conformer (reed.chem.rdkit.conformer) from the seed and their
-    place; all also .gz, which every reading process holds in memory. Beside a gdb9.sdf, what
-    QM9's uncharacterized.txt lists is left out. Or the rdkit_folder of GEOM
-    (reed.sources.molecule.geom), or the files of MiDi and SemlaFlow
-    (reed.sources.molecule.split_files), which come first where both are.
+    data: a file, or a folder tree of files: SDF, whose coordinates are kept, and lists of SMILES,
+    which get a conformer (reed.chem.rdkit.conformer) from the seed and their place
+    (reed.sources.molecule.entries has the endings); all also .gz, which every reading process holds
+    in memory. Beside a gdb9.sdf, what QM9's uncharacterized.txt lists is left out. Or the
+    rdkit_folder of GEOM (reed.sources.molecule.geom), or the files of MiDi and SemlaFlow
+    (reed.sources.molecule.split_files), which come first where both are. Other files are passed
+    over and named.
+
+    smiles: the column of lists that holds the SMILES, where their first line names columns.
+    Default: the one called smiles, or the only one whose name ends so.
 
     split: train, valid, test or all. That of the files where they are split, as are MiDi's and
     SemlaFlow's and QM9 with MiDi's train.csv, val.csv and test.csv beside gdb9.sdf. Else eight,
@@ -58,11 +58,12 @@ class Molecules:
 
     conformers: of each molecule of GEOM, those of lowest energy, or the first in the files of MiDi;
     min_atoms, max_atoms: hydrogens included. What these, the split, fragments, elements, charges,
-    isotopes and radicals leave out is counted on stdout; what cannot be read at all fails and is
-    recorded.
+    isotopes and radicals leave out is counted on stderr and in the account of the cache; what
+    cannot be read at all fails and is recorded.
     """
 
     data: Path | None = None
+    smiles: str = ""
     split: str = "all"
     min_atoms: int = 2
     max_atoms: int = 255
@@ -82,27 +83,44 @@ class Molecules:
             hint = suggest(self.split, ("all", *SPLITS))
             raise ReedError(f"molecules: there is no split {self.split!r}.{hint}")
 
-    def listing(self) -> dict[str, str]:
-        """Every key with the size of its file; what cannot be read is kept, to fail then."""
+    def listing(self) -> Listing:
+        """Every key with the size of its file; what cannot be read is kept, to fail then.
+
+        It counts what was left out, by reason, and the files that were passed over.
+        """
+        if self.data is None:
+            raise ReedError("molecules: name a file or folder with --data")
+        layout = self._layout
+        if layout is None:
+            files = data_files.find(self.data)
+        else:
+            files = Files([], data_files.beside(self.data, layout.files()))
         stamps: dict[str, str] = {}
         out: Counter[str] = Counter()
-        for key, stamp, problem in self._all():
+
+        for key, stamp, problem in self._all(files.paths):
             out[problem] += 1
             if not problem:
                 stamps[key] = stamp
-        reasons = ", ".join(f"{count} {name}" for name, count in sorted(out.items()) if name)
+        del out[""]
+
+        reasons = ", ".join(f"{count} {name}" for name, count in sorted(out.items()))
         if reasons or self.split != "all":
             of = "" if self.split == "all" else f" of the split {self.split!r}"
             left = f"; left out: {reasons}" if reasons else ""
-            tqdm.write(f"molecules: {len(stamps)} samples{of}{left}")
-        return stamps
+            tqdm.write(f"molecules: {len(stamps)} samples{of}{left}", file=sys.stderr)
+        counts = {f"left out: {name}": count for name, count in sorted(out.items())}
+        return Listing(stamps, files.passed, counts=counts)
 
-    def _all(self) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every molecule."""
+    def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
+        """Key, stamp and what it is left out for of every molecule.
+
+        paths: the files to read where the data has no layout of its own.
+        """
         layout = self._layout
         if isinstance(layout, SplitFiles):
             return layout.listing(self._problem)
-        return layout.listing(self._unwanted) if layout else self._scan()
+        return layout.listing(self._unwanted) if layout else self._scan(paths)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """The entries of one molecule; BadSample with the reason."""
@@ -112,8 +130,8 @@ class Molecules:
         if not place or not number.isdecimal():
             raise BadSample(f"no molecule {key!r}: keys are the file and the number in it")
         path = self._root / place
-        mol = parsed(path, int(number))
-        if not path.name.endswith(entries.LISTS):
+        mol = parsed(path, int(number), self.smiles)
+        if entries.is_sdf(path):
             return self._placed(mol)
         if problem := self._problem(mol):
             raise BadSample(f"is left out: {problem}")
@@ -139,22 +157,15 @@ class Molecules:
         assert self.data is not None, "listing() comes before read()"
         return self.data.parent if self.data.is_file() else self.data
 
-    def _scan(self) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every molecule."""
-        suffixes = (*entries.SDF, *entries.LISTS)
-        if self.data is None or not self.data.exists():
-            at = "" if self.data is None else f", there is nothing at {self.data}"
-            raise ReedError(f"molecules: name a file or folder with --data{at}")
-        found = [self.data] if self.data.is_file() else sorted(self.data.rglob("*"))
-        paths = [p for p in found if p.name.endswith(suffixes) and not qm9.is_companion(p)]
-        if not paths:
-            raise ReedError(f"molecules: {_why_none(self.data, found, suffixes)}")
+    def _scan(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
+        """Key, stamp and what it is left out for of every molecule of some files."""
         for path in paths:
             omitted, sides = qm9.omitted(path), qm9.splits(path)
-            stamp, numbers = str(path.stat().st_size), range(entries.count(path))
+            stamp = f"{path.stat().st_size}-{READING}"
+            numbers = range(entries.count(path, self.smiles))
             for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
                 key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
-                mol = _readable(path, number)
+                mol = _readable(path, number, self.smiles)
                 if number in omitted:
                     yield key, stamp, "uncharacterized"
                 elif sides:
@@ -185,24 +196,19 @@ class Molecules:
         return "over max_atoms" if atoms > self.max_atoms else ""
 
 
-def parsed(path: Path, number: int) -> Any:
-    """An entry of a file as a sanitised molecule of RDKit; BadSample where it is none."""
-    library = rdkit.library()
-    if path.name.endswith(entries.LISTS):
-        text = entries.smiles_of(path, number)
-        mol = library.MolFromSmiles(text) if text else None
-        reason = f"{text[:80]!r} is no SMILES"
-    else:
-        mol = library.MolFromMolBlock(entries.entry(path, number), removeHs=False)
-        reason = "is no molecule that RDKit accepts"
-    if mol is None:
-        raise BadSample(reason)
-    return mol
+def parsed(path: Path, number: int, smiles: str = "") -> Any:
+    """An entry of a file as a sanitised molecule of RDKit; BadSample where it is none.
+
+    smiles: the column of lists that holds the SMILES, see reed.sources.molecule.entries.
+    """
+    if entries.is_sdf(path):
+        return rdkit_reading.from_block(sdf_text.mol_block(entries.entry(path, number)))
+    return rdkit_reading.from_smiles(entries.smiles_of(path, number, smiles))
 
 
-def _readable(path: Path, number: int) -> Any | None:
+def _readable(path: Path, number: int, smiles: str) -> Any | None:
     try:
-        return parsed(path, number)
+        return parsed(path, number, smiles)
     except BadSample:
         return None
 
@@ -211,9 +217,8 @@ def with_conformer(mol: Any) -> dict[str, Any]:
     """The entries of a molecule with the coordinates it has; hydrogens it lacks are placed."""
     if not mol.GetNumConformers():
         raise BadSample("has no coordinates")
-    placed = mol.GetConformer()
-    if not placed.Is3D() and mol.GetNumAtoms() > 2 and not placed.GetPositions()[:, 2].any():
-        raise BadSample("has coordinates in the plane only, no conformer")
+    if reason := implausible(mol):
+        raise BadSample(reason)
     return sample(rdkit.library().AddHs(mol, addCoords=True))
 
 
@@ -240,12 +245,3 @@ def sample(mol: Any) -> dict[str, Any]:
         "orders": orders,
         "smiles": rdkit.smiles(mol),
     }
-
-
-def _why_none(data: Path, found: Iterable[Path], suffixes: Iterable[str]) -> str:
-    """Why there is nothing to read at `data`, and what to do."""
-    for path in found:
-        for endings, advice in ADVICE.items():
-            if path.name.endswith(endings):
-                return f"cannot read {path}: {advice}"
-    return f"{data} has no file that ends in {', '.join(suffixes)}"

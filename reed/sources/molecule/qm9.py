@@ -14,9 +14,10 @@ SPLITS = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
 
 def is_companion(path: Path) -> bool:
     """Whether a table only tells of an SDF beside it."""
-    if path.suffix == ".csv" and path.with_suffix("").is_file():
+    table = path.with_suffix("")
+    if path.suffix.lower() == ".csv" and table.suffix.lower() == ".sdf" and table.is_file():
         return True
-    return path.name in SPLITS.values() and path.with_name(NAME).is_file()
+    return path.name in (OMITTED, *SPLITS.values()) and path.with_name(NAME).is_file()
 
 
 def omitted(path: Path) -> frozenset[int]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reed.build.shard import BadSample
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_reading
 from reed.chem.molecule import AROMATIC, ATOMS, ELEMENTS, Molecule
 from reed.sources.molecule import pickles
 
@@ -41,9 +41,11 @@ def molecule(content: bytes) -> Any:
     a, b, kinds = bonds.T
     matrix[a, b] = matrix[b, a] = kinds * (a != b)
     atoms = np.array([places[number] for number in numbers.tolist()], np.uint8)
-    made = rdkit.sanitised(Molecule(coords.astype(np.float32), atoms, charges.astype(int), matrix))
+    plain = Molecule(coords.astype(np.float32), atoms, charges.astype(int), matrix)
+    made = rdkit.sanitised(plain)
     if made is None:
-        raise BadSample("is no molecule that RDKit accepts")
+        reason = rdkit_reading.why_unsound(plain)
+        raise BadSample(f"is no molecule that RDKit accepts: {reason}")
     return made
 
 

@@ -70,6 +70,10 @@ class SplitFiles:
                 for rank in range(count):
                     yield f"{path.name}/{number:06d}/{rank:02d}", stamp, problem
 
+    def files(self) -> list[Path]:
+        """The files that belong to the layout, of all splits."""
+        return [path for _, path in _found(self.data)]
+
     def _chosen(self) -> list[Path]:
         there = _found(self.data)
         if len({path.suffix for _, path in there}) > 1:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from reed.build.shard import BadSample
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_reading
 from reed.errors import ReedError
 from reed.seeding import seed_for
 from reed.sources import SOURCES
@@ -74,8 +74,8 @@ class MoleculesToy:
         chosen = self._chosen()
         if split != self.split or not row.isdecimal() or int(row) >= len(chosen):
             raise BadSample(f"no molecule {key!r}: there are {len(chosen)} in {self.split!r}")
-        mol = rdkit.library().MolFromSmiles(chosen[int(row)])
-        if problem := "is no SMILES" if mol is None else rdkit.problem(mol):
+        mol = rdkit_reading.from_smiles(chosen[int(row)])
+        if problem := rdkit.problem(mol):
             raise BadSample(f"{chosen[int(row)]!r}: {problem}")
         return embedded(mol, seed_for("molecules-toy", VERSION, self.seed, key))
 

@@ -1,1 +1,1 @@
-"""Readers of protein structures."""
+"""Sources that read or generate protein structures."""

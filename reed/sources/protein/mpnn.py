@@ -27,7 +27,13 @@ COLUMNS = ("CHAINID", "RESOLUTION", "CLUSTER", "SEQUENCE")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of list.csv; resolution: in angstroms, NaN where there is none."""
+    """One line of list.csv.
+
+    Attributes:
+        cluster: Number of the cluster of the sequence.
+        resolution: Resolution in angstroms; NaN if unknown.
+        sequence: Sequence of the chain.
+    """
 
     cluster: int
     resolution: float
@@ -36,8 +42,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Mpnn:
-    """The chains of one split: those of the clusters that valid_clusters.txt lists, that
-    test_clusters.txt lists, or that neither does (train). Keys are CHAINIDs ("5naf_A").
+    """The chains of one split; keys are CHAINIDs ("5naf_A").
+
+    The split ``valid`` has the clusters in valid_clusters.txt, ``test`` those in
+    test_clusters.txt, and ``train`` all others.
+
+    Attributes:
+        data: The folder of list.csv.
+        split: ``train``, ``valid`` or ``test``.
     """
 
     data: Path
@@ -49,7 +61,12 @@ class Mpnn:
             raise ReedError(f"proteins: there is no split {self.split!r}.{hint}")
 
     def listing(self, problem: Callable[[str, float], str]) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for, of every chain of the split; opens no file."""
+        """Yield key, stamp and problem of every chain of the split, without opening its file.
+
+        Args:
+            problem: Function of sequence and resolution that returns why a chain is left out, or
+                an empty string.
+        """
         for key, row in self._rows.items():
             path = self._path(key)
             size = path.stat().st_size if path.is_file() else -1
@@ -57,23 +74,30 @@ class Mpnn:
             yield key, f"{size}-{row.cluster}", reason
 
     def read(self, key: str) -> tuple[Chain, int, float]:
-        """The chain, its cluster and its resolution; BadSample with the reason."""
+        """Read a chain, its cluster and its resolution.
+
+        Raises:
+            BadSample: There is no such chain, or its file is damaged.
+        """
         row, path = self._rows.get(key), self._path(key)
         if row is None or not path.is_file():
             raise BadSample("not in list.csv" if row is None else f"there is no {path.name}")
         try:
-            found = read(path)
+            content = read(path)
         except ReedError as error:
             raise BadSample(str(error)) from error
-        sequence, coords = found.get("seq"), getattr(found.get("xyz"), "shape", ())
-        right = isinstance(sequence, str) and len(coords) == 3 and coords[1:] == (14, 3)
-        if not right or coords[0] != len(sequence) or not sequence:
-            problem = f"xyz is {list(coords)}, seq {sequence!r:.20}"
+
+        sequence, shape = content.get("seq"), getattr(content.get("xyz"), "shape", ())
+        is_chain = isinstance(sequence, str) and len(shape) == 3 and shape[1:] == (14, 3)
+        if not is_chain or shape[0] != len(sequence) or not sequence:
+            problem = f"xyz is {list(shape)}, seq {sequence!r:.20}"
             raise BadSample(f"{path.name}: {problem}; expected [L, 14, 3] and L letters")
-        atoms = found["xyz"].float().numpy()[:, : len(ATOMS)].copy()  # the first are N, CA, C, O
+
+        atoms = content["xyz"].float().numpy()[:, : len(ATOMS)].copy()  # first are N, CA, C, O
         if np.isinf(atoms).any() or not np.isfinite(atoms[:, 1]).any():
             raise BadSample(f"{path.name}: no CA atom, or coordinates that are infinite")
-        atoms[~np.isfinite(atoms).all(2)] = np.nan
+        atoms[~np.isfinite(atoms).all(2)] = np.nan  # an atom is observed as a whole or not at all
+
         letters = "".join(letter if letter in ALPHABET else "X" for letter in sequence)
         number = np.arange(len(letters), dtype=np.int32)
         chain = Chain(key.rpartition("_")[2], letters, atoms, number)
@@ -89,27 +113,30 @@ class Mpnn:
 
 @dataclass(frozen=True)
 class _Table:
+    """The content of list.csv, and the clusters of ``valid`` and ``test``."""
+
     rows: dict[str, Row]
     held_out: dict[str, frozenset[int]]
 
     @cached_property
     def _splits(self) -> dict[str, dict[str, Row]]:
-        found: dict[str, dict[str, Row]] = {split: {} for split in SPLITS}
+        splits: dict[str, dict[str, Row]] = {split: {} for split in SPLITS}
         for key, row in self.rows.items():
             held = [name for name, clusters in self.held_out.items() if row.cluster in clusters]
-            found[held[0] if held else "train"][key] = row
-        return found
+            splits[held[0] if held else "train"][key] = row
+        return splits
 
     def split(self, name: str) -> dict[str, Row]:
-        """The rows of one split."""
+        """Return the rows of one split by key."""
         return self._splits[name]
 
 
 def _table(data: Path) -> _Table:
+    """Return the table of a folder; it is read again when list.csv has changed."""
     return _open(data, (data / "list.csv").stat().st_mtime_ns)
 
 
-@lru_cache(maxsize=1)  # per process: a source that was sent to another one opens its data there
+@lru_cache(maxsize=1)  # per process: a source that is sent to another process opens its data there
 def _open(data: Path, changed: int) -> _Table:
     path = data / "list.csv"
     try:
@@ -118,7 +145,9 @@ def _open(data: Path, changed: int) -> _Table:
         raise ReedError(f"cannot read {path}: {error}") from error
     held_out = {name: _clusters(data / f"{name}_clusters.txt") for name in ("valid", "test")}
     if both := held_out["valid"] & held_out["test"]:
-        raise ReedError(f"{data}: cluster {min(both)} is both in valid and in test_clusters.txt")
+        raise ReedError(
+            f"{data}: cluster {min(both)} is in valid_clusters.txt and in test_clusters.txt"
+        )
     return _Table(rows, held_out)
 
 
@@ -131,11 +160,18 @@ def _rows(path: Path) -> dict[str, Row]:
         for line in lines:
             key, row = _row(path, lines.line_num, line)
             if rows.setdefault(key, row) != row:
-                raise ReedError(f"{path}, line {lines.line_num}: {key!r} is there twice")
+                raise ReedError(
+                    f"{path}, line {lines.line_num}: {key!r} is listed twice, with different values"
+                )
     return rows
 
 
 def _row(path: Path, number: int, line: Mapping[str, Any]) -> tuple[str, Row]:
+    """Parse one line of list.csv.
+
+    Raises:
+        ReedError: A value is missing or no number, or the key would be an unsafe path.
+    """
     try:
         key, resolution = line["CHAINID"], float(line["RESOLUTION"] or "nan")
         known = resolution if math.isfinite(resolution) and resolution > 0 else math.nan
@@ -143,11 +179,11 @@ def _row(path: Path, number: int, line: Mapping[str, Any]) -> tuple[str, Row]:
             raise ValueError(f"CHAINID {key!r}")
         return key, Row(int(line["CLUSTER"]), known, line["SEQUENCE"])
     except (TypeError, ValueError) as error:
-        raise ReedError(f"{path}, line {number} is no chain: {error}") from error
+        raise ReedError(f"{path}, line {number} is not a chain: {error}") from error
 
 
 def _clusters(path: Path) -> frozenset[int]:
     try:
         return frozenset(int(word) for word in path.read_text(encoding="utf-8").split())
     except (OSError, ValueError) as error:
-        raise ReedError(f"cannot read {path}, which says what is held out: {error}") from error
+        raise ReedError(f"cannot read {path}, which lists held-out clusters: {error}") from error

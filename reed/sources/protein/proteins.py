@@ -1,4 +1,4 @@
-"""Protein chains with known structure: a folder of PDB and mmCIF files, or ProteinMPNN's data."""
+"""The source ``proteins``: chains of PDB and mmCIF files, or of ProteinMPNN's training data."""
 
 from __future__ import annotations
 
@@ -22,27 +22,39 @@ from reed.errors import ReedError
 from reed.sources import SOURCES
 from reed.sources.protein.mpnn import Mpnn
 
-READING = 2  # how structures are read; a cache that was planned by another is not added to
-BETWEEN = 100  # added to the numbers of each further chain, as ProteinMPNN does
+READING = 2  # version of the reader, part of every stamp: no other version extends a cache
+BETWEEN = 100  # added to the numbers of residues for each chain before, as in ProteinMPNN
 
 
 @SOURCES.register("proteins")
 @dataclass(frozen=True)
 class Proteins:
-    """Chains of at most one size and resolution, with their sequence and backbone.
+    """Protein chains up to a length and a resolution, with their sequence and backbone.
 
-    coords: N, CA, C, O in angstroms, float32 [L, 4, 3], NaN where not observed; sequence: L
-    letters of ProteinMPNN's alphabet, X for what is none of the 20; number: int32 [L], the
-    position in the sequence (reed.chem.structure), plus 100 for each chain before; chain: int32
-    [L], which chain; cluster: int, equal for chains of one cluster, or of one sequence where there
-    are no clusters; resolution: in angstroms, NaN if unknown.
+    Its entries:
 
-    data: a folder tree of .pdb, .ent, .cif or .mmcif files (.pdb1 and so on: assemblies), also
-    .gz, or the folder of the training data of ProteinMPNN (list.csv, reed.sources.protein.mpnn);
-    split: of the latter: train, valid or test; assembly: all chains of a file are one sample, else
-    each is one; max_resolution: structures without any, as from NMR, stay; max_x: the largest
-    share of X. What these leave out is counted on stderr, and so is a chain without a residue that
-    has N, CA, C, O and a letter: there is nothing to learn from it.
+    - ``coords``: N, CA, C, O in angstroms, float32 [L, 4, 3]; NaN where not observed.
+    - ``sequence``: L letters of ProteinMPNN's alphabet; X for a residue without a letter.
+    - ``number``: int32 [L], the position in the sequence (reed.chem.structure), plus 100 for each
+      chain before.
+    - ``chain``: int32 [L], the index of the chain within the sample.
+    - ``cluster``: int, equal for chains of one cluster or, without clusters, of one sequence.
+    - ``resolution``: in angstroms; NaN if unknown.
+
+    The numbers of chains that the settings leave out are printed to stderr. Chains without a single
+    residue that has N, CA, C, O and a letter are left out, too: nothing can be learned from them.
+
+    Attributes:
+        data: A folder tree of .pdb, .ent, .cif or .mmcif files (.pdb1 and so on for assemblies),
+            also with .gz; or the folder of ProteinMPNN's training data, which has a list.csv
+            (reed.sources.protein.mpnn).
+        split: ``train``, ``valid`` or ``test`` of ProteinMPNN's data.
+        assembly: Whether all chains of a file are one sample; by default each chain is one.
+        max_resolution: Greatest resolution in angstroms. Structures without one, such as those
+            from NMR, are kept.
+        min_length: Smallest number of residues.
+        max_length: Greatest number of residues.
+        max_x: Greatest share of X in the sequence.
     """
 
     data: Path | None = None
@@ -60,9 +72,12 @@ class Proteins:
         if not 1 <= self.min_length <= self.max_length:
             problem = f"min_length is {self.min_length} and max_length {self.max_length}"
             raise ReedError(f"proteins: {problem}; they must be at least 1 and in this order")
+
         if not self.max_resolution > 0 or not 0 <= self.max_x <= 1:
             problem = f"max_resolution is {self.max_resolution} and max_x {self.max_x}"
             raise ReedError(f"proteins: {problem}; they must be above 0, and from 0 to 1")
+
+        # Settings that have no effect on the data are refused rather than ignored.
         if self._is_mpnn and self.assembly:
             raise ReedError(f"{self.data} has one file per chain; leave out source.assembly")
         if self.split and self.data and not self._is_mpnn:
@@ -74,47 +89,63 @@ class Proteins:
         return self.data is not None and (self.data / "list.csv").is_file()
 
     def listing(self) -> Listing:
-        """Every key with the size of its file; unreadable files are kept, to fail with a reason.
+        """Return every key with a stamp that contains the size of its file.
 
-        It counts the letters of the samples by how they came, where these are files of structures.
+        Unreadable files are listed, so that they fail with a reason. For files of structures, the
+        letters of all samples are counted by their origin (reed.chem.letters.WAYS).
+
+        Raises:
+            ReedError: There is no folder of structures.
         """
         if self.data is None or not self.data.is_dir():
             at = "" if self.data is None else f", there is none at {self.data}"
             raise ReedError(f"proteins: name a folder of structures with --data{at}")
+
         passed: dict[str, list[str]] = {}
         letters: Counter[str] = Counter()
-        found = self._mpnn.listing(self._problem) if self._is_mpnn else self._scan(passed, letters)
+        listed = self._mpnn.listing(self._problem) if self._is_mpnn else self._scan(passed, letters)
         stamps: dict[str, str] = {}
-        out: Counter[str] = Counter()
-        for key, stamp, problem in found:
-            out[problem] += 1
+        problems: Counter[str] = Counter()
+        for key, stamp, problem in listed:
+            problems[problem] += 1
             if not problem:
                 stamps[key] = stamp
-        if reasons := ", ".join(f"{count} {name}" for name, count in sorted(out.items()) if name):
-            tqdm.write(f"proteins: {len(stamps)} samples; left out: {reasons}", file=sys.stderr)
-        told = {way: letters[way] for way in WAYS if letters[way]}
-        if set(told) - {STANDARD}:
-            ways = ", ".join(f"{count} {way}" for way, count in told.items())
+
+        left_out = ", ".join(f"{count} {name}" for name, count in sorted(problems.items()) if name)
+        if left_out:
+            tqdm.write(f"proteins: {len(stamps)} samples; left out: {left_out}", file=sys.stderr)
+
+        # A data set of the 20 standard names alone needs no line.
+        origins = {way: letters[way] for way in WAYS if letters[way]}
+        if set(origins) - {STANDARD}:
+            ways = ", ".join(f"{count} {way}" for way, count in origins.items())
             tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
-        counts = {f"letters: {way}": count for way, count in told.items()}
+        counts = {f"letters: {way}": count for way, count in origins.items()}
         return Listing(stamps, passed, counts=counts)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
-        """The entries of one chain, or of all chains of a file; BadSample with the reason."""
+        """Return the entries of one chain, or of all chains of a file.
+
+        Raises:
+            BadSample: The file or the chain cannot be read.
+        """
         if self._is_mpnn:
             chain, cluster, resolution = self._mpnn.read(key)
             return _sample([chain], cluster, resolution)
+
+        # A key ends in the chain, or in the file: of an assembly, or of one that is unreadable.
         assert self.data is not None, "listing() comes before read()"
         if self.assembly or ENDINGS.search(key):
             return whole(self.data / key)
-        place, _, name = key.rpartition("/")
-        found = read_structure(self.data / place)
-        if name in found.unsound:
-            raise BadSample(f"{place}: {found.unsound[name]}")
-        if name not in found.chains:
-            raise BadSample(f"{place} has no chain {name!r}, only {', '.join(found.chains)}")
-        chain = found.chains[name]
-        return _sample([chain], _by_sequence([chain]), found.resolution)
+
+        path, _, name = key.rpartition("/")
+        structure = read_structure(self.data / path)
+        if name in structure.unsound:
+            raise BadSample(f"{path}: {structure.unsound[name]}")
+        if name not in structure.chains:
+            raise BadSample(f"{path} has no chain {name!r}, only {', '.join(structure.chains)}")
+        chain = structure.chains[name]
+        return _sample([chain], _by_sequence([chain]), structure.resolution)
 
     @property
     def _mpnn(self) -> Mpnn:
@@ -124,44 +155,49 @@ class Proteins:
     def _scan(
         self, passed: dict[str, list[str]], letters: Counter[str]
     ) -> Iterator[tuple[str, str, str]]:
-        """Key, stamp and what it is left out for of every sample in a folder.
+        """Yield key, stamp and problem of every sample in a folder of structures.
 
-        passed: filled with the files that are none, by reason; letters: with how they came.
+        Args:
+            passed: Dictionary to which files that are not samples are added, by the reason.
+            letters: Counter to which the letters of the samples are added, by their origin.
         """
         assert self.data is not None
         paths = sorted(path for path in self.data.rglob("*") if path.is_file())
         for path in tqdm(paths, "list structures", unit="file", disable=None):
-            place, stamp = (
+            name, stamp = (
                 path.relative_to(self.data).as_posix(),
                 f"{path.stat().st_size}-{READING}",
             )
-            if reason := _is_passed(path):
-                passed.setdefault(reason, []).append(place)
+            if reason := _reason_to_pass(path):
+                passed.setdefault(reason, []).append(name)
                 continue
+
+            # What cannot be read is listed all the same, so that it fails with its reason.
             try:
-                found = read_structure(path)
+                structure = read_structure(path)
             except BadSample:
-                yield place, stamp, ""
+                yield name, stamp, ""
                 continue
-            if self.assembly and found.unsound:
-                yield place, stamp, ""
+            if self.assembly and structure.unsound:
+                yield name, stamp, ""
                 continue
-            for name in found.unsound:
-                yield f"{place}/{name}", stamp, ""
-            chains = list(found.chains.values())
-            for each in [chains] if self.assembly else [[chain] for chain in chains]:
-                key = place if self.assembly else f"{place}/{each[0].name}"
-                sequence = "".join(chain.sequence for chain in each)
-                problem = self._problem(sequence, found.resolution)
-                if not problem and not any(_designable(chain).any() for chain in each):
+            for chain_name in structure.unsound:
+                yield f"{name}/{chain_name}", stamp, ""
+
+            chains = list(structure.chains.values())
+            for sample in [chains] if self.assembly else [[chain] for chain in chains]:
+                key = name if self.assembly else f"{name}/{sample[0].name}"
+                sequence = "".join(chain.sequence for chain in sample)
+                problem = self._problem(sequence, structure.resolution)
+                if not problem and not any(_designable(chain).any() for chain in sample):
                     problem = "without a residue that has N, CA, C, O and a letter"
                 if not problem:
-                    letters.update(sum((Counter(chain.ways) for chain in each), Counter()))
+                    letters.update(sum((Counter(chain.ways) for chain in sample), Counter()))
                 yield key, stamp, problem
 
     def _problem(self, sequence: str, resolution: float) -> str:
-        """Which setting leaves a sample out; empty where none does."""
-        if resolution > self.max_resolution:  # NaN is not
+        """Return which setting leaves a sample out; empty if none does."""
+        if resolution > self.max_resolution:  # False for NaN
             return "over max_resolution"
         if len(sequence) < self.min_length:
             return "under min_length"
@@ -171,16 +207,20 @@ class Proteins:
 
 
 def whole(path: Path) -> dict[str, Any]:
-    """The entries of all chains of one file together; BadSample with the reason."""
-    found = read_structure(path)
-    if found.unsound:
-        raise BadSample(f"{path.name}: {next(iter(found.unsound.values()))}")
-    chains = list(found.chains.values())
-    return _sample(chains, _by_sequence(chains), found.resolution)
+    """Return the entries of all chains of one file as one sample.
+
+    Raises:
+        BadSample: The file or one of its chains cannot be read.
+    """
+    structure = read_structure(path)
+    if structure.unsound:
+        raise BadSample(f"{path.name}: {next(iter(structure.unsound.values()))}")
+    chains = list(structure.chains.values())
+    return _sample(chains, _by_sequence(chains), structure.resolution)
 
 
-def _is_passed(path: Path) -> str:
-    """Why a file is no sample; empty where it may be one."""
+def _reason_to_pass(path: Path) -> str:
+    """Return why a file is passed over; empty if it may be a structure."""
     if path.name.startswith("."):
         return "hidden"
     if ENDINGS.search(path.name):
@@ -189,29 +229,36 @@ def _is_passed(path: Path) -> str:
 
 
 def _designable(chain: Chain) -> np.ndarray:
-    """The residues that a net learns from and designs, [L]: four atoms, and one of the 20."""
+    """Return which residues can be learned from: all four atoms and one of the 20 letters, [L]."""
     return np.isfinite(chain.coords).all((1, 2)) & (np.array(list(chain.sequence)) != "X")
 
 
 def _by_sequence(chains: list[Chain]) -> int:
-    """A number that only chains of these sequences have."""
+    """Return a cluster number that depends on the sequences alone."""
     text = "/".join(chain.sequence for chain in chains)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7])
 
 
 def _sample(chains: list[Chain], cluster: int, resolution: float) -> dict[str, Any]:
-    """The entries of a sample; BadSample where no residue of it can be designed."""
+    """Return the entries of a sample.
+
+    Raises:
+        BadSample: No residue of it can be designed.
+    """
     if not any(_designable(chain).any() for chain in chains):
         coords = np.concatenate([chain.coords for chain in chains])
-        lacking = np.isnan(coords).any(2).sum(0)
-        atoms = [f"{name} of {count}" for name, count in zip(ATOMS, lacking, strict=True) if count]
+        counts = np.isnan(coords).any(2).sum(0)
+        atoms = [f"{name} of {count}" for name, count in zip(ATOMS, counts, strict=True) if count]
         missing = f"; {', '.join(atoms)} is missing" if atoms else "; all are X"
-        what = f"0 of {len(coords)} residues have N, CA, C, O and a letter"
-        raise BadSample(f"nothing to learn or design: {what}{missing}")
+        problem = f"0 of {len(coords)} residues have N, CA, C, O and a letter"
+        raise BadSample(f"nothing to learn or design: {problem}{missing}")
+
+    # A gap of BETWEEN tells a net by the numbers alone that a new chain begins.
     numbers, start = [], 0
     for index, chain in enumerate(chains):
         numbers.append(chain.number + start + BETWEEN * index)
         start += int(chain.number[-1]) + 1
+
     lengths = [len(chain.sequence) for chain in chains]
     return {
         "coords": np.concatenate([chain.coords for chain in chains]),

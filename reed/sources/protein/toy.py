@@ -1,7 +1,7 @@
-"""Generated backbones with sequences that follow from them: proteins with nothing to download.
+"""The source ``proteins-toy``: generated backbones with sequences drawn given the structure.
 
-How well any model can do is known exactly: the letters are independent draws from a distribution
-that the coordinates determine, so the best guess is right with its largest probability.
+The best possible recovery is known exactly: the letters are independent draws from a distribution
+that the coordinates determine, so the best guess is right with the largest probability.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from reed.sources import SOURCES
 from reed.sources.protein.backbones import backbone
 
 LETTERS = ALPHABET[:20]
-# Chou and Fasman, 1978: conformational parameters x 100, by LETTERS.
+# Conformational parameters x 100 in the order of LETTERS; Chou and Fasman, 1978.
 PREFERENCE = {
     COIL: "66 119 146 74 60 156 95 47 101 59 60 156 152 98 95 143 96 50 96 114",
     HELIX: "142 70 101 151 113 57 100 108 114 121 145 67 57 111 98 77 83 106 108 69",
     STRAND: "83 119 54 37 138 75 87 160 74 130 105 89 55 110 93 75 119 170 137 147",
 }
-BACKGROUND = (  # per cent in Swiss-Prot, by LETTERS
+BACKGROUND = (  # per cent in Swiss-Prot, in the order of LETTERS
     8.25,
     1.38,
     5.46,
@@ -57,9 +57,9 @@ BACKGROUND = (  # per cent in Swiss-Prot, by LETTERS
     1.10,
     2.92,
 )
-BURIED = 10.0  # angstroms between CB, within which residues bury one another
-TRIES = 12
-VERSION = 1  # of all that follows from a seed
+BURIED = 10.0  # angstroms between CB atoms, below which a residue counts as a neighbour
+TRIES = 12  # candidates for each element of structure
+VERSION = 1  # raise it when the protein of any seed changes
 
 
 @SOURCES.register("proteins-toy")
@@ -67,12 +67,19 @@ VERSION = 1  # of all that follows from a seed
 class ProteinsToy:
     """Helices, strands and loops in ideal geometry, with letters drawn given the structure.
 
-    coords, sequence, number, chain, cluster, resolution: as of the source `proteins`, the first
-    float32 [L, 4, 3]; distribution: what the letters were drawn from, float32 [L, 20], a function
-    of the coordinates alone (`distribution`).
+    It has the entries of the source ``proteins``, and ``distribution``: the distribution that the
+    letters were drawn from, float32 [L, 20], a function of the coordinates alone (see the function
+    ``distribution``).
 
-    samples, split, seed: which proteins; another split holds others; min_length, max_length: in
-    residues; preference, burial: how strongly the letters follow secondary structure and burial.
+    Attributes:
+        data: Must be None, because nothing is read from disk.
+        samples: Number of proteins.
+        split: Name of the split; the proteins of different splits are independent.
+        seed: Seed of the proteins.
+        min_length: Smallest number of residues.
+        max_length: Greatest number of residues.
+        preference: How strongly the letters follow the secondary structure.
+        burial: How strongly the letters follow burial.
     """
 
     data: Path | None = None
@@ -105,21 +112,27 @@ class ProteinsToy:
             )
 
     def listing(self) -> dict[str, str]:
-        """Every key with the version of the generator: the settings are kept beside it."""
+        """Return every key with the version of the generator; the plan records the settings."""
         return {f"{self.split}-{row:06d}": f"generator{VERSION}" for row in range(self.samples)}
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
-        """One protein, a function of its key and the settings; BadSample for no such key."""
+        """Return one protein, a function of its key and the settings.
+
+        Raises:
+            BadSample: There is no such key.
+        """
         split, _, row = key.rpartition("-")
         if split != self.split or not row.isdecimal() or int(row) >= self.samples:
             raise BadSample(f"no protein {key!r}: there are {self.samples} in {self.split!r}")
+
         seed = seed_for("proteins-toy", VERSION, self.seed, split, int(row))
         rng = np.random.Generator(np.random.PCG64(seed))
         length = int(rng.integers(self.min_length, self.max_length + 1))
         coords = backbone(rng, length, TRIES).astype(np.float32)
         odds = distribution(coords, self.preference, self.burial)
-        # one uniform number per residue, against the running sum of its probabilities
+        # Inverse transform sampling: one uniform number per residue. clip guards against rounding.
         drawn = (odds.cumsum(1) < rng.random((length, 1))).sum(1).clip(max=len(LETTERS) - 1)
+
         return {
             "coords": coords,
             "sequence": "".join(LETTERS[i] for i in drawn),
@@ -132,26 +145,31 @@ class ProteinsToy:
 
 
 def distribution(coords: np.ndarray, preference: float, burial: float) -> np.ndarray:
-    """P(letter | structure) of every residue, float64 [L, 20].
+    """Return P(letter | structure) of every residue, float64 [L, 20].
 
-    The logarithm is log background + preference * log P(letter | secondary structure), by Chou and
-    Fasman, + burial * (neighbours within 10 angstroms, standardised over the chain) * hydropathy;
-    a positive phi favours G, then N and D, a helix has hardly any P.
+    Up to a constant, its logarithm is log background + ``preference`` * log of Chou and Fasman's
+    parameter of the letter in the secondary structure + ``burial`` * ``buried(coords)`` *
+    hydropathy / 4.5. A positive phi favours G, then N and D; a helix has hardly any P.
+
+    Args:
+        coords: N, CA, C and O in angstroms, [L, 4, 3].
+        preference: Weight of the secondary structure.
+        burial: Weight of the burial.
     """
     angles = phi_psi(coords)
     kind = secondary(angles)
-    liked = np.array([np.array(PREFERENCE[k].split(), float) / 100 for k in (COIL, HELIX, STRAND)])
-    score = np.log(BACKGROUND) + preference * np.log(liked[kind])
+    rows = [np.array(PREFERENCE[k].split(), float) / 100 for k in (COIL, HELIX, STRAND)]
+    score = np.log(BACKGROUND) + preference * np.log(np.array(rows)[kind])
     score += burial * buried(coords)[:, None] * (np.array(HYDROPATHY) / 4.5)
-    turned = np.array([(a in "GND") * 2.5 + (a == "G") for a in LETTERS])
-    score += (angles[:, :1] > 0) * turned
+    positive_phi = np.array([(a in "GND") * 2.5 + (a == "G") for a in LETTERS])
+    score += (angles[:, :1] > 0) * positive_phi
     score[kind == HELIX, LETTERS.index("P")] -= 3
     odds = np.exp(score - score.max(1, keepdims=True))
     return odds / odds.sum(1, keepdims=True)
 
 
 def buried(coords: np.ndarray) -> np.ndarray:
-    """The number of CB within 10 angstroms, standardised over the chain, [L]."""
+    """Return the number of CB atoms within 10 angstroms, standardised over the chain, [L]."""
     beta = virtual_beta(coords)
     near = np.linalg.norm(beta[:, None] - beta[None], axis=-1) < BURIED
     count = near.sum(1)

@@ -1,1 +1,1 @@
-"""Data sets that are generated or ship with a library."""
+"""Sources whose data is generated or ships with a library."""

@@ -1,4 +1,4 @@
-"""The 1,797 handwritten digits that ship with scikit-learn: a data set with nothing to download."""
+"""The source ``digits``: the 1,797 handwritten digits that ship with scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from reed.sources import SOURCES
 @SOURCES.register("digits")
 @dataclass
 class Digits:
-    """The images and labels of sklearn.datasets.load_digits, under keys in its own order.
+    """The images and labels of sklearn.datasets.load_digits, with keys in its order.
 
-    pixels: float32 [1, 8, 8], ink from 0 (paper) to 16, as shipped, left and right swapped in
-    the second view; label: int, 0 to 9.
+    Its entries:
+
+    - ``pixels``: float32 [1, 8, 8], ink from 0 (paper) to 16, as shipped; the second view has left
+      and right swapped.
+    - ``label``: int, 0 to 9.
+
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI, 1998.
+
+    Attributes:
+        data: Must be None, because nothing is read from disk.
     """
 
     data: Path | None = None
@@ -35,13 +42,17 @@ class Digits:
             raise ReedError(f"digits ships with scikit-learn and takes no --data, got {self.data}")
 
     def listing(self) -> dict[str, str]:
-        """Every key with the first 16 hex digits of the sha256 of its image."""
+        """Return every key with the first 16 hex digits of the sha256 of its image."""
         images, _ = self._arrays
         stamps = (hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in images)
         return {f"digit-{row:04d}": stamp for row, stamp in enumerate(stamps)}
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
-        """The pixels and the label of one image; BadSample when there is no such key."""
+        """Return the pixels and the label of one image.
+
+        Raises:
+            BadSample: There is no such key.
+        """
         images, labels = self._arrays
         row = self._rows.get(key)
         if row is None:
@@ -54,7 +65,7 @@ class Digits:
         from sklearn.datasets import load_digits
 
         bunch = load_digits()
-        # "<f4": the stamps are hashes of these bytes, so the byte order is part of the meaning.
+        # "<f4" fixes the byte order, because the stamps are hashes of these bytes.
         return bunch.images.astype("<f4")[:, None], bunch.target
 
     @cached_property

@@ -1,0 +1,116 @@
+"""Molecules of RDKit from SMILES and mol blocks, and RDKit's own reason where there is none."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+from reed.build.shard import BadSample
+from reed.chem import delocalised
+from reed.chem.molecule import Molecule
+from reed.chem.rdkit import has_aromatic_bond_outside_rings, library, to_mol
+
+_LOCK = Lock()  # RDKit's log is one for the process
+_TIME = re.compile(r"^\[[\d:]+\] ")
+_LONGEST = 200  # characters of a reason
+_WHERE = "check for mistakes around"  # a picture of the place follows
+
+
+def from_smiles(text: str) -> Any:
+    """Return the sanitised molecule of a SMILES; BadSample with RDKit's reason."""
+    chem = library()
+    mol = chem.MolFromSmiles(text) if text else None
+    if mol is None:
+        reason = _reason(lambda: chem.MolFromSmiles(text)) if text else "it is empty"
+        raise BadSample(f"{text[:80]!r} is no SMILES: {reason}")
+    return mol
+
+
+def from_block(block: str) -> Any:
+    """Return the sanitised molecule of a mol block, hydrogens as written.
+
+    Bonds of type 4 (aromatic) outside rings become single and double ones, see
+    reed.chem.delocalised. BadSample with RDKit's reason, or because these fit nothing.
+    """
+    chem = library()
+    mol = chem.MolFromMolBlock(block, removeHs=False)
+    if mol is not None and not has_aromatic_bond_outside_rings(mol):
+        return mol
+
+    # Where such bonds are, RDKit counts valences, and so hydrogens, that the atoms do not have.
+    raw = chem.MolFromMolBlock(block, removeHs=False, sanitize=False)
+    if raw is None or not delocalised.resolve(raw):
+        reason = _reason(lambda: chem.MolFromMolBlock(block, removeHs=False))
+        raise BadSample(f"is no molecule that RDKit accepts: {reason}")
+    if reason := _unsound(raw):
+        raise BadSample(f"is no molecule that RDKit accepts: {reason}")
+    chem.AssignStereochemistryFrom3D(raw)
+    return raw
+
+
+def why_unsound(molecule: Molecule) -> str:
+    """Return why RDKit does not sanitise a molecule, in one line; empty where it does."""
+    return _unsound(to_mol(molecule))
+
+
+def _unsound(mol: Any) -> str:
+    """Sanitise in place; the reason where that fails."""
+    try:
+        library().SanitizeMol(mol)
+    except (ValueError, RuntimeError) as error:
+        return _line(str(error).splitlines())
+    return ""
+
+
+def _reason(fails: Callable[[], Any]) -> str:
+    """Return the errors that RDKit logs while something fails, else the warnings, in one line."""
+    with _listening() as records:
+        fails()
+    errors = [record for record in records if record.levelno >= logging.ERROR]
+    return _line([record.getMessage() for record in errors or records]) or "RDKit gives no reason"
+
+
+def _line(messages: list[str]) -> str:
+    """Return messages of RDKit in one line, without times, repetition and pictures."""
+    found: list[str] = []
+    for message in messages:
+        text = " ".join(_TIME.sub("", message).removeprefix("SMILES Parse Error: ").split())
+        text = _TIME.sub("", text).removeprefix("SMILES Parse Error: ").rstrip(":")
+        if text and text not in found:
+            found.append(text)
+        if text.startswith(_WHERE):
+            break
+    line = "; ".join(found)
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
+
+
+class _Collector(logging.Handler):
+    """A handler that keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def _listening() -> Generator[list[logging.LogRecord]]:
+    """Collect what RDKit logs, and print none of it."""
+    base, log, collector = library("rdBase"), logging.getLogger("rdkit"), _Collector()
+    handlers: list[logging.Handler] = [collector]  # RDKit's own handler would print.
+    with _LOCK:
+        before, log.handlers = log.handlers, handlers
+        does_propagate, log.propagate = log.propagate, False
+        base.LogToPythonLogger()  # This enables all of RDKit's logs.
+        try:
+            yield collector.records
+        finally:
+            base.LogToCppStreams()
+            base.DisableLog("rdApp.*")
+            log.handlers, log.propagate = before, does_propagate

@@ -1,0 +1,155 @@
+"""Lists of SMILES: what separates their cells, where the SMILES are, and where each record lies."""
+
+from __future__ import annotations
+
+import mmap
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from reed.chem import rdkit
+from reed.errors import ReedError
+
+NAME = "smiles"  # the end of a column's name that holds SMILES
+SEPARATORS = (",", ";", "\t", "|")
+BLANKS = ""  # the separator of lists whose first word is the SMILES
+_BLANK = " \r\n"
+_LONGEST = 131072  # characters of a quoted cell, as in Python's csv: a stray quote ends nowhere
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How the records of a list are written.
+
+    Attributes:
+        separator: Between cells, or BLANKS.
+        column: The number of the cell that holds the SMILES, from 0.
+        has_header: Whether the first record names the columns.
+    """
+
+    separator: str
+    column: int
+    has_header: bool
+
+    def spans(self, data: bytes | mmap.mmap, start: int) -> list[tuple[int, int]]:
+        """Return where each record begins and ends, without the header; blank lines are none."""
+        pattern = _record(self.separator)
+        found = [match.span() for match in pattern.finditer(data, start)]
+        return found[self.has_header :]
+
+    def smiles(self, record: str) -> str | None:
+        """Return the SMILES of a record; None where it has too few cells."""
+        values = cells(record, self.separator)
+        return values[self.column] if self.column < len(values) else None
+
+
+def dialect(data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_table: bool) -> Dialect:
+    """Return how a list is written, as its first record tells.
+
+    Args:
+        data: The bytes of the file.
+        start: The place where its text begins.
+        path: The path of the file, for messages.
+        smiles: The column that holds the SMILES; empty: one called smiles, else the only one whose
+            name ends so, else the first.
+        is_table: Whether the ending is that of a table; other lists have SMILES first in a line,
+            unless the first line names columns.
+
+    Raises:
+        ReedError: If several columns may hold the SMILES, or none has the name that is asked for.
+    """
+    firsts = {separator: _first(data, start, separator) for separator in SEPARATORS}
+    if not is_table:  # Blanks separate cells unless something else does.
+        firsts = {sep: names for sep, names in firsts.items() if len(names) > 1}
+        firsts = {sep: names for sep, names in firsts.items() if _is_header(names)}
+        words = _first(data, start, BLANKS)
+        firsts |= {BLANKS: words} if words and _is_header(words) else {}
+    headers = {sep: names for sep, names in firsts.items() if _candidates(names, smiles)}
+
+    if headers:
+        separator = max(headers, key=lambda sep: _certainty(headers[sep], sep, smiles))
+        return Dialect(separator, _column(headers[separator], smiles, path), True)
+    if smiles and is_table:
+        names = ", ".join(max(firsts.values(), key=len))
+        problem = f"{path} has no column {smiles!r}; its first line is {names[:200]!r}"
+        raise ReedError(f"{problem}: name the one that holds SMILES by --set source.smiles=NAME")
+    return Dialect(_after_first(firsts) if is_table else BLANKS, 0, False)
+
+
+def cells(record: str, separator: str) -> list[str]:
+    """Return the cells of a record, without the quotes and blanks around them."""
+    if separator == BLANKS:
+        return record.split()
+    found = re.findall(rf"(?:\A|{re.escape(separator)}){_cell(separator)}", record)
+    texts = (text.removeprefix(separator) if i else text for i, text in enumerate(found))
+    return [_bare(text) for text in texts]
+
+
+def _bare(text: str) -> str:
+    """Return a cell without quotes, and blanks around it; a tab may be another list's separator."""
+    text = text.strip(_BLANK)
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('""', '"').strip(_BLANK)
+    return text
+
+
+def _cell(separator: str) -> str:
+    """Return the pattern of a cell: quoted, where line breaks and separators may be, or plain."""
+    sep = re.escape(separator)
+    some = rf'[^"]{{0,{_LONGEST}}}+'
+    quoted = rf'"{some}(?:""{some})*+" *(?={sep}|[\r\n]|\Z)'
+    return rf"(?:{quoted}|[^{sep}\r\n]*+)"
+
+
+@lru_cache(maxsize=len(SEPARATORS) + 1)
+def _record(separator: str) -> re.Pattern[bytes]:
+    """Return the pattern of a record that is not blank."""
+    if separator == BLANKS:
+        return re.compile(rb"[^\r\n]*[^\s][^\r\n]*")
+    cell, sep = _cell(separator), re.escape(separator)
+    return re.compile(rf"(?=[^\r\n]){cell}(?:{sep}{cell})*+".encode())
+
+
+def _first(data: bytes | mmap.mmap, start: int, separator: str) -> list[str]:
+    """Return the cells of the first record."""
+    match = _record(separator).search(data, start)
+    return cells(match[0].decode(errors="replace"), separator) if match else []
+
+
+def _after_first(firsts: dict[str, list[str]]) -> str:
+    """Return the separator behind the first cell of the first record; SMILES contain none."""
+    several = {sep: names for sep, names in firsts.items() if len(names) > 1}
+    return min(several, key=lambda sep: len(several[sep][0]), default=SEPARATORS[0])
+
+
+def _candidates(names: list[str], smiles: str) -> list[int]:
+    """Return the columns that may hold the SMILES: those asked for, called smiles, or ending so."""
+    lower, wanted = [name.lower() for name in names], (smiles or NAME).lower()
+    exact = [number for number, name in enumerate(lower) if name == wanted]
+    if exact or smiles:
+        return exact
+    return [number for number, name in enumerate(lower) if name.endswith(NAME)]
+
+
+def _certainty(names: list[str], separator: str, smiles: str) -> tuple[bool, bool, int]:
+    """Return how likely a separator is, from the names that it gives."""
+    chosen = names[_candidates(names, smiles)[0]]
+    return separator != BLANKS, not any(sep in chosen for sep in SEPARATORS), len(names)
+
+
+def _is_header(names: list[str]) -> bool:
+    """Return whether the first line of a list without columns is no molecule with its name."""
+    first = names[0]
+    return first.lower().endswith(NAME) or rdkit.library().MolFromSmiles(first) is None
+
+
+def _column(names: list[str], smiles: str, path: str) -> int:
+    """Return the only column that may hold the SMILES; ReedError where there are several."""
+    found = _candidates(names, smiles)
+    if len(found) > 1:
+        several = ", ".join(repr(names[i]) for i in found)
+        raise ReedError(
+            f"{path}: the columns {several} may all hold the SMILES; "
+            f"name one by --set source.smiles={names[found[0]]}"
+        )
+    return found[0]
