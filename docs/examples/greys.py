@@ -1,4 +1,4 @@
-"""A domain of your own: a drawing as 64 letters, one of four greys each, hidden and guessed."""
+"""A domain of your own: a drawing is 64 letters, each one of four greys, masked and predicted."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""How drawings of greys.py are drawn, and how they are measured: by the share of each grey."""
+"""Sampling options and an evaluator for greys.py; it compares the share of each grey."""
 
 from dataclasses import dataclass
 
