@@ -286,11 +286,11 @@ class MPNN(Net):
         edges, index, real = self.features(coords, resolved, number, chain)
         nodes, edges = resolved.unsqueeze(-1) * self.node_embeds, self.W_e(edges)
         states = {}
-        for number, layer in enumerate(self.encoder_layers, start=1):
-            layer_seed = self._seed(seed, number)
+        for depth, layer in enumerate(self.encoder_layers, start=1):
+            layer_seed = self._seed(seed, depth)
             nodes, edges = layer(nodes, edges, index, real, resolved, layer_seed)
-            if number in taps:
-                states[number] = GraphState(nodes, edges, index, real)
+            if depth in taps:
+                states[depth] = GraphState(nodes, edges, index, real)
         return Encoded(nodes, edges, index, real, resolved, states)
 
     def decode(
