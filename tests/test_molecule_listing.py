@@ -230,3 +230,61 @@ def test_a_list_whose_smiles_is_not_there(tmp_path):
         source.read("x.csv/000000")
     with pytest.raises(BadSample, match="'' is no SMILES"):
         source.read("x.csv/000001")
+
+
+# ---- what a listing leaves out, and what it finds by content
+
+
+def test_impossible_coordinates_and_unclear_bonds_are_left_out_and_counted():
+    listing = Molecules(DATA / "zero3d.sdf").listing()
+    assert list(listing) == [f"zero3d.sdf/{number:06d}" for number in range(2, 7)]
+    assert listing.counts == {"left out: impossible coordinates": 2}
+    unclear = Molecules(DATA / "bond4.sdf").listing()
+    assert not unclear and unclear.counts == {"left out: unclear bonds of type 4": 1}
+
+
+def test_a_table_of_properties_beside_molecules_is_passed_over(tmp_path):
+    TINY.sdf(tmp_path / "m.sdf", TINY.SMILES[:2])
+    (tmp_path / "props.csv").write_text("id,logP\nmol-1,2.5\nmol-2,0.1\n")
+    listing = Molecules(tmp_path).listing()
+    assert list(listing) == ["m.sdf/000000", "m.sdf/000001"]
+    assert listing.passed == {"no column of SMILES": ("props.csv",)}
+
+
+def test_a_table_without_a_column_of_smiles_alone_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("id,structure\n1,CCO\n2,CCN\n")
+    with pytest.raises(ReedError, match=r"'id,structure'.*--set source.smiles=NAME"):
+        Molecules(tmp_path).listing()
+    assert len(Molecules(tmp_path, smiles="structure").listing()) == 2
+
+
+def test_a_table_without_names_holds_smiles_if_one_is(tmp_path):
+    (tmp_path / "t.csv").write_text("nonsense(,1\nCCO,2\n")
+    assert list(Molecules(tmp_path).listing()) == ["t.csv/000000", "t.csv/000001"]
+
+
+def test_a_packed_qm9_has_its_companions(tmp_path):
+    content = TINY.sdf(tmp_path / "x.sdf", TINY.SMILES[:6]).read_bytes()
+    (tmp_path / "x.sdf").unlink()
+    (tmp_path / "gdb9.sdf.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "gdb9.sdf.csv").write_text("mol_id,A\ngdb_1,157.7\n")
+    head = "Index  InChI\n==\n"
+    (tmp_path / "uncharacterized.txt").write_text(head + "    5  InChI=1/a  InChI=1/b\n")
+    listing = Molecules(tmp_path).listing()
+    assert [int(key[-6:]) for key in listing] == [0, 1, 2, 3, 5] and not listing.passed
+
+
+def test_an_empty_file_is_named(tmp_path):
+    TINY.sdf(tmp_path / "m.sdf", TINY.SMILES[:1])
+    (tmp_path / "empty.sdf").write_text("")
+    (tmp_path / "head.csv").write_text("smiles,logP\n")
+    listing = Molecules(tmp_path).listing()
+    assert listing.passed == {"holds no molecule": ("empty.sdf", "head.csv")}
+
+
+@pytest.mark.parametrize("name", ["molecules", "molecules.txt", "m.sdf.old"])
+def test_the_content_of_a_file_decides_where_its_ending_does_not(tmp_path, name):
+    TINY.sdf(tmp_path / "x.sdf", TINY.SMILES[:2]).rename(tmp_path / name)
+    source = Molecules(tmp_path)
+    assert list(source.listing()) == [f"{name}/000000", f"{name}/000001"]
+    assert source.read(f"{name}/000000")["smiles"] == TINY.sample(TINY.SMILES[0])["smiles"]

@@ -28,6 +28,10 @@ CHARGES = {
 }
 
 
+class UnclearBonds(BadSample):
+    """A molecule whose bonds of type 4 outside rings fit no molecule, or several."""
+
+
 @dataclass(frozen=True)
 class _Choice:
     """One way to write a group: orders of its bonds, charges and hydrogens added to its atoms."""
@@ -63,16 +67,16 @@ def resolve(mol: Any) -> bool:
         atoms = sorted({end for b in bonds for end in (b.GetBeginAtomIdx(), b.GetEndAtomIdx())})
         where = "bonds of type 4 outside rings, at atoms " + ", ".join(str(i + 1) for i in atoms)
         if len(bonds) > LARGEST or cyclic.intersection(atoms):
-            raise BadSample(f"has {where}, that cannot be told from aromatic ones")
+            raise UnclearBonds(f"has {where}, that cannot be told from aromatic ones")
         choices = list(_choices(mol, atoms, bonds, has_hydrogens))
         if not choices:
-            raise BadSample(f"has {where}, that fit no single and double bonds")
+            raise UnclearBonds(f"has {where}, that fit no single and double bonds")
 
         best = min(choice.cost for choice in choices)
         choices = [choice for choice in choices if choice.cost == best]
         if len({(choice.hydrogens, sum(choice.charges)) for choice in choices}) > 1:
             hint = "" if has_hydrogens else ": the file lacks hydrogens"
-            raise BadSample(f"has {where}, that fit several molecules{hint}")
+            raise UnclearBonds(f"has {where}, that fit several molecules{hint}")
         _apply(mol, atoms, bonds, min(choices, key=lambda c: _preference(mol, bonds, c, ranks)))
     return bool(groups)
 

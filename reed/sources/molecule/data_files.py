@@ -28,16 +28,26 @@ class Files:
     passed: dict[str, list[str]] = field(default_factory=dict)
 
 
-def find(data: Path) -> Files:
-    """Return the files of a folder, or one file; ReedError where none holds molecules."""
+def find(data: Path, smiles: str = "") -> Files:
+    """Return the files of a folder, or one file.
+
+    Args:
+        data: The folder or file.
+        smiles: The column of SMILES in lists, see reed.sources.molecule.entries.smiles_of.
+
+    Raises:
+        ReedError: No file holds molecules.
+    """
     if not data.exists():
         raise ReedError(f"molecules: name a file or folder with --data, there is nothing at {data}")
     present = [data] if data.is_file() else _files(data)
     found = Files([])
     for path in present:
-        if reason := _reason(path, data):
+        if qm9.is_companion(path):
+            continue
+        if reason := _reason(path, data) or entries.why_none(path, smiles):
             found.passed.setdefault(reason, []).append(_name(path, data))
-        elif not qm9.is_companion(path):
+        else:
             found.paths.append(path)
     if not found.paths:
         raise ReedError(f"molecules: {_why_none(data, present)}")
@@ -68,7 +78,7 @@ def _reason(path: Path, data: Path) -> str:
     """Return why a file is no sample and belongs to none; empty where it may hold molecules."""
     if any(part.startswith(".") for part in path.relative_to(data).parts):
         return "hidden"
-    if entries.is_readable(path) or qm9.is_companion(path):
+    if entries.is_sdf(path) or entries.is_list(path):
         return ""
     return f"ending {path.suffix.lower()}" if path.suffix else "no ending"
 
@@ -79,5 +89,9 @@ def _why_none(data: Path, present: Iterable[Path]) -> str:
         for endings, advice in ADVICE.items():
             if path.name.lower().endswith(endings):
                 return f"cannot read {path}: {advice}"
+    if tables := [path for path in present if entries.ending(path) in entries.TABLES]:
+        first = entries.first_line(tables[0])
+        problem = f"{tables[0]} has no column of SMILES; its first line is {first!r}"
+        return f"{problem}: name the column by --set source.smiles=NAME"
     suffixes = (*entries.SDF, *entries.WORDS, *entries.TABLES)
     return f"{data} has no file that ends in {', '.join(suffixes)}, each also with .gz"

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from reed.build.shard import BadSample
+from reed.chem import rdkit
 from reed.errors import ReedError
 from reed.sources.molecule import sdf_text, tables
 from reed.sources.molecule.tables import Dialect
@@ -20,6 +21,7 @@ SDF = (".sdf", ".sd", ".mol")
 WORDS = (".smi", ".smiles", ".ism", ".cxsmiles")
 TABLES = (".csv", ".tsv")
 PACKED = ".gz"
+_HEAD, _LOOKED = 4096, 10  # bytes, and records, that show what a file holds
 _GZIP = b"\x1f\x8b"
 
 
@@ -29,13 +31,54 @@ def ending(path: Path) -> str:
 
 
 def is_sdf(path: Path) -> bool:
-    """Whether the ending is that of files with coordinates."""
-    return ending(path) in SDF
+    """Return whether a file has molecules with coordinates: by its ending, else by its content."""
+    if is_list(path):
+        return False
+    return ending(path) in SDF or _begins_with_a_mol_block(path)
 
 
-def is_readable(path: Path) -> bool:
-    """Whether the ending is that of an SDF or of a list of SMILES."""
-    return ending(path) in (*SDF, *WORDS, *TABLES)
+def is_list(path: Path) -> bool:
+    """Return whether a file is a list of SMILES, by its ending."""
+    return ending(path) in (*WORDS, *TABLES)
+
+
+def why_none(path: Path, smiles: str = "") -> str:
+    """Return why a file holds no molecules, which is no fault of it; empty if it may hold some.
+
+    Args:
+        path: An SDF or a list of SMILES.
+        smiles: The column of the SMILES, see `smiles_of`.
+
+    Raises:
+        ReedError: The file cannot be read.
+    """
+    opened = _current(path, smiles)
+    if not opened.spans:
+        return "holds no molecule"
+    if ending(path) not in TABLES or opened.dialect is None or opened.dialect.has_header:
+        return ""
+
+    # Tables of properties often lie beside molecules. Without a header, one SMILES is enough.
+    looked = range(min(len(opened.spans), _LOOKED))
+    texts = (opened.dialect.smiles(_text(opened.data[slice(*opened.spans[i])])) for i in looked)
+    if any(text and rdkit.library().MolFromSmiles(text) is not None for text in texts):
+        return ""
+    return "no column of SMILES"
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a list, at most 200 characters of it."""
+    return _text(_current(path, "").data[:_HEAD]).lstrip().split("\n", 1)[0].strip()[:200]
+
+
+@lru_cache(maxsize=1024)
+def _begins_with_a_mol_block(path: Path) -> bool:
+    """Return whether the first bytes of a file hold the counts line of a mol block."""
+    try:
+        with open(path, "rb") as file:
+            return sdf_text.has_counts_line(file.read(_HEAD))
+    except OSError:
+        return False
 
 
 def entry(path: Path, number: int, smiles: str = "") -> str:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from reed.build.shard import BadSample
 from reed.build.source import Listing
 from reed.chem import rdkit, rdkit_reading
+from reed.chem.delocalised import UnclearBonds
 from reed.chem.molecule import Molecule, to_lists
 from reed.chem.molecule_geometry import implausible
 from reed.errors import ReedError, suggest
@@ -101,7 +102,7 @@ class Molecules:
         # A published layout names its files; otherwise every file is looked at.
         layout = self._layout
         if layout is None:
-            files = data_files.find(self.data)
+            files = data_files.find(self.data, self.smiles)
         else:
             files = Files([], data_files.beside(self.data, layout.files()))
         stamps: dict[str, str] = {}
@@ -178,16 +179,17 @@ class Molecules:
             numbers = range(entries.count(path, self.smiles))
             for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
                 key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
-                mol = _readable(path, number, self.smiles)
+                mol, fault = _looked_at(path, number, self.smiles)
 
                 # QM9 states which of its molecules are unsound, and MiDi the split of each.
                 if number in omitted:
-                    yield key, stamp, "uncharacterized"
+                    problem = "uncharacterized"
                 elif sides:
-                    other = self._other(sides.get(number, "none"))
-                    yield key, stamp, other or (self._problem(mol) if mol is not None else "")
+                    problem = self._other(sides.get(number, "none"))
+                    problem = problem or (self._problem(mol) if mol is not None else "")
                 else:
-                    yield key, stamp, self._unwanted(mol)
+                    problem = self._unwanted(mol)
+                yield key, stamp, problem or fault
 
     def _unwanted(self, mol: Any | None) -> str:
         """Return why a molecule is left out, which its split may be; empty if it is kept."""
@@ -227,11 +229,21 @@ def parsed(path: Path, number: int, smiles: str = "") -> Any:
     return rdkit_reading.from_smiles(entries.smiles_of(path, number, smiles))
 
 
-def _readable(path: Path, number: int, smiles: str) -> Any | None:
+def _looked_at(path: Path, number: int, smiles: str) -> tuple[Any | None, str]:
+    """Return an entry as a molecule, and a fault for which it is left out while listing.
+
+    The molecule is None if it cannot be read; then it is listed, so that it fails with its reason,
+    unless the fault is a known habit of programs that write such files.
+    """
     try:
-        return parsed(path, number, smiles)
+        mol = parsed(path, number, smiles)
+    except UnclearBonds:
+        return None, "unclear bonds of type 4"
     except BadSample:
-        return None
+        return None, ""
+    if mol.GetNumConformers() and implausible(mol):
+        return mol, "impossible coordinates"
+    return mol, ""
 
 
 def with_conformer(mol: Any) -> dict[str, Any]:

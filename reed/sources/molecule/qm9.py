@@ -7,23 +7,25 @@ from pathlib import Path
 
 from reed.errors import ReedError
 
-NAME, OMITTED = "gdb9.sdf", "uncharacterized.txt"
+NAMES, OMITTED = ("gdb9.sdf", "gdb9.sdf.gz"), "uncharacterized.txt"
 # MiDi (https://github.com/cvignac/MiDi) cuts gdb9.sdf.csv into these: 100,000, the rest, a tenth
 SPLITS = {"train": "train.csv", "valid": "val.csv", "test": "test.csv"}
 
 
 def is_companion(path: Path) -> bool:
     """Return whether a file only describes an SDF file beside it."""
-    table = path.with_suffix("")
-    if path.suffix.lower() == ".csv" and table.suffix.lower() == ".sdf" and table.is_file():
-        return True
-    return path.name in (OMITTED, *SPLITS.values()) and path.with_name(NAME).is_file()
+    described = path.with_suffix("")
+    if path.suffix.lower() == ".csv" and described.suffix.lower() == ".sdf":
+        return any(described.with_name(described.name + end).is_file() for end in ("", ".gz"))
+    if path.name not in (OMITTED, *SPLITS.values()):
+        return False
+    return any(path.with_name(name).is_file() for name in NAMES)
 
 
 def omitted(path: Path) -> frozenset[int]:
     """Return the entries, from 0, that QM9 calls uncharacterized; none for other files."""
     listed = path.with_name(OMITTED)
-    if path.name != NAME or not listed.is_file():
+    if path.name not in NAMES or not listed.is_file():
         return frozenset()
     words = (line.split() for line in listed.read_text(errors="replace").splitlines())
     return frozenset(int(w[0]) - 1 for w in words if len(w) > 1 and w[0].isdecimal())
@@ -34,7 +36,7 @@ def splits(path: Path) -> dict[int, str]:
     sides: dict[int, str] = {}
     for split, name in SPLITS.items():
         listed = path.with_name(name)
-        if path.name == NAME and listed.is_file():
+        if path.name in NAMES and listed.is_file():
             sides |= dict.fromkeys(_entries(listed), split)
     return sides
 

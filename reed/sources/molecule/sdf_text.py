@@ -48,6 +48,15 @@ def spans(data: bytes | mmap.mmap) -> list[tuple[int, int]]:
     return found
 
 
+def has_counts_line(data: bytes) -> bool:
+    """Return whether there is a counts line, by which mol blocks are known."""
+    for mark in _MARK.finditer(data):
+        line = re.split(rb"[\r\n]", data[: mark.start()])[-1]
+        if mark[0].startswith(b"V") and _COUNTS.match(line):
+            return True
+    return False
+
+
 def _is_new(before: list[bytes]) -> bool:
     """Return whether a header ends here that follows a mol block or the blank line after data."""
     if len(before) <= HEADER:
