@@ -137,5 +137,5 @@ bench-molecule: $(STAMP) ## Time Semla's attention against one that holds every 
 	$(BIN)/python tests/bench/molecule.py $(ARGS)
 
 clean: ## Remove build outputs, tool caches, runs/ and caches of demos; other caches and .venv stay
-	rm -rf build dist docs/_build reed.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* cache/*-smoke .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info runs cache/digits cache/demo-protein* cache/*-smoke-* cache/*-smoke .pytest_cache .ruff_cache .hypothesis
 	find reed pipelines cli tests -name __pycache__ -type d -prune -exec rm -rf {} +

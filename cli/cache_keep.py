@@ -93,7 +93,7 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
 @JOBS
 @one_line_errors
 def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
-    """Verify with --deep, and rebuild the shards that are bad.
+    """Verify every byte, and rebuild the bad shards.
 
     Example: reed-cache repair cache/digits
     """
@@ -110,15 +110,22 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
             "restore the file, or remove the column's folder and build it again"
         )
 
+    # Whether the shards can be built again is known before the bad ones are removed.
+    names = list(dict.fromkeys(problem.column for problem in problems))
+    if names:
+        _check_source(cache, frozen, names, data)
     dropped = mend.repair(cache, problems)
     if dropped:
-        _rebuild(cache, frozen, list(dropped), data, pick_device(device))
+        _rebuild(cache, list(dropped), data, pick_device(device))
     count = sum(len(shards) for shards in dropped.values())
     click.echo(f"{cache}: {count} shards were bad and are built again")
 
 
-def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, device: str) -> None:
-    """Build the missing shards of columns with the settings of their first build."""
+def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None) -> None:
+    """Raise ReedError if the source no longer has what the plan was made from.
+
+    Samples that are new in the source do no harm.
+    """
     manifest = frozen.manifest
     listing = listed(stage_one.make_source(manifest.source, data, manifest.options))
 
@@ -137,8 +144,12 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
         domain=manifest.domain,
         source=manifest.source,
         shard_size=manifest.shard_size,
+        extend=True,
     )
 
+
+def _rebuild(cache: Path, names: list[str], data: Path | None, device: str) -> None:
+    """Build the missing shards of columns with the settings of their first build."""
     specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}
     for name in columns.with_inputs(cache, names, lambda name: specs[name].make_encoder()):
         engines.run(specs[name].open(), engines.Share())
@@ -155,7 +166,7 @@ def _rebuild(cache: Path, frozen: Plan, names: list[str], data: Path | None, dev
 )
 @one_line_errors
 def reindex(cache: Path, names: tuple[str, ...]) -> None:
-    """Rewrite lost markers from the headers of the shards.
+    """Restore lost markers from the headers of the shards.
 
     Example: reed-cache reindex cache/digits
     """

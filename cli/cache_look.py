@@ -206,4 +206,4 @@ def doctor(folder: Path | None) -> None:
         click.echo(f"{'Error' if problem.breaks else 'Warning'}: {problem.advice}")
     if any(problem.breaks for problem in problems):
         raise SystemExit(1)
-    click.echo("Nothing is wrong that would break a build.")
+    click.echo("Found nothing that would break a build.")

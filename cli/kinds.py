@@ -24,7 +24,7 @@ SET = click.option(
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any option of the kind of data by name, also of your own domain; may be repeated.",
+    help="Any option of this kind of data, by name, including those of your own domain.",
 )
 
 

@@ -65,8 +65,8 @@ def unfit(lock: str, said: str) -> str:
         return ""
     here = f"Python {sys.version.split()[0]} on {sysconfig.get_platform()}"
     return (
-        f"Error: {lock} does not fit {here}: pip finds no wheel for {', '.join(names)}; "
-        "take the newest versions that do: make setup LOCK="
+        f"Error: {lock} does not fit {here} or pyproject.toml: pip finds no wheel that both allow "
+        f"for {', '.join(names)}; take the newest versions with make setup LOCK=, or make lock"
     )
 
 

@@ -177,7 +177,8 @@ def test_a_sample_depends_on_seed_and_number_alone(net, sampler, scale):
     parts = [drawn(net, range(a, b), options) for a, b in [(0, 1), (1, 7), (7, 10)]]
     for name, values in whole.items():
         cut = np.concatenate([part[name] for part in parts])
-        np.testing.assert_allclose(cut, values, rtol=0, atol=1e-5)
+        # A matrix product rounds by its shape, and the weights of this net amplify that.
+        np.testing.assert_allclose(cut, values, rtol=1e-5, atol=1e-4)
     other = drawn(net, range(10), replace(options, seed=4))
     assert np.abs(other["x"] - whole["x"]).reshape(10, -1).max(1).min() > 0.1
     assert np.unique(whole["x"][:, 0, 0, 0]).size == 10

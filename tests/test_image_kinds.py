@@ -284,6 +284,16 @@ def test_a_class_is_an_integer_or_refused_by_name(label, want, tmp_path):
         _ = ours.read("x/1.png")["label"]
 
 
+@pytest.mark.parametrize("first", ["0.0", "1.5"])
+def test_numbers_in_text_are_no_names_of_classes(first, tmp_path):
+    members = {"0.png": picture(), "0.cls": first.encode(), "1.png": picture(), "1.cls": b"2"}
+    ours = source(tarred(tmp_path / "x.tar", members))
+    assert ours.listing().classes == ()
+    with pytest.raises(BadSample, match=f"the class beside it is '{first}', not an integer"):
+        _ = ours.read("x/0.png")["label"]
+    assert ours.read("x/1.png")["label"] == 2
+
+
 def test_half_a_surrogate_in_a_caption_fails_its_sample(tmp_path):
     members = {"0.png": picture(), "0.json": b'{"caption": "a cat"}', "1.png": picture()}
     members["1.json"] = b'{"caption": "a \\ud800 cat"}'

@@ -290,9 +290,21 @@ def test_repair_with_another_source_is_refused(cache, fakes, wired_fakes, monkey
     from reed import stage_one
 
     stage_one.SOURCES.get = {"fakes": lambda data=None: fakes.Source(30)}.__getitem__
-    (cache / "tokens" / "000001.tar").unlink()
+    (cache / "tokens" / "000001.tar").write_bytes(b"damaged")
+    before = fakes.tree(cache)
     result = run("repair", cache, "--device", "cpu")
     assert result.exit_code == 2 and "30 gone" in result.stderr
+    assert fakes.tree(cache) == before  # nothing is removed that cannot be built again
+
+
+def test_repair_from_a_source_that_has_grown(cache, fakes, whole, wired_fakes, monkeypatch):
+    from reed import stage_one
+
+    stage_one.SOURCES.get = {"fakes": lambda data=None: fakes.Source(70)}.__getitem__
+    (cache / "tokens" / "000001.tar").write_bytes(b"damaged")
+    result = run("repair", cache, "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert fakes.tree(cache) == fakes.tree(whole)
 
 
 @pytest.mark.slow

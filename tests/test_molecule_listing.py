@@ -288,3 +288,18 @@ def test_the_content_of_a_file_decides_where_its_ending_does_not(tmp_path, name)
     source = Molecules(tmp_path)
     assert list(source.listing()) == [f"{name}/000000", f"{name}/000001"]
     assert source.read(f"{name}/000000")["smiles"] == TINY.sample(TINY.SMILES[0])["smiles"]
+
+
+def test_names_without_smiles_are_no_molecule(tmp_path):
+    """The second column holds SMILES, and some identifiers look like them."""
+    (tmp_path / "t.csv").write_text("code,structure\nCN,CCO\nCO,CCN\n")
+    with pytest.raises(ReedError, match=r"'code,structure'.*--set source.smiles=NAME"):
+        Molecules(tmp_path).listing()
+    (tmp_path / "t.csv").write_text("name,smiles (canonical)\na,CCO\n")
+    assert texts(tmp_path / "t.csv") == ["CCO"]
+
+
+def test_a_column_is_chosen_by_its_case(tmp_path):
+    (tmp_path / "t.csv").write_text("SMILES,smiles\nC,CC\n")
+    assert texts(tmp_path / "t.csv", smiles="SMILES") == ["C"]
+    assert texts(tmp_path / "t.csv") == ["CC"]

@@ -212,9 +212,27 @@ def test_units_are_told_by_the_lengths_of_bonds(scale, reason):
     assert (reason == "") == (found == "") and re.search(reason, found)
 
 
+def test_a_drawing_with_short_bonds_is_no_conformer():
+    mol = rdkit.library().AddHs(rdkit.library().MolFromSmiles("c1ccccc1-c1ccccc1"))
+    rdkit.library("Chem.rdDepictor").Compute2DCoords(mol)
+    conformer = mol.GetConformer()
+    conformer.SetPositions(conformer.GetPositions() * 0.825 / 1.5)
+    assert "bonded, and under 0.7" in implausible(mol)
+
+
+@pytest.mark.parametrize("text", ["[O-]c1ccccc1", "[S-]c1ccccc1"])
+def test_an_anion_beside_a_ring_does_not_gain_a_hydrogen(text):
+    lines = rdkit.library().MolToMolBlock(TINY.mol(text)).split("\n")
+    lines = [line.replace("  1  2  1  0", "  1  2  4  0") for line in lines]
+    block = "\n".join(line for line in lines if "CHG" not in line)
+    assert "  1  2  4  0" in block
+    with pytest.raises(BadSample, match="bonds of type 4 outside rings"):
+        rdkit_reading.from_block(block)
+
+
 def test_limits_are_those_of_the_radii():
     """Two atoms of carbon, whose radii sum up to 1.52 Å."""
-    for length, is_sound in ((0.75, False), (0.77, True), (2.43, True), (2.44, False)):
+    for length, is_sound in ((1.06, False), (1.07, True), (2.43, True), (2.44, False)):
         mol = rdkit.library().MolFromMolBlock(
             "\n\n\n  2  1  0  0  0  0  0  0  0  0999 V2000\n"
             "    0.0000    0.0000    0.0000 C   0  0\n"

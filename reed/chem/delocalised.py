@@ -158,7 +158,11 @@ def _state(atom: Any, valence: int, has_hydrogens: bool) -> tuple[int, int] | No
     if has_hydrogens or is_oxo or (symbol, valence) == ("N", 4):
         return (known[valence], 0) if valence in known else None
     neutral = [v for v, charge in known.items() if not charge and v >= valence]
-    return (0, min(neutral) - valence) if neutral else None
+    lacking = min(neutral) - valence if neutral else 0
+    # Hydrogens on these are so rare that a missing one would be a guess.
+    if not neutral or (lacking and symbol in ("P", "S", "Se")):
+        return None
+    return 0, lacking
 
 
 def _preference(mol: Any, bonds: list[Any], choice: _Choice, ranks: list[int]) -> list[Any]:

@@ -11,6 +11,7 @@ from reed.chem import rdkit
 
 # A bond's length, in sums of its atoms' covalent radii; angstroms given as nanometres are at 0.1.
 SHORTEST, LONGEST = 0.5, 1.6
+SHORTEST_BOND = 0.7  # triple bonds are at 0.77; drawings with bonds of 0.825 Å at 0.54
 FLAT = 0.05  # angstroms from the best plane, up to which a molecule is planar
 SP3 = 3  # neighbours with which an sp3 atom lies in no plane with them
 
@@ -18,8 +19,9 @@ SP3 = 3  # neighbours with which an sp3 atom lies in no plane with them
 def implausible(mol: Any) -> str:
     """Return why the coordinates of a sanitised molecule are no conformer; empty if they may be.
 
-    Atoms coincide or are nearer than half the sum of their covalent radii, a bond is longer than
-    1.6 times that sum, or all atoms lie in a plane though an sp3 atom has three or more neighbours.
+    Atoms coincide or are nearer than half the sum of their covalent radii, a bond is shorter than
+    0.7 or longer than 1.6 times that sum, or all atoms lie in a plane though an sp3 atom has three
+    or more neighbours.
     Atoms are counted from 1, as in files. Flags such as "2D" of a file are not looked at.
 
     Source of the radii: Cordero et al., Dalton Trans. 2832 (2008), by RDKit.
@@ -42,6 +44,10 @@ def _distances(mol: Any, coords: np.ndarray) -> str:
         return _told(mol, a, b, apart[a, b], f"under {SHORTEST}", sums[a, b])
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     a, b = np.array(ends, int).reshape(-1, 2).T
+    short = apart[a, b] < SHORTEST_BOND * sums[a, b]
+    if short.any():
+        a, b = ends[int(short.argmax())]
+        return _told(mol, a, b, apart[a, b], f"bonded, and under {SHORTEST_BOND}", sums[a, b])
     far = apart[a, b] > LONGEST * sums[a, b]
     if far.any():
         a, b = ends[int(far.argmax())]

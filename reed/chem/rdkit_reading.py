@@ -14,6 +14,8 @@ from reed.chem import delocalised
 from reed.chem.molecule import Molecule
 from reed.chem.rdkit import has_aromatic_bond_outside_rings, library, to_mol
 
+# a bond line of type 4, in a V2000 and in a V3000 block
+_TYPE_4 = re.compile(r"^(?:[ \d]{6}  4|M  V30 \d+ 4 )", re.MULTILINE)
 _LOCK = Lock()  # RDKit's log is one for the process
 _TIME = re.compile(r"^\[[\d:]+\] ")
 _LONGEST = 200  # characters of a reason
@@ -38,18 +40,34 @@ def from_block(block: str) -> Any:
     """
     chem = library()
     mol = chem.MolFromMolBlock(block, removeHs=False)
-    if mol is not None and not has_aromatic_bond_outside_rings(mol):
+    is_suspect = bool(_TYPE_4.search(block))
+    if mol is not None and not is_suspect and not has_aromatic_bond_outside_rings(mol):
         return mol
 
     # Where such bonds are, RDKit counts valences, and so hydrogens, that the atoms do not have.
     raw = chem.MolFromMolBlock(block, removeHs=False, sanitize=False)
-    if raw is None or not delocalised.resolve(raw):
+    try:
+        is_resolved = raw is not None and delocalised.resolve(raw)
+    except delocalised.UnclearBonds:
+        if mol is None or has_aromatic_bond_outside_rings(mol) or _adds_hydrogens(mol):
+            raise
+        is_resolved = False
+    if not is_resolved:
+        if mol is not None:
+            return mol  # all such bonds lie in rings, or RDKit's reading agrees with the hydrogens
         reason = _reason(lambda: chem.MolFromMolBlock(block, removeHs=False))
         raise BadSample(f"is no molecule that RDKit accepts: {reason}")
     if reason := _unsound(raw):
         raise BadSample(f"is no molecule that RDKit accepts: {reason}")
     chem.AssignStereochemistryFrom3D(raw)
     return raw
+
+
+def _adds_hydrogens(mol: Any) -> bool:
+    """Return whether RDKit adds hydrogens to a molecule whose file writes some."""
+    atoms = list(mol.GetAtoms())
+    writes_some = any(atom.GetAtomicNum() == 1 for atom in atoms)
+    return writes_some and any(atom.GetTotalNumHs() for atom in atoms)
 
 
 def why_unsound(molecule: Molecule) -> str:

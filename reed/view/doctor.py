@@ -103,7 +103,9 @@ def _requirements(extra: str = "") -> list[Requirement]:
     try:
         texts = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError as error:
-        raise ReedError("reed is not installed here; run in its folder: pip install .") from error
+        raise ReedError(
+            f"reed is not installed here; run in its folder: {pip_install('')}"
+        ) from error
     every = map(Requirement, texts)
     if not extra:
         return [need for need in every if not need.marker or need.marker.evaluate()]

@@ -228,7 +228,7 @@ def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """Return a callable that makes the encoder "timm:NAME" with timm's settings of the model.
+    """Any model of timm, by its name, with its own preprocessing.
 
     Raises:
         ReedError: timm has no such model; the message lists similar names.

@@ -78,8 +78,17 @@ def _integer(value: Any) -> int | None:
 
 
 def is_name(value: Any) -> bool:
-    """Whether a value beside a sample is the name of a class, that is, text and not an integer."""
-    return isinstance(value, str) and bool(value.strip()) and _integer(value) is None
+    """Return whether a value beside a sample is the name of a class: text that is not a number."""
+    return isinstance(value, str) and bool(value.strip()) and not _is_number(value.strip())
+
+
+def _is_number(text: str) -> bool:
+    """Return whether text is a number in digits; "nan" and "inf" may be names of classes."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return text[-1].isdigit() or text[-1] == "."
 
 
 def number_of(value: Any) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import mmap
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ TABLES = (".csv", ".tsv")
 PACKED = ".gz"
 _HEAD, _LOOKED = 4096, 10  # bytes, and records, that show what a file holds
 _GZIP = b"\x1f\x8b"
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_ -]*")
 
 
 def ending(path: Path) -> str:
@@ -58,12 +60,13 @@ def why_none(path: Path, smiles: str = "") -> str:
     if ending(path) not in TABLES or opened.dialect is None or opened.dialect.has_header:
         return ""
 
-    # Tables of properties often lie beside molecules. Without a header, one SMILES is enough.
+    # Tables of properties often lie beside molecules. A first row that looks like names, or ten
+    # rows without one SMILES, show that the first column does not hold SMILES.
     looked = range(min(len(opened.spans), _LOOKED))
-    texts = (opened.dialect.smiles(_text(opened.data[slice(*opened.spans[i])])) for i in looked)
-    if any(text and rdkit.library().MolFromSmiles(text) is not None for text in texts):
-        return ""
-    return "no column of SMILES"
+    texts = [opened.dialect.smiles(_text(opened.data[slice(*opened.spans[i])])) for i in looked]
+    are_smiles = [bool(text) and rdkit.library().MolFromSmiles(text) is not None for text in texts]
+    is_header = not are_smiles[0] and bool(_WORD.fullmatch(texts[0] or ""))
+    return "no column of SMILES" if is_header or not any(are_smiles) else ""
 
 
 def first_line(path: Path) -> str:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from reed.chem import rdkit
 from reed.errors import ReedError
 
-NAME = "smiles"  # the end of a column's name that holds SMILES
+NAME = "smiles"  # in the name of a column that holds SMILES
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = ""  # the separator of lists whose first word is the SMILES
 _BLANK = " \r\n"
@@ -124,11 +124,14 @@ def _after_first(firsts: dict[str, list[str]]) -> str:
 
 def _candidates(names: list[str], smiles: str) -> list[int]:
     """Return the columns that may hold the SMILES: those asked for, called smiles, or ending so."""
-    lower, wanted = [name.lower() for name in names], (smiles or NAME).lower()
-    exact = [number for number, name in enumerate(lower) if name == wanted]
+    wanted, lower = smiles or NAME, [name.lower() for name in names]
+    same = [number for number, name in enumerate(names) if name == wanted]
+    if len(same) == 1:
+        return same
+    exact = [number for number, name in enumerate(lower) if name == wanted.lower()]
     if exact or smiles:
         return exact
-    return [number for number, name in enumerate(lower) if name.endswith(NAME)]
+    return [number for number, name in enumerate(lower) if NAME in name]
 
 
 def _certainty(names: list[str], separator: str, smiles: str) -> tuple[bool, bool, int]:
