@@ -106,11 +106,11 @@ def propose(
     Args:
         cache: Folder of the cache.
         listing: Key -> stamp, of the whole source.
-        pipeline: Name of the pipeline.
-        domain: Name of the domain.
-        source: Name of the source.
+        pipeline: Name of the pipeline; likewise ``domain`` and ``source``.
+        domain: See ``pipeline``.
+        source: See ``pipeline``.
         shard_size: Samples of a full shard; only a new cache uses it.
-        order_seed: Seed of the order of the samples; only a new cache uses it.
+        order_seed: Seed of the order; only a new cache uses it.
         flip: Whether to store the mirrored samples, too.
         extend: Whether to put samples that the plan lacks into new shards.
         options: Settings of the source, with the names of all classes as ``classes``.
@@ -123,18 +123,8 @@ def propose(
         raise ReedError(f"source {source!r} has no samples: nothing to build")
     if not (cache / "manifest.json").is_file():
         _refuse_orphans(cache)
-        empty = Manifest(
-            schema.FORMAT,
-            pipeline,
-            domain,
-            source,
-            shard_size,
-            order_seed,
-            (),
-            "",
-            1 + flip,
-            dict(options or {}),
-        )
+        first = (schema.FORMAT, pipeline, domain, source, shard_size, order_seed)
+        empty = Manifest(*first, (), "", 1 + flip, dict(options or {}))
         return _grown(Plan(empty, (), ()), listing)
 
     plan = load(cache)

@@ -42,6 +42,8 @@ def _distances(mol: Any, coords: np.ndarray) -> str:
     if near.any():
         a, b = np.argwhere(near)[0].tolist()
         return _told(mol, a, b, apart[a, b], f"under {SHORTEST}", sums[a, b])
+
+    # Bonds have narrower limits than atoms that only come near one another.
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     a, b = np.array(ends, int).reshape(-1, 2).T
     short = apart[a, b] < SHORTEST_BOND * sums[a, b]

@@ -174,10 +174,7 @@ def smiles(mol: Any) -> str:
 
 
 def flat(mol: Any) -> str:
-    """Return the identity of a molecule, by which splits, uniqueness and novelty compare it.
-
-    It is the canonical SMILES without stereo, atom maps, isotopes and explicit hydrogens.
-    """
+    """Return a molecule's identity: its SMILES without stereo, maps, isotopes and hydrogens."""
     chem = library()
     plain = _unmapped(mol)
     for atom in plain.GetAtoms():
