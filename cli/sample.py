@@ -139,10 +139,8 @@ def main(
     sampler, folder, device = _sampler(**requested)
     # Flags of every kind parse; only the sampler tells which kind they must belong to.
     own = (sampler.domain.sampling, output_of(sampler.kind))
-    kinds, source = (
-        {**_kinds(), sampler.kind: own},
-        str(requested["run"] or requested["checkpoint"]),
-    )
+    kinds = {**_kinds(), sampler.kind: own}
+    source = str(requested["run"] or requested["checkpoint"])
     given = tables(flags, assignments, sampler.kind, kinds, source)
     options, output = map(config.build, own, given)
     sets = output.sets()

@@ -6,6 +6,8 @@ import os
 import re
 from collections.abc import Collection, Iterable
 
+from reed.cache.account import by_ending
+
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp")
 SUFFIXES = (
     *(".png", *JPEGS, ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -61,12 +63,6 @@ def begins_like_one(path: str) -> bool:
         return False
 
 
-def reason(name: str) -> str:
-    """Return the reason for which a file that is not an image is passed over."""
-    ending = os.path.splitext(name)[1].lower()
-    return f"ending {ending}" if ending else "no ending"
-
-
 def masks(names: Collection[str]) -> set[str]:
     """Return the names that are another name with a word such as mask or depth added."""
     text = "\n".join(names)
@@ -83,4 +79,4 @@ def masks(names: Collection[str]) -> set[str]:
 def by_reason(names: Iterable[str], passed: dict[str, list[str]]) -> None:
     """Add files that are not images to ``passed``, by their endings."""
     for name in names:
-        passed.setdefault(reason(name), []).append(name)
+        passed.setdefault(by_ending(name), []).append(name)

@@ -280,6 +280,9 @@ def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "head.csv").write_text("smiles,logP\n")
     listing = Molecules(tmp_path).listing()
     assert listing.passed == {"holds no molecule": ("empty.sdf", "head.csv")}
+    for name in ("empty.sdf", "head.csv"):
+        with pytest.raises(ReedError, match=f"{name} holds no molecule"):
+            Molecules(tmp_path / name).listing()
 
 
 @pytest.mark.parametrize("name", ["molecules", "molecules.txt", "m.sdf.old"])

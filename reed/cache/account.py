@@ -6,6 +6,7 @@ A cache without that file was planned before files that are passed over were cou
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,12 @@ def save(
     data, path = schema.dump(listing), cache / NAME
     if not path.is_file() or path.read_bytes() != data:
         files.write_atomic(path, data)
+
+
+def by_ending(name: str) -> str:
+    """Return the reason for passing over a file that its ending shows to be no sample."""
+    ending = os.path.splitext(name)[1].lower()
+    return f"ending {ending}" if ending else "no ending"
 
 
 def _short(reason: str) -> str:

@@ -57,10 +57,10 @@ def resolve(mol: Any) -> bool:
     chem = library()
     mol.UpdatePropertyCache(strict=False)
     chem.FastFindRings(mol)
-    ranks = list(
-        chem.CanonicalRankAtoms(mol, breakTies=True)
-    )  # The choice must not depend on order.
     cyclic, groups = _groups(mol)
+    if not groups:
+        return False
+    ranks = list(chem.CanonicalRankAtoms(mol, breakTies=True))  # so that order does not matter
     has_hydrogens = any(atom.GetAtomicNum() == 1 for atom in mol.GetAtoms())
 
     for bonds in groups:
@@ -78,7 +78,7 @@ def resolve(mol: Any) -> bool:
             hint = "" if has_hydrogens else ": the file lacks hydrogens"
             raise UnclearBonds(f"has {where}, that fit several molecules{hint}")
         _apply(mol, atoms, bonds, min(choices, key=lambda c: _preference(mol, bonds, c, ranks)))
-    return bool(groups)
+    return True
 
 
 def _groups(mol: Any) -> tuple[set[int], list[list[Any]]]:

@@ -21,8 +21,8 @@ def implausible(mol: Any) -> str:
 
     Atoms coincide or are nearer than half the sum of their covalent radii, a bond is shorter than
     0.7 or longer than 1.6 times that sum, or all atoms lie in a plane though an sp3 atom has three
-    or more neighbours.
-    Atoms are counted from 1, as in files. Flags such as "2D" of a file are not looked at.
+    or more neighbours. Atoms are counted from 1, as in files. Flags such as "2D" of a file are not
+    looked at.
 
     Source of the radii: Cordero et al., Dalton Trans. 2832 (2008), by RDKit.
     """
@@ -33,7 +33,7 @@ def implausible(mol: Any) -> str:
 
 
 def _distances(mol: Any, coords: np.ndarray) -> str:
-    """Return which two atoms are too near, or bonded and too far apart."""
+    """Return which two atoms are too near, or bonded and too near or too far apart."""
     radii = np.array([_radius(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
     sums = radii[:, None] + radii[None]
     apart = np.linalg.norm(coords[:, None] - coords[None], axis=-1)
@@ -46,14 +46,14 @@ def _distances(mol: Any, coords: np.ndarray) -> str:
     # Bonds have narrower limits than atoms that only come near one another.
     ends = [(bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()) for bond in mol.GetBonds()]
     a, b = np.array(ends, int).reshape(-1, 2).T
-    short = apart[a, b] < SHORTEST_BOND * sums[a, b]
-    if short.any():
-        a, b = ends[int(short.argmax())]
-        return _told(mol, a, b, apart[a, b], f"bonded, and under {SHORTEST_BOND}", sums[a, b])
-    far = apart[a, b] > LONGEST * sums[a, b]
-    if far.any():
-        a, b = ends[int(far.argmax())]
-        return _told(mol, a, b, apart[a, b], f"bonded, and over {LONGEST}", sums[a, b])
+    lengths, radii = apart[a, b], sums[a, b]
+    for wrong, limit in (
+        (lengths < SHORTEST_BOND * radii, f"under {SHORTEST_BOND}"),
+        (lengths > LONGEST * radii, f"over {LONGEST}"),
+    ):
+        if wrong.any():
+            a, b = ends[int(wrong.argmax())]
+            return _told(mol, a, b, apart[a, b], f"bonded, and {limit}", sums[a, b])
     return ""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reed.cache.account import by_ending
 from reed.errors import ReedError
 from reed.sources.molecule import entries, qm9
 
@@ -50,7 +51,7 @@ def find(data: Path, smiles: str = "") -> Files:
         else:
             found.paths.append(path)
     if not found.paths:
-        raise ReedError(f"molecules: {_why_none(data, present)}")
+        raise ReedError(f"molecules: {_why_none(data, present, found.passed)}")
     return found
 
 
@@ -80,18 +81,23 @@ def _reason(path: Path, data: Path) -> str:
         return "hidden"
     if entries.is_sdf(path) or entries.is_list(path):
         return ""
-    return f"ending {path.suffix.lower()}" if path.suffix else "no ending"
+    return by_ending(path.name)
 
 
-def _why_none(data: Path, present: Iterable[Path]) -> str:
+def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str]]) -> str:
     """Return why there is nothing to read, and what to do."""
     for path in present:
         for endings, advice in ADVICE.items():
             if path.name.lower().endswith(endings):
                 return f"cannot read {path}: {advice}"
-    if tables := [path for path in present if entries.ending(path) in entries.TABLES]:
-        first = entries.first_line(tables[0])
-        problem = f"{tables[0]} has no column of SMILES; its first line is {first!r}"
+    folder = data.parent if data.is_file() else data
+    if names := passed.get(entries.NO_SMILES):
+        table = folder / names[0]
+        problem = (
+            f"{table} has no column of SMILES; its first line is {entries.first_line(table)!r}"
+        )
         return f"{problem}: name the column by --set source.smiles=NAME"
+    if names := passed.get(entries.EMPTY):
+        return f"{folder / names[0]} holds no molecule"
     suffixes = (*entries.SDF, *entries.WORDS, *entries.TABLES)
     return f"{data} has no file that ends in {', '.join(suffixes)}, each also with .gz"

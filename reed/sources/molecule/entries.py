@@ -22,6 +22,7 @@ SDF = (".sdf", ".sd", ".mol")
 WORDS = (".smi", ".smiles", ".ism", ".cxsmiles")
 TABLES = (".csv", ".tsv")
 PACKED = ".gz"
+EMPTY, NO_SMILES = "holds no molecule", "no column of SMILES"  # why files are passed over
 _HEAD, _LOOKED = 4096, 10  # bytes, and records, that show what a file holds
 _GZIP = b"\x1f\x8b"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_ -]*")
@@ -56,7 +57,7 @@ def why_none(path: Path, smiles: str = "") -> str:
     """
     opened = _current(path, smiles)
     if not opened.spans:
-        return "holds no molecule"
+        return EMPTY
     if ending(path) not in TABLES or opened.dialect is None or opened.dialect.has_header:
         return ""
 
@@ -66,7 +67,7 @@ def why_none(path: Path, smiles: str = "") -> str:
     texts = [opened.dialect.smiles(_text(opened.data[slice(*opened.spans[i])])) for i in looked]
     are_smiles = [bool(text) and rdkit.library().MolFromSmiles(text) is not None for text in texts]
     is_header = not are_smiles[0] and bool(_WORD.fullmatch(texts[0] or ""))
-    return "no column of SMILES" if is_header or not any(are_smiles) else ""
+    return NO_SMILES if is_header or not any(are_smiles) else ""
 
 
 def first_line(path: Path) -> str:
@@ -106,7 +107,7 @@ def smiles_of(path: Path, number: int, smiles: str = "") -> str:
     """Return the SMILES of an entry of a list; BadSample where the entry has none.
 
     smiles: the column that holds them in files whose first line names columns. By default it is
-    the one called smiles, or the only one whose name ends so. Other files have the SMILES first.
+    the one called smiles, or the only one whose name has it. Other files have the SMILES first.
     """
     record, dialect = entry(path, number, smiles), _current(path, smiles).dialect
     assert dialect is not None, "an SDF has no SMILES"

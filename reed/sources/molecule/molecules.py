@@ -40,9 +40,10 @@ class Molecules:
     reed.chem.molecule.ATOMS [N]; ``charges``, formal [N]; ``partners`` and ``orders``, neighbours
     and kinds of bonds [N, 8] (reed.chem.molecule.to_lists); and ``smiles``, canonical, with stereo.
 
-    Molecules that the settings, the split, fragments, elements, charges, isotopes or radicals
-    exclude are counted while listing. Molecules that cannot be read, or whose conformer is
-    impossible (reed.chem.molecule_geometry), fail and are recorded with the reason.
+    Molecules that the settings, the split, fragments, elements, charges, isotopes, radicals, or, in
+    files, unclear bonds (reed.chem.delocalised) and impossible coordinates
+    (reed.chem.molecule_geometry) exclude are counted while listing. Molecules that cannot be read,
+    and impossible coordinates in a published layout, fail and are recorded with the reason.
 
     Attributes:
         data: A file or a folder tree of files: SDF files, whose coordinates are kept, and lists of
@@ -54,7 +55,7 @@ class Molecules:
             (reed.sources.molecule.split_files), which take precedence. Other files are passed over
             and named.
         smiles: Column of a list that holds the SMILES; by default the one called ``smiles``, or the
-            only one whose name ends so.
+            only one whose name contains it.
         split: ``train``, ``valid``, ``test`` or ``all``. The split of the files if they have one,
             such as MiDi's and SemlaFlow's, and QM9 with MiDi's ``train.csv``, ``val.csv`` and
             ``test.csv`` beside ``gdb9.sdf``. Else eight, one and one tenth of the molecules, by a
@@ -179,7 +180,7 @@ class Molecules:
             numbers = range(entries.count(path, self.smiles))
             for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
                 key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
-                mol, fault = _looked_at(path, number, self.smiles)
+                mol, fault = _readable(path, number, self.smiles)
 
                 # QM9 states which of its molecules are unsound, and MiDi the split of each.
                 if number in omitted:
@@ -189,7 +190,7 @@ class Molecules:
                     problem = problem or (self._problem(mol) if mol is not None else "")
                 else:
                     problem = self._unwanted(mol)
-                yield key, stamp, problem or fault
+                yield key, stamp, problem or fault or _misplaced(mol)
 
     def _unwanted(self, mol: Any | None) -> str:
         """Return why a molecule is left out, which its split may be; empty if it is kept."""
@@ -229,21 +230,25 @@ def parsed(path: Path, number: int, smiles: str = "") -> Any:
     return rdkit_reading.from_smiles(entries.smiles_of(path, number, smiles))
 
 
-def _looked_at(path: Path, number: int, smiles: str) -> tuple[Any | None, str]:
-    """Return an entry as a molecule, and a fault for which it is left out while listing.
+def _readable(path: Path, number: int, smiles: str) -> tuple[Any | None, str]:
+    """Return an entry as a molecule, None if it cannot be read, and a fault that leaves it out.
 
-    The molecule is None if it cannot be read; then it is listed, so that it fails with its reason,
-    unless the fault is a known habit of programs that write such files.
+    A molecule that cannot be read is listed, so that it fails with its reason, unless the fault is
+    a known habit of programs that write such files.
     """
     try:
-        mol = parsed(path, number, smiles)
+        return parsed(path, number, smiles), ""
     except UnclearBonds:
         return None, "unclear bonds of type 4"
     except BadSample:
         return None, ""
-    if mol.GetNumConformers() and implausible(mol):
-        return mol, "impossible coordinates"
-    return mol, ""
+
+
+def _misplaced(mol: Any | None) -> str:
+    """Return that the coordinates of a molecule, if it has some, are impossible; else nothing."""
+    if mol is None or not mol.GetNumConformers() or not implausible(mol):
+        return ""
+    return "impossible coordinates"
 
 
 def with_conformer(mol: Any) -> dict[str, Any]:

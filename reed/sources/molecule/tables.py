@@ -51,7 +51,7 @@ def dialect(data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_tabl
         start: The place where its text begins.
         path: The path of the file, for messages.
         smiles: The column that holds the SMILES; empty: one called smiles, else the only one whose
-            name ends so, else the first.
+            name has it, else the first.
         is_table: Whether the ending is that of a table; other lists have SMILES first in a line,
             unless the first line names columns.
 

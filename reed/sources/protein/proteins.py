@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from reed.build.shard import BadSample
 from reed.build.source import Listing
+from reed.cache.account import by_ending
 from reed.chem.letters import STANDARD, WAYS
 from reed.chem.protein import ATOMS
 from reed.chem.structure import ENDINGS, Chain, read_structure
@@ -225,7 +226,7 @@ def _reason_to_pass(path: Path) -> str:
         return "hidden"
     if ENDINGS.search(path.name):
         return ""
-    return f"ending {path.suffix.lower()}" if path.suffix else "no ending"
+    return by_ending(path.name)
 
 
 def _designable(chain: Chain) -> np.ndarray:
