@@ -10,6 +10,11 @@ from reed.errors import ReedError
 SHOWN = 8  # names that a message lists
 
 
+def slot(name: str) -> str:
+    """Return the key of a name in an nn.ModuleDict, whose keys must not have dots."""
+    return name.replace(".", "\N{MIDDLE DOT}")
+
+
 def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict into a torch module; ReedError lists the names and shapes that differ."""
     compare(where, {key: tuple(value.shape) for key, value in model.state_dict().items()}, state)

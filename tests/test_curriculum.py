@@ -9,7 +9,7 @@ import torch
 
 from reed.errors import ReedError
 from reed.train.curriculum import Ramp, Schedule
-from reed.train.time_weight import KINDS, TimeWeight, time_weight
+from reed.flows.time_weight import KINDS, TimeWeight, time_weight
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = json.loads((GOLDEN / "curriculum.json").read_text())

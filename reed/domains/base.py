@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,11 +42,22 @@ class Noised:
         inputs: Keyword arguments of the net.
         t: Times of the samples, [B]; 0 is data and 1 is noise.
         target: What the net should predict.
+        drawn: Times as they were drawn, before a `Warp`, [B]; None if there was none.
     """
 
     inputs: dict[str, Tensor]
     t: Tensor
     target: Tensor
+    drawn: Tensor | None = None
+
+    @property
+    def clock(self) -> Tensor:
+        """Times as they were drawn, [B]."""
+        return self.t if self.drawn is None else self.drawn
+
+
+# Maps drawn times [B] to those of x, where a representation runs ahead of x (see reed.guides).
+Warp = Callable[[Tensor], Tensor]
 
 
 class Domain(Protocol):
@@ -87,8 +98,14 @@ class Domain(Protocol):
         """
         ...
 
-    def corrupt(self, batch: Batch, draws: Draws) -> Noised:
-        """Add noise to a batch; every random number comes from `draws`."""
+    def corrupt(self, batch: Batch, draws: Draws, warp: Warp | None = None) -> Noised:
+        """Add noise to a batch; every random number comes from `draws`.
+
+        Args:
+            batch: The batch.
+            draws: Random numbers of the step.
+            warp: Changes the times after they are drawn; None to keep them.
+        """
         ...
 
     def loss(self, prediction: Any, noised: Noised, batch: Batch) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reed import config
 from reed.cache.schema import Field
 from reed.config import option
-from reed.domains.base import DOMAINS, Batch, Noised
+from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.errors import ReedError
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate
@@ -156,7 +156,7 @@ class ImageDomain:
         data["x"] = (mean - _per_channel(field.shift, mean)) * _per_channel(field.scale, mean)
         return Batch(data, targets, mask)
 
-    def corrupt(self, batch: Batch, draws: Draws) -> Noised:
+    def corrupt(self, batch: Batch, draws: Draws, warp: Warp | None = None) -> Noised:
         """Compute x_t and the velocity there.
 
         The order of draws is posterior, time, noise, label dropout.
@@ -165,11 +165,12 @@ class ImageDomain:
         if "std" in batch.data:
             x = x + batch.data["std"] * draws.normal(*x.shape[1:])
         path, law = get_path(self.path), get_time_law(self.times)
-        t = law.times(getattr(draws, law.draws)(), path)  # [B]
+        drawn = law.times(getattr(draws, law.draws)(), path)  # [B]
+        t = drawn if warp is None else warp(drawn)
         x_t, velocity = interpolate(path, x, draws.normal(*x.shape[1:]), t)
         if self.label_dropout > 0:
             label = torch.where(draws.uniform() < self.label_dropout, self.classes, label)
-        return Noised({"x": x_t, "t": t, "y": label}, t, velocity)
+        return Noised({"x": x_t, "t": t, "y": label}, t, velocity, drawn)
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, [B], in float32."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from reed import config
 from reed.cache.schema import Field
 from reed.chem.molecule import ATOMS, BONDS, CHARGES, COORD_SCALE, DEGREE
-from reed.domains.base import DOMAINS, Batch, Noised
+from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.domains.molecule_options import MoleculeOptions
 from reed.domains.molecule_picture import drawn
 from reed.errors import ReedError
@@ -118,7 +118,7 @@ class MoleculeDomain:
         }
         return Batch(data, targets, mask)
 
-    def corrupt(self, batch: Batch, draws: Draws) -> Noised:
+    def corrupt(self, batch: Batch, draws: Draws, warp: Warp | None = None) -> Noised:
         """Add noise to molecules.
 
         The order of draws is time, coordinates, atoms, bonds, coordinate noise, self-conditioning.
@@ -129,6 +129,8 @@ class MoleculeDomain:
 
         # As in SemlaFlow, time s runs the other way: 1 is data.
         s = draws.uniform().sqrt()  # Beta(2, 1), [B]
+        drawn = 1 - s
+        s = s if warp is None else 1 - warp(drawn)
         prior = centred(draws.normal(size, 3), mask)
         if self.transport:
             prior = transported(prior, data["coords"], mask)
@@ -145,7 +147,7 @@ class MoleculeDomain:
             "mask": mask,
             "twice": draws.uniform() < 0.5,
         }
-        return Noised(inputs, 1 - s, data["coords"])
+        return Noised(inputs, 1 - s, data["coords"], drawn)
 
     def loss(
         self, prediction: dict[str, Tensor], noised: Noised, batch: Batch

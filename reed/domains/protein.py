@@ -15,7 +15,7 @@ from reed import config
 from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET
 from reed.config import option
-from reed.domains.base import DOMAINS, Batch, Noised
+from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.errors import ReedError, at_least
 from reed.flows import masked
 from reed.nets.layers import masked_mean
@@ -175,20 +175,21 @@ class ProteinDomain:
         counts = resolved & (residue < LETTERS)
         return Batch(data, targets, counts, values["neighbours"])
 
-    def corrupt(self, batch: Batch, draws: Draws) -> Noised:
+    def corrupt(self, batch: Batch, draws: Draws, warp: Warp | None = None) -> Noised:
         """Mask letters, and add noise to the backbone.
 
         The order of draws is time, mask, atoms, dropout.
         """
         data, residue = batch.data, batch.data["residue"]
-        t = self.min_t + (1 - 2 * self.min_t) * draws.uniform()  # [B]
+        drawn = self.min_t + (1 - 2 * self.min_t) * draws.uniform()  # [B]
+        t = drawn if warp is None else warp(drawn)
         hidden = masked.mask_tokens(residue, t, draws.uniform(residue.shape[1]), MASK)
         noise = self.backbone_noise * draws.normal(*data["coords"].shape[1:])
         seed = (draws.uniform() * 2**24).int()  # of each sample's dropout
         coords = data["coords"] + noise
         graph = {name: data[name] for name in ("resolved", "number", "chain")}
         inputs = {"coords": coords, "residues": hidden, "seed": seed, **graph}
-        return Noised(inputs, t, residue)
+        return Noised(inputs, t, residue, drawn)
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
         """Return the smoothed negative log-likelihood of the letters, [B], in float32."""

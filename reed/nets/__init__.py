@@ -42,9 +42,47 @@ class GraphState:
 # The hidden states at a tap: tokens [B, T, D], or nodes and edges.
 State = Tensor | GraphState
 
+ENTERS = ("vector", "token", "tokens")
+FINAL = 2**31 - 1  # tap after all blocks: the states that the output layer reads
+
+
+@dataclass(frozen=True)
+class Extra:
+    """What enters a net besides its inputs, already as wide as the net.
+
+    Attributes:
+        vector: Added to the condition of every block, [B, D].
+        token: Tokens before the others, [B, n, D].
+        tokens: Added to the tokens, one by one, [B, T, D].
+    """
+
+    vector: Tensor | None = None
+    token: Tensor | None = None
+    tokens: Tensor | None = None
+
 
 class Net(nn.Module):
-    """The interface of a net for the trainer and the sampler."""
+    """The interface of a net for the trainer and the sampler.
+
+    A net that takes guides (see reed.guides) has the keyword `extra` in its forward pass.
+
+    Attributes:
+        enters: Parts of Extra that the net takes, names in ENTERS.
+    """
+
+    enters: tuple[str, ...] = ()
+
+    def given(self, **inputs: Tensor) -> Tensor:
+        """Return what is known of each sample at t = 1, [B, G], from the inputs of `forward`.
+
+        At that time x is noise, so only the label, the structure or the size is known.
+        """
+        raise NotImplementedError
+
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of what enters, and G of `given`."""
+        raise NotImplementedError
 
     def taps(self) -> list[Tap]:
         """Return the blocks whose hidden states can be aligned; tap 1 is the first."""

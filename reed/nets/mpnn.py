@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reed.errors import ReedError, at_least
-from reed.nets import GraphState, Net, Tap
-from reed.nets.layers import placed_dropout
+from reed.nets import Extra, GraphState, Net, Tap
+from reed.nets.layers import masked_mean, placed_dropout
 from reed.nets.mpnn_features import ProteinFeatures, gather_nodes
 
 LETTERS = 20  # amino acids; index 20 is X, an unknown residue
@@ -70,6 +70,11 @@ class Encoded:
     real: Tensor
     resolved: Tensor
     states: dict[int, GraphState]
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean of the nodes over the residues that have coordinates, [B, hidden]."""
+        return masked_mean(self.nodes, self.resolved)
 
     def of(self, rows: Tensor) -> Encoded:
         """Return a batch of the structures with indices `rows`, int64 [N], without taps."""
@@ -203,6 +208,8 @@ class MPNN(Net):
     et al. 2022); REED (arXiv 2507.08980), released code.
     """
 
+    enters = ("vector",)
+
     def __init__(self, config: MPNNConfig) -> None:
         super().__init__()
         self.config = config
@@ -240,6 +247,17 @@ class MPNN(Net):
         """Return the modules that torch.compile compiles one by one; equal ones share a graph."""
         return [self.features, *self.encoder_layers, *self.decoder_layers]
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of what enters, and of the encoded structure."""
+        return self.config.hidden, self.config.hidden
+
+    def given(self, **inputs: Tensor) -> Tensor:
+        """Return the mean of the encoder's states over the residues of a structure, [B, D]."""
+        names = ("coords", "resolved", "number", "chain", "seed")
+        encoded = self.encode(**{name: inputs[name] for name in names if name in inputs})
+        return encoded.mean
+
     def forward(
         self,
         coords: Tensor,
@@ -249,6 +267,7 @@ class MPNN(Net):
         chain: Tensor,
         seed: Tensor | None = None,
         taps: Sequence[int] = (),
+        extra: Extra | None = None,
     ) -> tuple[Tensor, dict[int, GraphState]]:
         """Return logits [B, L, 22] and tap -> hidden states.
 
@@ -262,6 +281,7 @@ class MPNN(Net):
             seed: Seed of each sample's dropout, int32 below 2^24 [B]; required in training if
                 dropout is on.
             taps: Layers whose hidden states are returned, counted from 1.
+            extra: What guides add to the decoder's nodes.
 
         Raises:
             ReedError: A tap is not a layer.
@@ -271,7 +291,7 @@ class MPNN(Net):
             if not 1 <= tap <= layers:
                 raise ReedError(f"tap {tap} is not a layer of this net: use 1 to {layers}")
         encoded = self.encode(coords, resolved, number, chain, seed, taps)
-        return self.decode(encoded, residues, seed, taps)
+        return self.decode(encoded, residues, seed, taps, extra)
 
     def encode(
         self,
@@ -299,11 +319,14 @@ class MPNN(Net):
         residues: Tensor,
         seed: Tensor | None = None,
         taps: Sequence[int] = (),
+        extra: Extra | None = None,
     ) -> tuple[Tensor, dict[int, GraphState]]:
         """Run the decoder: structures and residues [B, L] -> logits [B, L, 22] and states."""
         index, real, states = encoded.index, encoded.real, dict(encoded.states)
         letters = gather_nodes(self.W_s(residues), index)  # [B, L, K, hidden]
         nodes, edges = encoded.nodes, torch.cat([encoded.edges, letters.to(encoded.edges)], -1)
+        if extra is not None and extra.vector is not None:
+            nodes = nodes + extra.vector.unsqueeze(1) * encoded.resolved.unsqueeze(-1)
         first = self.config.encoder_layers + 1
         last = self.config.encoder_layers + self.config.decoder_layers
         for number, layer in enumerate(self.decoder_layers, start=first):

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reed.chem.molecule import ATOMS, BONDS, CHARGES
-from reed.nets import Net, Tap
+from reed.nets import Extra, Net, Tap
 from reed.nets.semla_layers import (
     BondRefine,
     CoordNorm,
@@ -83,6 +83,8 @@ class Semla(Net):
     The net is equivariant to rotation, reflection and renumbering, and padding changes nothing.
     """
 
+    enters = ("vector",)
+
     def __init__(self, config: SemlaConfig) -> None:
         super().__init__()
         self.config = config
@@ -107,6 +109,15 @@ class Semla(Net):
         """Return the layers, which torch.compile compiles one by one."""
         return list(self.dynamics.layers)
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of what enters, and of the embedding of a number of atoms."""
+        return self.config.width, self.config.size_emb
+
+    def given(self, *, mask: Tensor, **_: Tensor) -> Tensor:
+        """Return the embeddings of the numbers of atoms, [B, G]."""
+        return self.size_emb(mask.sum(1))
+
     def forward(
         self,
         coords: Tensor,
@@ -117,6 +128,7 @@ class Semla(Net):
         past: dict[str, Tensor] | None = None,
         twice: Tensor | None = None,
         taps: Collection[int] = (),
+        extra: Extra | None = None,
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Predict the molecule without noise.
 
@@ -130,6 +142,7 @@ class Semla(Net):
             twice: Samples that are predicted twice, the second time with the first prediction as
                 `past`, bool [B] (self-conditioning, arXiv 2208.04202).
             taps: Layers whose features are returned, counted from 1.
+            extra: What guides add to the features of every atom.
 
         Returns:
             The prediction: centred "coords" [B, N, 3] and the logits of "atoms" [B, N, 18], "bonds"
@@ -143,13 +156,13 @@ class Semla(Net):
             past = {"coords": 0 * inputs[0], "atoms": 0 * inputs[1], "bonds": 0 * inputs[2]}
             if twice is not None:
                 with torch.no_grad():
-                    first = probable(self._predict(*inputs, past, ())[0])
+                    first = probable(self._predict(*inputs, past, (), extra)[0])
                 past = {
                     name: first[name] * twice.view(-1, *[1] * (first[name].ndim - 1))
                     for name in past
                 }
 
-        return self._predict(*inputs, past, taps)
+        return self._predict(*inputs, past, taps, extra)
 
     def _predict(
         self,
@@ -160,6 +173,7 @@ class Semla(Net):
         mask: Tensor,
         past: dict[str, Tensor] | None,
         taps: Collection[int],
+        extra: Extra | None,
     ) -> tuple[dict[str, Tensor], dict[int, Tensor]]:
         """Predict once, from one-hot atoms [B, N, 18] and bonds [B, N, N, 5]."""
         shape = (*mask.shape, -1)
@@ -171,9 +185,12 @@ class Semla(Net):
             all_coords.append(past["coords"])
             bonds = torch.cat([bonds, past["bonds"]], -1)
 
+        h = self.feat_proj(torch.cat(features, -1))
+        if extra is not None and extra.vector is not None:
+            h = h + extra.vector.unsqueeze(1)
         x, h, edges, states = self.dynamics(
             torch.stack(all_coords, -1),
-            self.feat_proj(torch.cat(features, -1)),
+            h,
             mask,
             self.edge_in_proj(bonds),
             taps,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reed.errors import ReedError, at_least, suggest
-from reed.nets import Net, Tap
+from reed.nets import ENTERS, FINAL, Extra, Net, Tap
 from reed.nets.layers import Attention, Mlp, TimestepEmbedder, init_linear, sincos_2d
 
 SIZES = {  # hidden size, depth, heads; DiT (arXiv 2212.09748), table 1
@@ -157,8 +157,12 @@ class _FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return self.linear(self.modulated(x, condition))
+
+    def modulated(self, x: Tensor, condition: Tensor) -> Tensor:
+        """Return the states that the linear layer reads, [B, T, D]."""
         shift, scale = self.adaLN_modulation(condition).chunk(2, dim=1)
-        return self.linear(_modulate(self.norm_final(x), shift, scale))
+        return _modulate(self.norm_final(x), shift, scale)
 
 
 class SiT(Net):
@@ -168,6 +172,8 @@ class SiT(Net):
     net does not drop labels: the caller replaces them by num_classes. Sources: SiT (arXiv
     2401.08740), DiT (arXiv 2212.09748), REPA (arXiv 2410.06940).
     """
+
+    enters = ENTERS
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
@@ -217,8 +223,22 @@ class SiT(Net):
         """Return the modules that torch.compile compiles one by one; equal ones share a graph."""
         return [*self.blocks, self.final_layer]
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Channels of what enters, and of the embedding of a label."""
+        return self.config.hidden_size, self.config.hidden_size
+
+    def given(self, *, y: Tensor, **_: Tensor) -> Tensor:
+        """Return the embeddings of the labels, [B, D]."""
+        return self.y_embedder(y)
+
     def forward(
-        self, x: Tensor, t: Tensor, y: Tensor, taps: Sequence[int] = ()
+        self,
+        x: Tensor,
+        t: Tensor,
+        y: Tensor,
+        taps: Sequence[int] = (),
+        extra: Extra | None = None,
     ) -> tuple[Tensor, dict[int, Tensor]]:
         """Return the velocity [B, C, H, W], and tap -> token states [B, T, D], row by row.
 
@@ -226,7 +246,9 @@ class SiT(Net):
             x: Noised images, [B, C, H, W].
             t: Times, float [B]; 0 is data and 1 is noise.
             y: Labels, int64 [B]; num_classes means no label.
-            taps: Blocks whose token states are returned, counted from 1.
+            taps: Blocks whose token states are returned, counted from 1; FINAL for the states
+                that the output layer reads, which begin with the n tokens of `extra`.
+            extra: What guides add; tokens of it are not among the states at the blocks.
 
         Raises:
             ReedError: A tap is not a block, or x has another shape.
@@ -234,18 +256,28 @@ class SiT(Net):
         self._check(x, taps)
         tokens = self.x_embedder(x) + self.pos_embed  # [B, T, D]
         condition = self.t_embedder(t) + self.y_embedder(y)  # [B, D]
+        before = 0
+        if extra is not None:
+            tokens, condition = _entered(tokens, condition, extra)
+            before = tokens.shape[1] - self.config.tokens
+
         states = {}
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, condition)
             if number in taps:
-                states[number] = tokens
-        return self._unpatchify(self.final_layer(tokens, condition)), states
+                states[number] = tokens[:, before:]
+        if FINAL in taps:
+            states[FINAL] = self.final_layer.modulated(tokens, condition)
+            patches = self.final_layer.linear(states[FINAL])
+        else:
+            patches = self.final_layer(tokens, condition)
+        return self._unpatchify(patches[:, before:]), states
 
     def _check(self, x: Tensor, taps: Sequence[int]) -> None:
         """Check the shape of x, and that the taps are blocks of this net."""
         config = self.config
         for tap in taps:
-            if not 1 <= tap <= config.depth:
+            if tap != FINAL and not 1 <= tap <= config.depth:
                 raise ReedError(
                     f"tap {tap} is not a block of this net: its depth is {config.depth}, "
                     f"so use 1 to {config.depth}"
@@ -262,5 +294,16 @@ class SiT(Net):
         config = self.config
         size, p = config.input_size, config.patch_size
         grid = size // p
-        patches = patches.view(-1, grid, grid, p, p, config.in_channels)
+        patches = patches.reshape(-1, grid, grid, p, p, config.in_channels)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, config.in_channels, size, size)
+
+
+def _entered(tokens: Tensor, condition: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:
+    """Add what guides give to the tokens [B, T, D] and to the condition [B, D]."""
+    if extra.tokens is not None:
+        tokens = tokens + extra.tokens
+    if extra.token is not None:
+        tokens = torch.cat([extra.token.to(tokens.dtype), tokens], 1)
+    if extra.vector is not None:
+        condition = condition + extra.vector
+    return tokens, condition

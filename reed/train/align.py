@@ -14,9 +14,13 @@ from reed.cache.codecs import codecs
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
 from reed.errors import ReedError, at_least
+from reed.flows.time_weight import TimeWeight
+from reed.guides.guide import attach, guides_of
+from reed.guides.settings import GuideSpec
+from reed.guides.training import Drawn, Pass
 from reed.nets import GraphState, Net, State
 from reed.nets.layers import masked_mean, projector
-from reed.train.time_weight import TimeWeight
+from reed.state_dict import slot
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class AlignConfig:
         target: "column/field" of the cache.
         tap: Block whose hidden states are aligned, counted from 1.
         hidden: Width of the projector (REPA: three layers of 2048).
-        time_weight: Weight of a sample by its time (see reed.train.time_weight).
+        time_weight: Weight of a sample by its time (see reed.flows.time_weight).
         probe: Whether the head is trained on detached hidden states, so that it measures the net
             without changing it.
     """
@@ -152,16 +156,20 @@ class Aligned:
     """The alignment of one batch.
 
     Attributes:
-        losses: Target name -> -w(t) cos, [B].
+        losses: Target name -> -w(t) cos, and guide -> its loss, [B].
         cosines: Target name -> cosine without weight, [B], detached; for the log.
+        errors: Guide -> error of z without weight, [B], detached; for the log.
     """
 
     losses: dict[str, Tensor]
     cosines: dict[str, Tensor]
+    errors: dict[str, Tensor]
 
 
 class AlignedNet(nn.Module):
     """A net and one projector per target; the net itself knows nothing about alignment.
+
+    The modules of guides are a part of the net, `net.guides`, because sampling needs them.
 
     The loss of a target is minus the mean over tokens of the cosine between the projected hidden
     state and the representation, as in REPA (arXiv 2410.06940, equation 8), times w(t) per sample.
@@ -169,14 +177,21 @@ class AlignedNet(nn.Module):
     Args:
         net: The net.
         targets: Alignment targets by name.
+        guides: Guides by name (see reed.guides).
 
     Attributes:
         heads: The projectors, by `slot` of the target's name.
     """
 
-    def __init__(self, net: Net, targets: Mapping[str, Target]) -> None:
+    def __init__(
+        self,
+        net: Net,
+        targets: Mapping[str, Target],
+        guides: Mapping[str, GuideSpec] | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
+        attach(net, guides or {})
         self.targets = dict(targets)
         taps = net.taps()
         self._slots = {name: slot(name) for name in targets}
@@ -191,11 +206,25 @@ class AlignedNet(nn.Module):
         """Return the modules that torch.compile compiles one by one."""
         return [*self.net.repeated(), *self.heads.values()]
 
-    def forward(self, noised: Noised, batch: Batch) -> tuple[Any, Aligned]:
-        """Return the net's prediction, and the loss and cosine of every target, [B]."""
-        taps = sorted({target.config.tap for target in self.targets.values()})
-        prediction, states = self.net(**noised.inputs, taps=taps)
-        losses, cosines = {}, {}
+    def forward(
+        self, noised: Noised, batch: Batch, drawn: Mapping[str, Drawn] | None = None
+    ) -> tuple[Any, Aligned]:
+        """Return the net's prediction, and the loss and cosine of every target, [B].
+
+        Args:
+            noised: The noised batch.
+            batch: The batch.
+            drawn: What was drawn for each guide; None for a net without guides.
+        """
+        taps = {target.config.tap for target in self.targets.values()}
+        losses, cosines, errors = {}, {}, {}
+        guides = guides_of(self.net)
+        if guides is None or drawn is None:
+            prediction, states = self.net(**noised.inputs, taps=sorted(taps))
+        else:
+            one = Pass(self.net, guides, noised.inputs, noised.t, batch.mask, drawn)
+            prediction, states, terms = one.forward(taps)
+            losses, errors = terms.losses, terms.errors
         for name, target in self.targets.items():
             hidden = states[target.config.tap]
             if target.config.probe:
@@ -204,21 +233,13 @@ class AlignedNet(nn.Module):
             similarity = MATCH[target.field.kind](head, hidden, batch.targets[name], batch)
             losses[name] = -target.weight(noised.t) * similarity
             cosines[name] = similarity.detach()
-        return prediction, Aligned(losses, cosines)
+        return prediction, Aligned(losses, cosines, errors)
 
 
 def _detached(hidden: State) -> State:
     if isinstance(hidden, GraphState):
         return replace(hidden, nodes=hidden.nodes.detach(), edges=hidden.edges.detach())
     return hidden.detach()
-
-
-def slot(name: str) -> str:
-    """Return the key of a target's head in `heads`.
-
-    The name of a target may have dots, which the keys of an nn.ModuleDict must not have.
-    """
-    return name.replace(".", "\N{MIDDLE DOT}")
 
 
 def _cosine(a: Tensor, b: Tensor, mask: Tensor | None) -> Tensor:

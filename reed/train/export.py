@@ -15,8 +15,8 @@ from reed import config
 from reed.cache import files
 from reed.domains.base import Published
 from reed.errors import ReedError
+from reed.state_dict import slot
 from reed.train import checkpoint
-from reed.train.align import slot
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
@@ -39,7 +39,7 @@ def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
     """Return a run's checkpoint as REPA's trainer writes one: model, ema and steps.
 
     The projectors are in the order of the recipe's targets. They are not averaged, so ema gets
-    those of the model.
+    those of the model. Guides have no place in that layout and are left out.
 
     Args:
         run: Folder of the run.
@@ -47,10 +47,10 @@ def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
     """
     saved = checkpoint.load(run, step, groups=("model", "ema"))
     settings = config.build(TrainConfig, config.read(run / "config.json"))
-    net = under("net.", saved.model)
+    net = without_guides(under("net.", saved.model))
     heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
     heads = [head for head in heads if head]  # a target whose weight is always 0 has no head
-    ema = layout(saved.ema, heads)
+    ema = layout(without_guides(saved.ema), heads)
     return {"model": layout(net, heads), "ema": ema, "steps": saved.step}
 
 
@@ -98,3 +98,8 @@ def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries of a state dict whose names begin with a prefix, and remove the prefix."""
     entries = {name: value for name, value in state.items() if name.startswith(prefix)}
     return {name.removeprefix(prefix): value for name, value in entries.items()}
+
+
+def without_guides(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict of a net without the modules of its guides."""
+    return {name: value for name, value in state.items() if not name.startswith("guides.")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from tqdm import tqdm
 
 from reed import config
 from reed.cache.files import only_writer
+from reed.guides.guide import guides_of
+from reed.guides.training import draw, x_time
 from reed.seeding import Draws, seed_for
 from reed.train import checkpoint, public, recipe
 from reed.train.align import AlignedNet
@@ -76,7 +79,7 @@ def untrained(setup: Setup) -> tuple[AlignedNet, list[str]]:
     torch.manual_seed(seed_for(setup.config.seed, "net"))
     net = setup.domain.net(setup.fields)
     torch.manual_seed(seed_for(setup.config.seed, "heads"))
-    model = AlignedNet(net, setup.targets)
+    model = AlignedNet(net, setup.targets, setup.guides)
     fresh = setup.config.init and not checkpoint.steps(setup.config.run)
     return model, public.start_from(model, Path(setup.config.init)) if fresh else []
 
@@ -114,6 +117,8 @@ class Trainer:
                 part.compile()  # in place, so that the names in the state dict stay
         self.model, self.optimizer = accelerator.prepare(model, self._optimizer)
         self._guard = Guard(accelerator.device)
+        lags = [spec.config.lag for spec in setup.guides.values() if spec.config.lag]
+        self._warp = functools.partial(x_time, lag=lags[0]) if lags else None
         self.step, self.samples = 0, 0
 
     def resume(self) -> None:
@@ -261,9 +266,15 @@ class Trainer:
         draws = Draws(setup.config.seed, self.step, part.total, rows, self.accelerator.device)
         targets = {name: part.values[name] for name in setup.targets}
         batch = setup.domain.collate(part.values, setup.fields, targets, part.mask)
-        noised = setup.domain.corrupt(batch, draws)
+        warp = () if self._warp is None else (self._warp,)
+        noised = setup.domain.corrupt(batch, draws, *warp)
+        # The guides draw last, so that a run without guides has the numbers that it always had.
+        guides, drawn = guides_of(self._bare.net), None
+        if guides is not None:
+            values = {name: part.values[name] for name in setup.guides}
+            drawn = draw(guides, values, noised.t, noised.clock, draws)
         with self.accelerator.autocast():
-            prediction, aligned = self.model(noised, batch)
+            prediction, aligned = self.model(noised, batch, drawn)
 
         # The losses are computed outside of autocast, in float32.
         losses = setup.domain.loss(prediction, noised, batch)
@@ -271,6 +282,7 @@ class Trainer:
         total = sum(weights[name] * term for name, term in terms.items())
         logged = {name: terms[name].detach() for name in losses}
         logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
+        logged |= {f"z/{name}": value.mean() for name, value in aligned.errors.items()}
         return total, logged | {"loss": total.detach()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
 from reed.errors import ReedError, suggest
+from reed.guides.guide import attach
+from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
@@ -58,6 +60,7 @@ class Setup:
         lr: Factor of the learning rate, with all times in optimizer steps.
         preview: Sampling options of the previews.
         stream: The batches.
+        guides: Guides by name, without those that never enter.
     """
 
     config: TrainConfig
@@ -68,6 +71,7 @@ class Setup:
     lr: Schedule
     preview: Any
     stream: ShardStream
+    guides: dict[str, GuideSpec] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -97,7 +101,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     # The cache is opened once, for the domain, the targets and the stream, so that each of its
     # files is parsed once.
     cache = open_cache(settings.shards)
-    data = RunData.of_cache(cache, settings.data)
+    data = RunData.of_cache(cache, settings.data, settings.guide)
     domain = data.make_domain(settings.domain)
     preview = config.build(domain.sampling, settings.preview.options, "preview.options")
     schedules = _schedules(settings, domain)
@@ -110,7 +114,11 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         for name, align in active.items()
     }
 
-    stream = _stream(settings, cache, active, rank=rank, world=world, pin=pin)
+    guides = data.guides(settings.guide, net)
+    with _shapes_alone():
+        attach(net, guides)
+
+    stream = _stream(settings, cache, active, guides, rank=rank, world=world, pin=pin)
     given.check_labels(domain, stream, settings.data)
     data = given.with_lacking(data, stream)
     # With `tokens`, a batch of long samples may hold few of them.
@@ -121,24 +129,27 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
         )
 
     lengths = (settings.steps, stream.batch, stream.samples)
-    trained = [*domain.losses, *targets]
+    losses = [name for name, guide in guides.items() if guide.config.read != "bank"]
+    trained = [*domain.losses, *targets, *losses]
     resolved = {name: schedules[name].resolve(*lengths) for name in trained}
     lr = Schedule.of(settings.optim.schedule, "optim.schedule").resolve(*lengths)
-    return Setup(settings, domain, data, targets, resolved, lr, preview, stream)
+    return Setup(settings, domain, data, targets, resolved, lr, preview, stream, guides)
 
 
 def _stream(
     settings: TrainConfig,
     cache: Cache,
     active: dict[str, AlignConfig],
+    guides: dict[str, GuideSpec],
     *,
     rank: int,
     world: int,
     pin: bool,
 ) -> ShardStream:
-    """Open the stream of batches, with the columns of the recipe's data and active targets."""
+    """Open the stream of batches, with the columns of the recipe's data, targets and guides."""
+    places = settings.data | {name: align.target for name, align in active.items()}
     return cache.stream(
-        settings.data | {name: align.target for name, align in active.items()},
+        places | {name: guide.config.target for name, guide in guides.items()},
         settings.batch,
         tokens=settings.tokens,
         seed=settings.seed,
@@ -197,8 +208,8 @@ def _shapes_alone() -> Generator[None]:
 
 
 def _schedules(settings: TrainConfig, domain: Domain) -> dict[str, Schedule]:
-    """Return the weight of every loss; a domain's own losses weigh 1 by default."""
-    known = [*domain.losses, *settings.align]
+    """Return the weight of every loss; those of the domain and of guides weigh 1 by default."""
+    known = [*domain.losses, *settings.align, *settings.guide]
     for name in settings.align:
         if name in (*domain.losses, *settings.data):
             raise ReedError(f"align.{name}: the name is taken by the domain; choose another")
@@ -207,5 +218,9 @@ def _schedules(settings: TrainConfig, domain: Domain) -> dict[str, Schedule]:
     for name in settings.curriculum:
         if name not in known:
             raise ReedError(f"curriculum.{name}: no loss has this name.{suggest(name, known)}")
-    weights = dict.fromkeys(domain.losses, 1.0) | settings.curriculum
+    taken = dict.fromkeys(settings.align, "an alignment target")
+    check_names(
+        settings.guide, taken | dict.fromkeys([*domain.losses, *settings.data], "the domain")
+    )
+    weights = dict.fromkeys([*domain.losses, *settings.guide], 1.0) | settings.curriculum
     return {name: Schedule.of(weight, f"curriculum.{name}") for name, weight in weights.items()}

@@ -18,6 +18,8 @@ from reed.errors import ReedError, suggest
 
 if TYPE_CHECKING:
     from reed.domains.base import Domain, Sized
+    from reed.guides.settings import GuideConfig, GuideSpec
+    from reed.nets import Net
 
 NAME = "data.json"
 SHOWN = 3  # keys that a message lists
@@ -55,6 +57,7 @@ class RunData:
         classes: Names of the classes, by number; empty if the cache has none.
         left_out: Number of samples that are not trained on, because a column lacks them.
         lacking: Column -> the samples that it lacks; only columns that lack some.
+        guide_fields: Guide -> the cached field of its representation.
     """
 
     domain: str
@@ -66,14 +69,18 @@ class RunData:
     classes: tuple[str, ...] = ()
     left_out: int = 0
     lacking: dict[str, Lacking] = dataclasses.field(default_factory=dict)
+    guide_fields: dict[str, Field] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of_cache(cls, cache: Cache, data: Mapping[str, str]) -> RunData:
+    def of_cache(
+        cls, cache: Cache, data: Mapping[str, str], guides: Mapping[str, GuideConfig] | None = None
+    ) -> RunData:
         """Collect the data of a run from its cache.
 
         Args:
             cache: The cache.
             data: Role -> "column/field", as in the recipe.
+            guides: The recipe's guides by name.
 
         Raises:
             ReedError: A role is missing or unknown, or a column is absent or incomplete.
@@ -98,6 +105,10 @@ class RunData:
             {column.name: column for column, _ in stored.values()},
             {} if lengths is None else _counted(lengths.tolist()),
             cache.classes,
+            guide_fields={
+                name: cache.column_and_field(guide.target)[1]
+                for name, guide in (guides or {}).items()
+            },
         )
 
     @classmethod
@@ -146,6 +157,23 @@ class RunData:
         if stored.lacking != self.lacking:
             updated = dataclasses.replace(stored, left_out=self.left_out, lacking=self.lacking)
             write_atomic(run / NAME, (json.dumps(config.plain(updated), indent=1) + "\n").encode())
+
+    def guides(self, configs: Mapping[str, GuideConfig], net: Net) -> dict[str, GuideSpec]:
+        """Return the guides of a recipe by name, without those that never enter.
+
+        Raises:
+            ReedError: A guide does not fit its field or the net.
+        """
+        from reed.guides.settings import check_guide  # here, as in _domain_class
+
+        specs = {
+            name: check_guide(name, config, self.guide_fields[name], net)
+            for name, config in configs.items()
+        }
+        lags = {name: spec.config.lag for name, spec in specs.items() if spec.config.lag}
+        if len(set(lags.values())) > 1:
+            raise ReedError(f"guides have different lags, {lags}; x can wait for one of them alone")
+        return {name: spec for name, spec in specs.items() if not spec.when.is_never}
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """Make the domain with a recipe's settings; a Sized one gets the lengths of all samples."""

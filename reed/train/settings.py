@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.errors import ReedError, at_least, suggest
+from reed.guides.settings import GuideConfig
 from reed.train.align import AlignConfig
 from reed.train.ema import Decay, constant_decay, power_decay
 
@@ -110,6 +111,7 @@ class TrainConfig:
         tokens: Padded tokens per step over all processes, where samples differ in length.
         one_per: A label field, "column/field": each epoch takes one sample for each of its values.
         align: Alignment targets by name.
+        guide: Representations that enter the net, by name (see reed.guides).
         curriculum: Weight of each loss by name (see reed.train.curriculum).
         optim: Settings of the optimizer.
         accumulate: Micro-batches per step and process.
@@ -138,6 +140,7 @@ class TrainConfig:
     tokens: int = 0
     one_per: str = ""
     align: dict[str, AlignConfig] = field(default_factory=dict)
+    guide: dict[str, GuideConfig] = field(default_factory=dict)
     curriculum: dict[str, Any] = field(default_factory=dict)
     optim: OptimConfig = field(default_factory=OptimConfig)
     accumulate: int = 1
