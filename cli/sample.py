@@ -177,6 +177,7 @@ def _draw(
     """Draw this process's share of a set of samples; write the files once all are drawn."""
     from reed.sample.sample_set import SampleSet, batch_of, recipe_of
 
+    sampler.check(num, options)
     recipe = recipe_of(sampler, options, output, batch or batch_of(out, num))
     shown = launched_share().rank == 0  # one bar for the processes of a launch
     samples = SampleSet(out, recipe, num, output, progress=shown)

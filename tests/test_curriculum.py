@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from reed.errors import ReedError
-from reed.train.curriculum import Ramp, Schedule
 from reed.flows.time_weight import KINDS, TimeWeight, time_weight
+from reed.train.curriculum import Ramp, Schedule
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORDED = json.loads((GOLDEN / "curriculum.json").read_text())

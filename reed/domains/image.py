@@ -15,10 +15,13 @@ from reed import config
 from reed.cache.schema import Field
 from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
+from reed.domains.image_guided import Request, drawn_with_guides
 from reed.errors import ReedError
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate
 from reed.flows.samplers import Guidance
+from reed.guides.guide import guides_of
+from reed.guides.steer import Steer
 from reed.nets.sit import SiT, SiTConfig, sit_config
 from reed.picture import grid, stretched, to_uint8
 from reed.seeding import Draws, seed_for
@@ -33,6 +36,7 @@ class SampleOptions:
         steps: Steps of the integration.
         guidance: Classifier-free guidance.
         labels: balanced (sample i has label i mod classes) or random.
+        z: Guidance on the representations of guides (see reed.guides).
         seed: Seed; sample i depends only on (seed, i).
     """
 
@@ -43,6 +47,7 @@ class SampleOptions:
     )
     steps: int = option(50, "Number of sampler steps.")
     guidance: Guidance = field(default_factory=Guidance)
+    z: Steer = field(default_factory=Steer)
     labels: str = option(
         "balanced",
         "Labels: balanced (sample i gets label i mod classes) or random.",
@@ -67,6 +72,7 @@ class SampleOptions:
             parts.append(f"cfg{guidance.scale:g}")
             if (guidance.low, guidance.high) != (0, 1):
                 parts.append(f"t{guidance.low:g}-{guidance.high:g}")
+        parts += [self.z.name] if self.z.name else []
         parts += [self.labels] if self.labels != "balanced" else []
         parts += [f"seed{self.seed}"] if self.seed else []
         return "-".join(parts)
@@ -180,7 +186,10 @@ class ImageDomain:
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: SampleOptions
     ) -> dict[str, np.ndarray]:
-        """Draw samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N]."""
+        """Draw samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N].
+
+        A net with guides also gives the representations that were drawn, as "z/NAME".
+        """
         field, device = fields["x"], next(net.parameters()).device
         samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
         labels = [sample.label(options.labels) for sample in samples]
@@ -191,17 +200,22 @@ class ImageDomain:
             return torch.stack([sample.normal(shape, step) for sample in samples]).to(device)
 
         null = self.classes if self.label_dropout > 0 else None
-        velocity = samplers.guided_velocity(net, y, null, options.guidance)
-        start = noise(-1)
-        if options.sampler == "sde":
-            x = samplers.sde(velocity, start, options.steps, get_path(self.path), noise)
+        drawn: dict[str, np.ndarray] = {}
+        if (guides := guides_of(net)) is not None:
+            request = Request(y, null, options, indices, get_path(self.path))
+            x, drawn = drawn_with_guides(net, guides, request, noise)
         else:
-            x = samplers.ode(velocity, start, options.steps, heun=options.sampler == "heun")
+            velocity = samplers.guided_velocity(net, y, null, options.guidance)
+            start = noise(-1)
+            if options.sampler == "sde":
+                x = samplers.sde(velocity, start, options.steps, get_path(self.path), noise)
+            else:
+                x = samplers.ode(velocity, start, options.steps, heun=options.sampler == "heun")
 
         # Back from the net's scale to that of the stored data; the inverse of `collate`.
         x = x.float()
         x = x / _per_channel(field.scale, x) + _per_channel(field.shift, x)
-        return {"x": x.cpu().numpy(), "label": y.cpu().numpy()}
+        return {"x": x.cpu().numpy(), "label": y.cpu().numpy(), **drawn}
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw the samples in a grid; of latents, the first three channels, with full contrast."""

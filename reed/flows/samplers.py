@@ -7,7 +7,7 @@ the diffusion coefficient 2t and the guidance interval are those of the REPA and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +103,19 @@ def guided_velocity(
     return velocity
 
 
-@torch.no_grad()
+# Tensors that are integrated together, each on a time of its own; and a clock: global -> own time.
+Parts = tuple[Tensor, ...]
+Clock = Callable[[float], float]
+# Maps parts, the global time and that of the beginning of the step to their velocities, each by its
+# own time.
+PartsVelocity = Callable[[Parts, float, float], Parts]
+
+
+def same_time(clock: float) -> float:
+    """Return the global time: the clock of a part that neither waits nor runs ahead."""
+    return clock
+
+
 def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor:
     """Integrate dx/dt = velocity from t = 1 to t = 0 in equal steps, by Euler or Heun.
 
@@ -120,22 +132,40 @@ def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor
     Raises:
         ReedError: ``steps`` is below 1.
     """
+    return ode_parts(_alone(velocity), (x,), steps, (same_time,), heun)[0]
+
+
+@torch.no_grad()
+def ode_parts(
+    velocity: PartsVelocity, parts: Parts, steps: int, clocks: Sequence[Clock], heun: bool = False
+) -> Parts:
+    """Integrate several tensors together, as `ode` integrates one; a clock for each of them."""
     check_steps(steps)
-    x = x.double()
+    parts = tuple(part.double() for part in parts)
     # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
     # of its interval.
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
     for i in range(steps):
         t, t_next = grid[i], grid[i + 1]
-        v = velocity(x, t, t)
-        ahead = x + (t_next - t) * v
+        spans = [clock(t_next) - clock(t) for clock in clocks]
+        v = velocity(parts, t, t)
+        ahead = _moved(parts, spans, v)
         if heun and i < steps - 1:
-            ahead = x + (t_next - t) * 0.5 * (v + velocity(ahead, t_next, t))
-        x = ahead
-    return x
+            v_ahead = velocity(ahead, t_next, t)
+            means = tuple(0.5 * (a + b) for a, b in zip(v, v_ahead, strict=True))
+            ahead = _moved(parts, spans, means)
+        parts = ahead
+    return parts
 
 
-@torch.no_grad()
+def _moved(parts: Parts, spans: Sequence[float], v: Parts) -> Parts:
+    return tuple(x + dt * part for x, dt, part in zip(parts, spans, v, strict=True))
+
+
+def _alone(velocity: Velocity) -> PartsVelocity:
+    return lambda parts, t, start: (velocity(parts[0], t, start),)
+
+
 def sde(
     velocity: Velocity,
     x: Tensor,
@@ -164,18 +194,40 @@ def sde(
     Raises:
         ReedError: ``steps`` is below 1, or ``last_step`` is not between 0 and 1.
     """
+    one = _alone(velocity)
+    return sde_parts(one, (x,), steps, (path,), lambda step: (noise(step),), last_step)[0]
+
+
+@torch.no_grad()
+def sde_parts(
+    velocity: PartsVelocity,
+    parts: Parts,
+    steps: int,
+    paths: Sequence[Path],
+    noise: Callable[[int], Parts],
+    last_step: float = 0.04,
+) -> Parts:
+    """Integrate several tensors together, as `sde` integrates one, all on the same time."""
     check_steps(steps)
     if not 0 < last_step < 1:
         raise ReedError(f"sampler: last_step is {last_step}, it must lie between 0 and 1")
-    x = x.double()
+    parts = tuple(part.double() for part in parts)
     grid = [*torch.linspace(1, last_step, steps, dtype=torch.float64).tolist(), 0.0]
     for i in range(steps):
         t, dt = grid[i], grid[i + 1] - grid[i]
-        v = velocity(x, t, t)
-        x = x + (v - t * _score(path, v, x, t)) * dt
+        both = zip(paths, parts, velocity(parts, t, t), strict=True)
+        parts = tuple(x + (v - t * _score(path, v, x, t)) * dt for path, x, v in both)
         if i < steps - 1:
-            x = x + math.sqrt(2 * t * -dt) * noise(i).to(x)
-    return x
+            scale = math.sqrt(2 * t * -dt)
+            parts = tuple(x + scale * n.to(x) for x, n in zip(parts, noise(i), strict=True))
+    return parts
+
+
+def starts(steps: int, sampler: str, last_step: float = 0.04) -> list[float]:
+    """Return the times at which the steps of a sampler begin."""
+    if sampler == "sde":
+        return torch.linspace(1, last_step, steps, dtype=torch.float64).tolist()
+    return torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()[:-1]
 
 
 def _score(path: Path, v: Tensor, x: Tensor, t: float) -> Tensor:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,16 @@ class Entry:
     z: Tensor
     keep: Tensor
     time: Tensor | None = None
+
+
+class Bank(Protocol):
+    """The rows of the column that a guide's representations come from."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, numbers: Sequence[int]) -> Tensor:
+        """Return decoded representations, [N, ...] float32."""
+        ...
 
 
 class Guide(nn.Module):
@@ -96,6 +106,7 @@ class Guide(nn.Module):
             return self.head(hidden[:, -self.spec.shape[0] :])  # without the tokens before them
         return self.head(pooled(hidden, mask))
 
+    bank: Bank | None = None  # for read = bank, in sampling
     _row = 0  # of this guide's token among the entered ones; set by Guides
 
 

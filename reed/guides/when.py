@@ -100,13 +100,17 @@ class When:
         totals = {"constant": 1.0, "loglinear": 2 - 2 * math.log(2)}  # 1/2 for the others
         return self.weight(t) / totals.get(self.kind, 0.5)
 
-    def time(self, u: float) -> float:
-        """Return the time t* at which A falls to u; for a uniform u, t* has the density alpha."""
+    def times(self, u: Tensor) -> Tensor:
+        """Return the times t* at which A falls to u; for uniform u their density is alpha.
+
+        Args:
+            u: Numbers in [0, 1), float64 [B].
+        """
         if self.weight is None:
-            return 1.0 if self.is_start else -1.0
-        low, high = 0.0, 1.0
+            return torch.full_like(u, 1.0 if self.is_start else -1.0)
+        low, high = torch.zeros_like(u), torch.ones_like(u)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            share = float(self.share(torch.tensor(middle, dtype=torch.float64)))
-            low, high = (middle, high) if share >= u else (low, middle)
+            later = self.share(middle) >= u
+            low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return low

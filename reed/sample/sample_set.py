@@ -80,7 +80,10 @@ def output_of(kind: str) -> type[Output]:
 
 def recipe_of(sampler: Sampler, options: Any, output: Output, batch: int) -> dict[str, Any]:
     """Return the kind of data and everything that the samples depend on, as plain data."""
-    table = {"kind": sampler.kind} | sampler.about | config.plain(options) | output.recipe
+    plain = config.plain(options)
+    if "guides" not in sampler.about:
+        plain.pop("z", None)  # the options of guides; sets of before they came do not have them
+    table = {"kind": sampler.kind} | sampler.about | plain | output.recipe
     table |= {"precision": sampler.precision, "batch": batch}
     return json.loads(json.dumps(config.plain(table), default=str))
 

@@ -14,6 +14,8 @@ from reed import config, weights
 from reed.cache.schema import Column, Field
 from reed.domains.base import DOMAINS, Domain
 from reed.errors import ReedError
+from reed.guides.bank import check_banks, open_banks
+from reed.guides.guide import attach, guides_of
 from reed.precision import OF_SAMPLING, computing, in_double
 from reed.train import checkpoint, export
 from reed.train.public import PublicWeights
@@ -90,13 +92,17 @@ class Sampler:
         # The run keeps what it needs of its cache, which may be gone by now.
         data = RunData.of_run(run, settings.shards, settings.data)
         domain = data.make_domain(settings.domain)
-        net: nn.Module = domain.net(data.fields)
+        made = domain.net(data.fields)
+        guides = attach(made, data.guides(settings.guide, made))
+        net: nn.Module = made
         state = saved.ema if ema else export.under("net.", saved.model)
         checkpoint.load_strict(net, state, f"{run} step {saved.step}")
 
         name = f"step-{saved.step:07d}"
         file = run / name / f"{group}.safetensors"
-        about = {
+        if guides is not None:
+            open_banks(guides, settings.shards)
+        about: dict[str, Any] = {
             "run": str(run),
             "checkpoint": str(file),
             "step": saved.step,
@@ -108,6 +114,8 @@ class Sampler:
             "fields": config.plain(data.fields),
             "config": config.plain(settings),
         }
+        if guides is not None:
+            about["guides"] = config.plain(settings.guide)
         columns = {
             role: data.columns[address.partition("/")[0]] for role, address in settings.data.items()
         }
@@ -162,6 +170,11 @@ class Sampler:
         }
         name = found.path.stem + ("-model" if found.group == "model" else "")
         return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
+
+    def check(self, num: int, options: Any) -> None:
+        """Check that `num` samples can be drawn; ReedError if a guide's bank has too few rows."""
+        if (guides := guides_of(self.net)) is not None:
+            check_banks(guides, num, options.z.replace)
 
     def batch(self, number: int, options: Any, size: int) -> dict[str, np.ndarray]:
         """Draw samples number * size to (number + 1) * size - 1.

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from reed import config
 from reed.cache.files import only_writer
+from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.guides.training import draw, x_time
 from reed.seeding import Draws, seed_for
@@ -110,6 +111,8 @@ class Trainer:
             fused=True,
         )
 
+        if (guides := guides_of(model.net)) is not None:
+            open_banks(guides, setup.config.shards)
         self._ema = Ema(model.net, setup.config.decay())
         self._bare = model
         if _compiles(setup.config.compile, accelerator.device):

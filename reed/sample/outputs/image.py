@@ -98,13 +98,13 @@ class ImageOutput(Output):
             library("PIL.Image")
 
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return x, uint8 [B, H, W, C] or latents, and label [B]."""
+        """Return x, uint8 [B, H, W, C] or latents, label [B], and the representations z/NAME."""
         x = drawn["x"]
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
         elif not self._latents:
             x = to_uint8(x, self._field, self.rounding)
-        return {"x": x, "label": drawn["label"]}
+        return drawn | {"x": x}
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
         """Return the writers of the files, the .npz first: it holds all that was drawn."""
@@ -119,7 +119,10 @@ class ImageOutput(Output):
 
 
 def write_npz(path: Path, samples: SampleSet) -> None:
-    """Write the samples as arr_0 and their labels as arr_1, with one part in memory at a time."""
+    """Write the samples as arr_0 and their labels as arr_1, with one part in memory at a time.
+
+    The representations of guides follow under their names, z/NAME.
+    """
     labels = np.empty(samples.num, np.int64)
     with files.open_new(path) as file:
         with ZipFile(file, "w") as archive:
@@ -139,6 +142,12 @@ def write_npz(path: Path, samples: SampleSet) -> None:
 
             with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, labels, allow_pickle=False)
+
+            names = [name for name in next(samples.parts()) if name.startswith("z/")]
+            for name in names:
+                z = np.concatenate([part[name] for part in samples.parts()])
+                with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, z, allow_pickle=False)
 
 
 def write_picture(path: Path, samples: SampleSet) -> None:

@@ -1,0 +1,108 @@
+"""Guidance on a representation, beside the guidance on labels, and how both are combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from reed.config import option
+from reed.errors import ReedError
+
+
+@dataclass(frozen=True)
+class Steer:
+    """Guidance on the representations of guides, and the reading of a bank.
+
+    Attributes:
+        scale: Scale of the guidance, at least 1; 1 turns it off.
+        low: First time of the interval in which it acts.
+        high: Last time of the interval.
+        mixture: Whether to use the paper's geometric mixture, (1 - A) v(x) + A v(x, z), with z
+            drawn at the start. It is biased: it does not sample the joint distribution.
+        replace: Whether a row of a bank may be used for several samples.
+    """
+
+    scale: float = option(
+        1.0,
+        "Scale of guidance on the representations of guides; 1 is off.",
+        flag="guide-scale",
+        metavar="SCALE",
+    )
+    low: float = option(0.0, "Times at which it acts.", flag="guide-interval", metavar="LOW HIGH")
+    high: float = option(1.0, "The last of these times.", flag="guide-interval")
+    mixture: bool = option(
+        False,
+        "Draw z at the start and mix the velocities with and without it by A(t); biased.",
+        flag="guide-mixture",
+    )
+    replace: bool = option(
+        False, "A row of a bank may be used for several samples.", flag="guide-replace"
+    )
+
+    def __post_init__(self) -> None:
+        if not self.scale >= 1:
+            raise ReedError(f"guide-scale is {self.scale}, it must be at least 1 (1 = off)")
+        if not 0 <= self.low <= self.high <= 1:
+            raise ReedError(
+                f"guide-interval [{self.low}, {self.high}] is empty or outside [0, 1]; t = 0 is "
+                "data and t = 1 is noise"
+            )
+        if self.mixture and self.scale > 1:
+            raise ReedError(
+                f"guide-scale is {self.scale} and guide-mixture is on, which sets the scale to "
+                "A(t); leave one of them out"
+            )
+
+    @property
+    def name(self) -> str:
+        """Short form without defaults, for file names."""
+        parts = []
+        if self.scale > 1:
+            parts.append(f"z{self.scale:g}")
+            if (self.low, self.high) != (0, 1):
+                parts.append(f"t{self.low:g}-{self.high:g}")
+        parts += ["mixture"] if self.mixture else []
+        return "-".join(parts + (["replace"] if self.replace else []))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One evaluation of the net: with or without labels, with or without representations.
+
+    Attributes:
+        label: Whether the net sees the labels.
+        z: Whether the net sees the representations.
+        factor: Factor of its prediction in the sum.
+    """
+
+    label: bool
+    z: bool
+    factor: float
+
+
+def variants(label_scale: float, z_scale: float) -> list[Variant]:
+    """Return the evaluations whose weighted sum is the guided prediction.
+
+    The prediction is v(y, z) + (w_y - 1) (v(y, z) - v(z)) + (w_z - 1) (v(y, z) - v(y)). With one
+    scale at 1 this is ordinary classifier-free guidance on the other condition.
+    """
+    parts = [Variant(True, True, label_scale + z_scale - 1)]
+    if label_scale != 1:
+        parts.append(Variant(False, True, 1 - label_scale))
+    if z_scale != 1:
+        parts.append(Variant(True, False, 1 - z_scale))
+    return parts
+
+
+def summed(prediction: Any, parts: Sequence[Variant]) -> Any:
+    """Return the weighted sum of stacked predictions, a tensor [n B, ...] or a table of them."""
+    if isinstance(prediction, Mapping):
+        return {name: summed(value, parts) for name, value in prediction.items()}
+    assert isinstance(prediction, Tensor)
+    if len(parts) == 1:
+        return prediction
+    chunks = prediction.chunk(len(parts))
+    return sum(part.factor * chunk for part, chunk in zip(parts, chunks, strict=True))
