@@ -267,7 +267,7 @@ class Reading:
                     keep.append(torch.full_like(which, is_on, dtype=torch.bool))
                 else:
                     z.append(part.of(label)[which])
-                    keep.append(part.has[which] & is_on & part.known)
+                    keep.append((part.has & part.known)[which] & is_on)
             if name in noised:
                 time = torch.full((sum(map(len, z)),), noised[name][1])
                 time = time.to(self._device, self._dtype)
@@ -277,6 +277,8 @@ class Reading:
     def result(self, beside: Sequence[Tensor] = ()) -> dict[str, Any]:
         """Return z of every sample as "z/NAME", float32 arrays [B, ...]."""
         joint = {guide.spec.name: z for guide, z in zip(self.joint, beside, strict=True)}
+        for part in self._parts.values():
+            part.take()  # a mean has one more prediction, that of the last step
         return {
             f"z/{name}": joint.get(name, part.of(True)).float().cpu().numpy()
             for name, part in self._parts.items()
