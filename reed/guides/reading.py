@@ -19,6 +19,9 @@ from reed.nets import Extra, State
 from reed.seeding import seed_for
 
 _SPAN = float(2**63)  # seeds are below it
+# Times t* of equal probability that sampling uses. Every law of t* gives the joint distribution,
+# that of ten times, too, and the samples of a batch then share the evaluations that z needs.
+TIMES = 10
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Reading:
         if self._steer.mixture:
             return torch.ones_like(lasts)
         name, when = guide.spec.name, guide.spec.when
-        uniform = [seed_for(self._seed, "when", name, i) / _SPAN for i in self._indices]
-        return when.times(torch.tensor(uniform, dtype=torch.float64)).maximum(lasts)
+        drawn = [seed_for(self._seed, "when", name, i) / _SPAN for i in self._indices]
+        uniform = ((torch.tensor(drawn, dtype=torch.float64) * TIMES).floor() + 0.5) / TIMES
+        return when.times(uniform).maximum(lasts)
 
     def noise(self, guide: Guide, rows: Sequence[int] | None = None, step: int = -1) -> Tensor:
         """Draw standard normal numbers shaped like z for some rows of the batch, by default all."""
