@@ -70,8 +70,7 @@ def main(
 
     \b
     Examples:
-      reed-eval runs/digits/samples/step-0000800-euler50-fp64.npz \\
-          --reference cache/digits
+      reed-eval runs/digits/samples/final.npz --reference cache/digits
       reed-eval s.npz --reference VIRTUAL_imagenet256_labeled.npz \\
           --metrics fid,sfid,is,pr --num 50000
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50

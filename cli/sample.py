@@ -124,7 +124,7 @@ def main(
 
     \b
     Examples:
-      reed-sample --run runs/digits --num 1000
+      reed-sample --run runs/digits --out runs/digits/samples/final
       reed-sample --run runs/imagenet --num 50000 --sampler sde --steps 250 \\
           --guidance 1.8 --interval 0 0.7
       torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet
