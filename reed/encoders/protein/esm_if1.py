@@ -183,7 +183,7 @@ def library() -> tuple[Any, Any, Any]:
     Raises:
         ReedError: fair-esm is not installed, or another package hides it.
     """
-    pre.version("fair-esm")
+    pre.version("fair-esm", "proteins")
 
     # The imports fail without the stand-ins, which are removed again afterwards.
     with _stand_ins(), quiet():

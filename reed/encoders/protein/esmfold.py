@@ -98,7 +98,7 @@ class EsmFold(PublicWeights):
         """Return the weights, the library, the precision and the number of recycles."""
         found = self._find()
         recycles = "own" if self.recycles < 0 else self.recycles
-        version = pre.version("transformers")
+        version = pre.version("transformers", "proteins")
         return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
 
     def load(self, device: str) -> None:
