@@ -94,7 +94,8 @@ class EsmIf1(PublicWeights):
     def revision(self) -> str:
         """Return the weights, the library, the precision, and how atoms are centred and masked."""
         found = self._find()
-        return f"{found.sha256[:16]} {pre.version('fair-esm')} {self.precision} centred masked1"
+        version = pre.version("fair-esm", "proteins")
+        return f"{found.sha256[:16]} {version} {self.precision} centred masked1"
 
     def load(self, device: str) -> None:
         """Load the encoder onto ``device``.
