@@ -91,7 +91,8 @@ def _kinds() -> Kinds:
 @click.option(
     "--array",
     metavar="K/N",
-    help="Draw only share K (0 to N - 1) of N, for the jobs of an array.",
+    help="Draw only share K (0 to N - 1) of N, for the jobs of an array. Shares are whole batches: "
+    "to divide a few samples, give every job the same small --batch.",
 )
 @click.option(
     "--out",
@@ -182,6 +183,8 @@ def _draw(
     samples = SampleSet(out, recipe, num, output, progress=shown)
 
     if not samples.is_written():
+        if message := samples.empty_share(share):
+            click.echo(message, err=True)
         samples.fill(sampler, output.sampling(options), share)
         if not samples.finish():
             left = len(samples.missing())
