@@ -52,7 +52,7 @@ SHADOWED = ("torch_geometric", "torch_scatter", "biotite", "esm.inverse_folding"
 @ENCODERS.register("esm-if1")
 @dataclass
 class EsmIf1(PublicWeights):
-    """The encoder states of ESM-IF1 on N, CA and C, one vector per residue.
+    """Encoder states of ESM-IF1, computed from N, CA and C: one vector per residue.
 
     Its field is ``tokens`` [L, dim]. The model sees no letters of the sequence. The atoms are
     centred first, because the model is invariant to rotations about the origin only. A residue that

@@ -33,7 +33,7 @@ ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"
 @ENCODERS.register("esmfold")
 @dataclass
 class EsmFold(PublicWeights):
-    """The structure and the trunk's representations that ESMFold predicts for one chain.
+    """The structure that ESMFold predicts for a chain, and its trunk's representations.
 
     Its fields:
 

@@ -27,7 +27,7 @@ ENGINES = {"transformers": "images", "vllm": ""}  # name -> extra that installs 
 @ENCODERS.register("captions")
 @dataclass
 class Captions(PublicWeights):
-    """The answer of a vision-language model to a prompt about the image.
+    """Captions: the answer of a vision-language model to a prompt about each image.
 
     The field ``text`` is the answer without surrounding whitespace. A sample with an empty answer
     fails. In fp32 a greedy answer does not depend on the rest of the batch; in bf16 rounding in
