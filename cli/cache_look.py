@@ -69,7 +69,8 @@ def info(cache: Path) -> None:
     type=click.IntRange(2),
     default=512,
     show_default=True,
-    help="Records to read: half of them, at most 256, calibrate; the others are measured.",
+    help="Number of records to read: half of them (at most 256) calibrate the codecs, the others "
+    "measure them.",
 )
 @click.option(
     "--codec",
@@ -87,7 +88,7 @@ def info(cache: Path) -> None:
 )
 @one_line_errors
 def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: Path | None) -> None:
-    """Measure the size and the loss of codecs on a column.
+    """Measure the size and the fidelity of codecs on a column.
 
     \b
     Examples:

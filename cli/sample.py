@@ -45,7 +45,7 @@ def _kinds() -> Kinds:
     "--ema/--no-ema",
     default=True,
     show_default=True,
-    help="Weights to use: their moving average, or the last ones.",
+    help="Use the moving average of the weights, or the last weights.",
 )
 @click.option(
     "--convention",
@@ -61,7 +61,8 @@ def _kinds() -> Kinds:
 @click.option(
     "--scale",
     type=float,
-    help="The checkpoint's net was trained on (latent - shift) * scale. Default: 0.18215.",
+    help="Scale of the latents: the checkpoint's net was trained on (latent - shift) * scale. "
+    "Default: 0.18215.",
 )
 @click.option("--shift", type=float, help="Shift of the latents, see --scale. Default: 0.")
 @click.option(
@@ -84,8 +85,8 @@ def _kinds() -> Kinds:
     "--batch",
     type=click.IntRange(1),
     metavar="N",
-    help="Samples per batch; recorded, because rounding depends on it. Default: that of the "
-    "samples already drawn, else 64, at most --num.",
+    help="Samples per batch; recorded, because rounding depends on it. Default: the batch size of "
+    "the samples already drawn, else 64 or --num, whichever is smaller.",
 )
 @DEVICE
 @click.option(

@@ -45,7 +45,7 @@ class SampleOptions:
     guidance: Guidance = field(default_factory=Guidance)
     labels: str = option(
         "balanced",
-        "Labels: balanced (sample i gets label i mod classes) or random.",
+        "Class labels: balanced (sample i gets label i mod classes) or random.",
         metavar="NAME",
     )
     seed: int = option(0, "Random seed.")
