@@ -77,7 +77,7 @@ test-newest: $(BIN)/python ## Run the tests with the newest versions that there 
 	$(MAKE) test VENV=$(VENV)-newest LOCK=
 
 # A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
-lint: $(STAMP) ## Check style, formatting, dependencies, types, and which room imports which
+lint: $(STAMP) ## Check style, formatting, dependencies, types, and which layer imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry . --no-ansi

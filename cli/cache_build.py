@@ -92,8 +92,8 @@ _REQUEST = (
         "--json",
         "as_json",
         is_flag=True,
-        help="Print the numbers of samples and files, with the reasons why some were left out, as JSON; "
-        "messages go to stderr.",
+        help="Print counts of samples and files, and why some were left out, as JSON; messages "
+        "go to stderr.",
     ),
 )
 
