@@ -269,14 +269,13 @@ def _order(
         if groups is not None:
             raise ReedError("one_per is for samples of different lengths, these have one")
         if batch < 1:
-            raise ReedError(
-                f"the batch is {batch}; give the number of samples of a batch, such as batch=256"
-            )
+            raise ReedError(f"the batch is {batch}; give its number of samples, such as batch=256")
         return Order(len(joined.rows), batch, seed)
+
+    # A number of samples would leave the memory of a batch open.
     if tokens < 1:
-        ragged = ", ".join(
-            places[n] for c in joined.columns for n, f in c.fields.items() if None in f.shape
-        )
+        fields = (f for column in joined.columns for f in column.fields.items())
+        ragged = ", ".join(places[name] for name, field in fields if None in field.shape)
         raise ReedError(
             f"{ragged}: samples of different lengths need a budget of tokens per batch; give the "
             "largest number of padded tokens of a batch in place of batch, such as tokens=4096"
