@@ -94,7 +94,7 @@ class BFloat16(_Plain):
 
 
 class Int8(_Plain):
-    """int8 after division by a per-channel rms (of the column) and a per-token absolute maximum.
+    """int8, scaled by a per-channel RMS of the column and a per-token absolute maximum.
 
     Dividing by the channel's rms first keeps outlier channels from using up the eight bits of all
     other channels. Storage is one byte per channel and four per token.
@@ -178,7 +178,7 @@ class Pca:
 
 
 class Utf8(_Plain):
-    """A string; stage two never decodes it."""
+    """UTF-8 text; training never decodes it."""
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "utf8", ()),)

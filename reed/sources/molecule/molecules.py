@@ -34,7 +34,7 @@ READING = 2  # how files are read; a cache that was planned by another is not ad
 @SOURCES.register("molecules")
 @dataclass(frozen=True)
 class Molecules:
-    """Molecules of one fragment, with hydrogens, of the elements and charges in reed.chem.molecule.
+    """Single-fragment molecules with hydrogens, of the elements and charges in reed.chem.molecule.
 
     The entries are ``coords``, float32 [N, 3] in angstroms; ``atoms``, indices into
     reed.chem.molecule.ATOMS [N]; ``charges``, formal [N]; ``partners`` and ``orders``, neighbours

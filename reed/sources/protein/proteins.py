@@ -30,7 +30,7 @@ BETWEEN = 100  # added to the numbers of residues for each chain before, as in P
 @SOURCES.register("proteins")
 @dataclass(frozen=True)
 class Proteins:
-    """Protein chains up to a length and a resolution, with their sequence and backbone.
+    """Protein chains with sequence and backbone, limited in length and resolution.
 
     Its entries:
 
