@@ -25,7 +25,7 @@ from reed.weights import library
 
 ENDINGS = re.compile(r"\.(pdb[0-9]*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"  # of UTF-8, as latin-1; some editors write it
-_ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # the PDB's names of assemblies
+ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # the PDB's names of assemblies
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _content(path: Path) -> Content:
     if first[:5].lower() == "data_":
         return read_mmcif("\n".join(lines))
     content = read_pdb(lines)
-    return replace(content, is_assembly=True) if _ASSEMBLY.search(path.name) else content
+    return replace(content, is_assembly=True) if ASSEMBLY.search(path.name) else content
 
 
 def _named(results: Iterable[tuple[str, Chain | str]]) -> dict[str, Chain | str]:
