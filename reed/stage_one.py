@@ -151,8 +151,10 @@ class Build:
         cache = self.request.cache
         if self.request.rebuild:
             plan.discard(cache)
-        listing = self.listing
-        return plan.freeze(cache, listing, listing.passed, listing.counts, **self.settings)
+        found = self.listing
+        return plan.freeze(
+            cache, found, found.passed, found.counts, found.examples, **self.settings
+        )
 
 
 @dataclass(frozen=True)

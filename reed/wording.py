@@ -1,6 +1,10 @@
-"""Numbers of things in messages."""
+"""Numbers and names of things in messages."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 3  # names in a line
 
 
 def counted(count: int, noun: str) -> str:
@@ -14,6 +18,12 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}s"
 
 
-def named(names: list[str], shown: int = 3) -> str:
-    """Return the first names, separated by commas; an ellipsis follows if there are more."""
-    return ", ".join(names[:shown]) + (", …" if len(names) > shown else "")
+def named(names: Sequence[str], count: int | None = None) -> str:
+    """Return the first names, separated by commas; an ellipsis follows if there are more.
+
+    Args:
+        names: The names, or the first of them.
+        count: Number of all names, if ``names`` are not all.
+    """
+    more = ", …" if (len(names) if count is None else count) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -113,7 +113,7 @@ def test_numbers_that_go_on_do_not_join_what_lies_far_apart(tmp_path):
 
 @pytest.mark.parametrize("end", ["OXT", "OT2", "OC2"])
 def test_numbers_that_go_on_behind_a_terminus_are_of_another_molecule(tmp_path, end):
-    """Behind a gap there is no second oxygen; behind one in a chain that goes on there is a bond."""
+    """Behind a gap there is no second oxygen, and in a chain that goes on there is a bond."""
     first = sum((TINY.residue(i, "ALA") for i in range(30)), [])
     oxygen = first[-1][:12] + f" {end:3s}" + first[-1][16:]
     near = sum((TINY.residue(i + 4, "GLY", number=i + 1) for i in range(30, 60)), [])

@@ -69,6 +69,7 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
             for reason, each in passed.items()
         },
         "counted": dict(listing.counts),
+        "examples": {what: list(keys[:KEYS]) for what, keys in listing.examples.items()},
         "columns": {
             name: {
                 "samples": manifest.samples - len(lacking[name]),

@@ -85,7 +85,7 @@ def lines(cache: Path) -> Iterator[str]:
     if listed.line:
         yield f"  {listed.line}"
     if listed.counted:
-        yield "  " + ", ".join(f"{name} {count}" for name, count in listed.counted.items())
+        yield f"  {listed.counts}"
 
     for name in schema.columns(cache):
         yield ""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reed.cache.account import by_ending
+from reed.chem import sdf_files
 from reed.errors import ReedError
 from reed.sources.molecule import entries, qm9
 
@@ -99,5 +100,5 @@ def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str
         return f"{problem}: name the column by --set source.smiles=NAME"
     if names := passed.get(entries.EMPTY):
         return f"{folder / names[0]} holds no molecule"
-    suffixes = (*entries.SDF, *entries.WORDS, *entries.TABLES)
+    suffixes = (*sdf_files.SDF, *entries.WORDS, *entries.TABLES)
     return f"{data} has no file that ends in {', '.join(suffixes)}, each also with .gz"
