@@ -432,3 +432,17 @@ def test_every_option_is_explained():
 def test_a_bad_request_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ReedError, match="unknown pipeline 'digts'"):
         stage_one.prepare(Request("digts", tmp_path))
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_codec_that_needs_more_samples_is_refused_before_any_work(tmp_path, monkeypatch, command):
+    """It was found when the columns before it were encoded."""
+    data, cache = tmp_path / "x.smi", tmp_path / "c"
+    words = ("geom", "--data", data, "--cache", cache, "--encoder", "rdkit3d")
+    data.write_text("".join(f"{'C' * (i + 1)}O\n" for i in range(12)))
+    parts = ("column 'rdkit3d', field 'sample'", "pca:64+int8", "at least 65 vectors")
+    refused((*parts, "12 samples give 12", "--codec rdkit3d/sample=pca:K"), command, *words)
+    assert not cache.exists()
+    codecs = ("--codec", "rdkit3d/sample=pca:12", "--codec", "rdkit3d/token=float16")
+    refused(("at least 13 vectors", "12 samples give 12"), command, *words, *codecs)
+    done(command, *words, "--codec", "rdkit3d/sample=pca:11", *codecs[2:])
