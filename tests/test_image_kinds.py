@@ -192,6 +192,51 @@ def test_links_in_a_tar_lead_to_their_members(tmp_path):
     assert listed(ours).passed == {"link to nothing": gone}
 
 
+def zipped(path: Path, members: dict[str, bytes | tuple[bytes, str]]) -> Path:
+    """The same members in a zip, as Info-ZIP writes links."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system = 3
+            is_link = isinstance(content, tuple)
+            info.external_attr = (0o120777 if is_link else 0o100644) << 16
+            file.writestr(info, content[1] if is_link else content)
+    return path
+
+
+@pytest.mark.parametrize(("write", "top"), [(tarred, "x/"), (zipped, "")])
+def test_links_to_folders_and_names_that_leave_an_archive(tmp_path, write, top):
+    """Nothing is ever extracted: such members are passed over, counted and named."""
+    link = tarfile.SYMTYPE
+    members = {
+        "cat/1.png": picture(1),
+        "dog/2.png": picture(2),
+        "/ant/3.png": picture(3),
+        "cat/../dog/4.png": picture(4),
+        "dog/5.png": (link, "../cat/1.png"),
+        "bird": (link, "cat"),
+        "bird.png": (link, "./cat"),
+        "dog/6.png": (link, "/cat/1.png"),
+        "dog/7.png": (link, "../../cat/1.png"),
+        "../8.png": picture(8),
+        "cat/../../9.png": picture(9),
+    }
+    ours = source(write(tmp_path / ("x.tar" if top else "x.zip"), members))
+    listing = listed(ours)
+    kept = ["ant/3.png", "cat/1.png", "dog/2.png", "dog/4.png", "dog/5.png"]
+    assert list(listing) == [f"{top}{name}" for name in kept]
+    assert listing.classes == ("ant", "cat", "dog")
+    assert listing.passed == {
+        "name outside the archive": (f"{top}../8.png", f"{top}../9.png"),
+        "link to a folder": (f"{top}bird", f"{top}bird.png"),
+        "link to nothing": (f"{top}dog/6.png", f"{top}dog/7.png"),
+    }
+    for key, number in zip(listing, (3, 1, 2, 4, 1), strict=True):
+        np.testing.assert_array_equal(ours.read(key)["image"], square(picture(number), 16))
+    assert "2 name outside the archive" in listing.line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [ours.data.name]
+
+
 def test_dots_in_names_masks_and_what_stands_beside(tmp_path):
     members = {
         "photo.v2.jpg": picture(0, "JPEG"),
