@@ -251,7 +251,7 @@ def test_build_and_info_count_what_is_passed_over_and_left_out(tmp_path, monkeyp
     assert "left out: 1 element Se" in built.stderr
     told = CliRunner().invoke(main, ["info", "c"])
     assert "passed over 1 file: 1 .txt (notes.txt)" in told.stdout
-    assert "left out: element Se" in told.stdout
+    assert "left out: 1 element Se" in told.stdout
 
 
 def test_a_list_whose_smiles_is_not_there(tmp_path):
@@ -296,8 +296,7 @@ def test_what_is_impossible_is_named_in_the_line_in_info_and_in_json(tmp_path, m
     said += "4 without SMILES (x.csv/000000, x.csv/000001, x.csv/000002, …)"
     assert f"left out: {said}" in built.stderr
     told = CliRunner().invoke(main, ["info", "c"]).stdout
-    assert "impossible coordinates 2 (zero3d.sdf/000000, zero3d.sdf/000001), left out" in told
-    assert "without SMILES 4 (x.csv/000000, x.csv/000001, x.csv/000002, …)" in told
+    assert f"  left out: {said}" in told.splitlines()
 
 
 def test_a_table_of_properties_beside_molecules_is_passed_over(tmp_path):

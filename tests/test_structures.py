@@ -521,13 +521,13 @@ def test_a_listing_counts_how_letters_came(tmp_path, capfd):
         shutil.copy(DATA / f"{name}.pdb.gz", tmp_path)
     counts = Proteins(tmp_path, max_x=0.5).listing().counts
     assert counts == {
-        "letters: of the 20": 28 + 44,
+        "letters: standard": 28 + 44,
         "letters: stated by the file": 1,
         "letters: names of force fields": 11,
         "letters: components of the PDB": 1,
         "letters: X": 5,
     }
-    said = "letters: 72 of the 20, 1 stated by the file, 11 names of force fields, 1 components"
+    said = "letters: 72 standard, 1 stated by the file, 11 names of force fields, 1 components"
     assert said in "".join(capfd.readouterr())
 
 
@@ -538,10 +538,10 @@ def test_info_and_the_account_show_how_letters_came(tmp_path):
     write(data / "x.pdb", lines_of("leftjust"))
     result = build(cache, data, "--json")
     told = json.loads(result.stdout)
-    want = {"letters: of the 20": 89, "letters: stated by the file": 1}
+    want = {"letters: standard": 89, "letters: stated by the file": 1}
     assert told["counted"] == want and told["passed_over"] == {}
     shown = CliRunner().invoke(main, ["info", str(cache)]).output
-    assert "  letters: of the 20 89, letters: stated by the file 1" in shown
+    assert "  letters: 89 standard, 1 stated by the file" in shown
 
 
 def test_names_that_differ_behind_a_dot_stay_apart(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reed.errors import ReedError
+from reed.wording import counted
 
 MAX_FAILED = 0.01  # share of a column's samples
 FEW = 10  # failures from which no share can be estimated yet
@@ -65,8 +66,9 @@ class Tally:
         few = max(FEW, MAX_FAILED * self.tried)
         if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
             key, reason = next(iter(failed.items()))
+            tried = counted(self.tried, "sample")
             raise ReedError(
-                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
-                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
-                "mend the source, then rerun with --retry-failed"
+                f"column {self.column!r}: {self.failed:,} of the {tried} so far failed, more than "
+                f"1 % of the {self.planned:,} planned or tried (last: {key!r}: {reason}); mend the "
+                "source, then rerun with --retry-failed"
             )

@@ -75,12 +75,14 @@ class Account:
 
     @property
     def counts(self) -> str:
-        """Return "letters: X 12, left out: impossible coordinates 1 (a.sdf/000003)", say."""
-        return ", ".join(
-            f"{what} {count:,}" + (f" ({named(keys, count)})" if keys else "")
-            for what, count in self.counted.items()
-            for keys in [self.examples.get(what, ())]
-        )
+        """Return "letters: 12 standard, 1 X; left out: 1 impossible coordinates (a.sdf/3)", say."""
+        groups: dict[str, list[str]] = {}
+        for what, count in self.counted.items():
+            keys = self.examples.get(what, ())
+            kind, _, reason = what.partition(": ")
+            told = f"{count:,} {reason}".rstrip() + (f" ({named(keys, count)})" if keys else "")
+            groups.setdefault(kind, []).append(told)
+        return "; ".join(f"{kind}: {', '.join(told)}" for kind, told in groups.items())
 
 
 def printable(name: str) -> str:

@@ -15,6 +15,7 @@ from reed.chem import sdf_files, sdf_text
 from reed.chem.sdf_files import HEAD, content, ending, text
 from reed.sources.molecule import tables
 from reed.sources.molecule.tables import Dialect
+from reed.wording import counted
 
 WORDS = (".smi", ".smiles", ".ism", ".cxsmiles")
 TABLES = (".csv", ".tsv")
@@ -73,7 +74,7 @@ def entry(path: Path, number: int, smiles: str = "") -> str:
     """
     opened = _current(path, smiles)
     if not 0 <= number < len(opened.spans):
-        has = f"{path.name} has {len(opened.spans)} entries"
+        has = f"{path.name} has {counted(len(opened.spans), 'entry')}"
         raise BadSample(f"{has}, none has the number {number}")
     first, last = opened.spans[number]
     return text(opened.data[first:last])

@@ -113,14 +113,18 @@ class Proteins:
             if not problem:
                 stamps[key] = stamp
 
-        left_out = ", ".join(f"{count} {name}" for name, count in sorted(problems.items()) if name)
+        left_out = ", ".join(
+            f"{count:,} {name}" for name, count in sorted(problems.items()) if name
+        )
         if left_out:
-            tqdm.write(f"proteins: {len(stamps)} samples; left out: {left_out}", file=sys.stderr)
+            tqdm.write(
+                f"proteins: {counted(len(stamps), 'sample')}; left out: {left_out}", file=sys.stderr
+            )
 
         # A data set of the 20 standard names alone needs no line.
         origins = {way: letters[way] for way in WAYS if letters[way]}
         if set(origins) - {STANDARD}:
-            ways = ", ".join(f"{count} {way}" for way, count in origins.items())
+            ways = ", ".join(f"{count:,} {way}" for way, count in origins.items())
             tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
         counts = {f"letters: {way}": count for way, count in origins.items()}
         if pairs := _namesakes(stamps):
@@ -272,7 +276,7 @@ def _sample(chains: list[Chain], cluster: int, resolution: float) -> dict[str, A
         counts = np.isnan(coords).any(2).sum(0)
         atoms = [f"{name} of {count}" for name, count in zip(ATOMS, counts, strict=True) if count]
         missing = f"; {', '.join(atoms)} is missing" if atoms else "; all are X"
-        problem = f"0 of {len(coords)} residues have N, CA, C, O and a letter"
+        problem = f"0 of {counted(len(coords), 'residue')} have N, CA, C, O and a letter"
         raise BadSample(f"nothing to learn or design: {problem}{missing}")
 
     # A gap of BETWEEN tells a net by the numbers alone that a new chain begins.
