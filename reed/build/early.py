@@ -93,6 +93,8 @@ def _check_calibration(cache: Path, planned: Plan, described: Mapping[str, Colum
     Fields whose number of vectors per sample is not known yet are checked when they are encoded.
     """
     records = min(CALIBRATION, len(planned.keys) * planned.manifest.views)
+
+    # An existing column is calibrated already.
     for name, column in described.items():
         existing = name in schema.columns(cache)
         for field in () if existing else column.fields:

@@ -66,9 +66,9 @@ class Tally:
         few = max(FEW, MAX_FAILED * self.tried)
         if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
             key, reason = next(iter(failed.items()))
-            tried = counted(self.tried, "sample")
+            so_far = counted(self.tried, "sample")
             raise ReedError(
-                f"column {self.column!r}: {self.failed:,} of the {tried} so far failed, more than "
+                f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, more than "
                 f"1 % of the {self.planned:,} planned or tried (last: {key!r}: {reason}); mend the "
                 "source, then rerun with --retry-failed"
             )

@@ -92,6 +92,8 @@ def read_sdf(path: Path) -> Iterator[Molecule]:
             arrays = path.with_suffix(".npz")
             hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
             raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
+
+        # RDKit knows the missing hydrogens of sanitised molecules only.
         if not writes_some and not mol.NeedsUpdatePropertyCache():
             mol = chem.AddHs(mol, addCoords=True)
         try:
