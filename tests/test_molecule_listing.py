@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -189,6 +190,37 @@ def test_a_column_of_other_words_is_no_rival(tmp_path, other):
     name, value = other.split(",", 1)
     (tmp_path / "x.csv").write_text(f"{name},canonical_smiles\n{value},CCO\n")
     assert len(Molecules(tmp_path).listing()) == 1
+
+
+def test_a_row_of_more_cells_than_the_header_is_not_guessed(tmp_path):
+    """A comma in a name that is not quoted moved the cells: CN would be stored for CCO."""
+    (tmp_path / "x.csv").write_text("name,smiles\nb,CN,CCO\nc,CCN,,\n")
+    source = Molecules(tmp_path)
+    assert source.read("x.csv/000001")["smiles"] == "CCN" and len(source.listing()) == 2
+    with pytest.raises(BadSample, match="has 3 cells, the first line names 2 columns; quote"):
+        source.read("x.csv/000000")
+
+
+def test_comments_and_zero_characters(tmp_path):
+    (tmp_path / "x.smi").write_text("# my list\nCCO a\n#CCN b\n\nCCC c\nCC\0N\n")
+    source = Molecules(tmp_path)
+    listing = source.listing()
+    assert list(listing) == ["x.smi/000001", "x.smi/000003", "x.smi/000004"]
+    assert listing.counts == {"left out: without SMILES": 2}
+    with pytest.raises(BadSample, match="it holds a zero character"):
+        source.read("x.smi/000004")
+    (tmp_path / "x.smi").write_text("#SMILES id\nCCO a\n")
+    assert texts(tmp_path / "x.smi") == ["CCO"]
+
+
+@pytest.mark.parametrize("text", ["ethanol CCO\namine CCN\n", "1,CCO\n2,CCN\n", "7\tCCO\n"])
+def test_a_list_that_begins_with_names_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "x.smi").write_text(text)
+    first = re.escape(repr(text.split("\n")[0]))
+    with pytest.raises(ReedError, match=f"its first line is {first}: SMILES come first in a li"):
+        Molecules(tmp_path).listing()
+    (tmp_path / "y.smi").write_text("CCO\n")
+    assert Molecules(tmp_path).listing().passed == {"no column of SMILES": ("x.smi",)}
 
 
 # ---- what is passed over

@@ -196,7 +196,7 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("x.smi/9", "has 1 entries"),
+        ("x.smi/9", "has 1 entry, none"),
         ("gone.sdf/000000", "cannot read gone.sdf"),
         ("x.smi", "no molecule 'x.smi'"),
         ("x.smi/y", "no molecule"),

@@ -516,6 +516,24 @@ def test_endings_are_compared_in_lower_case_and_content_decides(tmp_path):
     }
 
 
+def test_text_may_be_utf_16(tmp_path):
+    path = write(tmp_path / "x.pdb", lines_of("leftjust"))
+    as_mmcif(path, tmp_path / "y.cif")
+    for name in ("x.pdb", "y.cif"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_text().encode("utf-16"))
+        assert sequences(read_structure(tmp_path / name)) == {"A": FIRST}
+
+
+def test_a_build_that_stores_nothing_fails(tmp_path):
+    """One failure of one sample was within the share that may fail."""
+    (tmp_path / "x.pdb").write_text("<html>404</html>\n")
+    result = build(tmp_path / "c", tmp_path)
+    assert result.exit_code == 2 and "1 of the 1 sample so far failed" in result.output
+    assert "x.pdb holds no atoms" in result.output
+    write(tmp_path / "y.pdb", lines_of("leftjust"))
+    assert build(tmp_path / "d", tmp_path).exit_code == 0
+
+
 def test_a_listing_counts_how_letters_came(tmp_path, capfd):
     for name in ("ffnames", "modres_csr", "caonly"):  # the last is left out
         shutil.copy(DATA / f"{name}.pdb.gz", tmp_path)

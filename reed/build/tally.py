@@ -36,8 +36,8 @@ class Timing:
 class Tally:
     """Tried and failed samples of a column; adding raises ReedError once too many have failed.
 
-    At most 1 % of the column's samples may fail; beyond the first ten failures, at most 1 % of
-    those that were tried so far.
+    At most 1 % of the column's samples may fail, or one of several; beyond the first ten failures,
+    at most 1 % of those that were tried so far.
 
     Attributes:
         column: Name of the column.
@@ -63,8 +63,8 @@ class Tally:
         """
         self.tried += tried
         self.failed += len(failed)
-        few = max(FEW, MAX_FAILED * self.tried)
-        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
+        few = min(max(FEW, MAX_FAILED * self.tried), max(1, MAX_FAILED * self.planned))
+        if failed and (self.failed > few or self.failed >= self.planned):
             key, reason = next(iter(failed.items()))
             so_far = counted(self.tried, "sample")
             raise ReedError(

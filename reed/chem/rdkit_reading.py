@@ -27,6 +27,8 @@ _WHERE = "check for mistakes around"  # a picture of the place follows
 def from_smiles(text: str) -> Any:
     """Return the sanitised molecule of a SMILES; BadSample with RDKit's reason."""
     chem = library()
+    if "\0" in text:  # RDKit would end there
+        raise BadSample(f"{text[:80]!r} is no SMILES: it holds a zero character")
     mol = chem.MolFromSmiles(text) if text else None
     if mol is None:
         reason = _reason(lambda: chem.MolFromSmiles(text)) if text else "it is empty"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import gzip
 import re
@@ -115,7 +116,9 @@ def _read(path: Path, size: int, changed: int) -> Structure:
 def _content(path: Path) -> Content:
     """Read the content of a file; its first bytes, not its name, decide how it is read."""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("latin-1")
+    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    is_utf_16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = data.decode("utf-16" if is_utf_16 else "latin-1")
     lines = re.split(r"\r\n?|\n", text.removeprefix(_BYTE_ORDER_MARK))
     first = next((line for line in lines if line.strip() and line[0] != "#"), "")
     if first[:5].lower() == "data_":

@@ -19,6 +19,7 @@ OUTSIDE = "lies beside the class folders, in none of them"
 # Reasons for passing over members of archives.
 ABOVE = "name outside the archive"
 TO_NOTHING, TO_FOLDER = "link to nothing", "link to a folder"
+EMPTY = "holds nothing"  # the reason for passing over a tar or a parquet file
 
 Passed = dict[str, list[str]]  # names of files that are not samples, by the reason
 

@@ -97,7 +97,9 @@ def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str
         problem = (
             f"{table} has no column of SMILES; its first line is {entries.first_line(table)!r}"
         )
-        return f"{problem}: name the column by --set source.smiles=NAME"
+        if entries.ending(table) in entries.TABLES:
+            return f"{problem}: name the column by --set source.smiles=NAME"
+        return f"{problem}: SMILES come first in a line, or in a column that the first line names"
     if names := passed.get(entries.EMPTY):
         return f"{folder / names[0]} holds no molecule"
     suffixes = (*sdf_files.SDF, *entries.WORDS, *entries.TABLES)

@@ -50,7 +50,7 @@ def why_none(path: Path, smiles: str = "") -> str:
     opened = _current(path, smiles)
     if not opened.spans:
         return EMPTY
-    if ending(path) not in TABLES or opened.dialect is None or opened.dialect.has_header:
+    if opened.dialect is None or opened.dialect.has_header:
         return ""
 
     # Tables of properties often lie beside molecules. A first row that looks like names, or ten
@@ -58,7 +58,10 @@ def why_none(path: Path, smiles: str = "") -> str:
     looked = range(min(len(opened.spans), tables.LOOKED))
     texts = [opened.dialect.smiles(text(opened.data[slice(*opened.spans[i])])) for i in looked]
     are_smiles = list(map(tables.is_smiles, texts))
-    is_header = not are_smiles[0] and bool(_WORD.fullmatch(texts[0]))
+    if not any(texts):  # comments, which tell nothing
+        return ""
+    is_table = ending(path) in TABLES
+    is_header = is_table and not are_smiles[0] and bool(_WORD.fullmatch(texts[0]))
     return NO_SMILES if is_header or not any(are_smiles) else ""
 
 
@@ -94,6 +97,9 @@ def smiles_of(path: Path, number: int, smiles: str = "") -> str:
     record, dialect = entry(path, number, smiles), _current(path, smiles).dialect
     assert dialect is not None, "an SDF has no SMILES"
     found = dialect.smiles(record)
+    if have := dialect.excess(record):
+        named = counted(dialect.width, "column")
+        raise BadSample(f"the line has {have} cells, the first line names {named}; quote cells")
     if not found:
         have = len(tables.cells(record, dialect.separator))
         short = f": the line has {have} of {dialect.column + 1} cells"

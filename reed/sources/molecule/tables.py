@@ -29,12 +29,17 @@ class Dialect:
     Attributes:
         separator: Between cells, or BLANKS.
         column: The number of the cell that holds the SMILES, from 0.
-        has_header: Whether the first record names the columns.
+        width: Number of columns that the first record names; 0 if it names none.
     """
 
     separator: str
     column: int
-    has_header: bool
+    width: int = 0
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first record names the columns."""
+        return self.width > 0
 
     def spans(self, data: bytes | mmap.mmap, start: int) -> list[tuple[int, int]]:
         """Return where each record begins and ends, without the header; blank lines are none."""
@@ -43,10 +48,22 @@ class Dialect:
         return found[self.has_header :]
 
     def smiles(self, record: str) -> str:
-        """Return the SMILES of a record; empty if the record has none."""
+        """Return the SMILES of a record; empty if the record has none, or is a comment."""
         values = cells(record, self.separator)
         found = values[self.column] if self.column < len(values) else ""
-        return "" if found.lower() in NOTHING else found
+        return "" if found.lower() in NOTHING or found.startswith("#") else found
+
+    def excess(self, record: str) -> int:
+        """Return the number of cells of a record with more than its header names; 0 for others.
+
+        A separator within a cell that is not quoted shifts the cells behind it.
+        """
+        if not self.width or self.separator == BLANKS:
+            return 0
+        values = cells(record, self.separator)
+        while len(values) > self.width and not values[-1]:
+            values.pop()
+        return len(values) if len(values) > self.width else 0
 
 
 def separator_of_excel(data: bytes | mmap.mmap, start: int) -> tuple[str, int]:
@@ -85,7 +102,7 @@ def dialect(
     if headers:
         separator = max(headers, key=lambda sep: _certainty(headers[sep], sep, smiles))
         column = _column(headers[separator], smiles, path)
-        found = Dialect(separator, column, True)
+        found = Dialect(separator, column, len(headers[separator]))
         if not smiles and headers[separator][column].lower() != NAME:
             _check_rivals(found, data, start, headers[separator], path)
         return found
@@ -94,9 +111,9 @@ def dialect(
         problem = f"{path} has no column {smiles!r}; its first line is {names[:200]!r}"
         raise ReedError(f"{problem}: name the one that holds SMILES by --set source.smiles=NAME")
     if is_table:
-        return Dialect(stated or _after_first(firsts), 0, False)
+        return Dialect(stated or _after_first(firsts), 0)
     return max(
-        (Dialect(separator, 0, False) for separator in (BLANKS, *several)),
+        (Dialect(separator, 0) for separator in (BLANKS, *several)),
         key=lambda way: sum(is_smiles(way.smiles(text)) for text in _records(way, data, start)),
     )
 
