@@ -91,6 +91,8 @@ def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str
         for endings, advice in ADVICE.items():
             if path.name.lower().endswith(endings):
                 return f"cannot read {path}: {advice}"
+
+    # A file that looked like one of molecules says more than a list of endings.
     folder = data.parent if data.is_file() else data
     if names := passed.get(entries.NO_SMILES):
         table = folder / names[0]
@@ -102,5 +104,6 @@ def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str
         return f"{problem}: SMILES come first in a line, or in a column that the first line names"
     if names := passed.get(entries.EMPTY):
         return f"{folder / names[0]} holds no molecule"
+
     suffixes = (*sdf_files.SDF, *entries.WORDS, *entries.TABLES)
     return f"{data} has no file that ends in {', '.join(suffixes)}, each also with .gz"
