@@ -51,7 +51,7 @@ class Task:
         """Raise ReedError if the number of samples is not the required one."""
         if self.num is not None and count != self.num:
             raise ReedError(
-                f"{self.samples} holds {counted(count, 'sample')}, --num says {self.num:,}"
+                f"{self.samples} holds {counted(count, 'sample')}, --num says {self.num}"
             )
 
 
