@@ -12,6 +12,7 @@ from reed.cli.common import DEVICE, RUNS, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
+from reed.wording import counted
 
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
@@ -196,7 +197,7 @@ def _draw(
             )
             return
 
-    click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
+    click.echo(f"{counted(num, 'sample')} of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
         click.echo(f"  {path}")
 

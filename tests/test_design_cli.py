@@ -170,6 +170,18 @@ def test_structures_of_one_name_do_not_meet(run, tmp_path):
     assert code == 2 and "was drawn with structures = " in said
 
 
+def test_structures_that_differ_in_the_ending_do_not_meet(run, tmp_path):
+    for name, length in (("1abc.pdb", 30), ("1abc.ent", 34)):
+        PDB.straight(tmp_path / name, length)
+    names = [word for path in sorted(tmp_path.iterdir()) for word in ("--structure", path)]
+    code, said = invoke(
+        sample, "--run", run, "--steps", 5, "--num", 1, *names, "--out", tmp_path / "o"
+    )
+    assert code == 0, said
+    drawn = sorted(tmp_path.glob("o-1abc-*.fasta"))
+    assert sorted(len(*entries(path).values()) for path in drawn) == [30, 34]
+
+
 def test_what_cannot_be_designed_for_is_one_line(run, tmp_path):
     (tmp_path / "no.pdb").write_text("REMARK nothing\n")
     for structure, words, said in (

@@ -30,6 +30,7 @@ class _Plain:
     """The common part of most codecs: no calibration, and the shape does not change."""
 
     needs_calibration = False
+    fewest = 0
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
         return {}
@@ -101,6 +102,7 @@ class Int8(_Plain):
     """
 
     needs_calibration = True
+    fewest = 1
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         scales = Part(f"{field.name}-scale", "<f4", field.shape[:-1])
@@ -148,6 +150,7 @@ class Pca:
 
     def __init__(self, kept: int, inner: Codec) -> None:
         self.kept, self._inner = kept, inner
+        self.fewest = kept + 1  # the components of K vectors leave nothing to measure
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return self._inner.parts(replace(field, shape=self.decoded_shape(field)))
