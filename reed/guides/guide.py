@@ -61,7 +61,7 @@ class Guide(nn.Module):
         self.null = nn.Parameter(torch.zeros(channels))
         self.enter = nn.Linear(channels, width)
         init_linear(self.enter)
-        self.norm = nn.LayerNorm(width) if config.enter == "token" else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if config.enter == "token" else nn.Identity()
         self.time = TimestepEmbedder(width) if config.lag else None
 
         self.tap: int | None = config.tap
@@ -83,7 +83,7 @@ class Guide(nn.Module):
     def normed(self, z: Tensor) -> Tensor:
         """Return z as the net sees it: normalised over its channels if the recipe says so."""
         z = z.float()
-        return F.layer_norm(z, z.shape[-1:], eps=1e-6) if self.spec.config.norm == "sample" else z
+        return F.layer_norm(z, z.shape[-1:]) if self.spec.config.norm == "sample" else z
 
     def entered(self, entry: Entry) -> Tensor:
         """Return what enters, as wide as the net: [B, D], or [B, T, D] for tokens."""
