@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reed.errors import ReedError
 from reed.guides.prior import Prior
 from reed.guides.settings import GuideSpec
 from reed.nets import FINAL, Extra, GraphState, Net, State
@@ -148,9 +149,17 @@ class Guides(nn.ModuleDict):
 
 
 def attach(net: Net, specs: Mapping[str, GuideSpec]) -> Guides | None:
-    """Give a net its guides, as its part `guides`; None, and no new weights, if there are none."""
+    """Give a net its guides, as its part `guides`; None, and no new weights, if there are none.
+
+    Raises:
+        ReedError: A guide has the name of an attribute of a torch module.
+    """
     if not specs:
         return None
+    taken = Guides({}, net)
+    for name in specs:
+        if not name or hasattr(taken, slot(name)):
+            raise ReedError(f"guide.{name}: {name!r} cannot name a guide; choose another name")
     net.guides = Guides(specs, net)
     return net.guides
 
