@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -90,6 +90,9 @@ bench-stage1: $(STAMP) ## Time photographs to shards, bare forward passes, and o
 
 bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at every step
 	$(BIN)/python tests/bench/train.py $(ARGS)
+
+bench-guide: $(STAMP) ## Time training and sampling with guides against the aligned step
+	$(BIN)/python tests/bench/guide.py $(ARGS)
 
 bench-speedup: $(STAMP) ## Count the steps to equal quality with and without alignment
 	$(BIN)/python tests/bench/speedup.py $(ARGS)

@@ -86,6 +86,7 @@ def main(
         return
     table = _settings(shards, run, variant, files, assignments, init)
     from reed.train import curriculum, loop, recipe
+    from reed.train import dry_run as dry_run_texts
 
     settings = config.build(recipe.TrainConfig, table)
     # Only the configuration goes to stdout, so that it can be used as a file for --config.
@@ -96,6 +97,9 @@ def main(
         click.echo(f"weights over {settings.steps} steps:", err=True)
         schedules = setup.schedules | {"lr": setup.lr}
         click.echo(curriculum.sketch(schedules, settings.steps), err=True)
+        if setup.guides:
+            click.echo("share of the samples with z, A(t), from noise to data:", err=True)
+            click.echo(dry_run_texts.sketch_guides(setup.guides), err=True)
         click.echo(json.dumps(config.plain(settings), indent=1))
         return
 

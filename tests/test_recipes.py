@@ -109,6 +109,10 @@ def test_a_dry_run_of_every_recipe_is_sound(built, name, variant):
     assert found.exit_code == 0, found.output
     settings = json.loads(found.stdout)
     assert settings["shards"] == str(built(name))
-    sketched = [line.split()[0] for line in found.stderr.splitlines()[1:]]
+    # The weights of the losses come first, then when each guide's representation enters.
+    weights, _, shares = found.stderr.partition("share of the samples with z")
+    sketched = [line.split()[0] for line in weights.splitlines()[1:]]
     off = [n for n, weight in settings["curriculum"].items() if weight == 0.0]
-    assert set(sketched) == {*settings["curriculum"], "lr"} - set(off)
+    heads = {n for n, guide in settings["guide"].items() if guide["read"] != "bank"}
+    assert set(sketched) == ({*settings["curriculum"], "lr"} | heads) - set(off)
+    assert {line.split()[0] for line in shares.splitlines()[1:]} == settings["guide"].keys()

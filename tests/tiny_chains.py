@@ -81,13 +81,14 @@ def protein(number: int) -> dict[str, np.ndarray]:
         "single": single,
         "pair": pair.astype(np.float32),
         "structure": single[:, ::-1].copy(),
+        "whole": single.mean(0),
     }
 
 
 class Source:
     """The proteins by number."""
 
-    entries = (*DATA, "single", "pair", "structure")
+    entries = (*DATA, "single", "pair", "structure", "whole")
     views = 1
 
     def listing(self) -> dict[str, str]:
@@ -123,6 +124,7 @@ COLUMNS = {
         Field("pair", "pair", (None, NEIGHBOURS, 2)),
         Field("structure", "token", (None, 6)),
     ),
+    "summary": Copy(Field("whole", "sample", (6,))),
 }
 
 

@@ -56,7 +56,7 @@ def mean_z(x_t, t):
 class ToyNet(Net):
     """The exact velocities as a net; a z of NaN stands for no z."""
 
-    enters = ("vector",)
+    enters, beside = ("vector",), "ahead"
     widths = (K, K)
 
     def __init__(self, wrong_null=False):

@@ -86,7 +86,7 @@ class ImageDomain:
     Attributes:
         classes: Number of labels.
         label_dropout: Probability that a sample is trained without its label. With 0, the net has
-            no null class and cannot be guided.
+            no null class and cannot be guided; with 1, it is unconditional.
         path: Path from data to noise (see reed.flows.paths).
         times: Distribution of t (see reed.flows.paths).
         size: A published net, such as "SiT-XL/2"; empty to use net_settings alone.
@@ -108,8 +108,8 @@ class ImageDomain:
     def __post_init__(self) -> None:
         get_path(self.path)
         get_time_law(self.times)
-        if not 0 <= self.label_dropout < 1:
-            raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1)")
+        if not 0 <= self.label_dropout <= 1:
+            raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1]")
 
     def net(self, fields: Mapping[str, Field]) -> SiT:
         """Return a SiT for the shape of the field `x`, [C, H, W] with H = W."""
@@ -193,6 +193,9 @@ class ImageDomain:
         field, device = fields["x"], next(net.parameters()).device
         samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
         labels = [sample.label(options.labels) for sample in samples]
+        if self.label_dropout == 1:  # an unconditional net knows the null class alone
+            _check_unconditional(options.guidance)
+            labels = [self.classes] * len(samples)
         y = torch.tensor(labels, device=device)
         shape = _net_shape(field)
 
@@ -255,6 +258,14 @@ def _check_fields(x: Field, label: Field) -> None:
         )
     if label.kind != "label":
         raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
+
+
+def _check_unconditional(guidance: Guidance) -> None:
+    if guidance.scale > 1:
+        raise ReedError(
+            f"guidance scale {guidance.scale} needs labels, and this net was trained without any "
+            "(domain.label_dropout = 1); sample with scale 1"
+        )
 
 
 def _net_shape(x: Field) -> tuple[int, int, int]:

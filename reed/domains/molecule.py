@@ -17,12 +17,15 @@ from reed.chem.molecule import ATOMS, BONDS, CHARGES, COORD_SCALE, DEGREE
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.domains.molecule_options import MoleculeOptions
 from reed.domains.molecule_picture import drawn
+from reed.domains.molecule_sampling import integrate
 from reed.errors import ReedError
 from reed.flows import categorical
 from reed.flows.categorical import anything, symmetric
 from reed.flows.transport import transported
+from reed.guides.guide import guides_of
+from reed.guides.reading import Reading
 from reed.nets.layers import masked_mean
-from reed.nets.semla import Semla, probable
+from reed.nets.semla import Semla
 from reed.nets.semla_layers import SemlaConfig, centred
 from reed.seeding import Draws, seed_for
 
@@ -185,6 +188,7 @@ class MoleculeDomain:
             atoms: Indices into reed.chem.molecule.ATOMS, int32 [B, N]; 0 for padding.
             charges: Formal charges, int32 [B, N].
             bonds: Kinds of bonds, uint8 [B, N, N].
+            z/NAME: Representations of guides, float32 [B, C], if the net has any.
         """
         weight = next(net.parameters())
         samples = [_SampleNoise(options.seed, index) for index in indices]
@@ -203,32 +207,12 @@ class MoleculeDomain:
                 rows[(row, *map(slice, values.shape))] = values
             return rows.to(weight.device)
 
-        prediction = self._integrate(net, mask, numbers, options, weight.dtype)
-        return _arrays(prediction, mask, largest, self.coord_scale)
-
-    def _integrate(
-        self,
-        net: nn.Module,
-        mask: Tensor,
-        numbers: Any,
-        options: MoleculeOptions,
-        dtype: torch.dtype,
-    ) -> dict[str, Tensor]:
-        """Integrate from noise to data; return the net's last prediction, with probabilities."""
-        x = centred(numbers("normal", 0, 3).to(dtype), mask)
-        atoms = anything(numbers("atoms", 0), len(ATOMS)) * mask
-        bonds = anything(symmetric(numbers("bonds", 0, 0)), BONDS)
-        past, times = None, options.times()
-        for number, (s, s_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
-            time = torch.full((len(mask),), s, dtype=dtype, device=mask.device)
-            past = probable(net(x, atoms, bonds, time, mask, past)[0])
-            x = x + (past["coords"] - x) * ((s_next - s) / (1 - s))
-            step = (s, s_next - s, options.noise)
-            atoms = categorical.stepped(atoms, past["atoms"], *step, numbers(f"atoms{number}", 0))
-            u = symmetric(numbers(f"bonds{number}", 0, 0))
-            bonds = categorical.stepped(bonds, past["bonds"], *step, u)
-        assert past is not None
-        return past
+        guides, reading = guides_of(net), None
+        if guides is not None:
+            last = 1 - options.times()[-2]
+            reading = Reading(guides, options.seed, indices, last, options.z)
+        prediction, z = integrate(net, mask, numbers, options, weight.dtype, reading)
+        return _arrays(prediction, mask, largest, self.coord_scale) | z
 
     def _known_sizes(self) -> tuple[int, ...]:
         if not self.sizes:

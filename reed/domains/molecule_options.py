@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from reed.config import option
 from reed.errors import ReedError, at_least
+from reed.guides.steer import Steer
 
 GRIDS = ("log", "linear")
 LAST = 0.01  # distance from the data at which the logarithmic grid ends
@@ -22,6 +23,7 @@ class MoleculeOptions:
         grid: Lengths of the steps: log (shorter towards the data) or linear (equal).
         noise: Rate at which atoms and bonds are resampled (see reed.flows.categorical).
         atoms: Number of atoms in each molecule; 0 to draw it from the numbers in the cache.
+        z: Guidance on the representations of guides (see reed.guides).
         seed: Seed; sample i depends only on (seed, i).
     """
 
@@ -31,6 +33,7 @@ class MoleculeOptions:
     )
     noise: float = option(1.0, "Rate at which atoms and bonds are resampled.")
     atoms: int = option(0, "Atoms per molecule; 0: as many as random molecules of the cache have.")
+    z: Steer = field(default_factory=Steer)
     seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
@@ -48,6 +51,7 @@ class MoleculeOptions:
         parts = [f"{self.steps}", *([self.grid] if self.grid != "log" else [])]
         parts += [f"noise{self.noise:g}"] if self.noise != 1 else []
         parts += [f"atoms{self.atoms}"] if self.atoms else []
+        parts += [self.z.name] if self.z.name else []
         parts += [f"seed{self.seed}"] if self.seed else []
         return "-".join(parts)
 

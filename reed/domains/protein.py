@@ -16,43 +16,19 @@ from reed.cache.schema import Field
 from reed.chem.protein import ALPHABET
 from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
+from reed.domains.protein_guided import GuidedDenoiser
+from reed.domains.structure import Structure, collated
 from reed.errors import ReedError, at_least
 from reed.flows import masked
+from reed.guides.guide import guides_of
+from reed.guides.reading import Reading
+from reed.guides.steer import Steer
 from reed.nets.layers import masked_mean
 from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
 from reed.seeding import Draws, seed_for
 
 LOSS_ON = ("all", "masked")
 SHAPES = {"coords": (None, 4, 3), "residue": (None,), "number": (None,), "chain": (None,)}
-
-
-@dataclass(frozen=True)
-class Structure:
-    """A backbone and its sequence.
-
-    Attributes:
-        name: Name of the structure.
-        coords: N, CA, C and O in angstroms, float32 [L, 4, 3]; NaN for a missing atom.
-        residue: Letters as indices into ALPHABET, [L].
-        number: Positions along the chain, [L].
-        chain: Numbers of the chains, [L].
-    """
-
-    name: str
-    coords: np.ndarray
-    residue: np.ndarray
-    number: np.ndarray
-    chain: np.ndarray
-
-    @property
-    def resolved(self) -> np.ndarray:
-        """Residues with all four atoms, bool [L]."""
-        return np.asarray(np.isfinite(self.coords).all((1, 2)))
-
-    @property
-    def counts(self) -> np.ndarray:
-        """Residues that recovery is measured on: resolved and not X, bool [L]."""
-        return self.resolved & (self.residue < LETTERS)
 
 
 @dataclass(frozen=True)
@@ -67,6 +43,7 @@ class DesignOptions:
         steps: Largest number of steps (see reed.flows.masked.unmask).
         temperature: Softmax temperature of the letters.
         order: Order in which residues are revealed: purity or random.
+        z: Guidance on the representations of guides (see reed.guides).
         seed: Seed; sample i depends only on its structure and on (seed, i).
     """
 
@@ -79,6 +56,7 @@ class DesignOptions:
         "Order in which residues are revealed: purity (most certain first) or random.",
         metavar="NAME",
     )
+    z: Steer = field(default_factory=Steer)
     seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
@@ -90,6 +68,7 @@ class DesignOptions:
         """Short form for file names; order and seed only if changed: "steps500-T0.1-seed1"."""
         parts = [f"steps{self.steps}", f"T{self.temperature:g}"]
         parts += [self.order] if self.order != "purity" else []
+        parts += [self.z.name] if self.z.name else []
         return "-".join(parts + ([f"seed{self.seed}"] if self.seed else []))
 
 
@@ -210,6 +189,8 @@ class ProteinDomain:
     ) -> dict[str, np.ndarray]:
         """Draw sequences: "sequence" and the name of its "structure", text [N].
 
+        A net with guides also gives the representations that were drawn, as "z/NAME".
+
         The encoder runs once for each structure; only the decoder runs at every step. A residue
         without coordinates keeps its letter.
         """
@@ -227,14 +208,20 @@ class ProteinDomain:
         device = weight.device
         inputs, residue = collated(structures, device)
         inputs["coords"] = inputs["coords"].to(weight.dtype)
-        encoded = net.encode(**inputs)
+        guides = guides_of(net)
+        encoded = net.encode(**inputs, taps=sorted(guides.taps) if guides else ())
         rows = torch.tensor([number - first for number in wanted], device=device)
         encoded, residue = encoded.of(rows), residue[rows]
 
         u, gumbel = (x.to(device) for x in _numbers(options.seed, indices, residue.shape[1]))
         tokens = torch.where(encoded.resolved, MASK, residue)
+        guided = None
+        if guides is not None:
+            last = masked.last_times(u, encoded.resolved, options.steps)
+            reading = Reading(guides, options.seed, indices, last, options.z)
+            guided = GuidedDenoiser(net, encoded, reading)
         filled = masked.unmask(
-            denoiser(net, encoded),
+            denoiser(net, encoded) if guided is None else guided,
             tokens,
             encoded.resolved,
             u,
@@ -242,12 +229,14 @@ class ProteinDomain:
             steps=options.steps,
             temperature=options.temperature,
             order=options.order,
+            begin=None if guided is None else guided.begin,
         )
 
         lengths = [len(structures[row].residue) for row in rows.tolist()]
         texts = [spell(row[:n]) for row, n in zip(filled.cpu().numpy(), lengths, strict=True)]
         names = [structures[row].name for row in rows.tolist()]
-        return {"sequence": np.array(texts), "structure": np.array(names)}
+        drawn = {"sequence": np.array(texts), "structure": np.array(names)}
+        return drawn | (guided.reading.result() if guided is not None else {})
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw a row per sequence and a grey value per letter; white follows a shorter sequence."""
@@ -258,24 +247,14 @@ class ProteinDomain:
         return shades.repeat(4, 0).repeat(4, 1)
 
 
-def collated(structures: tuple[Structure, ...], device: Any) -> tuple[dict[str, Any], Tensor]:
-    """Return the padded arguments of `MPNN.encode` for structures, and their residues [B, L]."""
-    longest = max(len(structure.residue) for structure in structures)
-    coords = np.zeros((len(structures), longest, 4, 3), np.float32)
-    resolved = np.zeros((len(structures), longest), bool)
-    integers = np.zeros((3, len(structures), longest), np.int64)
-    for row, structure in enumerate(structures):
-        length = len(structure.residue)
-        coords[row, :length] = np.where(structure.resolved[:, None, None], structure.coords, 0)
-        resolved[row, :length] = structure.resolved
-        integers[:, row, :length] = structure.number, structure.chain, structure.residue
-    tensors = [torch.from_numpy(array).to(device) for array in (coords, resolved, *integers)]
-    return dict(zip(("coords", "resolved", "number", "chain"), tensors, strict=False)), tensors[-1]
-
-
 def denoiser(net: MPNN, encoded: Encoded) -> masked.Denoiser:
-    """Return the function from letters [B, L] to logits [B, L, 20] for encoded structures."""
-    return lambda tokens: net.decode(encoded, tokens)[0][..., :LETTERS]
+    """Return the function from letters [B, L] to logits [B, L, 20] for encoded structures.
+
+    A net with guides sees no representation.
+    """
+    guides = guides_of(net)
+    extra = None if guides is None else guides.nothing(len(encoded.nodes))
+    return lambda tokens: net.decode(encoded, tokens, extra=extra)[0][..., :LETTERS]
 
 
 def spell(residue: np.ndarray) -> str:

@@ -18,6 +18,8 @@ ORDERS = ("purity", "random")
 
 # Maps tokens [B, L] to logits [B, L, V] of every token; the mask is not among the V letters.
 Denoiser = Callable[[Tensor], Tensor]
+# Called before the denoiser with the time, the tokens [B, L] and the rows that reveal some, [B].
+Begin = Callable[[float, Tensor, Tensor], None]
 
 
 def mask_tokens(tokens: Tensor, t: Tensor, u: Tensor, mask_token: int) -> Tensor:
@@ -45,6 +47,7 @@ def unmask(
     steps: int,
     temperature: float,
     order: str,
+    begin: Begin | None = None,
 ) -> Tensor:
     """Fill in masked tokens over ``steps`` equal steps of time from 1 to 0.
 
@@ -61,6 +64,7 @@ def unmask(
         temperature: Divides the logits; 0 takes the likeliest letter.
         order: Which tokens a step reveals: "random" those whose u lies in the step (the reverse
             process), "purity" as many, the most certain ones (MultiFlow, arXiv 2402.04997).
+        begin: Called at the beginning of every step that reveals something.
 
     Returns:
         Tokens [B, L] in which every masked token was sampled once.
@@ -68,9 +72,11 @@ def unmask(
     check_sampling(steps, temperature, order)
 
     # A token is due in the step that its u falls into; tokens that are not masked are never due.
-    step_of = (u * steps).long().clamp(max=steps - 1).masked_fill(~masked, -1)
+    step_of = steps_of(u, masked, steps)
     for step in step_of[masked].unique().flip(0).tolist():
         due = step_of == step
+        if begin is not None:
+            begin((step + 1) / steps, tokens, due.any(1))
         logits = denoiser(tokens).double()
         letters = (logits + temperature * gumbel).argmax(-1)
 
@@ -83,3 +89,18 @@ def unmask(
         tokens = torch.where(due, letters, tokens)
         masked = masked & ~due
     return tokens
+
+
+def steps_of(u: Tensor, masked: Tensor, steps: int) -> Tensor:
+    """Return the step at which each token is revealed, int64 [B, L]; -1 for one that is known.
+
+    Step k begins at time (k + 1) / steps.
+    """
+    return (u * steps).long().clamp(max=steps - 1).masked_fill(~masked, -1)
+
+
+def last_times(u: Tensor, masked: Tensor, steps: int) -> Tensor:
+    """Return the time at which each sample's last step begins, float64 [B]; 1 if it has none."""
+    never = steps - 1
+    last = torch.where(masked, steps_of(u, masked, steps), never).amin(1)
+    return (last.double() + 1) / steps

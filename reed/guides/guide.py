@@ -142,6 +142,15 @@ class Guides(nn.ModuleDict):
         token = torch.stack(parts["token"], 1) if parts["token"] else None
         return Extra(vector, token, tokens)
 
+    def nothing(self, samples: int) -> Extra:
+        """Return what enters the net if no sample has a representation."""
+        entries = {}
+        for guide in self.all():
+            z = guide.null.new_zeros(samples, *guide.spec.shape)
+            keep = torch.zeros(samples, dtype=torch.bool, device=z.device)
+            entries[guide.spec.name] = Entry(z, keep)
+        return self.extra(entries)
+
     @property
     def taps(self) -> set[int]:
         """Taps whose states the heads read."""

@@ -20,16 +20,17 @@ class Held:
     Attributes:
         times: See above, float64 [B].
         has: Samples that have z, bool [B].
-        known: Whether there is a z; a mean is known after the first step.
+        known: Samples whose z was ever read, bool [B]; a mean is known after the first step.
     """
 
     def __init__(self, guide: Guide, times: Tensor, size: int, like: Tensor) -> None:
         self.times = times.to(like.device)
         self.has = torch.zeros(size, dtype=torch.bool, device=like.device)
-        self.known = guide.spec.config.read != "mean"
+        self.known = torch.full_like(self.has, guide.spec.config.read != "mean")
         empty = torch.zeros(size, *guide.spec.shape, dtype=like.dtype, device=like.device)
         self._z = {True: empty}
         self._next: dict[bool, Tensor] = {}
+        self._seen = torch.zeros_like(self.has)
 
     def of(self, label: bool) -> Tensor:
         """Return z for the evaluation with or without labels; they differ for a mean alone."""
@@ -42,11 +43,13 @@ class Held:
 
     def renew(self, label: bool, z: Tensor, seen: Tensor | None) -> None:
         """Predict z anew, for the samples in `seen` alone if it is given; see `take`."""
-        if seen is not None and self.known:
-            z = torch.where(seen.view(-1, *[1] * (z.ndim - 1)), z, self.of(label))
-        self._next[label] = z
+        if seen is None:
+            seen = torch.ones_like(self.has)
+        rows = seen.view(-1, *[1] * (z.ndim - 1))
+        self._next[label] = torch.where(rows, z, self.of(label))
+        self._seen = seen
 
     def take(self) -> None:
         """Use the new predictions from the next step on, in all of its evaluations."""
         self._z |= self._next
-        self.known = self.known or bool(self._next)
+        self.known = self.known | self._seen

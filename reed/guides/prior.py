@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from reed.nets.layers import TimestepEmbedder, init_linear
 
-STEPS = 50  # of Heun, to draw one z
+STEPS = 25  # of Heun, to draw one z
 
 
 class _Block(nn.Module):

@@ -19,6 +19,9 @@ from reed.nets import Extra, State
 from reed.seeding import seed_for
 
 _SPAN = float(2**63)  # seeds are below it
+# Times t* of equal probability that sampling uses. Every law of t* gives the joint distribution,
+# that of ten times, too, and the samples of a batch then share the evaluations that z needs.
+TIMES = 10
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,9 @@ class Reading:
         if self._steer.mixture:
             return torch.ones_like(lasts)
         name, when = guide.spec.name, guide.spec.when
-        uniform = [seed_for(self._seed, "when", name, i) / _SPAN for i in self._indices]
-        return when.times(torch.tensor(uniform, dtype=torch.float64)).maximum(lasts)
+        drawn = [seed_for(self._seed, "when", name, i) / _SPAN for i in self._indices]
+        uniform = ((torch.tensor(drawn, dtype=torch.float64) * TIMES).floor() + 0.5) / TIMES
+        return when.times(uniform).maximum(lasts)
 
     def noise(self, guide: Guide, rows: Sequence[int] | None = None, step: int = -1) -> Tensor:
         """Draw standard normal numbers shaped like z for some rows of the batch, by default all."""
@@ -271,7 +275,7 @@ class Reading:
                     keep.append(torch.full_like(which, is_on, dtype=torch.bool))
                 else:
                     z.append(part.of(label)[which])
-                    keep.append(part.has[which] & is_on & part.known)
+                    keep.append((part.has & part.known)[which] & is_on)
             if name in noised:
                 time = torch.full((sum(map(len, z)),), noised[name][1])
                 time = time.to(self._device, self._dtype)
@@ -281,6 +285,8 @@ class Reading:
     def result(self, beside: Sequence[Tensor] = ()) -> dict[str, Any]:
         """Return z of every sample as "z/NAME", float32 arrays [B, ...]."""
         joint = {guide.spec.name: z for guide, z in zip(self.joint, beside, strict=True)}
+        for part in self._parts.values():
+            part.take()  # a mean has one more prediction, that of the last step
         return {
             f"z/{name}": joint.get(name, part.of(True)).float().cpu().numpy()
             for name, part in self._parts.items()

@@ -107,10 +107,11 @@ def check_guide(name: str, config: GuideConfig, field: Field, net: Net) -> Guide
     # Tokens enter one by one, a vector as a whole.
     kind, taps = "token" if config.enter == "tokens" else "sample", net.taps()
     if field.kind != kind:
+        other = {"sample": "vector", "token": "tokens"}.get(field.kind)
+        hint = f", or enter = {other!r}" if other in net.enters else ""
         raise ReedError(
             f"{where}: {config.target} is of kind {field.kind!r}, and enter = {config.enter!r} "
-            f"takes {kind!r}; choose another field, or enter = "
-            f"{'tokens' if field.kind == 'token' else 'vector'!r}"
+            f"takes {kind!r}; choose another field{hint}"
         )
     shape = codecs.codec_of(field).decoded_shape(field)
     if kind == "token" and shape[0] != taps[0].tokens:
@@ -123,6 +124,8 @@ def check_guide(name: str, config: GuideConfig, field: Field, net: Net) -> Guide
             f"{where}: a prior draws one vector per sample, and {config.target} is tokens; use "
             "read = 'mean', 'joint' or 'bank', or a field of kind 'sample'"
         )
+    if config.read == "joint":
+        _check_beside(where, config, net)
     if config.read == "joint" and not (when.is_start or when.is_never):
         raise ReedError(
             f"{where}.when is {config.when!r}: read = 'joint' denoises z from the start on, so "
@@ -131,6 +134,20 @@ def check_guide(name: str, config: GuideConfig, field: Field, net: Net) -> Guide
     if config.tap and not 1 <= config.tap <= len(taps):
         raise ReedError(f"{where}.tap is {config.tap}, the net has taps 1 to {len(taps)}")
     return GuideSpec(name, replace(config, tap=config.tap or len(taps)), field, when)
+
+
+def _check_beside(where: str, config: GuideConfig, net: Net) -> None:
+    """Check that the net's sampler can move z beside x."""
+    if net.beside == "no":
+        raise ReedError(
+            f"{where}.read is 'joint', and the sampler of a {type(net).__name__} moves x alone; "
+            "use prior, mean or bank"
+        )
+    if config.lag and net.beside != "ahead":
+        raise ReedError(
+            f"{where}.lag is {config.lag}, and the sampler of a {type(net).__name__} moves z and x "
+            "on one time; set lag to 0"
+        )
 
 
 def check_names(guides: Mapping[str, GuideConfig], taken: Mapping[str, Any]) -> None:

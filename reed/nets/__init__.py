@@ -1,5 +1,7 @@
 """Nets whose state-dict names are those of the public checkpoints."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +40,11 @@ class GraphState:
     index: Tensor
     real: Tensor
 
+    def of(self, rows: Tensor) -> GraphState:
+        """Return the states of some samples, rows int64 [N]."""
+        parts = (self.nodes, self.edges, self.index, self.real)
+        return GraphState(*(part.index_select(0, rows) for part in parts))
+
 
 # The hidden states at a tap: tokens [B, T, D], or nodes and edges.
 State = Tensor | GraphState
@@ -68,9 +75,12 @@ class Net(nn.Module):
 
     Attributes:
         enters: Parts of Extra that the net takes, names in ENTERS.
+        beside: How a representation can be denoised beside x: "no", "together" with x, or "ahead"
+            of it, too.
     """
 
     enters: tuple[str, ...] = ()
+    beside: str = "no"
 
     def given(self, **inputs: Tensor) -> Tensor:
         """Return what is known of each sample at t = 1, [B, G], from the inputs of `forward`.

@@ -77,9 +77,10 @@ class Encoded:
         return masked_mean(self.nodes, self.resolved)
 
     def of(self, rows: Tensor) -> Encoded:
-        """Return a batch of the structures with indices `rows`, int64 [N], without taps."""
+        """Return a batch of the structures with indices `rows`, int64 [N]."""
         parts = (self.nodes, self.edges, self.index, self.real, self.resolved)
-        return Encoded(*(part.index_select(0, rows) for part in parts), {})
+        states = {tap: state.of(rows) for tap, state in self.states.items()}
+        return Encoded(*(part.index_select(0, rows) for part in parts), states)
 
 
 class _FeedForward(nn.Module):

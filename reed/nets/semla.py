@@ -83,7 +83,7 @@ class Semla(Net):
     The net is equivariant to rotation, reflection and renumbering, and padding changes nothing.
     """
 
-    enters = ("vector",)
+    enters, beside = ("vector",), "together"
 
     def __init__(self, config: SemlaConfig) -> None:
         super().__init__()

@@ -173,7 +173,7 @@ class SiT(Net):
     2401.08740), DiT (arXiv 2212.09748), REPA (arXiv 2410.06940).
     """
 
-    enters = ENTERS
+    enters, beside = ENTERS, "ahead"
 
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ its end. Here progress is clamped to [0, 1], so neither can happen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,11 +151,15 @@ def sketch(schedules: Mapping[str, Schedule], steps: int, width: int = 48) -> st
     lines = []
     for name, schedule in schedules.items():
         values = [schedule(step) for step in sampled_steps]
-        largest = max(values) or 1.0
-        bars = "".join(BARS[math.ceil(value / largest * (len(BARS) - 1))] for value in values)
+        bars = drawn(values, max(values) or 1.0)
         ends = f"{values[0]:.4g} at the start, {values[-1]:.4g} at the end"
         lines.append(f"{name.ljust(longest)}  {bars}  {ends}")
     return "\n".join(lines)
+
+
+def drawn(values: Sequence[float], largest: float) -> str:
+    """Return numbers from 0 to `largest` as bars of text, a character each."""
+    return "".join(BARS[math.ceil(value / largest * (len(BARS) - 1))] for value in values)
 
 
 def _ramp(table: Any, where: str) -> Ramp:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import sys
 from collections.abc import Mapping
@@ -20,8 +19,7 @@ from reed import config
 from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
-from reed.guides.training import draw, x_time
-from reed.seeding import Draws, seed_for
+from reed.seeding import seed_for
 from reed.train import checkpoint, public, recipe
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -29,8 +27,9 @@ from reed.train.ema import Ema
 from reed.train.feed import Fed, Feed
 from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
+from reed.train.noised import noised_batch
 from reed.train.recipe import Setup, TrainConfig
-from reed.train.watch import Guard, Meter, Stop
+from reed.train.watch import Guard, Meter, Stop, by_time
 
 
 def train(settings: TrainConfig, *, progress: bool = True) -> int:
@@ -120,8 +119,6 @@ class Trainer:
                 part.compile()  # in place, so that the names in the state dict stay
         self.model, self.optimizer = accelerator.prepare(model, self._optimizer)
         self._guard = Guard(accelerator.device)
-        lags = [spec.config.lag for spec in setup.guides.values() if spec.config.lag]
-        self._warp = functools.partial(x_time, lag=lags[0]) if lags else None
         self.step, self.samples = 0, 0
 
     def resume(self) -> None:
@@ -265,17 +262,7 @@ class Trainer:
     def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss of one micro-batch, and its terms for the log."""
         setup = self.setup
-        rows = slice(part.first, part.first + part.rows)
-        draws = Draws(setup.config.seed, self.step, part.total, rows, self.accelerator.device)
-        targets = {name: part.values[name] for name in setup.targets}
-        batch = setup.domain.collate(part.values, setup.fields, targets, part.mask)
-        warp = () if self._warp is None else (self._warp,)
-        noised = setup.domain.corrupt(batch, draws, *warp)
-        # The guides draw last, so that a run without guides has the numbers that it always had.
-        guides, drawn = guides_of(self._bare.net), None
-        if guides is not None:
-            values = {name: part.values[name] for name in setup.guides}
-            drawn = draw(guides, values, noised.t, noised.clock, draws)
+        batch, noised, drawn = noised_batch(setup, self._bare.net, part, self.step)
         with self.accelerator.autocast():
             prediction, aligned = self.model(noised, batch, drawn)
 
@@ -285,7 +272,8 @@ class Trainer:
         total = sum(weights[name] * term for name, term in terms.items())
         logged = {name: terms[name].detach() for name in losses}
         logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
-        logged |= {f"z/{name}": value.mean() for name, value in aligned.errors.items()}
+        for name, error in aligned.errors.items():
+            logged |= by_time(f"z/{name}", error, noised.t)
         return total, logged | {"loss": total.detach()}
 
 

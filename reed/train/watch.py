@@ -75,7 +75,7 @@ class Meter:
         setup, done = self._setup, step - 1
         means = {name: total / self._steps for name, total in self._sums.items()}
         means = self._accelerator.reduce(means, reduction="mean")
-        line: dict[str, Any] = {name: float(value) for name, value in means.items()}
+        line = _divided({name: float(value) for name, value in means.items()})
         seconds = time.perf_counter() - self._began
         line |= {f"weight/{n}": schedule(done) for n, schedule in setup.schedules.items()}
         line |= {
@@ -86,6 +86,32 @@ class Meter:
         }
         self._reset(samples)
         return line
+
+
+BINS = 5  # of the time, in which errors of representations are logged
+_SHARE = "#"  # after the name of a part: the share of the samples that it is the sum of
+
+
+def by_time(name: str, error: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Return the mean of an error [B], and its sums in five bins of the time [B], for the log."""
+    values = {name: error.mean()}
+    for number in range(BINS):
+        inside = ((t * BINS).long().clamp(0, BINS - 1) == number).to(error.dtype)
+        part = f"{name}/t{number / BINS:g}"
+        values |= {part: (error * inside).mean(), part + _SHARE: inside.mean()}
+    return values
+
+
+def _divided(means: dict[str, float]) -> dict[str, Any]:
+    """Divide sums over bins by the shares of their samples; a bin without samples is left out."""
+    line = {}
+    for name, value in means.items():
+        share = means.get(name + _SHARE)
+        if share is None and not name.endswith(_SHARE):
+            line[name] = value
+        elif share:
+            line[name] = value / share
+    return line
 
 
 class Stop:

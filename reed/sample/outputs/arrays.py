@@ -59,3 +59,19 @@ def write_npz(path: Path, samples: SampleSet) -> None:
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with files.open_new(path) as file:
         np.savez(file, allow_pickle=False, **joined)
+
+
+def representations(out: Path, sampler: Sampler) -> dict[Path, Callable[[Path, SampleSet], None]]:
+    """Return the writer of OUT.z.npz, the representations of guides; nothing without guides."""
+    return {beside(out, ".z.npz"): _write_z} if "guides" in sampler.about else {}
+
+
+def _write_z(path: Path, samples: SampleSet) -> None:
+    """Write z/NAME [num, ...] of every guide."""
+    parts = [
+        {name: values for name, values in part.items() if name.startswith("z/")}
+        for part in samples.parts()
+    ]
+    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    with files.open_new(path) as file:
+        np.savez(file, allow_pickle=False, **joined)

@@ -14,7 +14,7 @@ from reed.chem import rdkit
 from reed.chem.molecule import Molecule
 from reed.chem.molecule_set import write
 from reed.picture import save_png
-from reed.sample.outputs.arrays import ArrayOutput
+from reed.sample.outputs.arrays import ArrayOutput, representations
 from reed.sample.sample_set import OUTPUTS, SampleSet, beside
 from reed.sample.sampler import Sampler
 
@@ -41,6 +41,7 @@ class MoleculeOutput(ArrayOutput):
             beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
             beside(out, ".sdf"): write_sdf,
             beside(out, ".png"): self._write_picture,
+            **representations(out, self._sampler),
         }
 
     def _write_picture(self, path: Path, samples: SampleSet) -> None:

@@ -17,6 +17,7 @@ from reed.chem.structure import ENDINGS
 from reed.config import option
 from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
+from reed.sample.outputs.arrays import representations
 from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
 from reed.sample.sampler import Sampler
 from reed.sources.protein.proteins import whole
@@ -46,6 +47,7 @@ class ProteinOutput(Output):
 
     _native: Any = field(default=None, init=False, repr=False)
     _drawn: str = field(default="", init=False, repr=False)
+    _sampler: Any = field(default=None, init=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -67,7 +69,7 @@ class ProteinOutput(Output):
         (path,) = self.structure
         self._native = structure_in(path)
         self.recipe = {"structures": [{"name": self._native.name, "sha256": _sha256(path)}]}
-        self._drawn = f"step={sampler.step}"
+        self._drawn, self._sampler = f"step={sampler.step}", sampler
 
     def sampling(self, options: DesignOptions) -> DesignOptions:
         """Return the options of the domain with the structure to design for."""
@@ -75,8 +77,8 @@ class ProteinOutput(Output):
         return replace(options, structures=(self._native,))
 
     def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
-        """Return the writer of the sequences."""
-        return {beside(out, ".fasta"): self._write}
+        """Return the writers of the sequences and, with guides, of their representations."""
+        return {beside(out, ".fasta"): self._write, **representations(out, self._sampler)}
 
     def _write(self, path: Path, samples: SampleSet) -> None:
         texts = [str(text) for part in samples.parts() for text in part["sequence"]]

@@ -145,6 +145,7 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     panels = [
         ("loss", "Loss", _loss_panels(losses)),
         ("alignment", "Alignment", [_Panel("Alignment", "cosine", aligned, cosines, each=True)]),
+        ("guides", "Guides", _guide_panels(keys)),
         ("curriculum", "Curriculum", curriculum),
         ("speed", "Speed and gradients", _speed_panels()),
     ]
@@ -154,6 +155,21 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     rest = [key for key in keys if key not in shown | {"step", "samples"}]
     others = [_Panel(key, key, "As it is logged.", [key]) for key in rest]
     return [*panels, ("others", "Others", others)]
+
+
+def _guide_panels(keys: list[str]) -> list[_Panel]:
+    """Return a panel for each guide: the error of its representation over all times and by time."""
+    entries = [key.split("/") for key in keys if key.startswith("z/")]
+    names = dict.fromkeys(parts[1] for parts in entries)
+    said = (
+        "Error of the predicted representation: a squared error, or minus a cosine. /t0.4 is of "
+        "samples at times from 0.4 to 0.6; 0 is data and 1 is noise."
+    )
+    panels = []
+    for name in names:
+        group = ["/".join(parts) for parts in entries if parts[1] == name]
+        panels.append(_Panel(f"Error of {name}", "error", said, group, each=True))
+    return panels
 
 
 def _loss_panels(losses: list[str]) -> list[_Panel]:

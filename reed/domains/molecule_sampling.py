@@ -1,0 +1,122 @@
+"""Integration of molecules from noise to data, and of the representations of guides with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reed.chem.molecule import ATOMS, BONDS
+from reed.domains.molecule_options import MoleculeOptions
+from reed.flows import categorical
+from reed.flows.categorical import anything, symmetric
+from reed.guides.reading import Reading, View
+from reed.nets import Extra, State
+from reed.nets.semla import probable
+from reed.nets.semla_layers import centred
+
+# Name and shape -> random numbers [B, *shape], where 0 stands for the number of atoms.
+Numbers = Callable[..., Tensor]
+
+
+@dataclass
+class _Molecules:
+    """Half-drawn molecules: the inputs of the net at time s (0 is noise and 1 is data)."""
+
+    coords: Tensor
+    atoms: Tensor
+    bonds: Tensor
+    time: Tensor
+    mask: Tensor
+    past: dict[str, Tensor] | None = None
+
+    def of(self, rows: Tensor) -> dict[str, Any]:
+        """Return the inputs of the net for some rows, int64 [n]."""
+        names = ("coords", "atoms", "bonds", "time", "mask")
+        inputs: dict[str, Any] = {name: getattr(self, name)[rows] for name in names}
+        past = None if self.past is None else {k: v[rows] for k, v in self.past.items()}
+        return inputs | {"past": past}
+
+
+def integrate(
+    net: nn.Module,
+    mask: Tensor,
+    numbers: Numbers,
+    options: MoleculeOptions,
+    dtype: torch.dtype,
+    reading: Reading | None,
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Integrate from noise to data.
+
+    Args:
+        net: The net.
+        mask: Real atoms are True, [B, N].
+        numbers: Random numbers by name.
+        options: Options of drawing molecules.
+        dtype: Type of the coordinates.
+        reading: The representations of guides; None for a net without guides.
+
+    Returns:
+        The last prediction of the net, with probabilities, and "z/NAME" -> representations.
+    """
+    now = _Molecules(
+        centred(numbers("normal", 0, 3).to(dtype), mask),
+        anything(numbers("atoms", 0), len(ATOMS)) * mask,
+        anything(symmetric(numbers("bonds", 0, 0)), BONDS),
+        torch.zeros(len(mask), dtype=dtype, device=mask.device),
+        mask,
+    )
+    z = [] if reading is None else reading.start()
+    past, times = None, options.times()
+    for number, (s, s_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
+        now.time, now.past = torch.full_like(now.time, s), past
+        if reading is None:
+            raw = net(now.coords, now.atoms, now.bonds, now.time, mask, past)[0]
+        else:
+            raw, z = _guided(net, reading, now, (1 - s, 1 - s_next), z)
+        past = probable(raw)
+
+        now.coords = now.coords + (past["coords"] - now.coords) * ((s_next - s) / (1 - s))
+        step, u = (s, s_next - s, options.noise), numbers(f"atoms{number}", 0)
+        now.atoms = categorical.stepped(now.atoms, past["atoms"], *step, u)
+        u = symmetric(numbers(f"bonds{number}", 0, 0))
+        now.bonds = categorical.stepped(now.bonds, past["bonds"], *step, u)
+    assert past is not None
+    return past, {} if reading is None else reading.result(z)
+
+
+def _guided(
+    net: nn.Module,
+    reading: Reading,
+    now: _Molecules,
+    times: tuple[float, float],
+    z: list[Tensor],
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return the prediction of a step, and the z of joint guides after it (Euler).
+
+    Args:
+        net: The net.
+        reading: The representations.
+        now: The molecules.
+        times: Time at the beginning and at the end of the step; 0 is data and 1 is noise.
+        z: Representations that are denoised beside the molecules.
+    """
+
+    def states(rows: Tensor, extra: Extra, taps: Sequence[int]) -> Mapping[int, State]:
+        return net(**now.of(rows), taps=taps, extra=extra)[1]
+
+    def call(copies: list[bool], extra: Extra, taps: Sequence[int]) -> tuple[Any, Any]:
+        rows = torch.arange(len(now.mask), device=now.mask.device).repeat(len(copies))
+        return net(**now.of(rows), taps=taps, extra=extra)
+
+    def given(rows: Tensor) -> Tensor:
+        return net.given(mask=now.mask[rows])  # ty: ignore[call-non-callable]
+
+    begin, end = times
+    reading.advance(begin, View(states, given, now.mask), z)
+    prediction, velocities = reading.evaluate(call, begin, beside=z, mask=now.mask)
+    moved = [x + (end - begin) * v for x, v in zip(z, velocities, strict=True)]
+    return prediction, moved
