@@ -143,6 +143,8 @@ def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
 
     step = export.write(run, out, step, ema)
     click.echo(f"{out}: step {step} of {run}")
+    if line := export.left_out(run):
+        click.echo(f"{out}: {line}")
 
 
 @main.command("report")

@@ -15,6 +15,11 @@ def slot(name: str) -> str:
     return name.replace(".", "\N{MIDDLE DOT}")
 
 
+def of_slot(key: str) -> str:
+    """Return the name whose `slot` is this key."""
+    return key.replace("\N{MIDDLE DOT}", ".")
+
+
 def fill(model: Any, state: Mapping[str, Any], where: str) -> None:
     """Load a state dict into a torch module; ReedError lists the names and shapes that differ."""
     compare(where, {key: tuple(value.shape) for key, value in model.state_dict().items()}, state)

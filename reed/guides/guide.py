@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reed.errors import ReedError
 from reed.guides.prior import Prior
 from reed.guides.settings import GuideSpec
 from reed.nets import FINAL, Extra, GraphState, Net, State
@@ -61,7 +62,7 @@ class Guide(nn.Module):
         self.null = nn.Parameter(torch.zeros(channels))
         self.enter = nn.Linear(channels, width)
         init_linear(self.enter)
-        self.norm = nn.LayerNorm(width) if config.enter == "token" else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if config.enter == "token" else nn.Identity()
         self.time = TimestepEmbedder(width) if config.lag else None
 
         self.tap: int | None = config.tap
@@ -83,7 +84,7 @@ class Guide(nn.Module):
     def normed(self, z: Tensor) -> Tensor:
         """Return z as the net sees it: normalised over its channels if the recipe says so."""
         z = z.float()
-        return F.layer_norm(z, z.shape[-1:], eps=1e-6) if self.spec.config.norm == "sample" else z
+        return F.layer_norm(z, z.shape[-1:]) if self.spec.config.norm == "sample" else z
 
     def entered(self, entry: Entry) -> Tensor:
         """Return what enters, as wide as the net: [B, D], or [B, T, D] for tokens."""
@@ -157,9 +158,17 @@ class Guides(nn.ModuleDict):
 
 
 def attach(net: Net, specs: Mapping[str, GuideSpec]) -> Guides | None:
-    """Give a net its guides, as its part `guides`; None, and no new weights, if there are none."""
+    """Give a net its guides, as its part `guides`; None, and no new weights, if there are none.
+
+    Raises:
+        ReedError: A guide has the name of an attribute of a torch module.
+    """
     if not specs:
         return None
+    taken = Guides({}, net)
+    for name in specs:
+        if not name or hasattr(taken, slot(name)):
+            raise ReedError(f"guide.{name}: {name!r} cannot name a guide; choose another name")
     net.guides = Guides(specs, net)
     return net.guides
 

@@ -71,13 +71,13 @@ class Reading:
         weight = next(guides.parameters())
         self._guides, self._steer, self._seed, self._indices = guides, steer, seed, indices
         self._device, self._dtype = weight.device, weight.dtype
-        lasts = torch.as_tensor(last, dtype=torch.float64).expand(len(indices))
+        self.lag = max((guide.spec.config.lag for guide in guides.all()), default=0.0)
+        lasts = x_time(torch.as_tensor(last, dtype=torch.float64), self.lag).expand(len(indices))
         self._check()
         self._parts = {
             guide.spec.name: Held(guide, self._times(guide, lasts), len(indices), weight)
             for guide in guides.all()
         }
-        self.lag = max((guide.spec.config.lag for guide in guides.all()), default=0.0)
 
     def _check(self) -> None:
         """Check the guidance against what the net was trained on."""
@@ -133,21 +133,25 @@ class Reading:
             beside: Current z of the joint guides.
             exact: Whether x is at that time; else x is that of each sample's own t*.
         """
-        noised = self._noised(start, beside)
+        # A law of t* speaks of the time of x, which waits where a z runs ahead of it.
+        noised, t = self._noised(start, beside), self._x_clock(start)
         for guide in self._guides.all():
             part, config = self._parts[guide.spec.name], guide.spec.config
             if config.read == "mean":
                 part.take()
-                part.has = part.times >= start
+                part.has = part.times >= t
                 continue
-            due = ((part.times >= start) & ~part.has).nonzero().flatten()
+            due = ((part.times >= t) & ~part.has).nonzero().flatten()
             if config.read == "joint" or not len(due):
                 continue
             if config.read == "bank":
                 part.put(due, self._bank(guide, due.tolist()))
             else:
-                at = torch.full_like(part.times, start) if exact else part.times
+                at = torch.full_like(part.times, t) if exact else part.times
                 part.put(due, self._drawn(guide, due, at[due], view, noised))
+
+    def _x_clock(self, clock: float) -> float:
+        return float(x_time(torch.tensor(clock, dtype=torch.float64), self.lag))
 
     def _noised(self, clock: float, beside: Sequence[Tensor]) -> dict[str, tuple[Tensor, float]]:
         """Return z and its time for every joint guide, by name."""
@@ -214,7 +218,7 @@ class Reading:
         Returns:
             The prediction, and the velocities of the joint guides' z.
         """
-        t = float(x_time(torch.tensor(clock, dtype=torch.float64), self.lag))
+        t = self._x_clock(clock)
         parts = variants(label_scale, self._z_scale(t))
         rows = torch.arange(len(self._indices), device=self._device)
         noised, on = self._noised(clock, beside), [part.z for part in parts]

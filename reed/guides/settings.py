@@ -174,5 +174,10 @@ def _check_numbers(where: str, config: GuideConfig) -> None:
         raise ReedError(f"{where}.lag is {config.lag}, it must be in [0, 1]")
     if config.lag and config.read != "joint":
         raise ReedError(f"{where}.lag is {config.lag}, and only read = 'joint' has a lag")
+    if config.noise and config.read in ("mean", "joint"):
+        raise ReedError(
+            f"{where}.noise is {config.noise}, and read = {config.read!r} adds none to z; leave it "
+            "out, or use read = 'prior' or 'bank'"
+        )
     at_least(0, f"{where}.", noise=config.noise, tap=config.tap)
     at_least(1, f"{where}.", hidden=config.hidden, depth=config.depth)

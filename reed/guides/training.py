@@ -161,6 +161,8 @@ class Pass:
             true = drawn.true.view(-1, *[1] * (z.ndim - 1))
             found[guide.spec.name] = Entry(torch.where(true, drawn.z, z), drawn.keep)
         self._net.train(training)
+        # Autocast keeps the weights that it has cast, here without a gradient, for the next pass.
+        torch.clear_autocast_cache()
         return found
 
     def _loss(self, guide: Guide, states: Mapping[int, State]) -> tuple[Tensor, Tensor]:

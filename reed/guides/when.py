@@ -111,6 +111,6 @@ class When:
         low, high = torch.zeros_like(u), torch.ones_like(u)
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
-            later = self.share(middle) >= u
+            later = self.share(middle) > u  # not >=: nothing is drawn where A is 0
             low, high = torch.where(later, middle, low), torch.where(later, high, middle)
         return low

@@ -15,6 +15,7 @@ from reed import config
 from reed.cache import files
 from reed.domains.base import Published
 from reed.errors import ReedError
+from reed.guides.when import NEVER
 from reed.state_dict import slot
 from reed.train import checkpoint
 from reed.train.recipe import TrainConfig
@@ -35,22 +36,24 @@ def layout(net: Mapping[str, Tensor], heads: Iterable[Mapping[str, Tensor]]) -> 
     return dict(net) | {f"projectors.{i}.{k}": v for i, head in numbered for k, v in head.items()}
 
 
-def run_table(run: Path, step: int | None = None) -> dict[str, Any]:
+def run_table(run: Path, step: int | None = None, guides: bool = False) -> dict[str, Any]:
     """Return a run's checkpoint as REPA's trainer writes one: model, ema and steps.
 
     The projectors are in the order of the recipe's targets. They are not averaged, so ema gets
-    those of the model. Guides have no place in that layout and are left out.
+    those of the model.
 
     Args:
         run: Folder of the run.
         step: Step of the checkpoint; by default the latest.
+        guides: Whether to keep the modules of guides, which have no place in that layout.
     """
     saved = checkpoint.load(run, step, groups=("model", "ema"))
     settings = config.build(TrainConfig, config.read(run / "config.json"))
-    net = without_guides(under("net.", saved.model))
+    chosen = dict if guides else without_guides
+    net = chosen(under("net.", saved.model))
     heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
     heads = [head for head in heads if head]  # a target whose weight is always 0 has no head
-    ema = layout(without_guides(saved.ema), heads)
+    ema = layout(chosen(saved.ema), heads)
     return {"model": layout(net, heads), "ema": ema, "steps": saved.step}
 
 
@@ -92,6 +95,19 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
             torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
         files.sync(temp)
     return table["steps"]
+
+
+def left_out(run: Path) -> str | None:
+    """Return one line about what the public layout cannot hold of a run; None if it holds all."""
+    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    names = [name for name, guide in settings.guide.items() if guide.when != NEVER]
+    if not names:
+        return None
+    return (
+        f"the public layout has no place for guides, so {', '.join(names)} "
+        f"{'is' if len(names) == 1 else 'are'} left out; the net was trained with what enters "
+        f"there, so draw samples with: reed-sample --run {run}"
+    )
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import argparse
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
+from reed.guides.guide import guides_of
 from reed.nets import semla, sit_public
+from reed.state_dict import of_slot, slot
 from reed.train import checkpoint, export
 from reed.train.align import AlignedNet
 from reed.train.ema import clean_names
@@ -38,6 +40,7 @@ class PublicWeights:
         group: "ema" or "model"; empty if the file holds one state dict without a name.
         args: Training settings that the file holds.
         steps: Optimizer steps done; None if the file does not state them.
+        guides: State dict of the guides' modules, which a run may have.
     """
 
     path: Path
@@ -47,6 +50,7 @@ class PublicWeights:
     group: str
     args: dict[str, Any]
     steps: int | None
+    guides: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def kind(self) -> str:
@@ -99,15 +103,17 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
         if name not in known:
             raise ReedError(f"{name!r} is not one of {', '.join(known)}.{suggest(name, known)}")
 
-    content = export.run_table(path) if path.is_dir() else _content(path)
+    content = export.run_table(path, guides=True) if path.is_dir() else _content(path)
     state, group = _state(content, group, path)
     args = content.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     args = dict(args) if isinstance(args, Mapping) else {}
 
-    # The projectors of REPA and REED lie beside the net's keys.
+    # The projectors of REPA and REED lie beside the net's keys, and so do the guides of a run.
     state = dict(zip(clean_names(list(state)), state.values(), strict=True))
     state = sit_public.joined_blocks(state, args, path)
+    guides = export.under("guides.", state)
+    state = export.without_guides(state)
     net = {name: value for name, value in state.items() if not name.startswith("projectors.")}
     projectors: dict[int, dict[str, Tensor]] = {}
     for name in state.keys() - net.keys():
@@ -123,7 +129,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
         net |= sit_public.velocity_rows(net)
     steps = content.get("steps")
     projectors = dict(sorted(projectors.items()))
-    return PublicWeights(path, net, projectors, origin, group, args, steps)
+    return PublicWeights(path, net, projectors, origin, group, args, steps, guides)
 
 
 def _content(path: Path) -> Mapping[str, Any]:
@@ -175,7 +181,8 @@ def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[
 def start_from(model: AlignedNet, path: Path) -> list[str]:
     """Load a file's weights into a model before training, and return the lines to show to the user.
 
-    The projectors are loaded if their number, order and shapes are those of the model's heads.
+    The projectors are loaded if their number, order and shapes are those of the model's heads, and
+    a guide if the weights hold one of its name with its shapes.
 
     Raises:
         ReedError: Keys of the net are missing, unexpected or of another shape; the message lists
@@ -183,8 +190,10 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
     """
     weights = read(path)
     if isinstance(model.net, Adopts) and weights.origin != "reed run":
-        return model.net.adopt(weights.net, str(path))
-    checkpoint.load_strict(model.net, weights.net, str(path))
+        return model.net.adopt(weights.net, str(path)) + _load_guides(model.net, weights)
+    said = _load_guides(model.net, weights)
+    guides = {k: v for k, v in model.net.state_dict().items() if k.startswith("guides.")}
+    checkpoint.load_strict(model.net, weights.net | guides, str(path))
     lines = [f"{path}: starting from {weights.kind}"]
     lines += sit_public.told(path, weights.origin)
 
@@ -200,7 +209,25 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
             f"{path}: its {len(projectors)} projectors do not fit the {len(heads)} heads, which "
             "start fresh"
         )
-    return lines
+    return lines + said
+
+
+def _load_guides(net: nn.Module, weights: PublicWeights) -> list[str]:
+    """Load the guides that fit, and return one line about all of them."""
+    guides, found = guides_of(net), {True: [], False: []}
+    for guide in [] if guides is None else guides.all():
+        state = export.under(f"{slot(guide.spec.name)}.", weights.guides)
+        fits = _shapes(guide.state_dict()) == _shapes(state)
+        if fits:
+            guide.load_state_dict(state)
+        found[fits].append(guide.spec.name)
+
+    stored = sorted({of_slot(key.partition(".")[0]) for key in weights.guides})
+    others = [name for name in stored if name not in (*found[True], *found[False])]
+    parts = [f"takes over the guides {', '.join(found[True])}"] if found[True] else []
+    parts += [f"starts the guides {', '.join(found[False])} fresh"] if found[False] else []
+    parts += [f"leaves out the guides {', '.join(others)}"] if others else []
+    return [f"{weights.path}: {'; '.join(parts)}"] if parts else []
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

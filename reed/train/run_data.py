@@ -171,10 +171,16 @@ class RunData:
             name: check_guide(name, config, self.guide_fields[name], net)
             for name, config in configs.items()
         }
-        lags = {name: spec.config.lag for name, spec in specs.items() if spec.config.lag}
+        specs = {name: spec for name, spec in specs.items() if not spec.when.is_never}
+        lags = {
+            name: spec.config.lag for name, spec in specs.items() if spec.config.read == "joint"
+        }
         if len(set(lags.values())) > 1:
-            raise ReedError(f"guides have different lags, {lags}; x can wait for one of them alone")
-        return {name: spec for name, spec in specs.items() if not spec.when.is_never}
+            raise ReedError(
+                f"guides have different lags, {lags}; x and every z beside it need one, because x "
+                "can wait for one of them alone: give all guides with read = 'joint' the same lag"
+            )
+        return specs
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """Make the domain with a recipe's settings; a Sized one gets the lengths of all samples."""
