@@ -1,4 +1,4 @@
-"""Draw docs/images/shares.png, the share A(t) of samples that have z: python docs/share_figure.py."""
+"""Draw docs/images/shares.png: the share A(t) of samples that have z, for every law."""
 
 from pathlib import Path
 

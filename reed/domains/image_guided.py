@@ -14,8 +14,9 @@ from reed.errors import ReedError
 from reed.flows import samplers
 from reed.flows.paths import Path, get_path
 from reed.guides.guide import Guides
-from reed.guides.reading import Reading, View
+from reed.guides.reading import Reading
 from reed.guides.training import x_time, z_time
+from reed.guides.view import View
 from reed.nets import Extra, State
 
 
@@ -59,6 +60,8 @@ def drawn_with_guides(
     samplers.check_steps(options.steps)
     starts = samplers.starts(options.steps, options.sampler)
     reading = Reading(guides, options.seed, request.indices, starts[-1], options.z)
+
+    # What cannot be drawn is refused before the first evaluation.
     if options.guidance.scale > 1 and request.null is None:
         raise ReedError(
             f"guidance scale {options.guidance.scale} needs a net trained with a null class, and "
@@ -104,15 +107,18 @@ class _Velocity:
     def __call__(self, parts: samplers.Parts, clock: float, start: float) -> samplers.Parts:
         x, *z = parts
         guidance, begins = self._request.options.guidance, clock == start
+
+        # The corrector of a Heun step uses the representations of its beginning.
         if begins:
             y = self._request.labels
             view = View(
                 lambda rows, extra, taps: self._net(
                     x[rows].float(), self._times(len(rows), clock), y[rows], taps=taps, extra=extra
                 )[1],
-                lambda rows: self._net.given(y=y[rows]),  # ty: ignore[call-non-callable]
+                lambda rows: self._net.given(y=y[rows]),  # ty: ignore[not-callable]
             )
             self._reading.advance(clock, view, z)
+
         v, v_z = self._reading.evaluate(
             partial(self._call, x, clock),
             clock,

@@ -13,7 +13,8 @@ from reed.chem.molecule import ATOMS, BONDS
 from reed.domains.molecule_options import MoleculeOptions
 from reed.flows import categorical
 from reed.flows.categorical import anything, symmetric
-from reed.guides.reading import Reading, View
+from reed.guides.reading import Reading
+from reed.guides.view import View
 from reed.nets import Extra, State
 from reed.nets.semla import probable
 from reed.nets.semla_layers import centred
@@ -70,6 +71,8 @@ def integrate(
         mask,
     )
     z = [] if reading is None else reading.start()
+
+    # As in SemlaFlow, every prediction is also an input of the next step.
     past, times = None, options.times()
     for number, (s, s_next) in enumerate(zip(times[:-1], times[1:], strict=True)):
         now.time, now.past = torch.full_like(now.time, s), past
@@ -113,7 +116,7 @@ def _guided(
         return net(**now.of(rows), taps=taps, extra=extra)
 
     def given(rows: Tensor) -> Tensor:
-        return net.given(mask=now.mask[rows])  # ty: ignore[call-non-callable]
+        return net.given(mask=now.mask[rows])  # ty: ignore[not-callable]
 
     begin, end = times
     reading.advance(begin, View(states, given, now.mask), z)

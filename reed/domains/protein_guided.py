@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from reed.guides.reading import Reading, View
+from reed.guides.reading import Reading
+from reed.guides.view import View
 from reed.nets import Extra, State
 from reed.nets.mpnn import LETTERS, MPNN, Encoded
 

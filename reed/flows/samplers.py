@@ -142,6 +142,7 @@ def ode_parts(
     """Integrate several tensors together, as `ode` integrates one; a clock for each of them."""
     check_steps(steps)
     parts = tuple(part.double() for part in parts)
+
     # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
     # of its interval.
     grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()

@@ -65,6 +65,7 @@ class Guide(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6) if config.enter == "token" else nn.Identity()
         self.time = TimestepEmbedder(width) if config.lag else None
 
+        # At t* = 1 a prior sees only what is given, so it needs no hidden state.
         self.tap: int | None = config.tap
         self.head: nn.Module | None = None
         if config.read == "prior":
@@ -169,8 +170,9 @@ def attach(net: Net, specs: Mapping[str, GuideSpec]) -> Guides | None:
     for name in specs:
         if not name or hasattr(taken, slot(name)):
             raise ReedError(f"guide.{name}: {name!r} cannot name a guide; choose another name")
-    net.guides = Guides(specs, net)
-    return net.guides
+    guides = Guides(specs, net)
+    net.guides = guides
+    return guides
 
 
 def guides_of(net: nn.Module) -> Guides | None:

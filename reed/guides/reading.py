@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -15,32 +14,14 @@ from reed.guides.held import Held
 from reed.guides.prior import Prior
 from reed.guides.steer import Steer, Variant, summed, variants
 from reed.guides.training import x_time, z_time
-from reed.nets import Extra, State
+from reed.guides.view import Call, View
+from reed.nets import Extra
 from reed.seeding import seed_for
 
 _SPAN = float(2**63)  # seeds are below it
 # Times t* of equal probability that sampling uses. Every law of t* gives the joint distribution,
 # that of ten times, too, and the samples of a batch then share the evaluations that z needs.
 TIMES = 10
-
-
-@dataclass(frozen=True)
-class View:
-    """How a guide looks at the samples of a batch at the beginning of a step.
-
-    Attributes:
-        states: Rows and what enters them -> the states at the requested taps.
-        given: Rows -> what is known at t = 1, see `Net.given`.
-        mask: Tokens that count, [B, T]; None if all do.
-    """
-
-    states: Callable[[Tensor, Extra, Sequence[int]], Mapping[int, State]]
-    given: Callable[[Tensor], Tensor]
-    mask: Tensor | None = None
-
-
-# Labels on or off (one entry per copy of the batch), what enters, taps -> prediction and states.
-Call = Callable[[list[bool], Extra, Sequence[int]], tuple[Any, Mapping[int, State]]]
 
 
 class Reading:
@@ -65,7 +46,7 @@ class Reading:
         guides: Guides,
         seed: int,
         indices: range,
-        last: float | Sequence[float],
+        last: float | Tensor,
         steer: Steer,
     ) -> None:
         weight = next(guides.parameters())
@@ -225,6 +206,7 @@ class Reading:
         extra = self._extra([rows] * len(parts), on, noised, parts)
         prediction, states = call([part.label for part in parts], extra, sorted(self._heads()))
 
+        # The labelled and the unlabelled copy each read the mean that they predict themselves.
         masks = None if mask is None else mask.repeat(len(parts), 1)
         if begins:
             for guide in self._parts_of("mean"):
@@ -268,6 +250,8 @@ class Reading:
         for guide in self._guides.all():
             name, part = guide.spec.name, self._parts[guide.spec.name]
             z, keep, time = [], [], None
+
+            # Copies without labels may hold a mean of their own.
             for number, (which, is_on) in enumerate(zip(rows, on, strict=True)):
                 label = parts[number].label if parts else True
                 if name in noised:
@@ -276,6 +260,7 @@ class Reading:
                 else:
                     z.append(part.of(label)[which])
                     keep.append((part.has & part.known)[which] & is_on)
+
             if name in noised:
                 time = torch.full((sum(map(len, z)),), noised[name][1])
                 time = time.to(self._device, self._dtype)

@@ -170,6 +170,8 @@ def _check_numbers(where: str, config: GuideConfig) -> None:
     for name in ("drop", "truth"):
         if not 0 <= getattr(config, name) < 1:
             raise ReedError(f"{where}.{name} is {getattr(config, name)}, it must be in [0, 1)")
+
+    # A setting that its way of reading does not use would be ignored, so it is refused.
     if not 0 <= config.lag <= 1:
         raise ReedError(f"{where}.lag is {config.lag}, it must be in [0, 1]")
     if config.lag and config.read != "joint":

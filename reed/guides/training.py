@@ -150,6 +150,7 @@ class Pass:
         means = [guide for guide in self._guides.all() if guide.spec.config.read == "mean"]
         if not means:
             return {}
+
         training = self._net.training
         self._net.eval()
         taps = sorted({cast(int, guide.tap) for guide in means})
@@ -161,6 +162,7 @@ class Pass:
             true = drawn.true.view(-1, *[1] * (z.ndim - 1))
             found[guide.spec.name] = Entry(torch.where(true, drawn.z, z), drawn.keep)
         self._net.train(training)
+
         # Autocast keeps the weights that it has cast, here without a gradient, for the next pass.
         torch.clear_autocast_cache()
         return found

@@ -82,7 +82,7 @@ class Net(nn.Module):
     enters: tuple[str, ...] = ()
     beside: str = "no"
 
-    def given(self, **inputs: Tensor) -> Tensor:
+    def given(self, **inputs: Any) -> Tensor:
         """Return what is known of each sample at t = 1, [B, G], from the inputs of `forward`.
 
         At that time x is noise, so only the label, the structure or the size is known.

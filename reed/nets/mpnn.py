@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -253,7 +254,7 @@ class MPNN(Net):
         """Channels of what enters, and of the encoded structure."""
         return self.config.hidden, self.config.hidden
 
-    def given(self, **inputs: Tensor) -> Tensor:
+    def given(self, **inputs: Any) -> Tensor:
         """Return the mean of the encoder's states over the residues of a structure, [B, D]."""
         names = ("coords", "resolved", "number", "chain", "seed")
         encoded = self.encode(**{name: inputs[name] for name in names if name in inputs})

@@ -10,6 +10,7 @@ initialised with one.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,9 +115,9 @@ class Semla(Net):
         """Channels of what enters, and of the embedding of a number of atoms."""
         return self.config.width, self.config.size_emb
 
-    def given(self, *, mask: Tensor, **_: Tensor) -> Tensor:
+    def given(self, **inputs: Any) -> Tensor:
         """Return the embeddings of the numbers of atoms, [B, G]."""
-        return self.size_emb(mask.sum(1))
+        return self.size_emb(inputs["mask"].sum(1))
 
     def forward(
         self,

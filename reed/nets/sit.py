@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -228,9 +229,9 @@ class SiT(Net):
         """Channels of what enters, and of the embedding of a label."""
         return self.config.hidden_size, self.config.hidden_size
 
-    def given(self, *, y: Tensor, **_: Tensor) -> Tensor:
+    def given(self, **inputs: Any) -> Tensor:
         """Return the embeddings of the labels, [B, D]."""
-        return self.y_embedder(y)
+        return self.y_embedder(inputs["y"])
 
     def forward(
         self,

@@ -218,6 +218,8 @@ class AlignedNet(nn.Module):
         """
         taps = {target.config.tap for target in self.targets.values()}
         losses, cosines, errors = {}, {}, {}
+
+        # A net that takes no guides need not know the keyword `extra`.
         guides = guides_of(self.net)
         if guides is None or drawn is None:
             prediction, states = self.net(**noised.inputs, taps=sorted(taps))
@@ -225,6 +227,7 @@ class AlignedNet(nn.Module):
             one = Pass(self.net, guides, noised.inputs, noised.t, batch.mask, drawn)
             prediction, states, terms = one.forward(taps)
             losses, errors = terms.losses, terms.errors
+
         for name, target in self.targets.items():
             hidden = states[target.config.tap]
             if target.config.probe:
