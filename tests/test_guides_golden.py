@@ -264,5 +264,4 @@ def test_euler_steps_are_those_of_dino_forcing(forcing, scale):
         seen = {"label": features_of(guess), "none": features_of(guess_none)}
         x = x - (v_none + scale * (v - v_none)) / steps
     close(ours, x, 2e-5)  # four steps, and the guidance, each add to the rounding
-    last = torch.from_numpy(drawn["z/z"])
-    assert (last - seen["label"]).abs().max() > 1e-3  # of the last step but one, which was seen
+    close(torch.from_numpy(drawn["z/z"]), seen["label"], 1e-4)  # the last prediction

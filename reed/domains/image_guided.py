@@ -110,7 +110,7 @@ class _Velocity:
                 lambda rows, extra, taps: self._net(
                     x[rows].float(), self._times(len(rows), clock), y[rows], taps=taps, extra=extra
                 )[1],
-                lambda rows: self._net.given(y=y[rows]),  # ty: ignore[call-non-callable]
+                lambda rows: self._net.given(y=y[rows]),  # ty: ignore[not-callable]
             )
             self._reading.advance(clock, view, z)
         v, v_z = self._reading.evaluate(

@@ -169,8 +169,8 @@ def attach(net: Net, specs: Mapping[str, GuideSpec]) -> Guides | None:
     for name in specs:
         if not name or hasattr(taken, slot(name)):
             raise ReedError(f"guide.{name}: {name!r} cannot name a guide; choose another name")
-    net.guides = Guides(specs, net)
-    return net.guides
+    net.guides = guides = Guides(specs, net)
+    return guides
 
 
 def guides_of(net: nn.Module) -> Guides | None:

@@ -50,9 +50,11 @@ class Prior(nn.Module):
                 init_linear(module)
 
         # Every block begins as the identity, and the velocity as zero.
-        for block in self.blocks:
-            last = block.modulation[1]  # ty: ignore[not-subscriptable]
-            nn.init.zeros_(last.weight)
+        for module in self.modules():
+            if isinstance(module, _Block):
+                last = module.modulation[1]
+                assert isinstance(last, nn.Linear)
+                nn.init.zeros_(last.weight)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, z: Tensor, r: Tensor, state: Tensor, t: Tensor) -> Tensor:

@@ -228,9 +228,9 @@ class SiT(Net):
         """Channels of what enters, and of the embedding of a label."""
         return self.config.hidden_size, self.config.hidden_size
 
-    def given(self, *, y: Tensor, **_: Tensor) -> Tensor:
-        """Return the embeddings of the labels, [B, D]."""
-        return self.y_embedder(y)
+    def given(self, **inputs: Tensor) -> Tensor:
+        """Return the embeddings of the labels `y`, [B, D]."""
+        return self.y_embedder(inputs["y"])
 
     def forward(
         self,
