@@ -194,9 +194,8 @@ def heads(x):
 
 def unfolded(x):
     """[B, 4, 8, 8] -> [B, 16, 16], the channels of a patch first."""
-    return x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH).permute(0, 2, 3, 1, 4, 5).reshape(
-        len(x), TOKENS, -1
-    )  # fmt: skip
+    patches = x.unfold(2, PATCH, PATCH).unfold(3, PATCH, PATCH)  # [B, 4, rows, columns, 2, 2]
+    return patches.permute(0, 2, 3, 1, 4, 5).reshape(len(x), TOKENS, -1)
 
 
 def folded(tokens):
