@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -28,9 +28,18 @@ lock: $(BIN)/uv ## Write the newest versions that go together to constraints.txt
 $(BIN)/uv: | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 
+ifneq ($(LOCK),)
+$(LOCK):
+	@echo "Error: LOCK=$(LOCK) names a file that does not exist; name a file of pip constraints," \
+	  "or install the newest versions with: make setup LOCK=" >&2; exit 1
+endif
+
+WANTED := name Python 3.11 or newer, such as: make setup PYTHON=python3.12
 $(BIN)/python:
+	@command -v $(firstword $(PYTHON)) >/dev/null || \
+	  { echo "Error: PYTHON=$(PYTHON) is not a program that can be run; $(WANTED)" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "reed needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	  { echo "Error: PYTHON=$(PYTHON) is too old for reed, or no Python; $(WANTED)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 demo: $(STAMP) ## Build the digits cache, train with and without alignment, print the comparison
@@ -68,7 +77,7 @@ test-newest: $(BIN)/python ## Run the tests with the newest versions that there 
 	$(MAKE) test VENV=$(VENV)-newest LOCK=
 
 # A copy of the tree in which reed.cli and reed.pipelines lie in place: tools that read files need it.
-lint: $(STAMP) ## Check style, formatting, dependencies, types, and which room imports which
+lint: $(STAMP) ## Check style, formatting, dependencies, types, and which layer imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/deptry . --no-ansi
@@ -93,6 +102,9 @@ bench-train: $(STAMP) ## Time training steps, the bare net, and an encoder at ev
 
 bench-guide: $(STAMP) ## Time training and sampling with guides against the aligned step
 	$(BIN)/python tests/bench/guide.py $(ARGS)
+
+bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t* times ways of reading
+	$(BIN)/python tests/bench/sweep.py $(ARGS)
 
 bench-speedup: $(STAMP) ## Count the steps to equal quality with and without alignment
 	$(BIN)/python tests/bench/speedup.py $(ARGS)

@@ -29,8 +29,9 @@ _COLUMNS = (
         multiple=True,
         metavar="[COLUMN=]NAME",
         shell_complete=completed(ENCODERS.names),
-        help="Encoder whose column to build; may be repeated. Default: those of the pipeline. "
-        "For your own encoder: COLUMN=package.module:Class (modules in this folder are found).",
+        help="Encoder to build a column with; may be repeated. Default: those of the pipeline. "
+        "For your own encoder: COLUMN=package.module:Class (modules in the current folder are "
+        "found).",
     ),
     click.option(
         "--cache",
@@ -91,7 +92,8 @@ _REQUEST = (
         "--json",
         "as_json",
         is_flag=True,
-        help="Print the account of samples and files as JSON; messages go to stderr.",
+        help="Print counts of samples and files, and why some were left out, as JSON; messages "
+        "go to stderr.",
     ),
 )
 
@@ -182,7 +184,7 @@ def plan(force: bool, as_json: bool, **requested: Any) -> None:
     "end",
     type=int,
     metavar="N",
-    help="Build the shards before this one. Default: all.",
+    help="Build shards up to, but not including, this one. Default: all.",
 )
 @click.option(
     "--retry-failed", "retry", is_flag=True, help="Rebuild the shards that have failed samples."

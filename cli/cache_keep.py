@@ -19,6 +19,7 @@ from reed.cache.verify import Problem
 from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
+from reed.wording import counted
 
 JOBS = click.option(
     "--jobs",
@@ -48,7 +49,7 @@ def verify(cache: Path, deep: bool, jobs: int) -> None:
     if note := verifying.note(cache, frozen):
         click.echo(f"{cache}: {note}")
     total = frozen.shards * len(verifying.names(cache))
-    click.echo(f"{cache}: {total} shards checked, {len(problems)} problems")
+    click.echo(f"{cache}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
     if problems:
         raise SystemExit(1)
 
@@ -118,7 +119,8 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     if dropped:
         _rebuild(cache, list(dropped), data, pick_device(device))
     count = sum(len(shards) for shards in dropped.values())
-    click.echo(f"{cache}: {count} shards were bad and are built again")
+    were = "was bad and is" if count == 1 else "were bad and are"
+    click.echo(f"{cache}: {counted(count, 'shard')} {were} built again")
 
 
 def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None) -> None:
@@ -174,9 +176,11 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
     for name in names or schema.columns(cache):
         for marker in mend.reindex(cache, frozen, name):
             failed = f", {len(marker.failed)} not in it" if marker.failed else ""
-            click.echo(f"{name} shard {marker.shard}: {len(marker.keys)} samples{failed}")
+            click.echo(
+                f"{name} shard {marker.shard}: {counted(len(marker.keys), 'sample')}{failed}"
+            )
             count += 1
-    click.echo(f"{cache}: {count} markers written")
+    click.echo(f"{cache}: {counted(count, 'marker')} written")
 
 
 @click.command()
@@ -211,4 +215,4 @@ def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
     """
     frozen = converting.convert(cache, out, to, names)
     total = frozen.shards * len(schema.columns(out))
-    click.echo(f"{out}: {total} shards, every record read back and compared")
+    click.echo(f"{out}: {counted(total, 'shard')}, every record read back and compared")

@@ -24,9 +24,9 @@ from reed.errors import ReedError
 def list_(what: str) -> None:
     """List caches, pipelines, encoders, sources or codecs.
 
-    WHAT is caches (the default, those in cache/ here), pipelines, encoders
-    (those in Python files of this folder come last), sources or codecs. Each
-    line has a name and a description.
+    WHAT is caches (the default: those in the folder cache/), pipelines,
+    encoders (with those in Python files of this folder last), sources or
+    codecs. Each line has a name and a description.
 
     Example: reed-cache list encoders
     """
@@ -40,6 +40,8 @@ def list_(what: str) -> None:
         "codecs": listing.codec_lines,
     }
     lines = list(tables[what]())
+    if not lines:
+        click.echo(f"no {what} in cache/ here; build one: reed-cache build digits", err=True)
     width = max((len(name) for name, _ in lines), default=0)
     for name, text in lines:
         click.echo(f"{name:{width}}  {text}".rstrip())
@@ -67,7 +69,8 @@ def info(cache: Path) -> None:
     type=click.IntRange(2),
     default=512,
     show_default=True,
-    help="Records to read: half of them, at most 256, calibrate; the others are measured.",
+    help="Number of records to read: half of them (at most 256) calibrate the codecs, the others "
+    "measure them.",
 )
 @click.option(
     "--codec",
@@ -85,7 +88,7 @@ def info(cache: Path) -> None:
 )
 @one_line_errors
 def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: Path | None) -> None:
-    """Measure the size and the loss of codecs on a column.
+    """Measure the size and the fidelity of codecs on a column.
 
     \b
     Examples:

@@ -58,9 +58,9 @@ def main(
 ) -> None:
     """Measure SAMPLES, a file that reed-sample wrote: .npz, .sdf or .fasta.
 
-    Images may also come from an .npy or a folder of image files. Molecules are novel if the
-    reference, a cache, does not have them. For proteins, SAMPLES may also be a run; its reference
-    is a cache that it was not trained on.
+    Images may also come from an .npy file or a folder of image files. The reference of molecules
+    is a cache, and molecules that it lacks count as novel. For proteins, SAMPLES may also be a
+    run, and the reference is then a cache that the run was not trained on.
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference.
@@ -70,8 +70,7 @@ def main(
 
     \b
     Examples:
-      reed-eval runs/digits/samples/step-0000800-euler50-fp64.npz \\
-          --reference cache/digits
+      reed-eval runs/digits/samples/final.npz --reference cache/digits
       reed-eval s.npz --reference VIRTUAL_imagenet256_labeled.npz \\
           --metrics fid,sfid,is,pr --num 50000
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50

@@ -24,7 +24,7 @@ SET = click.option(
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any option of this kind of data, by name, including those of your own domain.",
+    help="Any option that is listed below or that your own domain has, by name; may be repeated.",
 )
 
 

@@ -12,6 +12,7 @@ from reed.cli.common import DEVICE, RUNS, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
+from reed.wording import counted
 
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
@@ -45,7 +46,7 @@ def _kinds() -> Kinds:
     "--ema/--no-ema",
     default=True,
     show_default=True,
-    help="Weights to use: their moving average, or the last ones.",
+    help="Use the moving average of the weights, or the last weights.",
 )
 @click.option(
     "--convention",
@@ -61,7 +62,8 @@ def _kinds() -> Kinds:
 @click.option(
     "--scale",
     type=float,
-    help="The checkpoint's net was trained on (latent - shift) * scale. Default: 0.18215.",
+    help="Scale of the latents: the checkpoint's net was trained on (latent - shift) * scale. "
+    "Default: 0.18215.",
 )
 @click.option("--shift", type=float, help="Shift of the latents, see --scale. Default: 0.")
 @click.option(
@@ -84,14 +86,15 @@ def _kinds() -> Kinds:
     "--batch",
     type=click.IntRange(1),
     metavar="N",
-    help="Samples per batch; recorded, because rounding depends on it. Default: that of the "
-    "samples already drawn, else 64, at most --num.",
+    help="Samples per batch; recorded, because rounding depends on it. Default: the batch size of "
+    "the samples already drawn, else 64 or --num, whichever is smaller.",
 )
 @DEVICE
 @click.option(
     "--array",
     metavar="K/N",
-    help="Draw only share K (0 to N - 1) of N, for the jobs of an array.",
+    help="Draw only share K (0 to N - 1) of N, for the jobs of an array. Shares are whole batches: "
+    "to divide a few samples, give every job the same small --batch.",
 )
 @click.option(
     "--out",
@@ -124,7 +127,7 @@ def main(
 
     \b
     Examples:
-      reed-sample --run runs/digits --num 1000
+      reed-sample --run runs/digits --out runs/digits/samples/final
       reed-sample --run runs/imagenet --num 50000 --sampler sde --steps 250 \\
           --guidance 1.8 --interval 0 0.7
       torchrun --nproc-per-node 8 -m -- reed.cli.sample --run runs/imagenet
@@ -183,6 +186,8 @@ def _draw(
     samples = SampleSet(out, recipe, num, output, progress=shown)
 
     if not samples.is_written():
+        if message := samples.empty_share(share):
+            click.echo(message, err=True)
         samples.fill(sampler, output.sampling(options), share)
         if not samples.finish():
             left = len(samples.missing())
@@ -192,7 +197,7 @@ def _draw(
             )
             return
 
-    click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
+    click.echo(f"{counted(num, 'sample')} of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
         click.echo(f"  {path}")
 

@@ -128,7 +128,8 @@ def main(
     "--ema/--no-ema",
     default=True,
     show_default=True,
-    help="Whether a .pt includes the average; which of the two a .safetensors holds.",
+    help="With --ema, a .pt also holds the averaged weights, and a .safetensors holds only these; "
+    "with --no-ema, both hold only the last weights.",
 )
 @one_line_errors
 def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:

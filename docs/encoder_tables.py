@@ -55,7 +55,7 @@ def weights(encoder: Any) -> str:
         return "–"
     if origin.repo:
         return f"`{origin.repo}`"
-    return origin.url.rstrip(",")
+    return origin.url
 
 
 def licence(encoder: Any) -> str:

@@ -1,4 +1,4 @@
-"""Molecules with a conformer: REED's molecule experiment (arXiv 2507.08980), on GEOM and QM9.
+"""REED's molecule experiment (arXiv 2507.08980): molecules with conformers from GEOM or QM9.
 
 Commands::
 

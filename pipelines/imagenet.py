@@ -1,4 +1,4 @@
-r"""ImageNet-1k at 256 x 256: REED's image experiment (arXiv 2507.08980), SiT-XL/2 on latents.
+r"""REED's image experiment (arXiv 2507.08980): SiT-XL/2 on latents of ImageNet-1k at 256x256.
 
 Commands::
 

@@ -1,4 +1,4 @@
-"""Drug-like molecules that ship with RDKit: both stages with nothing to download.
+"""Drug-like molecules that ship with RDKit; nothing to download.
 
 Commands::
 

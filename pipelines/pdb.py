@@ -1,4 +1,4 @@
-"""Protein chains of known structure: REED's protein experiment (arXiv 2507.08980), ProteinMPNN.
+"""REED's protein experiment (arXiv 2507.08980): ProteinMPNN on chains of known structure.
 
 Commands::
 

@@ -1,4 +1,4 @@
-"""Generated proteins, whose best possible recovery is known exactly; nothing to download.
+"""Generated proteins whose best possible recovery is known exactly; nothing to download.
 
 Commands::
 

@@ -1,4 +1,4 @@
-"""Generated scenes of 32x32: one to three objects with shape, colour, texture, place and a rule.
+"""Generated 32x32 images of one to three objects that differ in shape, colour, texture and place.
 
 It has 16,000 images, captions as the synthetic modality, and a weak label (dark or light ground)
 that does not depend on the objects. The encoders were trained on another split (see

@@ -151,8 +151,8 @@ class Build:
         cache = self.request.cache
         if self.request.rebuild:
             plan.discard(cache)
-        listing = self.listing
-        return plan.freeze(cache, listing, listing.passed, listing.counts, **self.settings)
+        found, settings = self.listing, self.settings
+        return plan.freeze(cache, found, found.passed, found.counts, found.examples, **settings)
 
 
 @dataclass(frozen=True)
@@ -175,21 +175,22 @@ def prepare(request: Request) -> Build:
     settings = _settings(request, cache)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
-        name = settings["source"]
-        raise ReedError(f"source {name!r} cannot mirror its samples; leave out --flip")
+        raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
 
     # Settings are checked before the source is listed, which may take minutes.
     jobs = chosen(request)
+    made = {job.column: job.make_encoder() for job in jobs}
+    early.check_settings(cache, settings["source"], made, source)
     listing = listed(source)
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
 
     described = {job.column: job.describe() for job in jobs}
-    early.check_reads(cache, source, described)
+    early.check_columns(cache, source, frozen, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
-    jobs = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, settings, frozen, jobs, sizes)
+    placed = tuple(replace(job, cache=request.cache) for job in jobs)
+    return Build(request, listing, settings, frozen, placed, sizes)
 
 
 def chosen(request: Request) -> tuple[JobSpec, ...]:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
+from reed import stage_one
 from reed.cache import account, plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.cli import train as cli_train
@@ -97,6 +98,28 @@ def content(cache: Path, shards: int) -> dict[str, bytes]:
     """The first shards of every column with their markers."""
     paths = [p for p in cache.glob("*/0*") if int(p.stem) < shards]
     return {str(path.relative_to(cache)): path.read_bytes() for path in sorted(paths)}
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (
+            ("source.resolution=8",),
+            ("resolution 256", "source.resolution is 8", "image.resolution=8"),
+        ),
+        (("image.resolution=8",), ("resolution 8", "source.resolution is 256", "resolution=256")),
+    ],
+)
+def test_two_resolutions_are_refused_before_any_work(
+    folder, monkeypatch, command, settings, values
+):
+    add(folder / "data", "cat", 3)
+    monkeypatch.setattr(stage_one, "listed", lambda source: pytest.fail("listed"))
+    words = [word for each in settings for word in ("--set", each)]
+    found = run(command, "photos:PHOTOS", "--cache", "c", "--data", "data", *words)
+    refused(found, "Error: column 'image' takes samples of", *values)
+    assert not (folder / "c").exists()
 
 
 # ---- classes

@@ -330,7 +330,8 @@ def test_more_than_one_percent_of_bad_samples_stops_the_build(fakes, tmp_path):
 
 def test_a_source_without_a_good_sample_cannot_calibrate(fakes, tmp_path):
     refused(
-        "column 'tokens': no sample could be read to calibrate it",
+        "column 'tokens': 1 of the 1 sample so far failed",
+        "the file is empty",
         call=lambda: fakes.build(tmp_path, ["tokens"], fakes.Source(1, bad=(0,))),
     )
     assert not (tmp_path / "tokens").exists()

@@ -122,6 +122,21 @@ def test_the_jobs_of_an_array_share_the_designs(run, tmp_path, monkeypatch):
     assert (tmp_path / "s.fasta").read_text() == (tmp_path / "once.fasta").read_text()
 
 
+def test_a_job_without_a_batch_is_told_how_to_divide_few_designs(run, tmp_path):
+    """By default three designs are one batch, which the first job draws."""
+    path, out = PDB.straight(tmp_path / "a.pdb"), tmp_path / "s"
+    code, said = design(run, path, out, "--num", 3, "--array", "1/2")
+    assert code == 0 and "share 1/2 has nothing to draw" in said
+    assert "3 samples in batches of 3 are 1 in all" in said
+    assert "use a new --out with --batch 1 in all jobs" in said
+    code, said = design(run, path, out, "--num", 3, "--array", "0/2")
+    assert code == 0 and "nothing to draw" not in said and len(entries(tmp_path / "s.fasta")) == 3
+    code, said = design(run, path, tmp_path / "t", "--num", 3, "--batch", 1, "--array", "1/2")
+    assert code == 0 and "nothing to draw" not in said
+    code, said = design(run, path, tmp_path / "t", "--num", 3, "--batch", 1, "--array", "4/5")
+    assert code == 0 and "use at most 3 shares in all jobs" in said
+
+
 def test_designs_are_added_to_and_not_taken_away(run, tmp_path):
     path, out = PDB.straight(tmp_path / "a.pdb"), tmp_path / "s"
     assert design(run, path, out, "--num", 2)[0] == 0
@@ -153,6 +168,18 @@ def test_structures_of_one_name_do_not_meet(run, tmp_path):
     assert code == 0 and (tmp_path / "o.fasta").is_file()
     code, said = invoke(sample, *words, "--structure", one, "--out", tmp_path / "o")
     assert code == 2 and "was drawn with structures = " in said
+
+
+def test_structures_that_differ_in_the_ending_do_not_meet(run, tmp_path):
+    for name, length in (("1abc.pdb", 30), ("1abc.ent", 34)):
+        PDB.straight(tmp_path / name, length)
+    names = [word for path in sorted(tmp_path.iterdir()) for word in ("--structure", path)]
+    code, said = invoke(
+        sample, "--run", run, "--steps", 5, "--num", 1, *names, "--out", tmp_path / "o"
+    )
+    assert code == 0, said
+    drawn = sorted(tmp_path.glob("o-1abc-*.fasta"))
+    assert sorted(len(*entries(path).values()) for path in drawn) == [30, 34]
 
 
 def test_what_cannot_be_designed_for_is_one_line(run, tmp_path):

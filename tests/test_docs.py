@@ -220,3 +220,14 @@ def test_a_command_says_what_the_page_of_troubles_quotes(digits, monkeypatch, te
     found = command(text)
     assert found.exit_code == 2, found.output
     assert found.stderr.splitlines()[-1].removeprefix("Error: ") in told()
+
+
+DRAWN = re.compile(r"step-\d{7}-[\w.-]*(?:bf16|fp32|tf32|fp64)\.\w+")
+
+
+def test_no_example_names_a_file_after_the_precision_of_one_kind_of_device():
+    """The default name of samples ends in bf16 on a GPU and in fp64 on a CPU."""
+    texts = {page: page.read_text() for page in (*DOCS.glob("*.md"), ROOT / "README.md")}
+    texts |= {page: page.read_text() for page in (ROOT / "cli").glob("*.py")}
+    assert {page: found for page in texts if (found := DRAWN.findall(texts[page]))} == {}
+    assert DRAWN.findall("reed-eval samples/step-0000800-euler50-fp64.npz")

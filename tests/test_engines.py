@@ -333,7 +333,7 @@ def test_few_failures_in_small_shards_do_not_stop_a_large_column():
     refused(
         "11 of the 176 samples so far failed",
         "'key': worse",
-        "100000 planned",
+        "100,000 planned",
         call=lambda: tally.add(16, {"key": "worse"}),
     )
 

@@ -14,6 +14,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from reed import extras
+from reed.encoders import pretrained
+from reed.errors import ReedError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -80,13 +82,40 @@ def named_libraries() -> list[tuple[str, str]]:
     return found
 
 
+def versions_asked_for() -> list[tuple[str, str]]:
+    """(distribution, extra) of the calls of encoders.pretrained.version that name one."""
+    found = []
+    for path in sorted((ROOT / "reed" / "encoders").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("version", "pre.version"):
+                values = [word.value for word in node.args if isinstance(word, ast.Constant)]
+                if len(values) == len(node.args):
+                    found.append((values[0], [*values, "images"][1]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("extra", "command"),
+    [("proteins", "pip install -e '.[proteins]'"), ("", "pip install no-such-thing")],
+)
+def test_an_encoder_names_the_extra_that_installs_its_library(extra, command, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ReedError) as error:
+        pretrained.version("no-such-thing", extra)
+    assert str(error.value) == (
+        f"this encoder needs no-such-thing, which is not installed; install it with: {command}"
+    )
+
+
 def test_an_extra_brings_what_its_message_says():
     def brought(extra: str) -> set[str]:
         needs = PROJECT["dependencies"] + PROJECT["optional-dependencies"][extra]
         return {canonicalize_name(Requirement(need).name) for need in needs}
 
-    named = named_libraries()
-    assert {"jinja2", "huggingface_hub", "timm", "gemmi"} <= {name for name, _ in named}
+    named = named_libraries() + versions_asked_for()
+    assert {"jinja2", "huggingface_hub", "timm", "gemmi", "fair-esm", "pyarrow"} <= {
+        name for name, _ in named
+    }
     for name, extra in named:
         module = name.partition(".")[0]
         assert canonicalize_name(INSTALLS.get(module, module)) in brought(extra), (name, extra)

@@ -46,6 +46,7 @@ def tree(root: Path, files: dict[str, bytes]) -> Path:
 
 def tarred(path: Path, members: dict[str, bytes | tuple[bytes, str]]) -> Path:
     """A tar; a member of (type, target) is a link."""
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as file:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
@@ -190,6 +191,75 @@ def test_links_in_a_tar_lead_to_their_members(tmp_path):
     np.testing.assert_array_equal(ours.read("x/b/3.png")["image"], square(picture(), 16))
     gone = ("x/b/4.png", "x/b/5.png", "x/b/6.png")
     assert listed(ours).passed == {"link to nothing": gone}
+
+
+def test_a_byte_order_mark_is_no_part_of_a_class_or_caption(tmp_path):
+    """With it, the numbers of all classes became names."""
+    mark = "\ufeff".encode()
+    members = {"1.png": picture(1), "1.cls": mark + b"3", "1.txt": mark + b"a cat"}
+    ours = source(tarred(tmp_path / "x.tar", members | {"2.png": picture(2), "2.cls": b"4"}))
+    assert labels(ours) == {"x/1.png": 3, "x/2.png": 4} and not listed(ours).classes
+    assert ours.read("x/1.png")["caption"] == "a cat"
+
+
+def test_tars_and_parquet_files_that_hold_nothing_are_named(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    tarred(tmp_path / "tars" / "x-0.tar", {"cat/1.png": picture(1)})
+    tarred(tmp_path / "tars" / "x-1.tar", {})
+    assert listed(source(tmp_path / "tars")).passed == {"holds nothing": ("x-1.tar",)}
+    (tmp_path / "rows").mkdir()
+    table = pyarrow.table({"image": [picture(1)], "label": [1]})
+    parquet.write_table(table, tmp_path / "rows" / "a.parquet")
+    parquet.write_table(table[:0], tmp_path / "rows" / "b.parquet")
+    listing = listed(source(tmp_path / "rows"))
+    assert list(listing) == ["a/000000"] and listing.passed == {"holds nothing": ("b.parquet",)}
+
+
+def zipped(path: Path, members: dict[str, bytes | tuple[bytes, str]]) -> Path:
+    """The same members in a zip, as Info-ZIP writes links."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            info = zipfile.ZipInfo(name)
+            info.create_system = 3
+            is_link = isinstance(content, tuple)
+            info.external_attr = (0o120777 if is_link else 0o100644) << 16
+            file.writestr(info, content[1] if is_link else content)
+    return path
+
+
+@pytest.mark.parametrize(("write", "top"), [(tarred, "x/"), (zipped, "")])
+def test_links_to_folders_and_names_that_leave_an_archive(tmp_path, write, top):
+    """Nothing is ever extracted: such members are passed over, counted and named."""
+    link = tarfile.SYMTYPE
+    members = {
+        "cat/1.png": picture(1),
+        "dog/2.png": picture(2),
+        "/ant/3.png": picture(3),
+        "cat/../dog/4.png": picture(4),
+        "dog/5.png": (link, "../cat/1.png"),
+        "bird": (link, "cat"),
+        "bird.png": (link, "./cat"),
+        "dog/6.png": (link, "/cat/1.png"),
+        "dog/7.png": (link, "../../cat/1.png"),
+        "../8.png": picture(8),
+        "cat/../../9.png": picture(9),
+    }
+    ours = source(write(tmp_path / ("x.tar" if top else "x.zip"), members))
+    listing = listed(ours)
+    kept = ["ant/3.png", "cat/1.png", "dog/2.png", "dog/4.png", "dog/5.png"]
+    assert list(listing) == [f"{top}{name}" for name in kept]
+    assert listing.classes == ("ant", "cat", "dog")
+    assert listing.passed == {
+        "name outside the archive": (f"{top}../8.png", f"{top}../9.png"),
+        "link to a folder": (f"{top}bird", f"{top}bird.png"),
+        "link to nothing": (f"{top}dog/6.png", f"{top}dog/7.png"),
+    }
+    for key, number in zip(listing, (3, 1, 2, 4, 1), strict=True):
+        np.testing.assert_array_equal(ours.read(key)["image"], square(picture(number), 16))
+    assert "2 name outside the archive" in listing.line
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [ours.data.name]
 
 
 def test_dots_in_names_masks_and_what_stands_beside(tmp_path):

@@ -256,7 +256,7 @@ def test_a_class_file_decides_and_is_part_of_the_stamp(photos, tmp_path):
     ("name", "text", "problem"),
     [
         ("a.txt", "", "is not a class file: write key,label"),
-        ("a.csv", "a,1\nb\n", "row 2 has 1 columns, not 2"),
+        ("a.csv", "a,1\nb\n", "row 2 has 1 column, not 2"),
         ("a.csv", "a,1\nb,x\n", "label of 'b' is 'x', not an integer"),
         ("a.csv", "a,-1\n", "label of 'a' is '-1', not an integer from 0 up"),
         ("a.csv", "a,1\na,2\n", "'a' has two labels, 1 and 2"),

@@ -58,6 +58,21 @@ def test_an_encoder_says_its_model_and_licence():
     assert found["describe"].endswith(" [MIT]")
 
 
+def test_where_there_is_no_cache_a_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(main, ["list"])
+    assert found.exit_code == 0 and found.stdout == ""
+    assert found.stderr == "no caches in cache/ here; build one: reed-cache build digits\n"
+
+
+def test_a_codec_says_how_it_stores_the_values():
+    found = dict(listing.codec_lines())
+    assert found["float16"] == "The values as float16."
+    assert found["float32+nan"] == "The values as float32; NaN marks missing values."
+    assert found["pca:K+int8"].endswith("components of the channels, stored as int8.")
+    assert found["standard"].endswith("divided by its standard deviation, stored as float16.")
+
+
 def test_the_encoder_of_the_documentation_is_listed_and_built(patches, monkeypatch):
     found = listed("encoders")
     assert list(found)[-1] == "patches:Patches"
@@ -76,7 +91,7 @@ def test_what_is_registered_is_listed_and_other_classes_are_not(patches):
     )
     found = dict(listing._in_files(patches))
     assert list(found) == ["patches:Patches", "table:Mine"]
-    assert found["table:Mine"] == "Of its own. (of table.py)"
+    assert found["table:Mine"] == "Of its own. (in table.py)"
 
 
 def test_a_file_that_is_not_python_is_named(patches):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import runpy
 import shutil
 from pathlib import Path
@@ -13,9 +14,10 @@ import pytest
 from click.testing import CliRunner
 
 from reed.build.shard import BadSample
+from reed.chem import sdf_text
 from reed.cli.cache import main
 from reed.errors import ReedError
-from reed.sources.molecule import entries, sdf_text
+from reed.sources.molecule import entries
 from reed.sources.molecule.molecules import Molecules
 
 DATA = Path(__file__).with_name("data") / "molecules"
@@ -130,6 +132,14 @@ def test_the_column_that_is_called_smiles_is_read():
         ("x.smi", "CCO\tyour smiles\nCCN\t2\n", ["CCO", "CCN"]),
         ("x.SMI", " \t\nCCO a,b smiles\n", ["CCO"]),
         ("x.ism", "CCO 1\n", ["CCO"]),
+        ("x.smi", "CCO,ethanol\nCCN,my amine\n", ["CCO", "CCN"]),
+        ("x.smi", "CCO,my smiles\nCCN,2\n", ["CCO", "CCN"]),
+        ("x.smi", "CCO, ethanol\nnonsense(, 2\n", ["CCO", "nonsense("]),
+        ("x.smi", "CCO;ethanol\nCCN;2\n", ["CCO", "CCN"]),
+        ("x.csv", "sep=;\nname;smiles\na,b;CCO\n", ["CCO"]),
+        ("x.csv", '"sep=,"\r\nCCO,1;2;3\r\n', ["CCO"]),
+        ("x.csv", "\ufeffSEP=\t\nsmiles\tid\nCCO\t1\n", ["CCO"]),
+        ("x.smi", "sep=:\nCCO:1\nCCN:2\n", ["CCO", "CCN"]),
     ],
 )
 def test_what_separates_cells_is_told_by_content(tmp_path, name, text, want):
@@ -157,6 +167,60 @@ def test_several_columns_of_smiles_are_refused_by_name(tmp_path):
     assert texts(path, smiles="MOL") == ["CCO"]
     with pytest.raises(ReedError, match="no column 'drug'; its first line is 'cid, Canonical_S"):
         Molecules(path, smiles="drug").listing()
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("product,reactant_smiles\nCC(=O)OC,CC(=O)O\nCCOC,\n", "'product', 'reactant_smiles'"),
+        ("core_smiles\tname\tdrug\nc1ccccc1\ta\tCc1ccccc1\n", "'core_smiles', 'drug'"),
+    ],
+)
+def test_another_column_that_holds_molecules_is_named(tmp_path, text, names):
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    chosen = next(name for name in names.replace("'", "").split(", ") if "smiles" in name)
+    with pytest.raises(ReedError, match=f"columns {names} may all.*source.smiles={chosen}"):
+        Molecules(path).listing()
+    assert len(Molecules(path, smiles=chosen).listing())
+
+
+@pytest.mark.parametrize("other", ["formula,C2H6O", "atom,C", "code,CN", "note,ethanol"])
+def test_a_column_of_other_words_is_no_rival(tmp_path, other):
+    name, value = other.split(",", 1)
+    (tmp_path / "x.csv").write_text(f"{name},canonical_smiles\n{value},CCO\n")
+    assert len(Molecules(tmp_path).listing()) == 1
+
+
+def test_a_row_of_more_cells_than_the_header_is_not_guessed(tmp_path):
+    """A comma in a name that is not quoted moved the cells: CN would be stored for CCO."""
+    (tmp_path / "x.csv").write_text("name,smiles\nb,CN,CCO\nc,CCN,,\n")
+    source = Molecules(tmp_path)
+    assert source.read("x.csv/000001")["smiles"] == "CCN" and len(source.listing()) == 2
+    with pytest.raises(BadSample, match="has 3 cells, the first line names 2 columns; quote"):
+        source.read("x.csv/000000")
+
+
+def test_comments_and_zero_characters(tmp_path):
+    (tmp_path / "x.smi").write_text("# my list\nCCO a\n#CCN b\n\nCCC c\nCC\0N\n")
+    source = Molecules(tmp_path)
+    listing = source.listing()
+    assert list(listing) == ["x.smi/000001", "x.smi/000003", "x.smi/000004"]
+    assert listing.counts == {"left out: without SMILES": 2}
+    with pytest.raises(BadSample, match="it holds a zero character"):
+        source.read("x.smi/000004")
+    (tmp_path / "x.smi").write_text("#SMILES id\nCCO a\n")
+    assert texts(tmp_path / "x.smi") == ["CCO"]
+
+
+@pytest.mark.parametrize("text", ["ethanol CCO\namine CCN\n", "1,CCO\n2,CCN\n", "7\tCCO\n"])
+def test_a_list_that_begins_with_names_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "x.smi").write_text(text)
+    first = re.escape(repr(text.split("\n")[0]))
+    with pytest.raises(ReedError, match=f"its first line is {first}: SMILES come first in a li"):
+        Molecules(tmp_path).listing()
+    (tmp_path / "y.smi").write_text("CCO\n")
+    assert Molecules(tmp_path).listing().passed == {"no column of SMILES": ("x.smi",)}
 
 
 # ---- what is passed over
@@ -219,16 +283,20 @@ def test_build_and_info_count_what_is_passed_over_and_left_out(tmp_path, monkeyp
     assert "left out: 1 element Se" in built.stderr
     told = CliRunner().invoke(main, ["info", "c"])
     assert "passed over 1 file: 1 .txt (notes.txt)" in told.stdout
-    assert "left out: element Se" in told.stdout
+    assert "left out: 1 element Se" in told.stdout
 
 
 def test_a_list_whose_smiles_is_not_there(tmp_path):
-    (tmp_path / "x.csv").write_text("id,smiles\n1\n2,\n")
+    (tmp_path / "x.csv").write_text("id,smiles\n1\n2,\n3,NaN\n4,CCO\n5,N\n6,N/A\n")
     source = Molecules(tmp_path)
-    assert len(source.listing()) == 2
-    with pytest.raises(BadSample, match="has 1 cells, SMILES are in cell 2"):
+    listing = source.listing()
+    assert list(listing) == ["x.csv/000003", "x.csv/000004"]
+    assert listing.counts == {"left out: without SMILES": 4}
+    lost = ("x.csv/000000", "x.csv/000001", "x.csv/000002", "x.csv/000005")
+    assert listing.examples == {"left out: without SMILES": lost}
+    with pytest.raises(BadSample, match="has no SMILES: the line has 1 of 2 cells"):
         source.read("x.csv/000000")
-    with pytest.raises(BadSample, match="'' is no SMILES"):
+    with pytest.raises(BadSample, match="has no SMILES$"):
         source.read("x.csv/000001")
 
 
@@ -239,8 +307,28 @@ def test_impossible_coordinates_and_unclear_bonds_are_left_out_and_counted():
     listing = Molecules(DATA / "zero3d.sdf").listing()
     assert list(listing) == [f"zero3d.sdf/{number:06d}" for number in range(2, 7)]
     assert listing.counts == {"left out: impossible coordinates": 2}
+    first = ("zero3d.sdf/000000", "zero3d.sdf/000001")
+    assert listing.examples == {"left out: impossible coordinates": first}
     unclear = Molecules(DATA / "bond4.sdf").listing()
     assert not unclear and unclear.counts == {"left out: unclear bonds of type 4": 1}
+
+
+def test_what_is_impossible_is_named_in_the_line_in_info_and_in_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    shutil.copy(DATA / "zero3d.sdf", tmp_path / "data")
+    (tmp_path / "data" / "x.csv").write_text("smiles\n" + "nan\n" * 4 + "CCO\n")
+    words = ["build", "geom", "--data", "data", "--cache", "c", "--encoder", "molecule", "--json"]
+    built = CliRunner().invoke(main, words)
+    assert built.exit_code == 0, built.output
+    what = "left out: impossible coordinates", "left out: without SMILES"
+    lost = [f"zero3d.sdf/{i:06d}" for i in range(2)], [f"x.csv/{i:06d}" for i in range(4)]
+    assert json.loads(built.stdout)["examples"] == dict(zip(what, lost, strict=True))
+    said = "2 impossible coordinates (zero3d.sdf/000000, zero3d.sdf/000001), "
+    said += "4 without SMILES (x.csv/000000, x.csv/000001, x.csv/000002, …)"
+    assert f"left out: {said}" in built.stderr
+    told = CliRunner().invoke(main, ["info", "c"]).stdout
+    assert f"  left out: {said}" in told.splitlines()
 
 
 def test_a_table_of_properties_beside_molecules_is_passed_over(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import runpy
 from dataclasses import replace
@@ -13,12 +14,14 @@ import pytest
 from click.testing import CliRunner
 
 from reed.chem import molecule_set, rdkit
+from reed.chem.molecule import to_matrix
 from reed.cli.evaluate import main as evaluate_main
 from reed.cli.sample import main as sample_main
 from reed.errors import ReedError
 from reed.evaluate.base import Task
 from reed.evaluate.molecule import MoleculeEvaluator
 from reed.sample.outputs.molecule import unpadded
+from reed.sources.molecule.molecules import Molecules
 from reed.train.loop import train
 
 HERE = Path(__file__).parent
@@ -80,6 +83,63 @@ def test_a_file_that_is_none_is_told(tmp_path, real):
         np.savez(path, **good | {name: value})
         with pytest.raises(ReedError, match="do not fit together"):
             molecule_set.load(path)
+
+
+def as_people_have_it(text: str, form: str) -> bytes:
+    """The text of an SDF in another form."""
+    if form == "cr":
+        return text.replace("\n", "\r").encode()
+    if form == "nodollar":
+        return text.replace("$$$$\n", "").encode()
+    if form == "latin1":
+        return text.replace("M  END\n", "M  END\n> <who>\nM\xfcller\n\n").encode("latin-1")
+    if form == "utf16":
+        return text.encode("utf-16")
+    return gzip.compress(text.encode()) if form == "gz" else text.encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("x.sdf", "cr"),
+        ("x.sdf", "nodollar"),
+        ("x.sdf", "latin1"),
+        ("x.sdf", "utf16"),
+        ("x.sdf.gz", "gz"),
+        ("x.sdf", "gz"),
+        ("X.SDF", "plain"),
+        ("x.sd", "plain"),
+        ("x.mol", "plain"),
+        ("x", "plain"),
+    ],
+)
+def test_an_sdf_is_measured_as_a_build_reads_it(tmp_path, real, name, form):
+    text = "".join(map(TINY.block, TINY.SMILES))
+    path = tmp_path / name
+    path.write_bytes(as_people_have_it(text, form))
+    assert MoleculeEvaluator.reads(path)
+    found, source = molecule_set.load(path), Molecules(path)
+    keys = list(source.listing())
+    assert len(found) == len(keys) == len(real)
+    for molecule, key in zip(found, keys, strict=True):
+        stored = source.read(key)
+        np.testing.assert_array_equal(molecule.coords, stored["coords"])
+        np.testing.assert_array_equal(molecule.atoms, stored["atoms"])
+        np.testing.assert_array_equal(molecule.charges, stored["charges"])
+        bonds = to_matrix(stored["partners"], stored["orders"])
+        np.testing.assert_array_equal(molecule.bonds, bonds)
+
+
+def test_hydrogens_are_added_where_a_file_writes_none(tmp_path):
+    chem = rdkit.library()
+    bare = rdkit.sdf([("x", chem.RemoveHs(TINY.mol("CCN")))])
+    (tmp_path / "x.sdf").write_text(bare)
+    assert [len(each) for each in molecule_set.load(tmp_path / "x.sdf")] == [10]
+    (tmp_path / "y.sdf").write_text(bare + TINY.block("CSC"))  # the first lacks its own
+    assert [len(each) for each in molecule_set.load(tmp_path / "y.sdf")] == [3, 9]
+    (tmp_path / "z.sdf").write_text("")
+    with pytest.raises(ReedError, match="z.sdf holds no molecule"):
+        molecule_set.load(tmp_path / "z.sdf")
 
 
 def test_a_thousand_words_make_an_sdf(run, cache):

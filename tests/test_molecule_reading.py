@@ -13,6 +13,7 @@ import pytest
 
 from reed.build.shard import BadSample
 from reed.chem import rdkit, rdkit_reading
+from reed.chem.delocalised import UnclearBonds
 from reed.chem.molecule_geometry import implausible
 from reed.sources.molecule import entries
 from reed.sources.molecule.molecules import Molecules
@@ -104,6 +105,36 @@ def test_delocalised_groups_are_single_and_double_bonds(text, charges):
 def test_oxygens_tell_where_hydrogens_are_not_written(text):
     found = rdkit_reading.from_block(delocalised(text, hydrogens=False))
     assert rdkit.flat(found) == rdkit.flattened(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("CC(=O)/C=C(/C)[O-]", "O~C~C~C~O"),
+        ("CC(=O)CC(C)=O", "O~C~C~C~O"),
+        ("CC(=O)NO", "O~C~N~O"),
+        ("CC(C)=NO", "C~N~O"),
+    ],
+)
+def test_enolates_hydroxamates_and_oximes_need_their_hydrogens(text, group):
+    """As far as heavy atoms tell, these may be a diketone and nitroso groups."""
+    chem = rdkit.library()
+    for has_hydrogens in (True, False):
+        mol = chem.RWMol(TINY.mol(text) if has_hydrogens else chem.RemoveHs(TINY.mol(text)))
+        query = chem.MolFromSmarts(group)
+        match = mol.GetSubstructMatch(query)
+        assert match
+        for bond in query.GetBonds():
+            ends = match[bond.GetBeginAtomIdx()], match[bond.GetEndAtomIdx()]
+            mol.GetBondBetweenAtoms(*ends).SetBondType(chem.BondType.AROMATIC)
+        for atom in mol.GetAtoms():
+            atom.SetFormalCharge(0)
+        block = chem.MolToMolBlock(mol, kekulize=False)
+        if has_hydrogens:
+            assert rdkit.flat(rdkit_reading.from_block(block)) == rdkit.flattened(text)
+        else:
+            with pytest.raises(UnclearBonds, match="several molecules: the file lacks hydrogens"):
+                rdkit_reading.from_block(block)
 
 
 @pytest.mark.parametrize(

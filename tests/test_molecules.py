@@ -196,7 +196,7 @@ def test_what_is_left_out_is_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("key", "reason"),
     [
-        ("x.smi/9", "has 1 entries"),
+        ("x.smi/9", "has 1 entry, none"),
         ("gone.sdf/000000", "cannot read gone.sdf"),
         ("x.smi", "no molecule 'x.smi'"),
         ("x.smi/y", "no molecule"),
@@ -257,7 +257,7 @@ def test_lists_of_smiles(tmp_path, name, text, want):
 
 def test_a_short_line_is_told(tmp_path):
     (tmp_path / "x.csv").write_text("id,smiles\n1\n")
-    with pytest.raises(BadSample, match="has 1 cells, SMILES are in cell 2"):
+    with pytest.raises(BadSample, match="has no SMILES: the line has 1 of 2 cells"):
         Molecules(tmp_path).read("x.csv/000000")
 
 

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from reed.chem import rdkit
 from reed.sources.molecule import entries
-from reed.sources.molecule.molecules import parsed
+from reed.sources.molecule.faults import parsed
 
 chem = rdkit.library()
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

@@ -120,4 +120,20 @@ def test_setup_installs_once(tmp_path):
 def test_setup_refuses_an_old_python(tmp_path):
     done = make("setup", f"VENV={tmp_path / 'venv'}", "PYTHON=false")
     assert done.returncode != 0
-    assert "Python 3.11" in done.stdout + done.stderr
+    assert (
+        "PYTHON=false is too old for reed, or no Python; name Python 3.11 or newer" in done.stderr
+    )
+
+
+def test_setup_names_a_python_or_a_lock_that_does_not_exist(tmp_path):
+    venv, python = f"VENV={tmp_path / 'venv'}", tmp_path / "no-python"
+    done = make("setup", venv, f"PYTHON={python}")
+    first, last = done.stderr.splitlines()  # make itself says on the last line which rule failed
+    assert f"PYTHON={python} is not a program that can be run; name Python 3.11 or newer" in first
+    assert done.returncode != 0 and last.startswith("make: ***")
+
+    done = make("setup", venv, "LOCK=no-such.txt")
+    first, last = done.stderr.splitlines()
+    assert "LOCK=no-such.txt names a file that does not exist" in first
+    assert "make setup LOCK=" in first and last.startswith("make: ***")
+    assert done.returncode != 0 and not (tmp_path / "venv").exists()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+
+import reed
 
 yaml = pytest.importorskip("yaml")  # accelerate brings it
 
 ROOT = Path(__file__).resolve().parent.parent
 MAKEFILE = (ROOT / "Makefile").read_text()
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+RELEASE = ROOT / ".github" / "workflows" / "release.yml"
 TEMPLATES = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
 
 
@@ -21,7 +26,7 @@ def commands(path: Path) -> list[str]:
     lines = []
     for job in yaml.safe_load(path.read_text())["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
-        for step in job["steps"]:
+        for step in job.get("steps", []):  # none where another workflow is called
             text = step.get("run", "")
             names = re.findall(r"\$\{\{ matrix\.(\w+) \}\}", text)
             values = [matrix[name] for name in names] or [[""]]
@@ -42,12 +47,48 @@ def test_the_lock_the_oldest_and_the_newest_are_tested():
 
 
 def test_a_release_is_checked_before_it_is_published():
-    release = ROOT / ".github" / "workflows" / "release.yml"
-    workflow = yaml.safe_load(release.read_text())
-    assert "python -m twine check --strict dist/*" in commands(release)
+    workflow = yaml.safe_load(RELEASE.read_text())
+    assert "python -m twine check --strict dist/*" in commands(RELEASE)
     publish = workflow["jobs"]["publish"]
-    assert publish["needs"] == "build" and publish["permissions"] == {"id-token": "write"}
+    assert publish["needs"] == ["test", "build"] and publish["permissions"] == {"id-token": "write"}
     assert workflow[True]["push"] == {"tags": ["v*"]}  # YAML reads "on" as true
+    called = ROOT / workflow["jobs"]["test"]["uses"]
+    assert "workflow_call" in yaml.safe_load(called.read_text())[True]
+
+
+def release_step(name: str, folder: Path, tag: str) -> subprocess.CompletedProcess[str]:
+    """Run a named step of the job that builds a release in a folder, as GitHub does."""
+    steps = yaml.safe_load(RELEASE.read_text())["jobs"]["build"]["steps"]
+    (script,) = [step["run"] for step in steps if step.get("name", "").startswith(name)]
+    env = {"PATH": os.environ["PATH"], "GITHUB_REF_NAME": tag}
+    env |= {"GITHUB_SERVER_URL": "https://example.org", "GITHUB_REPOSITORY": "lab/reed"}
+    command = ["bash", "-e", "-c", script]
+    return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
+
+
+def test_a_tag_that_is_not_the_version_is_not_published(tmp_path):
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / f"reed_diffusion-{reed.__version__}.tar.gz").touch()
+    assert release_step("Compare the tag", tmp_path, f"v{reed.__version__}").returncode == 0
+    refused = release_step("Compare the tag", tmp_path, "v99.0")
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("tag v99.0 is not v and the version of dist/reed_diffusion-")
+
+
+def test_links_of_the_readme_work_where_only_its_text_is_shown(tmp_path):
+    before = (ROOT / "README.md").read_text()
+    (tmp_path / "README.md").write_text(before)
+    done = release_step("Make the README's links", tmp_path, "v1.0")
+    assert done.returncode == 0, done.stderr
+
+    links = re.compile(r"(!?)\[[^]]*\]\(([^)]+)\)")
+    pairs = zip(
+        links.findall(before), links.findall((tmp_path / "README.md").read_text()), strict=True
+    )
+    for (picture, link), (_, made) in pairs:
+        kind = "raw" if picture else "blob"
+        kept = "://" in link or link.startswith("#")
+        assert made == (link if kept else f"https://example.org/lab/reed/{kind}/v1.0/{link}")
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)

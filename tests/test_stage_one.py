@@ -130,7 +130,7 @@ def test_the_planned_bytes_are_those_that_are_written(digits, mirrored, tmp_path
             assert size.basis == "exact" and size.bytes == real
         assert f"{size.column}: 8 of 8 shards to write, {size.bytes:,} bytes" in printed
     total = sum(size.bytes for size in found.sizes)
-    assert "1797 samples" in printed and "8 shards of up to 256" in printed
+    assert "1,797 samples" in printed and "8 shards of up to 256" in printed
     assert f"total: {total:,} bytes" in printed and "in 64 files" in printed and "free" in printed
 
 
@@ -432,3 +432,39 @@ def test_every_option_is_explained():
 def test_a_bad_request_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(ReedError, match="unknown pipeline 'digts'"):
         stage_one.prepare(Request("digts", tmp_path))
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_a_codec_that_needs_more_samples_is_refused_before_any_work(tmp_path, monkeypatch, command):
+    """It was found when the columns before it were encoded."""
+    data, cache = tmp_path / "x.smi", tmp_path / "c"
+    words = ("geom", "--data", data, "--cache", cache, "--encoder", "rdkit3d")
+    data.write_text("".join(f"{'C' * (i + 1)}O\n" for i in range(12)))
+    parts = ("column 'rdkit3d', field 'sample'", "pca:64+int8", "at least 65 vectors")
+    refused((*parts, "12 samples give 12", "--codec rdkit3d/sample=pca:K"), command, *words)
+    assert not cache.exists()
+    codecs = ("--codec", "rdkit3d/sample=pca:12", "--codec", "rdkit3d/token=float16")
+    refused(("at least 13 vectors", "12 samples give 12"), command, *words, *codecs)
+    done(command, *words, "--codec", "rdkit3d/sample=pca:11", *codecs[2:])
+
+
+def test_numbers_and_nouns_agree(tmp_path):
+    """The words 1 shards were read on every small cache."""
+    from reed.wording import counted, named
+
+    nouns = {"shard": "shards", "class": "classes", "entry": "entries"}
+    assert [counted(n, "shard") for n in (0, 1, 20614)] == ["0 shards", "1 shard", "20,614 shards"]
+    assert {noun: counted(2, noun).split()[1] for noun in nouns} == nouns
+    assert named(["a", "b", "c"]) == "a, b, c" and named(["a", "b", "c"], 4) == "a, b, c, …"
+    data, cache = tmp_path / "x.smi", tmp_path / "c"
+    data.write_text("CCO\n")
+    words = ("geom", "--data", data, "--cache", cache, "--encoder", "molecule")
+    said = done("plan", *words).output
+    assert "c: 1 sample, 1 shard of up to" in said and "molecule: 1 of 1 shard to write" in said
+    assert "in 2 files" in said and "c: 1 sample, column molecule\n" in done("build", *words).output
+    said = done("info", cache).output
+    assert "1 sample in 1 shard\n" in said and "complete, 1/1 shard, 1 sample, " in said
+    assert "c: 1 shard checked, 0 problems" in done("verify", cache).output
+    (cache / "molecule" / "000000.json").unlink()
+    said = done("reindex", cache).output
+    assert "molecule shard 0: 1 sample\n" in said and "c: 1 marker written" in said

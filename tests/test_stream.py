@@ -313,7 +313,9 @@ def test_a_place_that_no_net_can_read_is_refused(whole, place, parts):
 
 
 def test_an_empty_batch_is_refused(whole):
-    refused("the batch is 0", call=lambda: open_cache(whole).stream(PLACES, 0))
+    parts = "the batch is 0; give its number of samples, such as batch=256"
+    refused(parts, call=lambda: open_cache(whole).stream(PLACES))
+    refused("the batch is -1", call=lambda: open_cache(whole).stream(PLACES, -1))
 
 
 def test_a_batch_that_ranks_cannot_share_is_refused(whole):

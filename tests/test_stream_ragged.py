@@ -154,8 +154,11 @@ def test_each_ragged_sample_is_read_once_per_epoch(ragged):
 
 
 def test_a_ragged_field_needs_a_budget(ragged):
-    with pytest.raises(ReedError, match="chain/x.*need a budget of tokens"):
-        open_cache(ragged[0]).stream(PLACES, 4)
+    for batch in (0, 4):
+        with pytest.raises(
+            ReedError, match="chain/x.*need a budget of tokens.* such as tokens=4096"
+        ):
+            open_cache(ragged[0]).stream(PLACES, batch)
 
 
 def test_a_budget_below_the_longest_sample_is_refused(ragged):

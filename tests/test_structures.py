@@ -111,6 +111,38 @@ def test_numbers_that_go_on_do_not_join_what_lies_far_apart(tmp_path):
     assert chain.sequence == "A" * 30 + "G" * 30 and chain.number[30] == 31  # a loop is missing
 
 
+@pytest.mark.parametrize("end", ["OXT", "OT2", "OC2"])
+def test_numbers_that_go_on_behind_a_terminus_are_of_another_molecule(tmp_path, end):
+    """Behind a gap there is no second oxygen, and in a chain that goes on there is a bond."""
+    first = sum((TINY.residue(i, "ALA") for i in range(30)), [])
+    oxygen = first[-1][:12] + f" {end:3s}" + first[-1][16:]
+    near = sum((TINY.residue(i + 4, "GLY", number=i + 1) for i in range(30, 60)), [])
+    path = TINY.write(tmp_path / "x.pdb", [*first, oxygen, *near])
+    assert sequences(read_structure(path)) == {"A": "A" * 30, "A-2": "G" * 30}
+    bonded = sum((TINY.residue(i, "GLY") for i in range(30, 60)), [])
+    path = TINY.write(tmp_path / "y.pdb", [*first, oxygen, *bonded])
+    assert sequences(read_structure(path)) == {"A": "A" * 30 + "G" * 30}
+    gap = sum((TINY.residue(i + 4, "GLY", number=i + 5) for i in range(30, 60)), [])
+    path = TINY.write(tmp_path / "z.pdb", [*first, oxygen, *gap])
+    assert sequences(read_structure(path)) == {"A": "A" * 30 + "G" * 30}
+
+
+@pytest.mark.parametrize("place", [slice(10, 14), slice(36, 40)])
+def test_residues_without_occupancy_far_away_do_not_cut_a_chain(tmp_path, place):
+    """They lie on a line, as programs draw what was not observed; bonded ones are modelled."""
+    occupancies = [0.0 if i in range(40)[place] else 1.0 for i in range(40)]
+    residues = [TINY.residue(i, "ALA", occ=occ) for i, occ in enumerate(occupancies)]
+    path = TINY.write(tmp_path / "x.pdb", sum(residues, []))
+    assert observed(read_structure(path)).all()
+    for residue in residues[place]:
+        residue[:] = [f"{line[:30]}{float(line[30:38]) + 500:8.3f}{line[38:]}" for line in residue]
+    found = read_structure(TINY.write(tmp_path / "y.pdb", sum(residues, [])))
+    assert sequences(found) == {"A": "A" * 40}
+    assert np.flatnonzero(~observed(found)).tolist() == list(range(40)[place])
+    occupied = [line[:54] + "  1.00" + line[60:] for line in sum(residues, [])]
+    assert len(sequences(read_structure(TINY.write(tmp_path / "z.pdb", occupied)))) > 1
+
+
 def test_what_a_bond_joins_is_one_molecule(tmp_path):
     """A TER, or numbers that fall (an insertion by fusion), within a chain that goes on."""
     r = TINY.residue
@@ -484,18 +516,36 @@ def test_endings_are_compared_in_lower_case_and_content_decides(tmp_path):
     }
 
 
+def test_text_may_be_utf_16(tmp_path):
+    path = write(tmp_path / "x.pdb", lines_of("leftjust"))
+    as_mmcif(path, tmp_path / "y.cif")
+    for name in ("x.pdb", "y.cif"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_text().encode("utf-16"))
+        assert sequences(read_structure(tmp_path / name)) == {"A": FIRST}
+
+
+def test_a_build_that_stores_nothing_fails(tmp_path):
+    """One failure of one sample was within the share that may fail."""
+    (tmp_path / "x.pdb").write_text("<html>404</html>\n")
+    result = build(tmp_path / "c", tmp_path)
+    assert result.exit_code == 2 and "1 of the 1 sample so far failed" in result.output
+    assert "x.pdb holds no atoms" in result.output
+    write(tmp_path / "y.pdb", lines_of("leftjust"))
+    assert build(tmp_path / "d", tmp_path).exit_code == 0
+
+
 def test_a_listing_counts_how_letters_came(tmp_path, capfd):
     for name in ("ffnames", "modres_csr", "caonly"):  # the last is left out
         shutil.copy(DATA / f"{name}.pdb.gz", tmp_path)
     counts = Proteins(tmp_path, max_x=0.5).listing().counts
     assert counts == {
-        "letters: of the 20": 28 + 44,
+        "letters: standard": 28 + 44,
         "letters: stated by the file": 1,
         "letters: names of force fields": 11,
         "letters: components of the PDB": 1,
         "letters: X": 5,
     }
-    said = "letters: 72 of the 20, 1 stated by the file, 11 names of force fields, 1 components"
+    said = "letters: 72 standard, 1 stated by the file, 11 names of force fields, 1 components"
     assert said in "".join(capfd.readouterr())
 
 
@@ -506,10 +556,10 @@ def test_info_and_the_account_show_how_letters_came(tmp_path):
     write(data / "x.pdb", lines_of("leftjust"))
     result = build(cache, data, "--json")
     told = json.loads(result.stdout)
-    want = {"letters: of the 20": 89, "letters: stated by the file": 1}
+    want = {"letters: standard": 89, "letters: stated by the file": 1}
     assert told["counted"] == want and told["passed_over"] == {}
     shown = CliRunner().invoke(main, ["info", str(cache)]).output
-    assert "  letters: of the 20 89, letters: stated by the file 1" in shown
+    assert "  letters: 89 standard, 1 stated by the file" in shown
 
 
 def test_names_that_differ_behind_a_dot_stay_apart(tmp_path):
@@ -522,6 +572,20 @@ def test_names_that_differ_behind_a_dot_stay_apart(tmp_path):
     column = schema.load_column(cache, "chain")
     keys = schema.load_marker(cache, column, 0).keys
     assert sorted(keys) == ["1abc.raw.pdb/A", "1abc.relaxed.pdb/A"]
+
+
+def test_files_of_one_name_are_samples_of_their_own_and_named(tmp_path, capfd):
+    lines = lines_of("leftjust")
+    for name in ("1abc.pdb", "2abc.pdb1", "2abc.pdb2", "3abc.ent"):
+        write(tmp_path / name, lines)
+    as_mmcif(tmp_path / "1abc.pdb", tmp_path / "1abc.cif")
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep" / "3abc.pdb", lines)  # another folder
+    listing = Proteins(tmp_path).listing()
+    assert {"1abc.pdb/A", "1abc.cif/A"} < set(listing) and len(listing) == 6
+    assert listing.counts["names with several endings"] == 1
+    said = "proteins: 1 name with several endings (1abc.cif, 1abc.pdb): all files are samples"
+    assert said in capfd.readouterr().err
 
 
 def test_a_structure_is_designed_for_whatever_lies_beside_it(tmp_path):

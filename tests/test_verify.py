@@ -241,7 +241,7 @@ def test_verify_exits_with_1_and_names_what_is_wrong(cache):
     result = run("verify", cache, "--deep")
     assert result.exit_code == 1
     assert f"{cache}/tokens/000001.tar: sha256" in result.output
-    assert "16 shards checked, 1 problems" in result.output
+    assert "16 shards checked, 1 problem\n" in result.output
 
 
 def test_verify_of_no_cache_is_an_error(tmp_path):

@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import prod
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from reed import weights
-from reed.build.column import check_entry
+from reed.build.column import CALIBRATION, check_entry
 from reed.build.shard import Downloads, Encoder, ReadsFiles
 from reed.build.source import Source
+from reed.cache import schema
+from reed.cache.codecs import codecs
 from reed.cache.opened import open_cache
+from reed.cache.plan import Plan
 from reed.cache.schema import Column
+from reed.errors import ReedError
 from reed.weights import Origin
+from reed.wording import counted
 
 
-def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
-    """Raise ReedError for the first entry or field that a column reads and that will be missing.
+@runtime_checkable
+class NeedsSettings(Protocol):
+    """The additional attribute of an encoder that takes samples of one form only."""
+
+    @property
+    def source_settings(self) -> Mapping[str, Any]:
+        """Settings of the source that make samples of this form; settings of this encoder, too."""
+        ...
+
+
+def check_columns(
+    cache: Path, source: Source, planned: Plan, described: Mapping[str, Column]
+) -> None:
+    """Raise ReedError for what a column reads and will be missing, or a codec without samples.
 
     Args:
         cache: Folder of the cache.
         source: Source of the raw data.
+        planned: The plan, which need not be frozen.
         described: The columns that will be built, by name.
     """
+    _check_reads(cache, source, described)
+    _check_calibration(cache, planned, described)
+
+
+def _check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
+    """Raise ReedError for the first entry or field that a column reads and that will be missing."""
     for name, column in described.items():
         for address in column.reads:
             owner, _, field = address.partition("/")
@@ -32,6 +58,58 @@ def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) ->
             else:
                 with open_cache(cache) as opened:
                     opened.column_and_field(address)
+
+
+def check_settings(
+    cache: Path, name_of_source: str, encoders: Mapping[str, Encoder], source: Source
+) -> None:
+    """Raise ReedError if a setting of the source makes samples that an encoder does not take.
+
+    Args:
+        cache: Folder of the cache. If it has another source, planning refuses it for that reason.
+        name_of_source: Registry name of the source.
+        encoders: The encoders by column, not loaded.
+        source: Source of the raw data.
+    """
+    is_planned = (cache / "manifest.json").is_file()
+    if is_planned and schema.load_manifest(cache).source != name_of_source:
+        return
+
+    for name, encoder in encoders.items():
+        wanted = encoder.source_settings if isinstance(encoder, NeedsSettings) else {}
+        for setting, value in wanted.items():
+            made = getattr(source, setting, value)
+            if made != value:
+                raise ReedError(
+                    f"column {name!r} takes samples of {setting} {value}, source.{setting} is "
+                    f"{made}: give both one, --set {name}.{setting}={made} or "
+                    f"--set source.{setting}={value}"
+                )
+
+
+def _check_calibration(cache: Path, planned: Plan, described: Mapping[str, Column]) -> None:
+    """Raise ReedError for a new column whose codec needs more samples than there are.
+
+    Fields whose number of vectors per sample is not known yet are checked when they are encoded.
+    """
+    records = min(CALIBRATION, len(planned.keys) * planned.manifest.views)
+
+    # An existing column is calibrated already.
+    for name, column in described.items():
+        existing = name in schema.columns(cache)
+        for field in () if existing else column.fields:
+            fewest = codecs.codec_of(field).fewest
+            lengths = field.shape[:-1]
+            if None in lengths or field.kind == "pair":
+                continue
+            vectors = records * prod(n for n in lengths if n is not None)
+            if vectors < fewest:
+                have = f"{counted(len(planned.keys), 'sample')} give {vectors:,}"
+                codec = f"--codec {name}/{field.name}=pca:K with a smaller K, or =float16"
+                raise ReedError(
+                    f"column {name!r}, field {field.name!r}: the codec {field.codec} is fitted to "
+                    f"at least {fewest} vectors, {have}; add samples, or choose {codec}"
+                )
 
 
 def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:

@@ -27,6 +27,7 @@ class Listing(dict[str, str]):
             ending").
         classes: Class names by number; empty where the data names none.
         counts: Counts of the source, by what was counted ("letters: stated by the file").
+        examples: The first keys of what was counted, where these are named.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Listing(dict[str, str]):
         passed: Mapping[str, Sequence[str]] | None = None,
         classes: Sequence[str] = (),
         counts: Mapping[str, int] | None = None,
+        examples: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         super().__init__(stamps)
         self.passed = {reason: tuple(names) for reason, names in (passed or {}).items() if names}
         self.classes = tuple(classes)
         self.counts = dict(counts or {})
+        self.examples = {what: tuple(keys) for what, keys in (examples or {}).items() if keys}
 
     @property
     def line(self) -> str:
@@ -92,7 +95,8 @@ def listed(source: Source) -> Listing:
     if not unfit:
         return listing
     kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
-    return Listing(kept, listing.passed | {UNFIT: tuple(unfit)}, listing.classes, listing.counts)
+    passed = listing.passed | {UNFIT: tuple(unfit)}
+    return Listing(kept, passed, listing.classes, listing.counts, listing.examples)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reed.errors import ReedError
+from reed.wording import counted
 
 MAX_FAILED = 0.01  # share of a column's samples
 FEW = 10  # failures from which no share can be estimated yet
@@ -35,8 +36,8 @@ class Timing:
 class Tally:
     """Tried and failed samples of a column; adding raises ReedError once too many have failed.
 
-    At most 1 % of the column's samples may fail; beyond the first ten failures, at most 1 % of
-    those that were tried so far.
+    At most 1 % of the column's samples may fail, or one of several; beyond the first ten failures,
+    at most 1 % of those that were tried so far.
 
     Attributes:
         column: Name of the column.
@@ -62,11 +63,12 @@ class Tally:
         """
         self.tried += tried
         self.failed += len(failed)
-        few = max(FEW, MAX_FAILED * self.tried)
-        if failed and self.failed > min(few, max(1, MAX_FAILED * self.planned)):
+        few = min(max(FEW, MAX_FAILED * self.tried), max(1, MAX_FAILED * self.planned))
+        if failed and (self.failed > few or self.failed >= self.planned):
             key, reason = next(iter(failed.items()))
+            so_far = counted(self.tried, "sample")
             raise ReedError(
-                f"column {self.column!r}: {self.failed} of the {self.tried} samples so far failed, "
-                f"more than 1 % of the {self.planned} planned or tried (last: {key!r}: {reason}); "
-                "mend the source, then rerun with --retry-failed"
+                f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, more than "
+                f"1 % of the {self.planned:,} planned or tried (last: {key!r}: {reason}); mend the "
+                "source, then rerun with --retry-failed"
             )

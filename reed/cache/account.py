@@ -13,10 +13,11 @@ from pathlib import Path
 
 from reed import config
 from reed.cache import files, schema, sealed
+from reed.wording import counted, named
 
 NAME = "listing.json"
 READING = 2  # how sources read files; 1: some passed files over silently, by their ending
-KEPT, SHOWN = 100, 3  # names per reason: in the file, in a line
+KEPT = 100  # names per reason
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,13 @@ class Account:
         reading: ``READING`` of the version that planned the cache.
         passed: Files and members that are not samples, by reason.
         counted: Counts of the source, by what was counted.
+        examples: The first keys of what was counted, at most ``KEPT``, where these are named.
     """
 
     reading: int = 1
     passed: dict[str, Passed] = dataclasses.field(default_factory=dict)
     counted: dict[str, int] = dataclasses.field(default_factory=dict)
+    examples: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, passed: Mapping[str, Sequence[str]], reading: int = READING) -> Account:
@@ -65,8 +68,21 @@ class Account:
         if not total:
             return ""
         ordered = sorted(self.passed.items(), key=lambda item: (-item[1].count, item[0]))
-        groups = ", ".join(f"{p.count} {_short(reason)} ({_first(p)})" for reason, p in ordered)
-        return f"passed over {total} {'file' if total == 1 else 'files'}: {groups}"
+        groups = ", ".join(
+            f"{p.count:,} {_short(reason)} ({named(p.names, p.count)})" for reason, p in ordered
+        )
+        return f"passed over {counted(total, 'file')}: {groups}"
+
+    @property
+    def counts(self) -> str:
+        """Return "letters: 12 standard, 1 X; left out: 1 impossible coordinates (a.sdf/3)", say."""
+        groups: dict[str, list[str]] = {}
+        for what, count in self.counted.items():
+            keys = self.examples.get(what, ())
+            kind, _, reason = what.partition(": ")
+            told = f"{count:,} {reason}".rstrip() + (f" ({named(keys, count)})" if keys else "")
+            groups.setdefault(kind, []).append(told)
+        return "; ".join(f"{kind}: {', '.join(told)}" for kind, told in groups.items())
 
 
 def printable(name: str) -> str:
@@ -83,7 +99,8 @@ def load(cache: Path) -> Account:
 def save(
     cache: Path,
     passed: Mapping[str, Sequence[str]],
-    counted: Mapping[str, int],
+    counts: Mapping[str, int],
+    examples: Mapping[str, Sequence[str]],
     *,
     anew: bool,
 ) -> None:
@@ -92,12 +109,14 @@ def save(
     Args:
         cache: Folder of the cache.
         passed: Names of files that were passed over, by reason.
-        counted: Counts of the source.
+        counts: Counts of the source.
+        examples: The first keys of what was counted.
         anew: Whether the cache is planned with this listing; otherwise the file keeps the reading
             with which the cache was planned.
     """
     reading = READING if anew else load(cache).reading
-    listing = dataclasses.replace(Account.of(passed, reading), counted=dict(counted))
+    kept = {what: tuple(map(printable, keys[:KEPT])) for what, keys in examples.items()}
+    listing = dataclasses.replace(Account.of(passed, reading), counted=dict(counts), examples=kept)
     data, path = schema.dump(listing), cache / NAME
     if not path.is_file() or path.read_bytes() != data:
         files.write_atomic(path, data)
@@ -112,9 +131,3 @@ def by_ending(name: str) -> str:
 def _short(reason: str) -> str:
     """Return a reason as it follows a number: "ending .heic" becomes ".heic"."""
     return "without ending" if reason == "no ending" else reason.removeprefix("ending ")
-
-
-def _first(passed: Passed) -> str:
-    """Return the first names, followed by an ellipsis if there are more."""
-    more = ", …" if passed.count > SHOWN else ""
-    return ", ".join(passed.names[:SHOWN]) + more

@@ -220,7 +220,8 @@ class Cache:
 
         Args:
             places: Name -> "column/field"; or only the places, which then are also their names.
-            batch: Samples of a batch.
+            batch: Samples of a batch. Where samples differ in length, give ``tokens`` instead: the
+                largest number of padded tokens of a batch.
             **settings: See `reed.cache.stream.ShardStream`.
         """
         from reed.cache.stream import ShardStream

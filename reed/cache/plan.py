@@ -147,7 +147,8 @@ def freeze(
     cache: Path,
     listing: Mapping[str, str],
     passed: Mapping[str, Sequence[str]] | None = None,
-    counted: Mapping[str, int] | None = None,
+    counts: Mapping[str, int] | None = None,
+    examples: Mapping[str, Sequence[str]] | None = None,
     **settings: Any,
 ) -> Plan:
     """Return the plan of a cache: write it in the first build, compare it in later builds.
@@ -159,7 +160,8 @@ def freeze(
         cache: Folder of the cache.
         listing: Key -> stamp, of the whole source.
         passed: Files that the listing passed over, by reason; written to listing.json.
-        counted: Counts of the listing; written to listing.json.
+        counts: Counts of the listing; written to listing.json.
+        examples: The first keys of what was counted; written to listing.json.
         **settings: The other arguments of `propose`.
 
     Raises:
@@ -172,7 +174,7 @@ def freeze(
     have = 0
     if (cache / "manifest.json").is_file():
         have = len(schema.load_manifest(cache).segments)
-    account.save(cache, passed or {}, counted or {}, anew=not have)
+    account.save(cache, passed or {}, counts or {}, examples or {}, anew=not have)
 
     # The lists of keys come first: without a manifest that counts them they mean nothing.
     if have < len(plan.manifest.segments):

@@ -20,7 +20,7 @@ from reed.cache.reader import OpenShards
 from reed.cache.ring import Buffer
 from reed.cache.schema import Field
 from reed.cache.stored import Stored as Stored
-from reed.errors import ReedError, at_least
+from reed.errors import ReedError
 from reed.seeding import seed_for
 
 _MOST_FILES = 65536
@@ -268,13 +268,18 @@ def _order(
     if joined.lengths is None:
         if groups is not None:
             raise ReedError("one_per is for samples of different lengths, these have one")
-        at_least(1, "the ", batch=batch)
+        if batch < 1:
+            raise ReedError(f"the batch is {batch}; give its number of samples, such as batch=256")
         return Order(len(joined.rows), batch, seed)
+
+    # A number of samples would leave the memory of a batch open.
     if tokens < 1:
-        ragged = ", ".join(
-            places[n] for c in joined.columns for n, f in c.fields.items() if None in f.shape
+        fields = (f for column in joined.columns for f in column.fields.items())
+        ragged = ", ".join(places[name] for name, field in fields if None in field.shape)
+        raise ReedError(
+            f"{ragged}: samples of different lengths need a budget of tokens per batch; give the "
+            "largest number of padded tokens of a batch in place of batch, such as tokens=4096"
         )
-        raise ReedError(f"{ragged}: samples of different lengths need a budget of tokens per batch")
     return RaggedOrder(joined.lengths, tokens, seed, groups)
 
 

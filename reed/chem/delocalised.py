@@ -72,6 +72,8 @@ def resolve(mol: Any) -> bool:
         if not choices:
             raise UnclearBonds(f"has {where}, that fit no single and double bonds")
 
+        if not has_hydrogens and _are_several(mol, atoms, choices):
+            raise UnclearBonds(f"has {where}, that fit several molecules: the file lacks hydrogens")
         best = min(choice.cost for choice in choices)
         choices = [choice for choice in choices if choice.cost == best]
         if len({(choice.hydrogens, sum(choice.charges)) for choice in choices}) > 1:
@@ -79,6 +81,24 @@ def resolve(mol: Any) -> bool:
             raise UnclearBonds(f"has {where}, that fit several molecules{hint}")
         _apply(mol, atoms, bonds, min(choices, key=lambda c: _preference(mol, bonds, c, ranks)))
     return True
+
+
+def _are_several(mol: Any, atoms: list[int], choices: list[_Choice]) -> bool:
+    """Return whether the choices of a group without hydrogens are more than forms of one molecule.
+
+    Without hydrogens, an oxygen of one bond may be charged or a hydroxyl, so net charges do not
+    tell a ketone from an enolate, or a nitroso group from a hydroxylamine. What may differ is the
+    place of a hydrogen on N and O: an amide is not taken for an imidic acid.
+    """
+    carbons = [mol.GetAtomWithIdx(i).GetAtomicNum() == 6 for i in atoms]
+    molecules = {
+        (
+            sum(choice.hydrogens) - sum(choice.charges),  # hydrogens of the neutral molecule
+            tuple(h for h, is_carbon in zip(choice.hydrogens, carbons, strict=True) if is_carbon),
+        )
+        for choice in choices
+    }
+    return len(molecules) > 1
 
 
 def _groups(mol: Any) -> tuple[set[int], list[list[Any]]]:

@@ -11,7 +11,7 @@ from reed.weights import library
 
 # How the letter of a residue was found; the texts appear in listings.
 STANDARD, STATED, FORCE_FIELD, COMPONENT, UNKNOWN = WAYS = (
-    "of the 20",
+    "standard",
     "stated by the file",
     "names of force fields",
     "components of the PDB",

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from reed.cache import files
 from reed.cache.opened import open_cache
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_reading, sdf_files
 from reed.chem.molecule import ATOMS, Molecule, to_matrix
 from reed.errors import ReedError
 
@@ -59,8 +59,8 @@ def load(path: Path) -> list[Molecule]:
     Raises:
         ReedError: The file holds no molecules, or its arrays do not fit together.
     """
-    if path.suffix == ".sdf":
-        return list(rdkit.read_sdf(path))
+    if not is_set(path) and sdf_files.is_sdf(path):
+        return list(rdkit_reading.read_sdf(path))
     try:
         with np.load(path, allow_pickle=False) as arrays:
             sizes = arrays["sizes"]

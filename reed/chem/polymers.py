@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -17,6 +18,7 @@ PEPTIDE = 2.5  # angstroms from C to the next N, below which they are bonded; id
 BREAK = 4.5  # angstroms between neighbouring CA, above which residues are missing; ideally 3.8
 STEP = 4.0  # angstroms that one residue bridges at most
 SLACK = 26.0  # angstroms of tolerance for residue numbers that skip less than the gap
+_ENDS = frozenset({"OXT", "OT2", "OC2"})  # second oxygens of a C-terminus, by PDB, CHARMM, GROMACS
 # Two models overlap if more than a share of their CA atoms are within this distance in angstroms.
 _TOUCH, _SHARE = 2.0, 0.05
 _ALIKE = 0.9  # share of residues with equal names in models of one structure
@@ -137,6 +139,7 @@ def _polymer(content: Content, group: Sequence[Residue], is_after: bool) -> list
 
     # A peptide of D residues is no protein: no letter of it would be known.
     _forget_copies(chain)
+    _forget_unoccupied(chain)
     mirrored = sum(is_mirrored(residue.name) for residue in chain)
     return chain if 2 * mirrored <= len(chain) else []
 
@@ -159,6 +162,29 @@ def _forget_copies(chain: Sequence[Residue]) -> None:
         if alpha[0] == alpha[0] and len({residue.site.place for residue in residues}) > 1:
             for residue in residues:
                 residue.backbone = np.full_like(residue.backbone, np.nan)
+
+
+def _forget_unoccupied(chain: Sequence[Residue]) -> None:
+    """Mark residues of occupancy 0 as not observed where they lie too far from the chain.
+
+    Residues of occupancy 0 that are bonded to the others are modelled, and stay. The numbers must
+    go on: others may be of a molecule of their own.
+    """
+    runs = [list(run) for _, run in groupby(chain, key=lambda residue: residue.is_occupied)]
+    for i, run in enumerate(runs):
+        before, after = runs[i - 1][-1:] if i else [], runs[i + 1][:1] if i + 1 < len(runs) else []
+        seams = [*zip(before, run[:1], strict=True)] if before else []
+        seams += [*zip(run[-1:], after, strict=True)] if after else []
+        if run[0].is_occupied or not seams or not all(_is_dummy_seam(*seam) for seam in seams):
+            continue
+        for residue in run:
+            residue.backbone = np.full_like(residue.backbone, np.nan)
+
+
+def _is_dummy_seam(before: Residue, after: Residue) -> bool:
+    """Whether the numbers of two residues go on, and no loop can bridge their distance."""
+    step = after.site.place[0] - before.site.place[0]
+    return 0 <= step and before.segment == after.segment and _is_far(before, after, step)
 
 
 def _without_free(chain: list[Residue]) -> list[Residue]:
@@ -186,7 +212,10 @@ def _split(chain: Sequence[Residue]) -> Iterator[list[Residue]]:
 
 
 def _begins(before: Residue, after: Residue, seen: set[tuple[int, str]]) -> bool:
-    """Whether a molecule begins with ``after``: not bonded, and renumbered or too far away."""
+    """Whether a molecule begins with ``after``: not bonded, and renumbered or too far away.
+
+    The same holds where numbers go on behind a C-terminus: behind a gap there would be none.
+    """
     if is_bonded(before, after):
         return False
     step = after.site.place[0] - before.site.place[0]
@@ -194,7 +223,12 @@ def _begins(before: Residue, after: Residue, seen: set[tuple[int, str]]) -> bool
         return True
     if after.site.label is not None:  # mmCIF states that it is one molecule
         return False
-    return distance(before, after) > STEP * max(step, 1) + SLACK  # False for NaN
+    return (step == 1 and not _ENDS.isdisjoint(before.atoms)) or _is_far(before, after, step)
+
+
+def _is_far(before: Residue, after: Residue, step: int) -> bool:
+    """Whether two residues are further apart than missing residues can bridge; False for NaN."""
+    return distance(before, after) > STEP * max(step, 1) + SLACK
 
 
 def _alphas(model: Sequence[Molecule]) -> np.ndarray:

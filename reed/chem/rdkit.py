@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,42 +75,11 @@ def has_aromatic_bond_outside_rings(mol: Any) -> bool:
 def to_arrays(mol: Any) -> Molecule:
     """Return the arrays of a molecule that has explicit hydrogens, a conformer and no problem."""
     assert not problem(mol) and mol.GetNumConformers(), problem(mol)
-    return _arrays(mol)
+    return plain_arrays(mol)
 
 
-def read_sdf(path: Path) -> Iterator[Molecule]:
-    """Yield the molecules of an SDF file as they are, with explicit hydrogens, sound or not.
-
-    Raises:
-        ReedError: RDKit cannot read an entry, or our arrays cannot hold it.
-    """
-    chem = library()
-    try:
-        entries = chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)
-    except OSError as error:
-        raise ReedError(f"cannot read molecules from {path}: {error}") from error
-    for number, mol in enumerate(entries):
-        if mol is None or not mol.GetNumConformers():
-            arrays = path.with_suffix(".npz")
-            hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
-            raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
-
-        # Sanitising finds aromatic bonds, which a file writes as single and double.
-        sound = chem.Mol(mol)
-        try:
-            chem.SanitizeMol(sound)
-        except (ValueError, RuntimeError):
-            sound = mol
-        try:
-            yield _arrays(sound)
-        except (ValueError, KeyError) as error:
-            raise ReedError(
-                f"{path}: entry {number} has an element or a bond that our arrays lack: {error}"
-            ) from error
-
-
-def _arrays(mol: Any) -> Molecule:
-    """Return plain arrays.
+def plain_arrays(mol: Any) -> Molecule:
+    """Return the arrays of a molecule that has a conformer, sound or not; adds no hydrogens.
 
     Raises:
         ValueError: An element is unknown.

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from reed.build.shard import BadSample
-from reed.chem import delocalised
+from reed.chem import delocalised, sdf_files
 from reed.chem.molecule import Molecule
-from reed.chem.rdkit import has_aromatic_bond_outside_rings, library, to_mol
+from reed.chem.rdkit import has_aromatic_bond_outside_rings, library, plain_arrays, to_mol
+from reed.errors import ReedError
 
 # a bond line of type 4, in a V2000 and in a V3000 block
 _TYPE_4 = re.compile(r"^(?:[ \d]{6}  4|M  V30 \d+ 4 )", re.MULTILINE)
@@ -25,6 +27,8 @@ _WHERE = "check for mistakes around"  # a picture of the place follows
 def from_smiles(text: str) -> Any:
     """Return the sanitised molecule of a SMILES; BadSample with RDKit's reason."""
     chem = library()
+    if "\0" in text:  # RDKit would end there
+        raise BadSample(f"{text[:80]!r} is no SMILES: it holds a zero character")
     mol = chem.MolFromSmiles(text) if text else None
     if mol is None:
         reason = _reason(lambda: chem.MolFromSmiles(text)) if text else "it is empty"
@@ -68,6 +72,47 @@ def _adds_hydrogens(mol: Any) -> bool:
     atoms = list(mol.GetAtoms())
     writes_some = any(atom.GetAtomicNum() == 1 for atom in atoms)
     return writes_some and any(atom.GetTotalNumHs() for atom in atoms)
+
+
+def read_sdf(path: Path) -> Iterator[Molecule]:
+    """Yield the molecules of an SDF file, found as stage one finds them, sound or not.
+
+    What is measured is not mended: bonds of type 4 outside rings stay, and so do missing hydrogens,
+    unless the whole file writes none.
+
+    Raises:
+        ReedError: RDKit cannot read an entry, or our arrays cannot hold it.
+    """
+    chem = library()
+    mols = [_sound_or_not(block) for block in sdf_files.blocks(path)]
+    writes_some = any(mol and any(a.GetAtomicNum() == 1 for a in mol.GetAtoms()) for mol in mols)
+    if not mols:
+        raise ReedError(f"{path} holds no molecule")
+
+    for number, mol in enumerate(mols):
+        if mol is None or not mol.GetNumConformers():
+            arrays = path.with_suffix(".npz")
+            hint = f"; measure {arrays}, which holds all" if arrays.is_file() else ""
+            raise ReedError(f"{path}: RDKit cannot read entry {number} with coordinates{hint}")
+
+        # RDKit knows the missing hydrogens of sanitised molecules only.
+        if not writes_some and not mol.NeedsUpdatePropertyCache():
+            mol = chem.AddHs(mol, addCoords=True)
+        try:
+            yield plain_arrays(mol)
+        except (ValueError, KeyError) as error:
+            raise ReedError(
+                f"{path}: entry {number} has an element or a bond that our arrays lack: {error}"
+            ) from error
+
+
+def _sound_or_not(block: str) -> Any | None:
+    """Return the molecule of a mol block, not sanitised if that fails; None if RDKit refuses it."""
+    mol = library().MolFromMolBlock(block, sanitize=False, removeHs=False)
+    if mol is None:
+        return None
+    sound = library().Mol(mol)  # Sanitising finds aromatic bonds, written as single and double.
+    return mol if _unsound(sound) else sound
 
 
 def why_unsound(molecule: Molecule) -> str:

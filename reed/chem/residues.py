@@ -88,6 +88,11 @@ class Residue:
         """Names of the atoms of that variant."""
         return {atom.name for atom in self.variants[self.name]}
 
+    @property
+    def is_occupied(self) -> bool:
+        """Whether an atom of the backbone has an occupancy above 0."""
+        return any(_occupancy(atoms) > 0 for atoms in self.variants.values())
+
     @cached_property
     def backbone(self) -> np.ndarray:
         """N, CA, C, O in angstroms, float32 [4, 3]; NaN where missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import gzip
 import re
@@ -25,7 +26,7 @@ from reed.weights import library
 
 ENDINGS = re.compile(r"\.(pdb[0-9]*|ent|cif|mmcif)(\.gz)?$", re.IGNORECASE)
 _BYTE_ORDER_MARK = "\xef\xbb\xbf"  # of UTF-8, as latin-1; some editors write it
-_ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # the PDB's names of assemblies
+ASSEMBLY = re.compile(r"\.pdb[0-9]+(\.gz)?$", re.IGNORECASE)  # the PDB's names of assemblies
 
 
 @dataclass(frozen=True)
@@ -115,13 +116,15 @@ def _read(path: Path, size: int, changed: int) -> Structure:
 def _content(path: Path) -> Content:
     """Read the content of a file; its first bytes, not its name, decide how it is read."""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("latin-1")
+    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    is_utf_16 = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = data.decode("utf-16" if is_utf_16 else "latin-1")
     lines = re.split(r"\r\n?|\n", text.removeprefix(_BYTE_ORDER_MARK))
     first = next((line for line in lines if line.strip() and line[0] != "#"), "")
     if first[:5].lower() == "data_":
         return read_mmcif("\n".join(lines))
     content = read_pdb(lines)
-    return replace(content, is_assembly=True) if _ASSEMBLY.search(path.name) else content
+    return replace(content, is_assembly=True) if ASSEMBLY.search(path.name) else content
 
 
 def _named(results: Iterable[tuple[str, Chain | str]]) -> dict[str, Chain | str]:

@@ -50,7 +50,7 @@ class SampleOptions:
     z: Steer = field(default_factory=Steer)
     labels: str = option(
         "balanced",
-        "Labels: balanced (sample i gets label i mod classes) or random.",
+        "Class labels: balanced (sample i gets label i mod classes) or random.",
         metavar="NAME",
     )
     seed: int = option(0, "Random seed.")

@@ -32,7 +32,7 @@ class MoleculeOptions:
         "log", "Step lengths: log (shorter towards the data) or linear (equal).", metavar="NAME"
     )
     noise: float = option(1.0, "Rate at which atoms and bonds are resampled.")
-    atoms: int = option(0, "Atoms per molecule; 0: as many as random molecules of the cache have.")
+    atoms: int = option(0, "Atoms per molecule; 0 draws their number from the cache.")
     z: Steer = field(default_factory=Steer)
     seed: int = option(0, "Random seed.")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
+from reed.extras import pip_install
 from reed.precision import computing
 from reed.weights import Found, Origin, check, weights_sha256
 
@@ -58,8 +59,12 @@ def licence_of(hub: str) -> str:
     return LICENCES.get(repo, f"as stated for {repo}")
 
 
-def version(package: str) -> str:
+def version(package: str, extra: str = "images") -> str:
     """Return "PACKAGE-VERSION" for a revision.
+
+    Args:
+        package: Name of the distribution.
+        extra: Extra of reed that installs it; empty if none does.
 
     Raises:
         ReedError: The package is not installed.
@@ -67,8 +72,9 @@ def version(package: str) -> str:
     try:
         return f"{package}-{metadata.version(package)}"
     except metadata.PackageNotFoundError:
+        command = pip_install(extra) if extra else f"pip install {package}"
         problem = f"this encoder needs {package}, which is not installed"
-        raise ReedError(f"{problem}; run: pip install {package}") from None
+        raise ReedError(f"{problem}; install it with: {command}") from None
 
 
 def one_of(what: str, value: str, options: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from reed.evaluate.record import Record
 from reed.registry import Registry
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
+from reed.wording import counted
 
 EVALUATORS = Registry("evaluator of samples", "reed.evaluate", group="reed.evaluators")
 
@@ -49,7 +50,9 @@ class Task:
     def check_num(self, count: int) -> None:
         """Raise ReedError if the number of samples is not the required one."""
         if self.num is not None and count != self.num:
-            raise ReedError(f"{self.samples} holds {count} samples, --num says {self.num}")
+            raise ReedError(
+                f"{self.samples} holds {counted(count, 'sample')}, --num says {self.num}"
+            )
 
 
 @dataclass

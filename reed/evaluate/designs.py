@@ -46,7 +46,7 @@ class ProteinEvaluator(Evaluator):
 
     steps: int = option(500, "Sampler steps for the designs of a run.")
     esmfold: Path | None = option(
-        None, "Refold the designs with the ESMFold in this folder.", metavar="DIR"
+        None, "Refold the designs with the ESMFold weights in this folder.", metavar="DIR"
     )
 
     @classmethod

@@ -54,13 +54,14 @@ class ImageEvaluator(Evaluator):
     )
     features: str = option(
         "",
-        "Feature space for fd, pr, kid and cmmd instead of their own: digits-mlp, inception, "
-        "dinov2-l, clip-l-336 or timm:NAME; without --metrics, fd is the only metric.",
+        "Feature space in which fd, pr, kid and cmmd are computed, in place of their default: "
+        "digits-mlp, inception, dinov2-l, clip-l-336 or timm:NAME. Without --metrics, only fd is "
+        "computed.",
         metavar="SPACE",
     )
     weights: tuple[str, ...] = option(
         (),
-        "Weights of a feature space, instead of downloading them; may be repeated.",
+        "File with the weights of a feature space, in place of a download; may be repeated.",
         metavar="SPACE=FILE",
     )
     precision: str = option(

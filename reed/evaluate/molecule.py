@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reed import __version__
 from reed.bytes import file_sha256
-from reed.chem import molecule_set, rdkit
+from reed.chem import molecule_set, rdkit, sdf_files
 from reed.config import option
 from reed.evaluate.base import EVALUATORS, Evaluator, Task
 from reed.evaluate.provenance import recipe_of
@@ -34,7 +34,7 @@ class MoleculeEvaluator(Evaluator):
     @classmethod
     def reads(cls, path: Path) -> bool:
         """Return whether the path is an SDF or an .npz of molecules."""
-        return path.is_file() and (path.suffix == ".sdf" or molecule_set.is_set(path))
+        return path.is_file() and (molecule_set.is_set(path) or sdf_files.is_sdf(path))
 
     def measure(self, task: Task) -> Record:
         """Measure molecules and write the record.

@@ -17,6 +17,7 @@ from reed.metrics import FEATURES
 from reed.metrics.frechet import Gaussian, Moments, frechet_distance
 from reed.metrics.image_set import ImageSet, open_images
 from reed.seeding import seed_for
+from reed.wording import counted
 
 ROWS = 10_000  # real images whose features are kept: as many as the ADM suite uses for precision
 # output of Inception -> arrays in the reference files of the ADM suite
@@ -45,7 +46,7 @@ class Computing:
 def check(drawn: ImageSet, real: ImageSet) -> None:
     """Raise ReedError for fewer than two samples, or if their shape is not the real images'."""
     if drawn.num < 2:
-        raise ReedError(f"{drawn.place} holds {drawn.num} images; at least 2 are needed")
+        raise ReedError(f"{drawn.place} holds {counted(drawn.num, 'image')}; at least 2 are needed")
     if real.num and drawn.shape != real.shape:
         shapes = f"{drawn.shape}, the images of {real.place} {real.shape}"
         raise ReedError(f"samples in {drawn.place} have shape {shapes}")

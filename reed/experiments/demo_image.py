@@ -28,7 +28,8 @@ DEMO = Demo(
     out=Path("runs/demo"),
     variants={"sit": "no alignment", "repa": "image", "reed": "image + caption, curriculum"},
     caveat="One seed, and 8x8 digits are learned within a few hundred steps with or without a "
-    "teacher:\nthis shows the machinery. make bench-speedup measures what alignment saves.",
+    "teacher:\nthis only shows that all parts work together. make bench-speedup measures what "
+    "alignment saves.",
 )
 SAMPLES = 1000
 OPTIONS = SampleOptions(sampler="heun", steps=10)

@@ -31,7 +31,8 @@ DEMO = Demo(
     cache=Path("cache/demo-molecule"),
     out=Path("runs/demo-molecule"),
     variants={"plain": "no alignment", "reed": "molecule and atoms, curriculum"},
-    caveat="One seed, a small net, small molecules and few steps: this shows the machinery.",
+    caveat="One seed, a small net, small molecules and few steps: this only shows that all parts "
+    "work together.",
 )
 SHOWN = {
     "atom_stability_semlaflow": "atoms (semlaflow)",

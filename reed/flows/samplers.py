@@ -37,7 +37,7 @@ class Guidance:
     """
 
     scale: float = option(
-        1.0, "Scale of classifier-free guidance; 1 is off.", flag="guidance", metavar="SCALE"
+        1.0, "Scale of classifier-free guidance; 1 turns it off.", flag="guidance", metavar="SCALE"
     )
     low: float = option(
         0.0,

@@ -128,6 +128,18 @@ class SampleSet:
         drawn = {path.name for path in self._parts.glob("*.npz")}
         return [number for number in range(self.batches) if self._part(number).name not in drawn]
 
+    def empty_share(self, share: Share) -> str:
+        """Return a message if a share has no parts, because the set has fewer than shares."""
+        if share.of(range(self.batches)):
+            return ""
+        size, least = self.batch, max(1, self.num // share.world)
+        advice = f"at most {self.num} shares" if size == 1 else f"a new --out with --batch {least}"
+        return (
+            f"{self.out}: share {share.rank}/{share.world} has nothing to draw, because shares are "
+            f"whole batches: {self.num} samples in batches of {size} are {self.batches} in all; to "
+            f"give every job a share, use {advice} in all jobs"
+        )
+
     def is_written(self) -> bool:
         """Return whether every file holds all samples."""
         return all(self._holds_all(path) for path in self._files)

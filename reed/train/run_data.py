@@ -15,6 +15,7 @@ from reed.cache.files import write_atomic
 from reed.cache.opened import Cache, open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError, suggest
+from reed.wording import counted
 
 if TYPE_CHECKING:
     from reed.domains.base import Domain, Sized
@@ -135,7 +136,7 @@ class RunData:
             for column, samples in self.lacking.items()
         )
         used = self.samples - self.left_out
-        return f"trains on {used:,} of the cache's {self.samples:,} samples: {lacks}"
+        return f"trains on {used:,} of the cache's {counted(self.samples, 'sample')}: {lacks}"
 
     def write(self, run: Path) -> None:
         """Write data.json; if it exists, what the net sees must not have changed.

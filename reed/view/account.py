@@ -13,6 +13,7 @@ from reed.cache import account, schema
 from reed.cache.plan import Plan
 from reed.stage_one import Build
 from reed.view import info
+from reed.wording import counted
 
 KEYS = 100  # keys listed per reason in the JSON
 
@@ -22,8 +23,8 @@ def plan_lines(prepared: Build) -> Iterator[str]:
     manifest, cache, shards = prepared.plan.manifest, prepared.request.cache, prepared.plan.shards
     views = f", {manifest.views} views of each" if manifest.views > 1 else ""
     yield (
-        f"{cache}: {manifest.samples} samples{views}, {shards} shards of up to "
-        f"{manifest.shard_size}"
+        f"{cache}: {counted(manifest.samples, 'sample')}{views}, {counted(shards, 'shard')} of up "
+        f"to {manifest.shard_size:,}"
     )
 
     for size in prepared.sizes:
@@ -32,14 +33,14 @@ def plan_lines(prepared: Build) -> Iterator[str]:
         duration = "" if size.seconds is None else sizing.duration(size.seconds)
         pace = f"; about {duration} at the pace of the shards that are there" if duration else ""
         yield (
-            f"  {size.column}: {size.shards} of {shards} shards to write, "
+            f"  {size.column}: {size.shards:,} of {counted(shards, 'shard')} to write, "
             f"{size.bytes:,} bytes ({basis}){pace}"
         )
 
     total = sum(size.bytes for size in prepared.sizes)
     files = sum(2 * size.shards for size in prepared.sizes)
     free = human(sizing.free(cache))
-    yield f"total: {total:,} bytes ({human(total)}) in {files} files; {free} free"
+    yield f"total: {total:,} bytes ({human(total)}) in {counted(files, 'file')}; {free} free"
 
 
 def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> dict[str, Any]:
@@ -69,6 +70,7 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
             for reason, each in passed.items()
         },
         "counted": dict(listing.counts),
+        "examples": {what: list(keys[:KEYS]) for what, keys in listing.examples.items()},
         "columns": {
             name: {
                 "samples": manifest.samples - len(lacking[name]),
@@ -83,12 +85,13 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
 def last_line(table: Mapping[str, Any]) -> str:
     """Return the last line of a build: the samples in all columns, and how many each lacks."""
     names = ", ".join(table["columns"])
-    line = f"{table['cache']}: {table['stored']} samples, columns {names}"
+    columns = "columns" if len(table["columns"]) > 1 else "column"
+    line = f"{table['cache']}: {counted(table['stored'], 'sample')}, {columns} {names}"
     if table["stored"] == table["samples"]:
         return line
     short = {name: table["samples"] - each["samples"] for name, each in table["columns"].items()}
-    lacks = ", ".join(f"{name} lacks {count}" for name, count in short.items() if count)
-    return f"{line}; of the {table['samples']} that were planned {lacks}"
+    lacks = ", ".join(f"{name} lacks {count:,}" for name, count in short.items() if count)
+    return f"{line}; of the {table['samples']:,} that were planned {lacks}"
 
 
 def _column(cache: Path, frozen: Plan, name: str) -> dict[str, Any]:

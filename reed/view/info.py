@@ -14,6 +14,7 @@ from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
+from reed.wording import counted
 
 FAILURES, CLASSES = 5, 12  # how many of each are shown
 
@@ -68,7 +69,7 @@ def lines(cache: Path) -> Iterator[str]:
     manifest = frozen.manifest
     yield (
         f"{cache}: pipeline {manifest.pipeline}, domain {manifest.domain}, "
-        f"{manifest.samples} samples in {frozen.shards} shards"
+        f"{counted(manifest.samples, 'sample')} in {counted(frozen.shards, 'shard')}"
     )
 
     first, *extensions = manifest.segments
@@ -85,7 +86,7 @@ def lines(cache: Path) -> Iterator[str]:
     if listed.line:
         yield f"  {listed.line}"
     if listed.counted:
-        yield "  " + ", ".join(f"{name} {count}" for name, count in listed.counted.items())
+        yield f"  {listed.counts}"
 
     for name in schema.columns(cache):
         yield ""
@@ -104,8 +105,8 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
     column, markers, failed = summary.column, summary.markers, summary.failed
     state = "complete" if summary.is_complete else "INCOMPLETE"
     yield (
-        f"{column.name}: {state}, {len(markers)}/{summary.shards} shards, "
-        f"{summary.samples} samples, {human(summary.bytes)}, {len(failed)} failed"
+        f"{column.name}: {state}, {len(markers):,}/{counted(summary.shards, 'shard')}, "
+        f"{counted(summary.samples, 'sample')}, {human(summary.bytes)}, {len(failed):,} failed"
     )
     licence = f", licence {column.licence}" if column.licence else ""
     yield f"  encoder {column.encoder}, reads {', '.join(column.reads)}{licence}"
@@ -126,7 +127,8 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
     for key, reason in list(failed.items())[:FAILURES]:
         yield f"  left out {key!r}: {reason}"
     if len(failed) > FAILURES:
-        yield f"  … and {len(failed) - FAILURES} more were left out"
+        more = len(failed) - FAILURES
+        yield f"  … and {more:,} more {'was' if more == 1 else 'were'} left out"
 
 
 def _field(

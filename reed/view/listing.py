@@ -15,7 +15,8 @@ from reed.cache.codecs import codecs
 from reed.encoders import ENCODERS
 from reed.sources import SOURCES
 
-STANDARD = "Each channel less its mean and over its deviation, stored by another codec."
+STANDARD = "Each channel minus its mean, divided by its standard deviation"
+COMPONENTS = "The K leading whitened principal components of the channels"
 Line = tuple[str, str]  # name, description
 
 
@@ -38,10 +39,17 @@ def source_lines() -> Iterator[Line]:
 
 
 def codec_lines() -> Iterator[Line]:
-    """Yield every codec with the first line of its docstring."""
+    """Yield every codec with what it stores."""
     for name in codecs.NAMES:
-        pca = STANDARD if name.startswith("standard") else _first_line(codecs.Pca)
-        yield name, _first_line(codecs.CODECS[name]) if name in codecs.CODECS else pca
+        codec = codecs.CODECS.get(name)
+        if codec is None:
+            values = STANDARD if name.startswith("standard") else COMPONENTS
+            yield name, f"{values}, stored as {'int8' if name.endswith('+int8') else 'float16'}."
+        elif isinstance(codec, codecs.Raw):
+            missing = "; NaN marks missing values" if name == codecs.NAN else ""
+            yield name, f"The values as {name.partition('+')[0]}{missing}."
+        else:
+            yield name, _first_line(codec)
 
 
 def encoder_lines(folder: Path) -> Iterator[Line]:
@@ -85,7 +93,7 @@ def _in_files(folder: Path) -> Iterator[Line]:
             if isinstance(node, ast.ClassDef) and _is_encoder(node):
                 text = ast.get_docstring(node) or ast.get_docstring(parsed) or ""
                 first = text.partition("\n")[0]
-                yield f"{path.stem}:{node.name}", f"{first} (of {path.name})".lstrip()
+                yield f"{path.stem}:{node.name}", f"{first} (in {path.name})".lstrip()
 
 
 def _is_encoder(node: ast.ClassDef) -> bool:

@@ -61,7 +61,8 @@ class Setting:
 
     images: scenes to train on; over: settings laid over the recipe; points: checkpoints of a run,
     evenly spaced; drawn: samples of each; scenes: real ones to compare with; processes: runs at a
-    time, each with one thread where there is no GPU; timed: steps per round of the timing.
+    time, each with one thread where there is no GPU; timed: steps per round of the timing; own:
+    variants that the recipe lacks, as tables laid over its variant "sit".
     """
 
     images: int = 16_000
@@ -72,6 +73,7 @@ class Setting:
     options: SampleOptions = field(default_factory=lambda: SampleOptions("heun", 8))
     processes: int = 2
     timed: int = 20
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 SETTINGS = {
@@ -117,8 +119,9 @@ class Run:
 
 def settings_of(run: Run, setting: Setting) -> TrainConfig:
     """The recipe of a run, as reed-train would resolve it."""
-    named = "" if run.variant == "reed" else run.variant
+    named = {"reed": ""}.get(run.variant, "sit" if run.variant in setting.own else run.variant)
     table = config.merge(pipelines.recipe("scenes", named), setting.over)
+    table = config.merge(table, setting.own.get(run.variant, {}))
     table["every"] = table["every"] | {"save": max(1, table["steps"] // setting.points)}
     place = {"shards": str(run.cache), "run": str(run.folder), "seed": run.seed}
     return config.build(TrainConfig, table | place)

@@ -50,6 +50,11 @@ class Codec(Protocol):
 
     needs_calibration: bool
 
+    @property
+    def fewest(self) -> int:
+        """Number of vectors that calibration needs at least."""
+        ...
+
     def parts(self, field: Field) -> tuple[Part, ...]:
         """Return the parts that a field is stored as."""
         ...

@@ -30,6 +30,7 @@ class _Plain:
     """The common part of most codecs: no calibration, and the shape does not change."""
 
     needs_calibration = False
+    fewest = 0
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
         return {}
@@ -94,13 +95,14 @@ class BFloat16(_Plain):
 
 
 class Int8(_Plain):
-    """int8 after division by a per-channel rms (of the column) and a per-token absolute maximum.
+    """int8, scaled by a per-channel RMS of the column and a per-token absolute maximum.
 
     Dividing by the channel's rms first keeps outlier channels from using up the eight bits of all
     other channels. Storage is one byte per channel and four per token.
     """
 
     needs_calibration = True
+    fewest = 1
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         scales = Part(f"{field.name}-scale", "<f4", field.shape[:-1])
@@ -148,6 +150,7 @@ class Pca:
 
     def __init__(self, kept: int, inner: Codec) -> None:
         self.kept, self._inner = kept, inner
+        self.fewest = kept + 1  # the components of K vectors leave nothing to measure
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return self._inner.parts(replace(field, shape=self.decoded_shape(field)))
@@ -178,7 +181,7 @@ class Pca:
 
 
 class Utf8(_Plain):
-    """A string; stage two never decodes it."""
+    """UTF-8 text; training never decodes it."""
 
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "utf8", ()),)

@@ -51,6 +51,11 @@ class Image(Weightless):
         _check_resolution("image", self.resolution, 1)
 
     @property
+    def source_settings(self) -> Mapping[str, Any]:
+        """The resolution, because images are not resized."""
+        return {"resolution": self.resolution}
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         """The single field ``image``, of kind data."""
         shape = (3, self.resolution, self.resolution)

@@ -76,7 +76,7 @@ def _mocov3(size: str) -> Card:
     urls = {
         "s": f"{FACEBOOK}/moco-v3/vit-s-300ep/vit-s-300ep.pth.tar",
         "b": f"{FACEBOOK}/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
-        "l": "mocov3_vitl.pth, as https://github.com/LTH14/rcg links it,",
+        "l": "mocov3_vitl.pth (linked from https://github.com/LTH14/rcg)",
     }
 
     # The small model has 12 heads, where timm's small ViT has 6.

@@ -87,6 +87,11 @@ class Vae(PublicWeights):
             )
 
     @property
+    def source_settings(self) -> Mapping[str, Any]:
+        """The resolution, because images are not resized."""
+        return {"resolution": self.resolution}
+
+    @property
     def fields(self) -> tuple[Field, ...]:
         """The field ``moments``; its codec refuses values beyond the range of float16."""
         side = self.resolution // self.down

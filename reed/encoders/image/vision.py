@@ -228,7 +228,7 @@ def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_timm(name: str) -> partial[Vision]:
-    """Any model of timm, by its name, with its own preprocessing.
+    """Any timm model, by its name, with its own preprocessing.
 
     Raises:
         ReedError: timm has no such model; the message lists similar names.

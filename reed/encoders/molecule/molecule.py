@@ -54,7 +54,7 @@ class Copied(Weightless):
 @ENCODERS.register("conformer")
 @dataclass(frozen=True)
 class NewConformer(Weightless):
-    """Another conformer of the same molecule: same atoms, same order, same stereochemistry.
+    """Another conformer of each molecule, with the same atom order and stereochemistry.
 
     The field ``coords`` [N, 3] is in angstroms. Other encoders can read it instead of the data
     set's own coordinates (``--set rdkit3d.coords=conformer/coords``), which makes it a synthetic

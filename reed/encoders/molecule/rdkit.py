@@ -37,7 +37,7 @@ TOKEN = LOCAL + HASHED
 @ENCODERS.register("rdkit3d")
 @dataclass(frozen=True)
 class RDKit3D(Weightless):
-    """Descriptors that RDKit computes of a molecule and its conformer.
+    """RDKit descriptors of a molecule and its conformer.
 
     Its fields:
 

@@ -24,7 +24,7 @@ ORIGIN = Origin(repo="dptech/Uni-Mol-Models", files=("mol_pre_all_h_220816.pt",)
 @ENCODERS.register("unimol")
 @dataclass
 class UniMol(PublicWeights):
-    """Hidden states of Uni-Mol on a conformer with all its hydrogens.
+    """Hidden states of Uni-Mol for a conformer with all hydrogens.
 
     Its fields do not change when the molecule is rotated or translated:
 

@@ -35,7 +35,7 @@ TERMS = (
 @ENCODERS.register("af3")
 @dataclass
 class Af3:
-    """The representations of AlphaFold 3's trunk, cut to the residues of each sample.
+    """Representations from AlphaFold 3's trunk, imported for the residues of each sample.
 
     Its fields; their codec standardises each channel over the data set:
 

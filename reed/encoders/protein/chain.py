@@ -16,7 +16,7 @@ from reed.encoders.base import Weightless
 
 @ENCODERS.register("chain")
 class ProteinChain(Weightless):
-    """Coordinates and sequence as they are, and the graph on which pair representations are kept.
+    """Unchanged coordinates and sequence, and the graph whose edges have pair representations.
 
     Its fields:
 

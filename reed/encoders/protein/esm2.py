@@ -123,7 +123,8 @@ class Esm2(PublicWeights):
         digest = found.sha256[:16] if self._is_fair(found) else pre.fingerprint(found)
         heads = f" {esm2_weights.contact_sha256(found)[:16]}" if self._has_beside(found) else ""
         layer = self.layer or self.card.layers
-        return f"{digest}{heads} {pre.version('transformers')} {self.precision} layer {layer}"
+        version = pre.version("transformers", "proteins")
+        return f"{digest}{heads} {version} {self.precision} layer {layer}"
 
     def _is_fair(self, found: Found) -> bool:
         return found.files[0].suffix == ".pt"

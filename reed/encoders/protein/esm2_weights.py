@@ -101,7 +101,7 @@ def _contact_file(found: Found) -> Path:
 
 def _empty(layers: int, dim: int, heads: int, vocabulary: int) -> torch.nn.Module:
     """Return an EsmModel of a given size, with random weights."""
-    pre.version("transformers")
+    pre.version("transformers", "proteins")
     from transformers import EsmConfig, EsmModel
 
     # Apart from the sizes, every ESM-2 has these settings.

@@ -52,7 +52,7 @@ SHADOWED = ("torch_geometric", "torch_scatter", "biotite", "esm.inverse_folding"
 @ENCODERS.register("esm-if1")
 @dataclass
 class EsmIf1(PublicWeights):
-    """The encoder states of ESM-IF1 on N, CA and C, one vector per residue.
+    """Encoder states of ESM-IF1, computed from N, CA and C: one vector per residue.
 
     Its field is ``tokens`` [L, dim]. The model sees no letters of the sequence. The atoms are
     centred first, because the model is invariant to rotations about the origin only. A residue that
@@ -94,7 +94,8 @@ class EsmIf1(PublicWeights):
     def revision(self) -> str:
         """Return the weights, the library, the precision, and how atoms are centred and masked."""
         found = self._find()
-        return f"{found.sha256[:16]} {pre.version('fair-esm')} {self.precision} centred masked1"
+        version = pre.version("fair-esm", "proteins")
+        return f"{found.sha256[:16]} {version} {self.precision} centred masked1"
 
     def load(self, device: str) -> None:
         """Load the encoder onto ``device``.
@@ -183,7 +184,7 @@ def library() -> tuple[Any, Any, Any]:
     Raises:
         ReedError: fair-esm is not installed, or another package hides it.
     """
-    pre.version("fair-esm")
+    pre.version("fair-esm", "proteins")
 
     # The imports fail without the stand-ins, which are removed again afterwards.
     with _stand_ins(), quiet():

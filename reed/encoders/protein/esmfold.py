@@ -33,7 +33,7 @@ ORIGIN = Origin("facebook/esmfold_v1", files=("config.json", "pytorch_model.bin"
 @ENCODERS.register("esmfold")
 @dataclass
 class EsmFold(PublicWeights):
-    """The structure and the trunk's representations that ESMFold predicts for one chain.
+    """The structure that ESMFold predicts for a chain, and its trunk's representations.
 
     Its fields:
 
@@ -98,7 +98,7 @@ class EsmFold(PublicWeights):
         """Return the weights, the library, the precision and the number of recycles."""
         found = self._find()
         recycles = "own" if self.recycles < 0 else self.recycles
-        version = pre.version("transformers")
+        version = pre.version("transformers", "proteins")
         return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
 
     def load(self, device: str) -> None:

@@ -80,7 +80,7 @@ class ToyStructure(Weightless):
 
 @ENCODERS.register("toy-bayes")
 class ToyBayes(Weightless):
-    """The best that any model can achieve on generated proteins.
+    """The best possible prediction for each residue of a generated protein.
 
     Its fields:
 

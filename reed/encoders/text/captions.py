@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from PIL import Image
 
 HUB = "Qwen/Qwen2-VL-2B-Instruct@895c3a49bc3fa70a340399125c650a463535e71c"
-ENGINES = ("transformers", "vllm")
+ENGINES = {"transformers": "images", "vllm": ""}  # name -> extra that installs it
 
 
 @ENCODERS.register("captions")
 @dataclass
 class Captions(PublicWeights):
-    """The answer of a vision-language model to a prompt about the image.
+    """Captions: the answer of a vision-language model to a prompt about each image.
 
     The field ``text`` is the answer without surrounding whitespace. A sample with an empty answer
     fails. In fp32 a greedy answer does not depend on the rest of the batch; in bf16 rounding in
@@ -67,7 +67,7 @@ class Captions(PublicWeights):
     fields = (Field("text", "text", (), "utf8"),)
 
     def __post_init__(self) -> None:
-        pre.one_of("engine", self.engine, ENGINES)
+        pre.one_of("engine", self.engine, list(ENGINES))
         check_precision("captions", self.precision)
         self.licence = self.licence or pre.licence_of(self.hub)
         least = {"max_new_tokens": 1, "temperature": 0, "top_p": 0, "repetition_penalty": 0}
@@ -84,7 +84,7 @@ class Captions(PublicWeights):
         """Return the weights, the settings of decoding, and the library."""
         drawn = f"temperature={self.temperature} top_p={self.top_p} seed={self.seed}"
         return (
-            f"{pre.fingerprint(self._find())} {pre.version(self.engine)} "
+            f"{pre.fingerprint(self._find())} {pre.version(self.engine, ENGINES[self.engine])} "
             f"{self.precision} prompt={self.prompt!r} max_new_tokens={self.max_new_tokens} "
             f"{drawn if self.temperature else 'greedy'} "
             f"repetition_penalty={self.repetition_penalty} "
@@ -181,7 +181,7 @@ class VllmEngine:
     """
 
     def __init__(self, settings: Captions, found: Found, processor: Any, device: str) -> None:
-        pre.version("vllm")
+        pre.version("vllm", ENGINES["vllm"])
         import vllm
 
         self._settings, self._sampling = settings, vllm.SamplingParams

@@ -20,7 +20,7 @@ SEED = 20240229
 
 @ENCODERS.register("caption-ngrams")
 class CaptionNgrams(Weightless):
-    """The hashed words and word pairs of a caption, projected to a vector of unit norm.
+    """Hashed words and word pairs of a caption, projected to a unit vector.
 
     The field ``embedding`` is float32 [64]. There is nothing to learn and nothing to download: the
     vocabulary is a hash (MurmurHash3), and the projection consists of random signs (Achlioptas,

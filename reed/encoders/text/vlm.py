@@ -28,7 +28,7 @@ PARITIES = ("", "reed")
 @ENCODERS.register(NAME)
 @dataclass
 class VlmEmbedding(PublicWeights):
-    """The mean of one layer's hidden states over a dialogue: image and prompt, then the caption.
+    """Mean hidden state of one layer over a dialogue of image, prompt and caption.
 
     The field ``embedding`` [dim] is stored as float16. Values beyond its range are refused; you
     can choose the codec float32 instead. The mean is computed in float32 and never includes

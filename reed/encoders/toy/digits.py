@@ -23,7 +23,7 @@ EDGE = 6  # ink from which a pixel counts as drawn, of 16; closes the loops of m
 
 @ENCODERS.register("digits-vit")
 class DigitsVit(Shipped):
-    """The transformer that reed.experiments.train_digits trained to classify the digits.
+    """A small vision transformer trained to classify the digits.
 
     Its fields, both after the final norm:
 
@@ -57,7 +57,7 @@ class DigitsVit(Shipped):
 
 @ENCODERS.register("describe")
 class Describe(Weightless):
-    """One English sentence per digit, from measures of the image and not from its label."""
+    """One English sentence per digit, derived from measurements of the image alone."""
 
     reads = ("pixels",)
     fields = (Field("caption", "text", (), "utf8"),)

@@ -23,7 +23,7 @@ NUMBERS = {1: "One", 2: "Two", 3: "Three"}
 
 @ENCODERS.register("scenes-conv")
 class ScenesConv(Shipped):
-    """A convolutional net that was trained to recognise the object that covers each patch.
+    """A convolutional net trained to recognise the object in each patch.
 
     The field ``tokens`` [64, 64] has one vector per 4x4 patch, row by row. It is stored as 32
     whitened components: without whitening, two tokens of an image have a mean cosine of 0.5, so
@@ -58,7 +58,7 @@ class ScenesConv(Shipped):
 
 @ENCODERS.register("scenes-caption")
 class ScenesCaption(Weightless):
-    """One English sentence per scene: number of objects, rule, ground, objects, positions."""
+    """One English sentence per scene, on its objects, what they share, and the background."""
 
     reads = ("scene",)
     fields = (Field("caption", "text", (), "utf8"),)
@@ -85,7 +85,7 @@ def describe(scene: Any) -> str:
 
 @ENCODERS.register("scenes-text")
 class ScenesText(Shipped):
-    """A small net on the words of a caption, trained to find the image that it describes.
+    """A small text encoder trained to match captions with their images.
 
     The field ``embedding`` is float32 [64].
     """

@@ -44,13 +44,14 @@ class ImageOutput(Output):
 
     vae: str = option(
         "",
-        "Weights of the autoencoder that decodes latents, instead of those that the cache names; "
-        "none: keep the latents.",
+        "Weights of the autoencoder that decodes latents. Default: those that encoded the cache. "
+        "none: write the latents without decoding them.",
         metavar="PATH",
     )
     rounding: str = option(
         "nearest",
-        "Rounding of pixels: nearest (as in SiT) or down (as in ADM, REPA and REED).",
+        "Conversion of pixel values to integers: nearest rounds them (as in SiT), down truncates "
+        "them (as in ADM, REPA and REED).",
         metavar="NAME",
     )
     png: bool = option(False, "Also write a folder of PNG files.")

@@ -33,7 +33,7 @@ ROLES = {"image", "images", "img", "imgs", "mask", "masks", "annotation", "annot
 @SOURCES.register("images")
 @dataclass(frozen=True)
 class Images:
-    """Images of any size as squares of one size, with their classes where there are any.
+    """Images of any size, resized and cropped to squares, with class labels if there are any.
 
     Its entries:
 

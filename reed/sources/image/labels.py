@@ -10,6 +10,7 @@ from typing import Any
 
 from reed.build.shard import BadSample
 from reed.errors import ReedError
+from reed.wording import counted
 
 _FORMS = 'write key,label lines (.csv), or {"key": label} or {"labels": [["key", label]]} (.json)'
 
@@ -38,7 +39,9 @@ def _csv_rows(path: Path, text: str) -> Iterable[tuple[Any, Any]]:
     rows = [row for row in csv.reader(text.splitlines()) if row]
     for number, row in enumerate(rows):
         if len(row) != 2:
-            raise ReedError(f"{path}, row {number + 1} has {len(row)} columns, not 2; {_FORMS}")
+            raise ReedError(
+                f"{path}, row {number + 1} has {counted(len(row), 'column')}, not 2; {_FORMS}"
+            )
     is_header = bool(rows) and _integer(rows[0][1]) is None
     return [(key, label) for key, label in rows[is_header:]]
 

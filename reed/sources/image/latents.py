@@ -32,7 +32,7 @@ IMAGE_PREFIX = "img"
 @SOURCES.register("repa-folder")
 @dataclass(frozen=True)
 class RepaFolder:
-    """Images, the latents of a VAE and labels, joined by name.
+    """Images, VAE latents and labels from a folder that REPA's or EDM2's tools wrote.
 
     Its entries:
 

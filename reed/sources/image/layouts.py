@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import posixpath
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -14,6 +15,11 @@ from reed.image_files import SUFFIXES
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 OUTSIDE = "lies beside the class folders, in none of them"
+
+# Reasons for passing over members of archives.
+ABOVE = "name outside the archive"
+TO_NOTHING, TO_FOLDER = "link to nothing", "link to a folder"
+EMPTY = "holds nothing"  # the reason for passing over a tar or a parquet file
 
 Passed = dict[str, list[str]]  # names of files that are not samples, by the reason
 
@@ -140,6 +146,54 @@ def sifted(stamps: dict[str, str], passed: Passed, where: Path) -> Found:
 def is_debris(name: str) -> bool:
     """Whether a name is that of a hidden file, or of the folder that macOS puts into zips."""
     return name.startswith(".") or name == "__MACOSX"
+
+
+def plain(name: str) -> str:
+    """Return the name of a member without "./", inner "..", double slashes and a first slash."""
+    if "./" in name or "//" in name or name[:1] == "/" or name[-3:] == "/..":
+        return posixpath.normpath(name).lstrip("/")
+    return name
+
+
+def is_above(name: str) -> bool:
+    """Whether a plain name leads out of its archive; such a member is never read."""
+    return name == ".." or name.startswith("../")
+
+
+def target_of(name: str, link: str) -> str:
+    """Return the name that a symbolic link leads to; an absolute one leads out of the archive."""
+    if link.startswith("/"):
+        return link
+    return plain(posixpath.join(posixpath.dirname(name), link))
+
+
+def followed(links: Mapping[str, str], files: Collection[str], passed: Passed) -> dict[str, str]:
+    """Return the file that each link within an archive leads to; add others to ``passed``.
+
+    Args:
+        links: Target of every link, as a plain name in the archive.
+        files: Names of the files.
+        passed: Names of members that are passed over, by the reason.
+    """
+    found: dict[str, str] = {}
+    folders: set[str] | None = None
+    for name in links:
+        target, seen = name, set()
+        while target in links and target not in seen:
+            seen.add(target)
+            target = links[target]
+        if target in files:
+            found[name] = target
+            continue
+        if folders is None:  # most archives have no such link
+            folders = {"."}.union(*(_folders_of(file) for file in files))
+        passed.setdefault(TO_FOLDER if target in folders else TO_NOTHING, []).append(name)
+    return found
+
+
+def _folders_of(name: str) -> set[str]:
+    parts = name.split("/")
+    return {"/".join(parts[:count]) for count in range(1, len(parts))}
 
 
 def wrapping(names: Iterable[str], known: set[str]) -> str:

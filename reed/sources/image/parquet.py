@@ -17,7 +17,7 @@ from reed.errors import ReedError
 from reed.extras import pip_install
 from reed.sources.image import parquet_columns
 from reed.sources.image.labels import is_name, name_of, number_of
-from reed.sources.image.layouts import Found, Raw
+from reed.sources.image.layouts import EMPTY, Found, Raw
 from reed.sources.image.parquet_columns import Columns
 
 _READERS = 16  # threads that read the footers of many files
@@ -118,14 +118,17 @@ class Parquet:
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(self._footer, self._paths))
         stamps: dict[str, str] = {}
+        empty: list[str] = []
         first, *others = ((path, self._schema(stem)) for stem, path in self._paths.items())
         for other in others:
             parquet_columns.compare(first, other, self._columns)
         for stem, path in self._paths.items():
             rows = self._footer(stem)[0].num_rows
+            if not rows:
+                empty.append(path.name)
             content = f"{rows}-{path.stat().st_size}"
             stamps |= {f"{stem}/{r:06d}": f"{r}/{content}" for r in range(rows)}
-        return Found(dict(sorted(stamps.items())), {})
+        return Found(dict(sorted(stamps.items())), {EMPTY: empty} if empty else {})
 
     def raw(self, key: str) -> Raw:
         stem, _, row = key.partition("/")

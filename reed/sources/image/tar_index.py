@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import posixpath
 import re
 import tarfile
 from dataclasses import dataclass
@@ -12,7 +11,15 @@ from typing import BinaryIO, Self
 
 from reed import image_files as kinds
 from reed.errors import ReedError
-from reed.sources.image.layouts import Passed, is_debris
+from reed.sources.image.layouts import (
+    ABOVE,
+    Passed,
+    followed,
+    is_above,
+    is_debris,
+    plain,
+    target_of,
+)
 
 COMPANIONS = (".cls", ".txt", ".json")  # endings of the files beside an image
 _BLOCK = 512  # bytes of a block in a tar
@@ -83,7 +90,7 @@ def index(path: Path) -> Index:
     try:
         with open(path, "rb") as file:
             _scan(path, file, files, links, passed)
-            _resolve(files, links, passed)
+            files |= {name: files[to] for name, to in followed(links, files, passed).items()}
             return _sorted(file, files, passed)
     except (OSError, tarfile.TarError) as error:
         raise ReedError(f"cannot read the tar {path} (a compressed one?): {error}") from error
@@ -124,12 +131,14 @@ def _add(
     passed: Passed,
 ) -> None:
     """Add a member to the files, the links or the names that are passed over."""
-    name = _plain(member.name)
+    name = plain(member.name)
     if member.isdir():
         return
 
-    # The first three tests are quicker than the fourth, which alone would do.
-    if (name[0] == "." or "/." in name or "__MACOSX" in name) and _is_hidden(name):
+    # The first tests are quicker than the ones after them, which alone would do.
+    if name[:2] == ".." and is_above(name):
+        passed.setdefault(ABOVE, []).append(name)
+    elif (name[0] == "." or "/." in name or "__MACOSX" in name) and _is_hidden(name):
         passed.setdefault("hidden", []).append(name)
     elif member.issparse() or not (member.isreg() or member.islnk() or member.issym()):
         passed.setdefault("no plain file", []).append(name)
@@ -140,32 +149,11 @@ def _add(
     elif member.isreg():
         files[name] = (member.offset_data, member.size)
     else:  # a hard link names a member, a symbolic link is relative to its own folder
-        folder = posixpath.dirname(name) if member.issym() else ""
-        links[name] = _plain(posixpath.join(folder, member.linkname))
+        links[name] = target_of(name, member.linkname) if member.issym() else plain(member.linkname)
 
 
 def _is_hidden(name: str) -> bool:
     return any(map(is_debris, name.split("/")))
-
-
-def _plain(name: str) -> str:
-    """Return a name without "./", ".." and double slashes."""
-    return posixpath.normpath(name) if "./" in name or "//" in name else name
-
-
-def _resolve(files: dict[str, Location], links: dict[str, str], passed: Passed) -> None:
-    """Add links to the files, with the location of the file that they lead to."""
-    resolved: dict[str, Location] = {}
-    for name in links:
-        target, seen = name, set()
-        while target in links and target not in seen:
-            seen.add(target)
-            target = links[target]
-        if target in files:
-            resolved[name] = files[target]
-        else:
-            passed.setdefault("link to nothing", []).append(name)
-    files |= resolved
 
 
 def _sorted(file: BinaryIO, files: dict[str, Location], passed: Passed) -> Index:

@@ -12,7 +12,7 @@ from typing import Any
 from reed.build.shard import BadSample
 from reed.errors import ReedError
 from reed.sources.image.labels import is_name, name_of, number_of
-from reed.sources.image.layouts import OUTSIDE, SPLITS, Found, Raw, sifted, wrapping
+from reed.sources.image.layouts import EMPTY, OUTSIDE, SPLITS, Found, Raw, sifted, wrapping
 from reed.sources.image.tar_index import Index, Location, base, index, stem
 
 _NUMBER = re.compile(r"\d+$")  # as in "train-0007": a numbered shard, not a class
@@ -114,6 +114,8 @@ class Tars:
         for tar, path in self._paths.items():
             content = self._index(path)
             stamps |= {f"{tar}/{n}": "{}+{}".format(*content.members[n]) for n in content.images}
+            if not content.images and not content.passed:
+                passed.setdefault(EMPTY, []).append(path.name)
             for reason, names in content.passed.items():
                 passed.setdefault(reason, []).extend(f"{tar}/{name}" for name in names)
         return sifted(stamps, passed, next(iter(self._paths.values())).parent)
@@ -157,9 +159,9 @@ class Tars:
         # A sample with a .cls and a .txt does not need its .json, which may not parse.
         label, caption = content(".cls"), content(".txt")
         table = _json(content(".json")) if None in (label, caption) else {}
-        text = table.get("caption") if caption is None else caption.decode(errors="replace")
+        text = table.get("caption") if caption is None else _text(caption)
         return {
-            "label": table.get(self._entry) if label is None else label.decode(errors="replace"),
+            "label": table.get(self._entry) if label is None else _text(label),
             "caption": text if isinstance(text, str) else None,
         }
 
@@ -174,6 +176,11 @@ def _content(file: Any, location: Location) -> bytes:
     offset, size = location
     file.seek(offset)
     return file.read(size)
+
+
+def _text(content: bytes) -> str:
+    """Return text without the byte order mark, which is no part of a class or caption."""
+    return content.decode("utf-8-sig", errors="replace")
 
 
 def _json(content: bytes | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,16 +16,22 @@ from reed.build.shard import BadSample
 from reed.errors import ReedError
 from reed.image_files import is_image
 from reed.sources.image.layouts import (
+    ABOVE,
     SPLITS,
     Folders,
     Found,
     Passed,
     Raw,
+    followed,
+    is_above,
     is_debris,
+    plain,
     sifted,
+    target_of,
     wrapping,
 )
 
+_LONGEST_LINK = 4096  # bytes of the path that a link leads to
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -79,24 +86,34 @@ class Zip(Folders):
     def _members(self) -> dict[str, _Member]:
         """Every image in the zip, by key."""
         members: dict[str, _Member] = {}
+        links: dict[str, str] = {}
         try:
             with zipfile.ZipFile(self._path) as opened:
                 for info in opened.infolist():
-                    self._add(opened, info, members)
-        except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+                    self._add(opened, info, members, links)
+        except (OSError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise ReedError(f"cannot read the zip {self._path}: {error}") from error
+        members |= {
+            name: members[to] for name, to in followed(links, members, self._passed).items()
+        }
         prefix = wrapping(members, {self._path.stem, *SPLITS})
         return {name[len(prefix) :]: member for name, member in members.items()}
 
     def _add(
-        self, opened: zipfile.ZipFile, info: zipfile.ZipInfo, members: dict[str, _Member]
+        self,
+        opened: zipfile.ZipFile,
+        info: zipfile.ZipInfo,
+        members: dict[str, _Member],
+        links: dict[str, str],
     ) -> None:
-        """Add a file of the zip to the members if it is an image, else to those passed over."""
-        parts = [p for p in info.filename.replace("\\", "/").split("/") if p not in ("", ".")]
-        name = "/".join(parts)
-        if info.filename.endswith(("/", "\\")) or not parts:
+        """Add a file of the zip to the members or links, or to those that are passed over."""
+        name = plain(info.filename.replace("\\", "/"))
+        if info.filename.endswith(("/", "\\")) or name in ("", "."):
             return
-        if any(map(is_debris, parts)):
+        if is_above(name):
+            self._passed.setdefault(ABOVE, []).append(name)
+            return
+        if any(map(is_debris, name.split("/"))):
             self._passed.setdefault("hidden", []).append(name)
             return
 
@@ -108,6 +125,11 @@ class Zip(Folders):
             info.compress_type,
             bool(info.flag_bits & 1),
         )
+        is_link = stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= _LONGEST_LINK
+        if is_link and not member.encrypted and member.method in _METHODS:
+            links[name] = target_of(name, opened.read(info).decode(errors="replace"))
+            return
+
         # Reading the first bytes is slow for a million files, so the ending decides first.
         if not is_image(name) and not self._begins_like_one(opened, info, member):
             kinds.by_reason([name], self._passed)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from reed.cache.account import by_ending
+from reed.chem import sdf_files
 from reed.errors import ReedError
 from reed.sources.molecule import entries, qm9
 
@@ -90,14 +91,19 @@ def _why_none(data: Path, present: Iterable[Path], passed: Mapping[str, list[str
         for endings, advice in ADVICE.items():
             if path.name.lower().endswith(endings):
                 return f"cannot read {path}: {advice}"
+
+    # A file that looked like one of molecules says more than a list of endings.
     folder = data.parent if data.is_file() else data
     if names := passed.get(entries.NO_SMILES):
         table = folder / names[0]
         problem = (
             f"{table} has no column of SMILES; its first line is {entries.first_line(table)!r}"
         )
-        return f"{problem}: name the column by --set source.smiles=NAME"
+        if entries.ending(table) in entries.TABLES:
+            return f"{problem}: name the column by --set source.smiles=NAME"
+        return f"{problem}: SMILES come first in a line, or in a column that the first line names"
     if names := passed.get(entries.EMPTY):
         return f"{folder / names[0]} holds no molecule"
-    suffixes = (*entries.SDF, *entries.WORDS, *entries.TABLES)
+
+    suffixes = (*sdf_files.SDF, *entries.WORDS, *entries.TABLES)
     return f"{data} has no file that ends in {', '.join(suffixes)}, each also with .gz"

@@ -3,41 +3,33 @@
 from __future__ import annotations
 
 import codecs
-import gzip
 import mmap
 import re
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from reed.build.shard import BadSample
-from reed.chem import rdkit
-from reed.errors import ReedError
-from reed.sources.molecule import sdf_text, tables
+from reed.chem import sdf_files, sdf_text
+from reed.chem.sdf_files import HEAD, content, ending, text
+from reed.sources.molecule import tables
 from reed.sources.molecule.tables import Dialect
+from reed.wording import counted
 
-SDF = (".sdf", ".sd", ".mol")
 WORDS = (".smi", ".smiles", ".ism", ".cxsmiles")
 TABLES = (".csv", ".tsv")
-PACKED = ".gz"
 EMPTY, NO_SMILES = "holds no molecule", "no column of SMILES"  # why files are passed over
-_HEAD, _LOOKED = 4096, 10  # bytes, and records, that show what a file holds
-_GZIP = b"\x1f\x8b"
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_ -]*")
 
 
-def ending(path: Path) -> str:
-    """Return the ending that says what a file holds, in lower case and without .gz."""
-    return Path(path.name.lower().removesuffix(PACKED)).suffix
+class NoSmiles(BadSample):
+    """An entry of a list whose cell of the SMILES is empty."""
 
 
 def is_sdf(path: Path) -> bool:
     """Return whether a file has molecules with coordinates: by its ending, else by its content."""
-    if is_list(path):
-        return False
-    return ending(path) in SDF or _begins_with_a_mol_block(path)
+    return not is_list(path) and sdf_files.is_sdf(path)
 
 
 def is_list(path: Path) -> bool:
@@ -58,31 +50,24 @@ def why_none(path: Path, smiles: str = "") -> str:
     opened = _current(path, smiles)
     if not opened.spans:
         return EMPTY
-    if ending(path) not in TABLES or opened.dialect is None or opened.dialect.has_header:
+    if opened.dialect is None or opened.dialect.has_header:
         return ""
 
     # Tables of properties often lie beside molecules. A first row that looks like names, or ten
     # rows without one SMILES, show that the first column does not hold SMILES.
-    looked = range(min(len(opened.spans), _LOOKED))
-    texts = [opened.dialect.smiles(_text(opened.data[slice(*opened.spans[i])])) for i in looked]
-    are_smiles = [bool(text) and rdkit.library().MolFromSmiles(text) is not None for text in texts]
-    is_header = not are_smiles[0] and bool(_WORD.fullmatch(texts[0] or ""))
+    looked = range(min(len(opened.spans), tables.LOOKED))
+    texts = [opened.dialect.smiles(text(opened.data[slice(*opened.spans[i])])) for i in looked]
+    are_smiles = list(map(tables.is_smiles, texts))
+    if not any(texts):  # comments, which tell nothing
+        return ""
+    is_table = ending(path) in TABLES
+    is_header = is_table and not are_smiles[0] and bool(_WORD.fullmatch(texts[0]))
     return NO_SMILES if is_header or not any(are_smiles) else ""
 
 
 def first_line(path: Path) -> str:
     """Return the first line of a list, at most 200 characters of it."""
-    return _text(_current(path, "").data[:_HEAD]).lstrip().split("\n", 1)[0].strip()[:200]
-
-
-@lru_cache(maxsize=1024)
-def _begins_with_a_mol_block(path: Path) -> bool:
-    """Return whether the first bytes of a file hold the counts line of a mol block."""
-    try:
-        with open(path, "rb") as file:
-            return sdf_text.has_counts_line(file.read(_HEAD))
-    except OSError:
-        return False
+    return text(_current(path, "").data[:HEAD]).lstrip().split("\n", 1)[0].strip()[:200]
 
 
 def entry(path: Path, number: int, smiles: str = "") -> str:
@@ -92,10 +77,10 @@ def entry(path: Path, number: int, smiles: str = "") -> str:
     """
     opened = _current(path, smiles)
     if not 0 <= number < len(opened.spans):
-        has = f"{path.name} has {len(opened.spans)} entries"
+        has = f"{path.name} has {counted(len(opened.spans), 'entry')}"
         raise BadSample(f"{has}, none has the number {number}")
     first, last = opened.spans[number]
-    return _text(opened.data[first:last])
+    return text(opened.data[first:last])
 
 
 def count(path: Path, smiles: str = "") -> int:
@@ -104,7 +89,7 @@ def count(path: Path, smiles: str = "") -> int:
 
 
 def smiles_of(path: Path, number: int, smiles: str = "") -> str:
-    """Return the SMILES of an entry of a list; BadSample where the entry has none.
+    """Return the SMILES of an entry of a list; NoSmiles where its cell is empty.
 
     smiles: the column that holds them in files whose first line names columns. By default it is
     the one called smiles, or the only one whose name has it. Other files have the SMILES first.
@@ -112,9 +97,13 @@ def smiles_of(path: Path, number: int, smiles: str = "") -> str:
     record, dialect = entry(path, number, smiles), _current(path, smiles).dialect
     assert dialect is not None, "an SDF has no SMILES"
     found = dialect.smiles(record)
-    if found is None:
+    if have := dialect.excess(record):
+        named = counted(dialect.width, "column")
+        raise BadSample(f"the line has {have} cells, the first line names {named}; quote cells")
+    if not found:
         have = len(tables.cells(record, dialect.separator))
-        raise BadSample(f"the line has {have} cells, SMILES are in cell {dialect.column + 1}")
+        short = f": the line has {have} of {dialect.column + 1} cells"
+        raise NoSmiles(f"has no SMILES{short if have <= dialect.column else ''}")
     return found
 
 
@@ -139,34 +128,10 @@ def _current(path: Path, smiles: str) -> _Opened:
 @lru_cache(maxsize=2)  # files; a packed one is held in memory
 def _opened(path: Path, smiles: str, size: int, changed: int) -> _Opened:
     """Find the entries of a file; ReedError where it cannot be read."""
-    data = _content(path, size)
+    data = content(path, size)
     if is_sdf(path):
         return _Opened(data, sdf_text.spans(data), None)
     start = len(codecs.BOM_UTF8) if data[:3] == codecs.BOM_UTF8 else 0
-    dialect = tables.dialect(data, start, str(path), smiles, ending(path) in TABLES)
+    stated, start = tables.separator_of_excel(data, start)
+    dialect = tables.dialect(data, start, str(path), smiles, ending(path) in TABLES, stated)
     return _Opened(data, dialect.spans(data, start), dialect)
-
-
-def _content(path: Path, size: int) -> bytes | mmap.mmap:
-    """Return a file's bytes, unpacked if they are gzip, and as UTF-8 if they are UTF-16."""
-    try:
-        with open(path, "rb") as file:
-            head = file.read(2)
-            if head == _GZIP:
-                file.seek(0)
-                data: bytes | mmap.mmap = gzip.decompress(file.read())
-            else:
-                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-        if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return data[:].decode("utf-16").encode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ReedError(f"cannot read {path}: {error}") from error
-    return data
-
-
-def _text(data: bytes) -> str:
-    """Return the text of bytes: UTF-8, else Latin-1, in which every byte is a letter."""
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

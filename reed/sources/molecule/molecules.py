@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +13,19 @@ from tqdm import tqdm
 
 from reed.build.shard import BadSample
 from reed.build.source import Listing
-from reed.chem import rdkit, rdkit_reading
-from reed.chem.delocalised import UnclearBonds
+from reed.cache.account import KEPT
+from reed.chem import rdkit
 from reed.chem.molecule import Molecule, to_lists
 from reed.chem.molecule_geometry import implausible
 from reed.errors import ReedError, suggest
 from reed.seeding import seed_for
 from reed.sources import SOURCES
-from reed.sources.molecule import data_files, entries, qm9, sdf_text
+from reed.sources.molecule import data_files, entries, qm9
 from reed.sources.molecule.data_files import Files
+from reed.sources.molecule.faults import FAULTS, misplaced, parsed, readable
 from reed.sources.molecule.geom import Geom
 from reed.sources.molecule.split_files import SplitFiles
+from reed.wording import counted, named
 
 ENTRIES = ("coords", "atoms", "charges", "partners", "orders", "smiles")
 SPLITS = {"train": range(8), "valid": range(8, 9), "test": range(9, 10)}  # tenths, as MiDi's
@@ -34,7 +35,7 @@ READING = 2  # how files are read; a cache that was planned by another is not ad
 @SOURCES.register("molecules")
 @dataclass(frozen=True)
 class Molecules:
-    """Molecules of one fragment, with hydrogens, of the elements and charges in reed.chem.molecule.
+    """Single-fragment molecules with hydrogens, of the elements and charges in reed.chem.molecule.
 
     The entries are ``coords``, float32 [N, 3] in angstroms; ``atoms``, indices into
     reed.chem.molecule.ATOMS [N]; ``charges``, formal [N]; ``partners`` and ``orders``, neighbours
@@ -92,7 +93,8 @@ class Molecules:
     def listing(self) -> Listing:
         """Return every key with the size of its file; unreadable molecules are kept, to fail later.
 
-        The molecules that are left out and the files that are passed over are counted by reason.
+        The molecules that are left out and the files that are passed over are counted by reason;
+        the first molecules with a fault are named.
 
         Raises:
             ReedError: There is nothing to read, or a list does not say where its SMILES are.
@@ -107,20 +109,37 @@ class Molecules:
         else:
             files = Files([], data_files.beside(self.data, layout.files()))
         stamps: dict[str, str] = {}
-        left_out: Counter[str] = Counter()
+        left_out: dict[str, int] = {}
+        faulty: dict[str, list[str]] = {fault: [] for fault in FAULTS}
         for key, stamp, problem in self._all(files.paths):
-            if problem:
-                left_out[problem] += 1
-            else:
+            if not problem:
                 stamps[key] = stamp
+                continue
+            left_out[problem] = left_out.get(problem, 0) + 1
+            if problem in faulty and len(faulty[problem]) < KEPT:
+                faulty[problem].append(key)
 
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items()))
-        if reasons or self.split != "all":
-            of_split = "" if self.split == "all" else f" of the split {self.split!r}"
-            tail = f"; left out: {reasons}" if reasons else ""
-            tqdm.write(f"molecules: {len(stamps)} samples{of_split}{tail}", file=sys.stderr)
-        counts = {f"left out: {reason}": count for reason, count in sorted(left_out.items())}
-        return Listing(stamps, files.passed, counts=counts)
+        left_out = dict(sorted(left_out.items()))
+        if left_out or self.split != "all":
+            tqdm.write(self._line(len(stamps), left_out, faulty), file=sys.stderr)
+        return Listing(
+            stamps,
+            files.passed,
+            counts={f"left out: {reason}": count for reason, count in left_out.items()},
+            examples={f"left out: {fault}": keys for fault, keys in faulty.items()},
+        )
+
+    def _line(
+        self, samples: int, left_out: Mapping[str, int], faulty: Mapping[str, Sequence[str]]
+    ) -> str:
+        """Return a line on the samples and what was left out, with the keys of faults."""
+        reasons = []
+        for reason, count in left_out.items():
+            keys = faulty.get(reason, ())
+            reasons.append(f"{count:,} {reason}" + (f" ({named(keys, count)})" if keys else ""))
+        of_split = "" if self.split == "all" else f" of the split {self.split!r}"
+        tail = f"; left out: {', '.join(reasons)}" if reasons else ""
+        return f"molecules: {counted(samples, 'sample')}{of_split}{tail}"
 
     def _all(self, paths: Sequence[Path]) -> Iterator[tuple[str, str, str]]:
         """Yield key, stamp and the reason for leaving out, if any, of every molecule.
@@ -180,7 +199,7 @@ class Molecules:
             numbers = range(entries.count(path, self.smiles))
             for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
                 key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
-                mol, fault = _readable(path, number, self.smiles)
+                mol, fault = readable(path, number, self.smiles)
 
                 # QM9 states which of its molecules are unsound, and MiDi the split of each.
                 if number in omitted:
@@ -190,7 +209,7 @@ class Molecules:
                     problem = problem or (self._problem(mol) if mol is not None else "")
                 else:
                     problem = self._unwanted(mol)
-                yield key, stamp, problem or fault or _misplaced(mol)
+                yield key, stamp, problem or fault or misplaced(mol)
 
     def _unwanted(self, mol: Any | None) -> str:
         """Return why a molecule is left out, which its split may be; empty if it is kept."""
@@ -212,43 +231,6 @@ class Molecules:
         if atoms < self.min_atoms:
             return "under min_atoms"
         return "over max_atoms" if atoms > self.max_atoms else ""
-
-
-def parsed(path: Path, number: int, smiles: str = "") -> Any:
-    """Return an entry of a file as a sanitised molecule of RDKit.
-
-    Args:
-        path: The file.
-        number: Number of the entry, from 0.
-        smiles: Column of a list that holds the SMILES (see reed.sources.molecule.entries).
-
-    Raises:
-        BadSample: The entry is not a molecule that RDKit accepts; the message has its reason.
-    """
-    if entries.is_sdf(path):
-        return rdkit_reading.from_block(sdf_text.mol_block(entries.entry(path, number)))
-    return rdkit_reading.from_smiles(entries.smiles_of(path, number, smiles))
-
-
-def _readable(path: Path, number: int, smiles: str) -> tuple[Any | None, str]:
-    """Return an entry as a molecule, None if it cannot be read, and a fault that leaves it out.
-
-    A molecule that cannot be read is listed, so that it fails with its reason, unless the fault is
-    a known habit of programs that write such files.
-    """
-    try:
-        return parsed(path, number, smiles), ""
-    except UnclearBonds:
-        return None, "unclear bonds of type 4"
-    except BadSample:
-        return None, ""
-
-
-def _misplaced(mol: Any | None) -> str:
-    """Return that the coordinates of a molecule, if it has some, are impossible; else nothing."""
-    if mol is None or not mol.GetNumConformers() or not implausible(mol):
-        return ""
-    return "impossible coordinates"
 
 
 def with_conformer(mol: Any) -> dict[str, Any]:

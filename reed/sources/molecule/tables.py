@@ -6,6 +6,7 @@ import mmap
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from reed.chem import rdkit
 from reed.errors import ReedError
@@ -14,6 +15,10 @@ NAME = "smiles"  # in the name of a column that holds SMILES
 SEPARATORS = (",", ";", "\t", "|")
 BLANKS = ""  # the separator of lists whose first word is the SMILES
 _BLANK = " \r\n"
+NOTHING = frozenset({"", "-", "na", "n/a", "nan", "none", "null"})  # cells of no SMILES, lower case
+_SHORT = 3
+LOOKED = 10  # records that show what a list holds
+_EXCEL = re.compile(rb'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 _LONGEST = 131072  # characters of a quoted cell, as in Python's csv: a stray quote ends nowhere
 
 
@@ -24,12 +29,17 @@ class Dialect:
     Attributes:
         separator: Between cells, or BLANKS.
         column: The number of the cell that holds the SMILES, from 0.
-        has_header: Whether the first record names the columns.
+        width: Number of columns that the first record names; 0 if it names none.
     """
 
     separator: str
     column: int
-    has_header: bool
+    width: int = 0
+
+    @property
+    def has_header(self) -> bool:
+        """Whether the first record names the columns."""
+        return self.width > 0
 
     def spans(self, data: bytes | mmap.mmap, start: int) -> list[tuple[int, int]]:
         """Return where each record begins and ends, without the header; blank lines are none."""
@@ -37,14 +47,35 @@ class Dialect:
         found = [match.span() for match in pattern.finditer(data, start)]
         return found[self.has_header :]
 
-    def smiles(self, record: str) -> str | None:
-        """Return the SMILES of a record; None where it has too few cells."""
+    def smiles(self, record: str) -> str:
+        """Return the SMILES of a record; empty if the record has none, or is a comment."""
         values = cells(record, self.separator)
-        return values[self.column] if self.column < len(values) else None
+        found = values[self.column] if self.column < len(values) else ""
+        return "" if found.lower() in NOTHING or found.startswith("#") else found
+
+    def excess(self, record: str) -> int:
+        """Return the number of cells of a record with more than its header names; 0 for others.
+
+        A separator within a cell that is not quoted shifts the cells behind it.
+        """
+        if not self.width or self.separator == BLANKS:
+            return 0
+        values = cells(record, self.separator)
+        while len(values) > self.width and not values[-1]:
+            values.pop()
+        return len(values) if len(values) > self.width else 0
 
 
-def dialect(data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_table: bool) -> Dialect:
-    """Return how a list is written, as its first record tells.
+def separator_of_excel(data: bytes | mmap.mmap, start: int) -> tuple[str, int]:
+    """Return what a first line such as ``sep=;`` says, and where the text behind it begins."""
+    match = _EXCEL.match(data, start)
+    return (match[1].decode("latin-1"), match.end()) if match else ("", start)
+
+
+def dialect(
+    data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_table: bool, stated: str = ""
+) -> Dialect:
+    """Return how a list is written, as its first records tell.
 
     Args:
         data: The bytes of the file.
@@ -54,26 +85,37 @@ def dialect(data: bytes | mmap.mmap, start: int, path: str, smiles: str, is_tabl
             name has it, else the first.
         is_table: Whether the ending is that of a table; other lists have SMILES first in a line,
             unless the first line names columns.
+        stated: The separator that the file states.
 
     Raises:
         ReedError: If several columns may hold the SMILES, or none has the name that is asked for.
     """
-    firsts = {separator: _first(data, start, separator) for separator in SEPARATORS}
+    known = (stated,) if stated else SEPARATORS
+    firsts = {separator: _first(data, start, separator) for separator in known}
+    several = {sep: names for sep, names in firsts.items() if len(names) > 1}
     if not is_table:  # Blanks separate cells unless something else does.
-        firsts = {sep: names for sep, names in firsts.items() if len(names) > 1}
-        firsts = {sep: names for sep, names in firsts.items() if _is_header(names)}
-        words = _first(data, start, BLANKS)
+        firsts = {sep: names for sep, names in several.items() if _is_header(names)}
+        words = [] if len(firsts) < len(several) else _first(data, start, BLANKS)
         firsts |= {BLANKS: words} if words and _is_header(words) else {}
     headers = {sep: names for sep, names in firsts.items() if _candidates(names, smiles)}
 
     if headers:
         separator = max(headers, key=lambda sep: _certainty(headers[sep], sep, smiles))
-        return Dialect(separator, _column(headers[separator], smiles, path), True)
+        column = _column(headers[separator], smiles, path)
+        found = Dialect(separator, column, len(headers[separator]))
+        if not smiles and headers[separator][column].lower() != NAME:
+            _check_rivals(found, data, start, headers[separator], path)
+        return found
     if smiles and is_table:
         names = ", ".join(max(firsts.values(), key=len))
         problem = f"{path} has no column {smiles!r}; its first line is {names[:200]!r}"
         raise ReedError(f"{problem}: name the one that holds SMILES by --set source.smiles=NAME")
-    return Dialect(_after_first(firsts) if is_table else BLANKS, 0, False)
+    if is_table:
+        return Dialect(stated or _after_first(firsts), 0)
+    return max(
+        (Dialect(separator, 0) for separator in (BLANKS, *several)),
+        key=lambda way: sum(is_smiles(way.smiles(text)) for text in _records(way, data, start)),
+    )
 
 
 def cells(record: str, separator: str) -> list[str]:
@@ -116,6 +158,37 @@ def _first(data: bytes | mmap.mmap, start: int, separator: str) -> list[str]:
     return cells(match[0].decode(errors="replace"), separator) if match else []
 
 
+def _records(way: Dialect, data: bytes | mmap.mmap, start: int) -> list[str]:
+    """Return the first records below the header."""
+    matches = islice(_record(way.separator).finditer(data, start), LOOKED + way.has_header)
+    return [match[0].decode(errors="replace") for match in matches][way.has_header :]
+
+
+def is_smiles(cell: str) -> bool:
+    """Return whether RDKit reads a cell as a SMILES."""
+    return bool(cell) and rdkit.library().MolFromSmiles(cell) is not None
+
+
+def _check_rivals(
+    way: Dialect, data: bytes | mmap.mmap, start: int, names: list[str], path: str
+) -> None:
+    """Refuse a list of which another column holds molecules, too.
+
+    Only a column called smiles is certain: "reactant_smiles" beside "product" is not.
+    """
+    rows = [cells(record, way.separator) for record in _records(way, data, start)]
+    rivals = [way.column]
+    for column in range(len(names)):
+        held = [row[column] for row in rows if column < len(row)]
+        held = [cell for cell in held if cell.lower() not in NOTHING]
+        # Some names and formulas of two or three letters are SMILES as well.
+        is_long = any(len(cell) > _SHORT for cell in held)
+        if column != way.column and is_long and all(map(is_smiles, held)):
+            rivals.append(column)
+    if len(rivals) > 1:
+        raise _ambiguous([names[column] for column in sorted(rivals)], names[way.column], path)
+
+
 def _after_first(firsts: dict[str, list[str]]) -> str:
     """Return the separator behind the first cell of the first record; SMILES contain none."""
     several = {sep: names for sep, names in firsts.items() if len(names) > 1}
@@ -150,9 +223,11 @@ def _column(names: list[str], smiles: str, path: str) -> int:
     """Return the only column that may hold the SMILES; ReedError where there are several."""
     found = _candidates(names, smiles)
     if len(found) > 1:
-        several = ", ".join(repr(names[i]) for i in found)
-        raise ReedError(
-            f"{path}: the columns {several} may all hold the SMILES; "
-            f"name one by --set source.smiles={names[found[0]]}"
-        )
+        raise _ambiguous([names[i] for i in found], names[found[0]], path)
     return found[0]
+
+
+def _ambiguous(names: list[str], first: str, path: str) -> ReedError:
+    several = ", ".join(map(repr, names))
+    problem = f"{path}: the columns {several} may all hold the SMILES"
+    return ReedError(f"{problem}; name one by --set source.smiles={first}")

@@ -37,7 +37,7 @@ TRIED = 20_000
 @SOURCES.register("molecules-toy")
 @dataclass(frozen=True)
 class MoleculesToy:
-    """Drug-like molecules read from the installed RDKit, each with one conformer from a seed.
+    """Drug-like molecules that ship with RDKit, each with one conformer generated from a seed.
 
     The entries are those of the source ``molecules``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from reed.build.source import Listing
 from reed.cache.account import by_ending
 from reed.chem.letters import STANDARD, WAYS
 from reed.chem.protein import ATOMS
-from reed.chem.structure import ENDINGS, Chain, read_structure
+from reed.chem.structure import ASSEMBLY, ENDINGS, Chain, read_structure
 from reed.errors import ReedError
 from reed.sources import SOURCES
 from reed.sources.protein.mpnn import Mpnn
+from reed.wording import counted, named
 
 READING = 2  # version of the reader, part of every stamp: no other version extends a cache
 BETWEEN = 100  # added to the numbers of residues for each chain before, as in ProteinMPNN
@@ -30,7 +31,7 @@ BETWEEN = 100  # added to the numbers of residues for each chain before, as in P
 @SOURCES.register("proteins")
 @dataclass(frozen=True)
 class Proteins:
-    """Protein chains up to a length and a resolution, with their sequence and backbone.
+    """Protein chains with sequence and backbone, limited in length and resolution.
 
     Its entries:
 
@@ -112,16 +113,28 @@ class Proteins:
             if not problem:
                 stamps[key] = stamp
 
-        left_out = ", ".join(f"{count} {name}" for name, count in sorted(problems.items()) if name)
+        left_out = ", ".join(
+            f"{count:,} {name}" for name, count in sorted(problems.items()) if name
+        )
         if left_out:
-            tqdm.write(f"proteins: {len(stamps)} samples; left out: {left_out}", file=sys.stderr)
+            tqdm.write(
+                f"proteins: {counted(len(stamps), 'sample')}; left out: {left_out}", file=sys.stderr
+            )
 
         # A data set of the 20 standard names alone needs no line.
         origins = {way: letters[way] for way in WAYS if letters[way]}
         if set(origins) - {STANDARD}:
-            ways = ", ".join(f"{count} {way}" for way, count in origins.items())
+            ways = ", ".join(f"{count:,} {way}" for way, count in origins.items())
             tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
         counts = {f"letters: {way}": count for way, count in origins.items()}
+        if pairs := _namesakes(stamps):
+            shown = named([", ".join(names) for names in pairs])
+            problem = f"{counted(len(pairs), 'name')} with several endings ({shown})"
+            tqdm.write(
+                f"proteins: {problem}: all files are samples; keep one of each structure",
+                file=sys.stderr,
+            )
+            counts["names with several endings"] = len(pairs)
         return Listing(stamps, passed, counts=counts)
 
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
@@ -229,6 +242,18 @@ def _reason_to_pass(path: Path) -> str:
     return by_ending(path.name)
 
 
+def _namesakes(keys: Iterable[str]) -> list[list[str]]:
+    """Return the files of samples that differ in the ending alone, such as 1abc.pdb and 1abc.cif.
+
+    The assemblies 1abc.pdb1 and 1abc.pdb2 do not count, unless a 1abc.pdb is there.
+    """
+    files = {key if ENDINGS.search(key) else key.rpartition("/")[0] for key in keys}
+    groups: dict[str, list[str]] = {}
+    for file in sorted(files):
+        groups.setdefault(ENDINGS.sub("", file), []).append(file)
+    return [g for g in groups.values() if len(g) > 1 and not all(map(ASSEMBLY.search, g))]
+
+
 def _designable(chain: Chain) -> np.ndarray:
     """Return which residues can be learned from: all four atoms and one of the 20 letters, [L]."""
     return np.isfinite(chain.coords).all((1, 2)) & (np.array(list(chain.sequence)) != "X")
@@ -251,7 +276,7 @@ def _sample(chains: list[Chain], cluster: int, resolution: float) -> dict[str, A
         counts = np.isnan(coords).any(2).sum(0)
         atoms = [f"{name} of {count}" for name, count in zip(ATOMS, counts, strict=True) if count]
         missing = f"; {', '.join(atoms)} is missing" if atoms else "; all are X"
-        problem = f"0 of {len(coords)} residues have N, CA, C, O and a letter"
+        problem = f"0 of {counted(len(coords), 'residue')} have N, CA, C, O and a letter"
         raise BadSample(f"nothing to learn or design: {problem}{missing}")
 
     # A gap of BETWEEN tells a net by the numbers alone that a new chain begins.

@@ -65,7 +65,7 @@ VERSION = 1  # raise it when the protein of any seed changes
 @SOURCES.register("proteins-toy")
 @dataclass(frozen=True)
 class ProteinsToy:
-    """Helices, strands and loops in ideal geometry, with letters drawn given the structure.
+    """Ideal helices, strands and loops, with a sequence drawn for each structure.
 
     It has the entries of the source ``proteins``, and ``distribution``: the distribution that the
     letters were drawn from, float32 [L, 20], a function of the coordinates alone (see the function

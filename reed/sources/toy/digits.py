@@ -18,7 +18,7 @@ from reed.sources import SOURCES
 @SOURCES.register("digits")
 @dataclass
 class Digits:
-    """The images and labels of sklearn.datasets.load_digits, with keys in its order.
+    """Images and labels of sklearn.datasets.load_digits; the keys number them in its order.
 
     Its entries:
 

@@ -71,7 +71,7 @@ class Scene:
 @SOURCES.register("scenes")
 @dataclass
 class Scenes:
-    """Generated scenes, each a function of the split, the seed and its index alone.
+    """Generated scenes, each determined by the split, the seed and its index.
 
     Its entries:
 

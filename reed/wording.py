@@ -1,0 +1,29 @@
+"""Numbers and names of things in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+SHOWN = 3  # names in a line
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number and its noun: "1 shard", "20,614 samples", "2 classes", "0 entries"."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("s"):
+        return f"{count:,} {noun}es"
+    if noun.endswith("y"):
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}s"
+
+
+def named(names: Sequence[str], count: int | None = None) -> str:
+    """Return the first names, separated by commas; an ellipsis follows if there are more.
+
+    Args:
+        names: The names, or the first of them.
+        count: Number of all names, if ``names`` are not all.
+    """
+    more = ", …" if (len(names) if count is None else count) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
