@@ -5,20 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from click.testing import CliRunner
 
 from reed.cache.schema import Field
 from reed.cli import train as cli_train
-from reed.domains.image import SampleOptions
 from reed.errors import ReedError
-from reed.flows.samplers import Guidance
-from reed.guides.bank import check_banks
 from reed.guides.guide import Guides, attach, guides_of
 from reed.guides.settings import GuideConfig, check_guide
-from reed.guides.steer import Steer
 from reed.nets.sit import SiT, SiTConfig
-from reed.sample.sampler import Sampler
 from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
@@ -101,7 +95,8 @@ def test_a_name_that_is_taken_is_refused(make, name, parts):
     refused(parts, lambda: check(make(guide={name: {"target": TEXT}})))
 
 
-NAMES = sorted({name for name in dir(Guides({}, SiT(SiTConfig(8)))) if name[0] != "_"} | {""})
+SMALL = SiTConfig(8, hidden_size=8, depth=1, num_heads=1)
+NAMES = sorted({name for name in dir(Guides({}, SiT(SMALL))) if name[0] != "_"} | {""})
 
 
 @pytest.mark.parametrize("name", ["keys", "extra", "all", "taps", "training", "T_destination", ""])
@@ -111,7 +106,7 @@ def test_a_name_that_torch_or_guides_refuse_is_refused(make, name):
 
 
 def test_no_attribute_can_name_a_guide():
-    net = SiT(SiTConfig(8, hidden_size=8, depth=1, num_heads=1))
+    net = SiT(SMALL)
     spec = check_guide("z", GuideConfig("c/z"), Field("z", "sample", (2,)), net)
     assert len(NAMES) > 50
     for name in NAMES:
@@ -137,90 +132,3 @@ def test_the_command_says_it_in_one_line(cache, tmp_path):
     found = CliRunner().invoke(cli_train.main, [str(word) for word in words])
     assert found.exit_code == 2 and "guide.keys: 'keys' cannot name a guide" in found.stderr
     assert found.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
-
-
-@pytest.fixture(scope="module")
-def sampler(cache, tmp_path_factory):
-    """A function that trains one step with guides, and opens the run: sampler(name, guides)."""
-    folder, opened = tmp_path_factory.mktemp("runs"), {}
-
-    def of(name, **guides):
-        if name not in opened:
-            settings = TINY.settings(cache, folder / name, steps=1, guide=guides)
-            opened[name] = Sampler.of_run(TINY.trained(settings))
-        return opened[name]
-
-    return of
-
-
-def draw(trained, num=2, **options):
-    return trained.draw(num, SampleOptions(steps=2, **options), batch=num, progress=False)
-
-
-SMALL = {"hidden": 8, "depth": 1}
-
-
-def test_guidance_on_z_needs_a_net_that_was_trained_without_it(sampler):
-    whole = sampler("whole", text={"target": TEXT, "drop": 0.0, **SMALL})
-    parts = ["guide-scale is 1.5", "guide.text.drop is 0", "scale 1", "drop above 0"]
-    refused(parts, draw, whole, z=Steer(scale=1.5))
-    assert draw(whole)["z/text"].shape == (2, 12)
-
-
-def test_the_mixture_is_for_one_z_that_is_drawn_at_the_start(sampler):
-    lag = sampler("lag", cls=JOINT | {"lag": 0.3})
-    refused(["guide-mixture", "'prior' or 'bank'"], draw, lag, z=Steer(mixture=True))
-    two = {name: {"target": TEXT, **SMALL} for name in "ab"}
-    refused(["one guide", "a, b"], draw, sampler("two", **two), z=Steer(mixture=True))
-
-
-def test_sde_moves_all_on_one_time(sampler):
-    lag = sampler("lag", cls=JOINT | {"lag": 0.3})
-    refused(["ahead of x by 0.3", "sde", "euler or heun"], draw, lag, sampler="sde")
-    assert draw(lag, sampler="heun")["z/cls"].shape == (2, 12)
-
-
-def test_guidance_on_labels_needs_a_null_class(cache, tmp_path):
-    settings = TINY.settings(
-        cache, tmp_path, steps=1, guide={"cls": JOINT}, domain={"label_dropout": 0.0}
-    )
-    sampler = Sampler.of_run(TINY.trained(settings))
-    refused(["guidance scale 2", "null class", "scale 1"], draw, sampler, guidance=Guidance(2.0))
-
-
-def test_a_bank_needs_a_row_for_every_sample(sampler):
-    bank = sampler("bank", memory={"target": TEXT, "read": "bank"})
-    parts = ["guide.memory", "65 samples", TEXT, "has 64", "--guide-replace"]
-    refused(parts, bank.check, 65, SampleOptions())
-    bank.check(64, SampleOptions())
-    bank.check(65, SampleOptions(z=Steer(replace=True)))
-
-    # 64 samples have 64 rows, each once; the next one begins anew.
-    guides = guides_of(bank.net)
-    check_banks(guides, 64, False)
-    z = torch.from_numpy(draw(bank, 66)["z/memory"])
-    assert len(z[:64].unique(dim=0)) == 64 and torch.equal(z[64:], z[:2])
-
-
-def test_a_bank_whose_cache_is_gone_says_where_it_was(cache, tmp_path):
-    import shutil
-
-    moved = shutil.copytree(cache, tmp_path / "cache")
-    guide = {"memory": {"target": TEXT, "read": "bank"}}
-    settings = TINY.settings(moved, tmp_path / "run", steps=1, guide=guide)
-    run = TINY.trained(settings)
-    shutil.rmtree(moved)
-    parts = ["guide.memory", TEXT, f"no cache at {moved}", "put it back"]
-    refused(parts, draw, Sampler.of_run(run))
-
-
-@pytest.mark.parametrize(
-    ("options", "parts"),
-    [
-        ({"scale": 0.5}, ["guide-scale is 0.5", "at least 1"]),
-        ({"low": 0.8, "high": 0.2}, ["guide-interval [0.8, 0.2]", "[0, 1]"]),
-        ({"scale": 2.0, "mixture": True}, ["guide-scale is 2.0", "guide-mixture", "leave one"]),
-    ],
-)
-def test_guidance_that_makes_no_sense_is_refused(options, parts):
-    refused(parts, lambda: Steer(**options))

@@ -142,8 +142,11 @@ def test_the_times_of_samples_have_the_law_but_for_the_last_step(name):
     def times(samples, last=0.0, seed=3):
         return Reading(guides, seed, samples, last, Steer())._parts["z"].times
 
+    # Ten times stand for the law, each for a tenth of it: the distance is half a tenth.
     whole = times(range(4_000))
-    assert distance(whole.numpy(), name) < bound(4_000)
+    assert abs(distance(whole.numpy(), name) - 0.05) < bound(4_000)
+    middles = (torch.arange(10, dtype=torch.float64) + 0.5) / 10
+    assert torch.equal(whole.unique(), law(name).times(middles).flip(0))
     assert torch.equal(times(range(40, 47)), whole[40:47])
     assert torch.equal(times(range(4_000), last=0.3), whole.clamp(min=0.3))
     assert not torch.equal(times(range(40, 47), seed=4), whole[40:47])
