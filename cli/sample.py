@@ -13,6 +13,7 @@ from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
 
+SHOWN = 10  # samples that are not sound, by name
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
 
@@ -145,12 +146,20 @@ def main(
     options, output = map(config.build, own, given)
     sets = output.sets()
 
+    # A set that cannot be drawn, such as that of a damaged structure, does not keep others back.
+    refused = []
     for part in sets:
-        part.open(sampler, device)
+        try:
+            part.open(sampler, device)
+        except ReedError as error:
+            refused.append(str(error))
+            continue
         for line in part.said:
             click.echo(line, err=True)
         path = _path(out, folder, sampler, options, part, len(sets) > 1)
         _draw(sampler, options, part, path, num, batch, share)
+    if refused:
+        raise ReedError("; ".join(refused))
 
 
 def _path(
@@ -191,6 +200,11 @@ def _draw(
             )
             return
 
+    named = list(samples.problems.items())
+    for number, reason in named[:SHOWN]:
+        click.echo(f"{out}: sample {number}: {reason}", err=True)
+    if len(named) > SHOWN:
+        click.echo(f"{out}: {len(named) - SHOWN} more are listed in {out.name}.json", err=True)
     click.echo(f"{num} samples of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
         click.echo(f"  {path}")

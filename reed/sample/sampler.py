@@ -21,6 +21,7 @@ from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
 BATCH = 64  # default number of samples per batch
+PROBLEM = "problem"  # array of a batch: what is wrong with each sample
 
 
 class Sampler:
@@ -163,30 +164,48 @@ class Sampler:
         name = found.path.stem + ("-model" if found.group == "model" else "")
         return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
 
-    def batch(self, number: int, options: Any, size: int) -> dict[str, np.ndarray]:
+    def batch(
+        self, number: int, options: Any, size: int, strict: bool = True
+    ) -> dict[str, np.ndarray]:
         """Draw samples number * size to (number + 1) * size - 1.
 
         A batch is always full, because a matrix product may round differently if its shape
         differs. So for one batch size a sample has the same bits, whichever process draws it.
 
+        Args:
+            number: Number of the batch.
+            options: Sampling options of the domain.
+            size: Samples per batch.
+            strict: Whether to fail for one sample that is not finite. Otherwise the array
+                ``problem``, text [size], says what is wrong with such samples; without it, nothing
+                is wrong.
+
         Returns:
             Arrays [size, ...] by name.
 
         Raises:
-            ReedError: A value is not finite.
+            ReedError: A value is not finite; if not ``strict``, in every sample.
         """
         indices = range(number * size, (number + 1) * size)
         device = str(next(self.net.parameters()).device)
         with computing(device, self.precision):
             drawn = self.domain.generate(self.net, self.fields, indices, options)
+
+        problems = [""] * size
         for name, values in drawn.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                bad = np.isfinite(values.reshape(size, -1)).all(1).argmin()
-                raise ReedError(
-                    f"{name!r} of sample {indices[bad]} is not finite, drawn in {self.precision} "
-                    f"from {self.about['checkpoint']}; try --precision fp32, or another checkpoint"
-                )
-        return drawn
+            if values.dtype.kind != "f":
+                continue
+            for row in np.flatnonzero(~np.isfinite(values.reshape(size, -1)).all(1)):
+                problems[row] = problems[row] or f"{name!r} is not finite"
+        # If no sample is finite, it is the checkpoint or the precision that is bad.
+        if any(problems) and (strict or all(problems)):
+            row = next(row for row, problem in enumerate(problems) if problem)
+            name = problems[row].partition(" ")[0]
+            raise ReedError(
+                f"{name} of sample {indices[row]} is not finite, drawn in {self.precision} "
+                f"from {self.about['checkpoint']}; try --precision fp32, or another checkpoint"
+            )
+        return drawn | ({PROBLEM: np.array(problems)} if any(problems) else {})
 
     def draw(
         self, which: int | range, options: Any, *, batch: int = BATCH, progress: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from reed.config import option
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
 from reed.sample import decoder
-from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, Output, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 
 SHOWN, COLUMNS = 100, 10  # images in the picture, and per row
@@ -100,15 +100,18 @@ class ImageOutput(Output):
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return x, uint8 [B, H, W, C] or latents, and label [B]."""
         x = drawn["x"]
+        if not self._latents:  # no byte stands for "not finite": such a sample is drawn as zeros
+            finite = np.isfinite(x.reshape(len(x), -1)).all(1)
+            x = x if finite.all() else np.where(finite[:, None, None, None], x, 0)
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
         elif not self._latents:
             x = to_uint8(x, self._field, self.rounding)
         return {"x": x, "label": drawn["label"]}
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return the writers of the files, the .npz first: it holds all that was drawn."""
-        writers: dict[Path, Callable[[Path, SampleSet], None]] = {beside(out, ".npz"): write_npz}
+        writers: dict[Path, Writer] = {beside(out, ".npz"): write_npz}
         if not self._latents:
             writers[beside(out, ".png")] = write_picture
         if self.png:
