@@ -91,6 +91,7 @@ def main(
     # Only the configuration goes to stdout, so that it can be used as a file for --config.
     if dry_run:
         setup = recipe.check(settings)
+        settings = setup.config
         for line in loop.untrained(setup)[1] if settings.init else []:
             click.echo(line, err=True)
         click.echo(f"weights over {settings.steps} steps:", err=True)

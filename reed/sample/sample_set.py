@@ -138,6 +138,7 @@ class SampleSet:
         missing = set(self.missing())
         numbers = share.of(range(self.batches))
         todo = [number for number in numbers if number in missing]
+
         with tqdm(
             total=len(numbers) * self.batch,
             initial=(len(numbers) - len(todo)) * self.batch,
@@ -146,6 +147,7 @@ class SampleSet:
             disable=self._quiet,
             dynamic_ncols=True,
         ) as bar:
+            # One bad sample must not cost the others of its batch, nor those of later batches.
             for number in todo:
                 drawn = sampler.batch(number, options, self.batch, False)
                 named = {PROBLEM: drawn.pop(PROBLEM)} if PROBLEM in drawn else {}

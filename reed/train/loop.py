@@ -43,6 +43,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     accelerator = accelerator_for(settings)
     cuda = accelerator.device.type == "cuda"
     setup = recipe.check(settings, accelerator.process_index, accelerator.num_processes, pin=cuda)
+    settings = setup.config
     # The trainer is made before the folder is claimed, because --init may be of another net.
     trainer = Trainer(setup, accelerator)
 

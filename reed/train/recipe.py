@@ -50,7 +50,7 @@ class Setup:
     """A recipe that fits its cache: everything the trainer is built from.
 
     Attributes:
-        config: The settings of the run.
+        config: The settings of the run, with those that the cache completes.
         domain: The domain with its settings.
         data: What the run keeps of the cache.
         targets: Alignment targets by name, without those whose weight is always 0.
@@ -98,6 +98,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     # files is parsed once.
     cache = open_cache(settings.shards)
     data = RunData.of_cache(cache, settings.data)
+    settings = given.with_limits(settings, cache, data)
     domain = data.make_domain(settings.domain)
     preview = config.build(domain.sampling, settings.preview.options, "preview.options")
     schedules = _schedules(settings, domain)

@@ -78,7 +78,7 @@ class RunData:
         Raises:
             ReedError: A role is missing or unknown, or a column is absent or incomplete.
         """
-        domain = _domain_class(cache.manifest.domain)
+        domain = domain_class(cache.manifest.domain)
         _check_roles(domain, data)
         stored = {role: cache.column_and_field(address) for role, address in data.items()}
 
@@ -149,7 +149,7 @@ class RunData:
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """Make the domain with a recipe's settings; a Sized one gets the lengths of all samples."""
-        domain = config.build(_domain_class(self.domain), settings, "domain")
+        domain = config.build(domain_class(self.domain), settings, "domain")
         if not isinstance(domain, _sized()):
             return domain
         counts = sorted((int(length), count) for length, count in self.lengths.items())
@@ -157,12 +157,12 @@ class RunData:
 
 
 def _sized() -> type[Sized]:
-    from reed.domains.base import Sized  # here, as in _domain_class
+    from reed.domains.base import Sized  # here, as in domain_class
 
     return Sized
 
 
-def _domain_class(name: str) -> Any:
+def domain_class(name: str) -> Any:
     """Return the class of a domain, which must be a dataclass."""
     # Imported here because it imports torch, and a page that shows data.json needs no torch.
     from reed.domains.base import DOMAINS
