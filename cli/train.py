@@ -28,7 +28,7 @@ from reed.extras import DISTRIBUTION
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="Folder of the run. Default: runs/PIPELINE[-VARIANT].",
+    help="Folder of the run. Default: runs/CACHE[-VARIANT], after the folder of the cache.",
 )
 @click.option(
     "--variant",
@@ -92,6 +92,7 @@ def main(
     if dry_run:
         setup = recipe.check(settings)
         settings = setup.config
+        setup.data.check(settings.run)
         for line in loop.untrained(setup)[1] if settings.init else []:
             click.echo(line, err=True)
         click.echo(f"weights over {settings.steps} steps:", err=True)
@@ -187,10 +188,28 @@ def _settings(
         raise click.UsageError("name the cache to train from with --shards DIR")
 
     # The recipe comes last, because only the cache tells which pipeline's recipe it is.
-    manifest = schema.load_manifest(Path(str(given["shards"])))
-    name = pipelines.label(manifest.pipeline) + (f"-{variant}" if variant else "")
-    base = {"run": f"runs/{name}"} | pipelines.recipe(manifest.pipeline, variant)
+    cache = Path(str(given["shards"]))
+    manifest = schema.load_manifest(cache)
+    base = pipelines.recipe(manifest.pipeline, variant)
+    if "run" not in given:
+        default = _default_run(cache, pipelines.label(manifest.pipeline), variant)
+        base = {"run": str(default)} | base
     return config.merge(base, given)
+
+
+def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
+    """Return runs/CACHE[-VARIANT]; the name of an earlier version if the cache's run has it."""
+    name, older = cache.absolute().name, Path("runs", "-".join(filter(None, (pipeline, variant))))
+    if variant and not name.endswith(f"-{variant}"):
+        name = f"{name}-{variant}"
+
+    # Runs were named after the pipeline; such a run of this cache is resumed.
+    run = Path("runs", name)
+    config_file = older / "config.json"
+    if run != older and not run.exists() and config_file.is_file():
+        shards = Path(str(config.read(config_file).get("shards", "")))
+        return older if shards.absolute() == cache.absolute() else run
+    return run
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     main = accelerator.is_main_process
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
+            setup.data.check(settings.run)
             recipe.claim(settings)
             setup.data.write(settings.run)
             if setup.data.said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from reed.errors import ReedError, suggest
 from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
-from reed.train.run_data import RunData
+from reed.train.run_data import Identity, RunData
 from reed.train.settings import (
     EveryConfig,
     LoaderConfig,
@@ -114,6 +114,8 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     stream = _stream(settings, cache, active, rank=rank, world=world, pin=pin)
     given.check_labels(domain, stream, settings.data)
     data = given.with_lacking(data, stream)
+    places = [*settings.data.values(), *(align.target for align in active.values())]
+    data = replace(data, identity=Identity.of(cache, places))
     # With `tokens`, a batch of long samples may hold few of them.
     if stream.fewest < world * settings.accumulate:
         raise ReedError(
