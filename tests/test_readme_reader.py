@@ -99,7 +99,7 @@ def test_a_field_is_read_as_by_this_package(cache, theirs, name):
 
 
 def test_every_block_of_python_is_run_by_a_test():
-    """Those that are a file are examples, which tests/test_examples.py takes through both stages."""
+    """Those that are a file are examples, which tests/test_examples.py runs."""
     blocks = (b for page in DOCS.pages() for b in DOCS.blocks(page) if b.language == "python")
     unnamed = [block.page for block in blocks if not block.name]
     found = {page: len(list(group)) for page, group in groupby(unnamed)}

@@ -185,8 +185,9 @@ class RunData:
             for table in (old, new):
                 table["revisions"] = {name: table["revisions"][name] for name in sorted(shared)}
             for name, was, now in config.differences(old, new, ""):
+                differs = f"{name[1:]} = {was!r:.80}, now {now!r:.80}"
                 raise ReedError(
-                    f"{run} was trained from another cache: {name[1:]} = {was!r:.80}, now {now!r:.80}; "
+                    f"{run} was trained from another cache: {differs}; "
                     "choose another --run, or give --shards the cache that it was trained from"
                 )
 
