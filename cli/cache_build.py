@@ -240,6 +240,8 @@ def build(
         if timing.encode:
             cost.record(job.cache / job.column, time.monotonic() - began, device)
             _say(f"{job.column}: {timing.summary()}", as_json)
+        for note, count in timing.noted.items():
+            _say(f"{job.column}: {count} of the samples that were read: {note}", as_json)
         if terms := getattr(job.make_encoder(), "terms", ""):
             _say(f"{job.column}: {terms}", as_json)
     _say(account.last_line(_account(prepared, frozen, as_json)), as_json)

@@ -180,6 +180,7 @@ def encode_shard(
 
         # Failures are counted per chunk, so that a bad source stops the build early.
         began = time.perf_counter()
+        timing.noted += chunk.noted
         bad = dict(chunk.failed)
         records = _encode_views(job, chunk, bad)
         timing.encode += time.perf_counter() - began

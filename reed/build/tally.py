@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 from reed.errors import ReedError
 
@@ -12,17 +13,26 @@ FEW = 10  # failures from which no share can be estimated yet
 
 @dataclass
 class Timing:
-    """Seconds that a build waited for samples, encoded them, and waited for writing."""
+    """Seconds that a build waited for samples, encoded them, and waited for writing.
+
+    Attributes:
+        read: Seconds of waiting for samples.
+        encode: Seconds of encoding.
+        write: Seconds of waiting for the disk.
+        noted: Samples of which the source noted something, by the note.
+    """
 
     read: float = 0.0
     encode: float = 0.0
     write: float = 0.0
+    noted: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Timing) -> None:
         """Add the seconds of another shard."""
         self.read += other.read
         self.encode += other.encode
         self.write += other.write
+        self.noted += other.noted
 
     def summary(self) -> str:
         """Return a line that names the limiting stage."""
