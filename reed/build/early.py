@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from reed import weights
@@ -11,7 +12,30 @@ from reed.build.shard import Downloads, Encoder, ReadsFiles
 from reed.build.source import Source
 from reed.cache.opened import open_cache
 from reed.cache.schema import Column
-from reed.weights import Origin
+from reed.weights import Found, Origin
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a column's encoder.
+
+    Attributes:
+        origin: Where they come from, in words.
+        found: The files; None if the encoder has no weights.
+    """
+
+    column: str
+    origin: str = ""
+    found: Found | None = None
+
+
+def fetched(column: str, encoder: Encoder) -> Weights:
+    """Return the weights of an encoder, downloaded unless a path was given."""
+    if not isinstance(encoder, Downloads):
+        return Weights(column)
+    origin = f"{encoder.origin.repo} at {encoder.origin.revision}"
+    given = f"given by {column}.weights"
+    return Weights(column, given if encoder.weights else origin, encoder.prefetch())
 
 
 def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:

@@ -218,6 +218,13 @@ def load(cache: Path) -> Plan:
     return Plan(manifest, tuple(keys), tuple(stamps))
 
 
+def is_unused(cache: Path) -> bool:
+    """Whether a cache has a plan and no finished shard, so that the plan binds no later build."""
+    return (cache / "manifest.json").is_file() and not any(
+        schema.has_shards(cache, name) for name in schema.columns(cache)
+    )
+
+
 def discard(cache: Path) -> None:
     """Remove the plan and the columns of a cache, the manifest first.
 

@@ -268,6 +268,12 @@ def columns(cache: Path) -> list[str]:
     return sorted(path.parent.name for path in cache.glob("*/column.json"))
 
 
+def has_shards(cache: Path, name: str) -> bool:
+    """Whether a column has a finished shard; without one, it binds no later build."""
+    folder = cache / name
+    return (folder / "column.json").is_file() and any(folder.glob("[0-9]*.json"))
+
+
 def is_column_name(name: str) -> bool:
     """Whether ``name`` is a valid column name: letters, digits, ".", "_", "-", no leading dot."""
     return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name) is not None
