@@ -86,6 +86,13 @@ _REQUEST = (
     click.option(
         "--rebuild", is_flag=True, help="Delete the plan and ALL columns of the cache first."
     ),
+    click.option(
+        "--max-failed",
+        default="",
+        metavar="SHARE",
+        help="Share of the samples of a column that may fail, such as 10%; recorded in the plan. "
+        "Default: that of the cache, or 1%.",
+    ),
     click.option("--force", is_flag=True, help="Continue even if the disk seems too small."),
     click.option(
         "--json",

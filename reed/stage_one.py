@@ -16,7 +16,7 @@ from typing import Any
 from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import early, size
-from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options
+from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options, parse_share
 from reed.build.shard import Encoder, Job
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
@@ -173,7 +173,7 @@ def prepare(request: Request) -> Build:
 
     # Settings are checked before the source is listed, which may take minutes.
     jobs = chosen(request)
-    listing = listed(source)
+    listing = early.with_planned(cache, listed(source))
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
@@ -276,6 +276,8 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         manifest = schema.load_manifest(cache)
         source = source or manifest.source
         options = manifest.options if source == manifest.source else {}
+
+    # Class names are frozen with the plan, whatever settings of the source are given now.
     named = {"classes": options["classes"]} if "classes" in options else {}
     return {
         "pipeline": request.pipeline,
@@ -284,5 +286,6 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         "shard_size": pipeline.shard_size,
         "flip": request.flip,
         "extend": request.extend,
+        "max_failed": parse_share(request.max_failed),
         "options": named | parse_options(request.options).get("source", options),
     }

@@ -96,6 +96,27 @@ def test_the_settings_of_a_failed_build_are_forgotten(folder):
     assert (column.revision, column.fields[0].codec) == ("v2", "int8")
 
 
+def test_max_failed_is_recorded_and_a_build_goes_on(folder):
+    for number in (1, 2):
+        (folder / "data" / "a" / f"{number}.png").write_bytes(b"")
+    result = run("build", *SMALL)
+    assert result.exit_code == 2
+    for said in ("2 of the 6", "2 the file is empty (0 bytes) (", "'a/1.png'", "'a/2.png'"):
+        assert said in result.output
+    for wrong in ("ten", "110%", "-1"):
+        result = run("build", *SMALL, "--max-failed", wrong)
+        assert result.exit_code == 2 and f"--max-failed is {wrong!r}" in result.output
+
+    assert run("build", *SMALL, "--max-failed", "34%").exit_code == 0
+    assert plan.load(folder / "c").manifest.max_failed == 0.34
+    again = run("build", *SMALL, "--retry-failed")  # the plan knows
+    assert again.exit_code == 0 and "of the 6 that were planned image lacks 2" in again.output
+    assert run("build", *SMALL, "--max-failed", "0.5").exit_code == 0
+    assert plan.load(folder / "c").manifest.max_failed == 0.5
+    assert run("build", *SMALL, "--max-failed", "1%").exit_code == 0
+    assert "max_failed" not in json.loads((folder / "c" / "manifest.json").read_text())
+
+
 def test_a_plan_without_a_shard_is_made_anew(folder):
     """A failed build of some data blocked every later one of other data."""
     wrong = ("--set", "image.resolution=9")

@@ -9,7 +9,8 @@ from pathlib import Path
 from reed import weights
 from reed.build.column import check_entry
 from reed.build.shard import Downloads, Encoder, ReadsFiles
-from reed.build.source import Source
+from reed.build.source import Listing, Source
+from reed.cache import plan
 from reed.cache.opened import open_cache
 from reed.cache.schema import Column
 from reed.weights import Found, Origin
@@ -36,6 +37,19 @@ def fetched(column: str, encoder: Encoder) -> Weights:
     origin = f"{encoder.origin.repo} at {encoder.origin.revision}"
     given = f"given by {column}.weights"
     return Weights(column, given if encoder.weights else origin, encoder.prefetch())
+
+
+def with_planned(cache: Path, listing: Listing) -> Listing:
+    """Return the listing with what an earlier version planned and this one passes over.
+
+    Such samples stay in the plan and fail, so that a cache of that version can still be built on.
+    """
+    if (cache / "manifest.json").is_file() and listing.passed:
+        frozen, passed = plan.load(cache), {n for names in listing.passed.values() for n in names}
+        for key, stamp in zip(frozen.keys, frozen.stamps, strict=True):
+            if key in passed:
+                listing.setdefault(key, stamp)
+    return listing
 
 
 def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:

@@ -164,7 +164,7 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
 
 def new_tally(job: Job) -> Tally:
     """Return an empty tally of a column."""
-    return Tally(job.column.name, len(job.plan.keys))
+    return Tally(job.column.name, len(job.plan.keys), allowed=job.plan.manifest.max_failed)
 
 
 def encode_shard(
@@ -276,6 +276,7 @@ def write_shard(
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
         index = container.write(temp, reader.parts_of(job.column.fields), members())
+        tally.check()
     marker = Marker(
         column=job.column.name,
         shard=shard,

@@ -20,6 +20,13 @@ class BadSample(Exception):
     """Raised for a sample that cannot be read or encoded; the message is the reason."""
 
 
+class NoSample(BadSample):
+    """Raised for a file that holds no sample at all, such as a structure of ions.
+
+    A listing passes such files over. It does not list them to fail.
+    """
+
+
 class Listing(dict[str, str]):
     """Every key of a source with its stamp, and what the source found besides its samples.
 
