@@ -21,6 +21,7 @@ from tqdm import tqdm
 import reed
 from reed import config
 from reed.build.engines import Share
+from reed.bytes import check_readable
 from reed.cache import files
 from reed.errors import ReedError
 from reed.registry import Registry
@@ -188,6 +189,7 @@ class SampleSet:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
                 values = {name: arrays[name] for name in arrays.files if name in (names or arrays)}
         except (OSError, EOFError, ValueError, BadZipFile) as error:
+            check_readable(path)
             raise ReedError(f"cannot read {path}: {error}; delete it and rerun") from error
 
         # A part without the named arrays is sound: most have no problem to tell of.

@@ -42,7 +42,9 @@ __all__ = [
 ]
 
 # Settings that a rerun in the same folder may change.
-FREE = "steps every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
+FREE = (
+    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
+)
 
 
 @dataclass(frozen=True)
