@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,10 +222,10 @@ def build(
     if share.world > 1:
         rebuild, with_ray = requested["rebuild"], engine == "ray"
         _refuse_together(share.world, {"--rebuild": rebuild, "--engine": with_ray})
+    # What was mistyped is told before torch is imported, which picking the device does.
+    prepared = stage_one.prepare(_request(**requested))
     ray = ray_engine.connect() if engine == "ray" else None
     device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
-
-    prepared = stage_one.prepare(_request(device=device, **requested))
     _say(prepared.listing.line, as_json)
     # The workers of a Ray cluster may have files that this machine has not.
     if not ray:
@@ -235,7 +236,8 @@ def build(
     frozen = prepared.freeze()
     if workers is None:
         workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
-    for job in prepared.jobs:
+    for planned in prepared.jobs:
+        job = replace(planned, device=device)
         began = time.monotonic()
         if ray:
             gpu, spec = device == "cuda", job.absolute()

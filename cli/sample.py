@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from reed.build.engines import Share, launched_share
-from reed.cli.common import DEVICE, RUNS, one_line_errors, pick_device
+from reed.cli import typos
+from reed.cli.common import DEVICE, RUNS, either, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
@@ -25,13 +26,16 @@ def _kinds() -> Kinds:
     return {name: (DOMAINS.get(name).sampling, output_of(name)) for name in DOMAINS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample)
+@click.argument(
+    "place", metavar="[RUN]", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
+)
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="Run to draw from.",
+    help="Run to draw from; the same as RUN.",
 )
 @click.option(
     "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
@@ -141,9 +145,10 @@ def main(
     # Flags of every kind parse; only the sampler tells which kind they must belong to.
     own = (sampler.domain.sampling, output_of(sampler.kind))
     kinds = {**_kinds(), sampler.kind: own}
-    source = str(requested["run"] or requested["checkpoint"])
+    source = str(requested["run"] or requested["place"] or requested["checkpoint"])
     given = tables(flags, assignments, sampler.kind, kinds, source)
     options, output = map(config.build, own, given)
+    options = sampler.completed(options)
     sets = output.sets()
 
     # A set that cannot be drawn, such as that of a damaged structure, does not keep others back.
@@ -220,6 +225,7 @@ def _share(array: str | None) -> Share:
 
 
 def _sampler(
+    place: Path | None,
     run: Path | None,
     checkpoint: Path | None,
     step: int | None,
@@ -233,6 +239,7 @@ def _sampler(
     Raises:
         click.UsageError: Not exactly one source is named, or an option needs the other one.
     """
+    run = either(place, run)
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
     other = "--checkpoint" if run else "--run"

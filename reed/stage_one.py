@@ -24,7 +24,7 @@ from reed.cache import files, plan, schema
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.encoders import ENCODERS
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, placed, suggest
 from reed.registry import find_in
 from reed.sources import SOURCES
 
@@ -83,8 +83,14 @@ class JobSpec:
         # In another process the source may be named by a module in that folder, too.
         find_in(self.folder)
 
-        encoder, frozen = self.make_encoder(), plan.load(self.cache)
-        encoder.load(self.device)
+        frozen = plan.load(self.cache)
+        with placed(f"column {self.column!r}"):
+            encoder = self.make_encoder()
+            encoder.load(self.device)
+            return self._opened(encoder, frozen)
+
+    def _opened(self, encoder: Encoder, frozen: Plan) -> Job:
+        """Return the job with a loaded encoder."""
         return columns.open_job(
             self.cache,
             frozen,

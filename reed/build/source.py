@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from reed.cache import key_lists
 from reed.cache.account import Account
 from reed.cache.opened import open_cache
+from reed.errors import placed
 
 Sample = dict[str, Any]
 KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
@@ -164,9 +165,10 @@ class Reading:
         Raises:
             BadSample: The sample cannot be read, or is missing in a column that is read.
         """
-        entries = self.source.read(key, view) if self.is_raw else {}
         raw = [address for address in self.reads if "/" not in address]
-        sample = {address: key if address == KEY else entries[address] for address in raw}
+        with placed(f"column {self.column!r}, key {key!r}", BadSample):
+            entries = self.source.read(key, view) if self.is_raw else {}
+            sample = {address: key if address == KEY else entries[address] for address in raw}
         notes.update(getattr(entries, "notes", ()))
         for address, values in stored.items():
             if key not in values:

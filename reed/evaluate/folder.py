@@ -58,7 +58,8 @@ def open_reference(task: Task, shape: tuple[int, ...], background: str) -> Image
         digest.update(f"{key}\0{content}\n".encode())
 
     def read(batch: int) -> Iterator[np.ndarray]:
-        pixels = partial(_read, lambda key: source.read(key)["image"], place)
+        entry = source.entries[0]  # the pixels
+        pixels = partial(_read, lambda key: source.read(key)[entry], place)
         with ThreadPoolExecutor(DECODERS) as pool:
             for first in range(0, len(keys), batch):
                 yield np.stack(list(pool.map(pixels, keys[first : first + batch])))

@@ -255,7 +255,11 @@ class SampleSet:
                     )
             return
 
-        kept = [{k: v for k, v in t.items() if k not in FREE} for t in (recorded, self._recipe)]
+        # An option that did not exist when the samples were drawn is one that is empty now.
+        kept = [
+            {k: v for k, v in table.items() if k not in FREE and v != []}
+            for table in (recorded, self._recipe)
+        ]
         for name, old, new in config.differences(*kept, ""):
             raise ReedError(
                 f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}; "

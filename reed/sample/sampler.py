@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from reed import config, weights
 from reed.cache.schema import Column, Field
-from reed.domains.base import DOMAINS, Domain
+from reed.domains.base import DOMAINS, Domain, Named
 from reed.errors import ReedError
 from reed.precision import OF_SAMPLING, computing, in_double
 from reed.train import checkpoint, export
@@ -59,6 +59,7 @@ class Sampler:
         self.kind, self.domain = kind, domain
         self.fields, self.columns = fields, columns
         self.about, self.name, self.precision = about, name, precision
+        self.classes: tuple[str, ...] = ()  # their names, by number
 
     @property
     def step(self) -> int | None:
@@ -114,7 +115,9 @@ class Sampler:
         }
         name += "" if ema else "-model"
         net = net.to(device)
-        return cls(net, data.domain, domain, data.fields, columns, about, name, precision)
+        sampler = cls(net, data.domain, domain, data.fields, columns, about, name, precision)
+        sampler.classes = data.classes
+        return sampler
 
     @classmethod
     def of_weights(
@@ -163,6 +166,11 @@ class Sampler:
         }
         name = found.path.stem + ("-model" if found.group == "model" else "")
         return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
+
+    def completed(self, options: Any) -> Any:
+        """Return sampling options with numbers in place of names of classes."""
+        is_named = isinstance(self.domain, Named)
+        return self.domain.with_names(options, self.classes) if is_named else options
 
     def batch(
         self, number: int, options: Any, size: int, strict: bool = True

@@ -39,7 +39,8 @@ class ImageOutput(Output):
             to keep the latents.
         rounding: Rounding of pixels, a name in reed.picture.ROUNDING.
         png: Whether to write OUT/000000.png, … too.
-        shards: Whether to write OUT.shards/000000.tar, … too, in the layout of WebDataset.
+        tars: Whether to write OUT.tars/000000.tar, … too, in the layout of WebDataset.
+        shards: The old name of ``tars``, which writes OUT.shards/000000.tar, ….
     """
 
     vae: str = option(
@@ -54,7 +55,8 @@ class ImageOutput(Output):
         metavar="NAME",
     )
     png: bool = option(False, "Also write a folder of PNG files.")
-    shards: bool = option(False, "Also write WebDataset tar files.")
+    tars: bool = option(False, "Also write WebDataset tar files.")
+    shards: bool = option(False, "Old name of --tars.", hidden=True)
 
     _decoder: Any = field(default=None, init=False, repr=False)
     _field: Any = field(default=None, init=False, repr=False)
@@ -77,20 +79,22 @@ class ImageOutput(Output):
         Raises:
             ReedError: The options do not fit the samples, or there is no such autoencoder.
         """
+        if self.shards:
+            self.said.append("--shards is now called --tars; this name will go in a later version")
         self._field = sampler.fields["x"]
         latents = self._field.kind == "moments"
         if self.vae and not latents:
             raise ReedError(f"--vae {self.vae}: the samples are {self._field.name!r}, no latents")
 
         self._latents = latents and self.vae == KEEP
-        if self._latents and (self.png or self.shards):
-            raise ReedError("--png and --shards need images: leave out --vae none")
+        if self._latents and (self.png or self.tars or self.shards):
+            raise ReedError("--png and --tars need images: leave out --vae none")
         self.recipe = {"vae": None, "rounding": None if self._latents else self.rounding}
         if latents and not self._latents:
             column = sampler.columns.get("x")
             self._decoder = decoder.find(column, self._field, self.vae)
             self.recipe["vae"] = self._decoder.recipe
-            self.said = self._decoder.said
+            self.said += self._decoder.said
             self._decoder.load(device)
 
         # A missing library is reported before the samples are drawn, not after.
@@ -116,8 +120,9 @@ class ImageOutput(Output):
             writers[beside(out, ".png")] = write_picture
         if self.png:
             writers[out] = write_pngs
-        if self.shards:
-            writers[beside(out, ".shards")] = write_shards
+        for is_wanted, ending in ((self.tars, ".tars"), (self.shards, ".shards")):
+            if is_wanted:
+                writers[beside(out, ending)] = write_shards
         return writers
 
 
