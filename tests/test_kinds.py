@@ -273,10 +273,8 @@ def test_export_writes_the_facts_of_the_net(run, tmp_path):
     assert set(found) == names | {"backbone_noise", "fields"}
     assert exported(run, tmp_path / "i.pt").exit_code == 0
     found = public.read(tmp_path / "i.pt").args
-    assert (
-        set(found) == {"num_heads", "num_classes", "path_type", "fields"}
-        and found["num_classes"] == 4
-    )
+    assert set(found) == {"num_heads", "num_classes", "path_type", "fields"}
+    assert found["num_classes"] == 4
 
 
 def test_a_run_without_a_public_layout_is_not_exported(run, tmp_path, monkeypatch):

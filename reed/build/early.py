@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reed import weights
 from reed.build.column import check_entry
-from reed.build.shard import Downloads, Encoder, ReadsFiles
+from reed.build.shard import Downloads, Encoder, NeedsLibraries, ReadsFiles
 from reed.build.source import Listing, Source
 from reed.cache import plan
 from reed.cache.opened import open_cache
@@ -83,6 +83,9 @@ def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
     Raises:
         ReedError: Weights are missing or invalid, or a file cannot be read.
     """
+    # A missing library is told before the weights, which may take long to come.
+    if fetch and isinstance(encoder, NeedsLibraries):
+        encoder.check_libraries()
     if isinstance(encoder, ReadsFiles):
         encoder.check_files()
     elif not isinstance(encoder, Downloads):

@@ -79,6 +79,15 @@ class ReadsFiles(Protocol):
 
 
 @runtime_checkable
+class NeedsLibraries(Protocol):
+    """The additional method of an encoder whose model needs libraries."""
+
+    def check_libraries(self) -> None:
+        """Raise ReedError if one of them is not installed."""
+        ...
+
+
+@runtime_checkable
 class Downloads(Protocol):
     """The additional methods of an encoder with downloadable weights, see `reed.encoders.base`.
 
