@@ -21,6 +21,8 @@ def unreachable() -> str:
         constants = import_module("huggingface_hub.constants")
     except ImportError:  # told when it is used
         return ""
+
+    # Any answer will do: what it says is for the hub's library to judge.
     if constants.HF_HUB_OFFLINE:  # its library says so itself
         return ""
     try:

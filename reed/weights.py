@@ -103,10 +103,12 @@ def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
         return find(name, origin, weights)
     if not origin.repo:
         raise ReedError(f"{name}: its weights are not on the hub; {_advice(name, origin)}")
+
     # The hub's library tries an address that nothing answers for half a minute.
     problem = hub.unreachable()
     if problem and (found := cached(origin)):
         return found
+
     try:
         if problem:
             raise ConnectionError(problem)
