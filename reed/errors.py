@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import sysconfig
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -44,7 +44,7 @@ def suggest(name: str, options: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def placed(where: str, *passing: type[Exception]) -> Iterator[None]:
+def placed(where: str, *passing: type[Exception]) -> Generator[None]:
     """Note on an error in a user's own code where it happened, for `place_of`.
 
     Args:
@@ -58,7 +58,7 @@ def placed(where: str, *passing: type[Exception]) -> Iterator[None]:
     except Exception as error:
         # An error that comes from another process has lost its frames, but not its attributes.
         if not place_of(error) and (frame := _own_frame(error)):
-            error._reed_place = f"{where}, {frame}"  # ty: ignore[unresolved-attribute]  # ours
+            error._reed_place = f"{where}, {frame}"  # ty: ignore[missing-attribute]  # ours
         raise
 
 
@@ -85,5 +85,5 @@ def _installed() -> tuple[Path, ...]:
     found = [Path(sysconfig.get_paths()[name]) for name in names]
     for name in ("reed", "reed.cli", "reed.pipelines"):
         spec = find_spec(name)
-        found += map(Path, (spec and spec.submodule_search_locations) or ())
+        found += map(Path, spec.submodule_search_locations or () if spec else ())
     return tuple(found)

@@ -105,8 +105,7 @@ class ImageOutput(Output):
         """Return x, uint8 [B, H, W, C] or latents, and label [B]."""
         x = drawn["x"]
         if not self._latents:  # no byte stands for "not finite": such a sample is drawn as zeros
-            finite = np.isfinite(x.reshape(len(x), -1)).all(1)
-            x = x if finite.all() else np.where(finite[:, None, None, None], x, 0)
+            x = np.where(np.isfinite(x).all((1, 2, 3), keepdims=True), x, 0)
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
         elif not self._latents:
