@@ -260,8 +260,11 @@ def _sampler(
 
     group, convention = "ema" if ema else "model", requested["convention"] or "auto"
     scale = 0.18215 if requested["scale"] is None else requested["scale"]
+    found = public.read(checkpoint, group, convention)
+    if found.args.get("fields") and (requested["scale"], requested["shift"]) != (None, None):
+        raise ReedError(f"{checkpoint} states its scale and shift; leave out --scale and --shift")
     sampler = Sampler.of_weights(
-        public.read(checkpoint, group, convention),
+        found,
         device,
         heads=requested["heads"] or 0,
         scale=scale,

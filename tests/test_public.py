@@ -452,6 +452,8 @@ def test_samples_of_an_exported_run_are_those_of_the_run(run, tmp_path):
     words = ["--num", 3, "--steps", 2, "--guidance", 1.5, "--device", "cpu"]
     found = call(cli_sample, "--checkpoint", tmp_path / "x.safetensors", *words)
     assert found.exit_code == 0, found.output  # an export of pixels asked for an autoencoder
+    other = call(cli_sample, "--checkpoint", tmp_path / "x.safetensors", *words, "--scale", 2)
+    assert other.exit_code == 2 and "states its scale and shift" in other.stderr
     with np.load(tmp_path / "samples" / "x-euler2-cfg1.5-fp64.npz") as file:
         x, label = file["arr_0"], file["arr_1"]
     assert x.shape == (3, 8, 8, 4) and label.tolist() == [0, 1, 2]

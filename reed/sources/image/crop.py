@@ -174,10 +174,10 @@ def _opaque(image: Image, background: str, notes: list[str]) -> Image:
 
 def check_colour(background: str) -> None:
     """Raise ReedError if a background is no colour that Pillow knows; empty is none."""
-    from PIL import ImageColor
-
     if not background:
         return
+    from PIL import ImageColor
+
     try:
         ImageColor.getrgb(background)
     except ValueError as error:
