@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from reed import config
 from reed.cache.schema import Field
 from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised
-from reed.errors import ReedError
+from reed.errors import ReedError, suggest
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate
 from reed.flows.samplers import Guidance
@@ -33,6 +33,7 @@ class SampleOptions:
         steps: Steps of the integration.
         guidance: Classifier-free guidance.
         labels: balanced (sample i has label i mod classes) or random.
+        label: Labels to draw in turn, by number or by name; if there are any, instead of `labels`.
         seed: Seed; sample i depends only on (seed, i).
     """
 
@@ -47,6 +48,12 @@ class SampleOptions:
         "balanced",
         "Class labels: balanced (sample i gets label i mod classes) or random.",
         metavar="NAME",
+    )
+    label: tuple[str, ...] = option(
+        (),
+        "Label to draw, by the number or the name of its class; may be repeated, then samples get "
+        "them in turn.",
+        metavar="CLASS",
     )
     seed: int = option(0, "Random seed.")
 
@@ -68,6 +75,7 @@ class SampleOptions:
             if (guidance.low, guidance.high) != (0, 1):
                 parts.append(f"t{guidance.low:g}-{guidance.high:g}")
         parts += [self.labels] if self.labels != "balanced" else []
+        parts += ["label" + "+".join(self.label)] if self.label else []
         parts += [f"seed{self.seed}"] if self.seed else []
         return "-".join(parts)
 
@@ -183,6 +191,8 @@ class ImageDomain:
         field, device = fields["x"], next(net.parameters()).device
         samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
         labels = [sample.label(options.labels) for sample in samples]
+        if chosen := self.with_names(options, ()).label:
+            labels = [int(chosen[index % len(chosen)]) for index in indices]
         y = torch.tensor(labels, device=device)
         shape = _net_shape(field)
 
@@ -201,6 +211,22 @@ class ImageDomain:
         x = x.float()
         x = x / _per_channel(field.scale, x) + _per_channel(field.shift, x)
         return {"x": x.cpu().numpy(), "label": y.cpu().numpy()}
+
+    def with_names(self, options: SampleOptions, names: Sequence[str]) -> SampleOptions:
+        """Return the options with numbers for the names of classes; see `Named`."""
+        numbers = []
+        for label in options.label:
+            if label.isdecimal() and int(label) < self.classes:
+                numbers.append(str(int(label)))
+            elif label in names:
+                numbers.append(str(names.index(label)))
+            else:
+                hint = suggest(label, names) if names else ""
+                last = self.classes - 1
+                raise ReedError(
+                    f"--label {label!r} is no class: numbers go from 0 to {last}.{hint}"
+                )
+        return replace(options, label=tuple(numbers))
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw the samples in a grid; of latents, the first three channels, with full contrast."""
