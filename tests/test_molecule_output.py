@@ -133,7 +133,7 @@ def test_an_sdf_is_measured_as_a_build_reads_it(tmp_path, real, name, form):
 
 def test_hydrogens_are_added_where_a_file_writes_none(tmp_path):
     chem = rdkit.library()
-    bare = rdkit.sdf([("x", chem.RemoveHs(TINY.mol("CCN")))])
+    bare = rdkit_writing.sdf([("x", chem.RemoveHs(TINY.mol("CCN")))])
     (tmp_path / "x.sdf").write_text(bare)
     assert [len(each) for each in molecule_set.load(tmp_path / "x.sdf")] == [10]
     (tmp_path / "y.sdf").write_text(bare + TINY.block("CSC"))  # the first lacks its own

@@ -99,8 +99,8 @@ class Tally:
         so_far = counted(self.tried, "sample")
         raise ReedError(
             f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, "
-            f"more than {100 * self.allowed:g} % of the {self.planned:,} planned or tried: {counts} "
-            f"({names}); mend the source, then rerun with --retry-failed, or allow more, such as "
+            f"more than {100 * self.allowed:g} % of the {self.planned:,} planned or tried: "
+            f"{counts} ({names}); mend the source, then rerun with --retry-failed, or allow more, such as "
             "--max-failed 10%"
         )
 
