@@ -100,8 +100,8 @@ class Tally:
         raise ReedError(
             f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, "
             f"more than {100 * self.allowed:g} % of the {self.planned:,} planned or tried: "
-            f"{counts} ({names}); mend the source, then rerun with --retry-failed, or allow more, such as "
-            "--max-failed 10%"
+            f"{counts} ({names}); mend the source, then rerun with --retry-failed, or allow more, "
+            "such as --max-failed 10%"
         )
 
 
