@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ _REQUEST = (
     ),
     click.option(
         "--rebuild", is_flag=True, help="Delete the plan and ALL columns of the cache first."
+    ),
+    click.option(
+        "--max-failed",
+        default="",
+        metavar="SHARE",
+        help="Share of the samples of a column that may fail, such as 10%; recorded in the plan. "
+        "Default: that of the cache, or 1%.",
     ),
     click.option("--force", is_flag=True, help="Continue even if the disk seems too small."),
     click.option(
@@ -216,10 +224,10 @@ def build(
     if share.world > 1:
         rebuild, with_ray = requested["rebuild"], engine == "ray"
         _refuse_together(share.world, {"--rebuild": rebuild, "--engine": with_ray})
+    # What was mistyped is told before torch is imported, which picking the device does.
+    prepared = stage_one.prepare(_request(**requested))
     ray = ray_engine.connect() if engine == "ray" else None
     device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
-
-    prepared = stage_one.prepare(_request(device=device, **requested))
     _say(prepared.listing.line, as_json)
     # The workers of a Ray cluster may have files that this machine has not.
     if not ray:
@@ -230,7 +238,8 @@ def build(
     frozen = prepared.freeze()
     if workers is None:
         workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
-    for job in prepared.jobs:
+    for planned in prepared.jobs:
+        job = replace(planned, device=device)
         began = time.monotonic()
         if ray:
             gpu, spec = device == "cuda", job.absolute()
@@ -242,6 +251,8 @@ def build(
         if timing.encode:
             cost.record(job.cache / job.column, time.monotonic() - began, device)
             _say(f"{job.column}: {timing.summary()}", as_json)
+        for note, count in timing.noted.items():
+            _say(f"{job.column}: {count} of the samples that were read: {note}", as_json)
         if terms := getattr(job.make_encoder(), "terms", ""):
             _say(f"{job.column}: {terms}", as_json)
     _say(account.last_line(_account(prepared, frozen, as_json)), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
@@ -11,13 +12,22 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from reed.errors import ReedError
+from reed.errors import ReedError, place_of
 
 DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
     help="Device: auto (the GPU if there is one), cpu, cuda, cuda:1, …",
+)
+
+
+TRACEBACK = click.option(
+    "--traceback",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda context, _, value: context.meta.update({"reed.traceback": value}),
+    help="Show the traceback of an error.",
 )
 
 
@@ -38,8 +48,19 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return command(*args, **kwargs)
         except ReedError as error:
+            if _wants_traceback():
+                traceback.print_exc()
             raise Refused(str(error)) from error
-        except OSError as error:
+        except Exception as error:
+            # A bug in a user's own code says where it is; one of ours keeps its traceback.
+            if _wants_traceback():
+                traceback.print_exc()
+            if place := place_of(error):
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                raise Refused(f"{place}: {reason} (--traceback shows the rest)") from error
+            if not isinstance(error, OSError):
+                raise
+
             # Without a file it is not the user's doing; click handles a closed pipe itself.
             if error.filename is None:
                 raise
@@ -48,7 +69,12 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo("\nInterrupted; rerun the command to resume.", err=True)
             raise SystemExit(130) from None
 
-    return wrapped
+    return TRACEBACK(wrapped)
+
+
+def _wants_traceback() -> bool:
+    context = click.get_current_context(silent=True)
+    return bool(context and context.meta.get("reed.traceback"))
 
 
 def completed(names: Callable[[], Iterable[str]]) -> Callable[..., list[CompletionItem]]:
@@ -79,6 +105,21 @@ def folders(*patterns: str) -> Callable[..., list[CompletionItem]]:
 
 CACHES = folders("cache/*/manifest.json")
 RUNS = folders("runs/*/config.json", "runs/*/*/config.json")
+
+
+def either(place: Path | None, run: Path | None) -> Path | None:
+    """Return the run that is named by position or by --run; UsageError if they name two."""
+    if place is not None and run is not None and place != run:
+        raise click.UsageError(f"RUN is {place} and --run is {run}; name one of them")
+    return run if place is None else place
+
+
+def one_run(place: Path | None, run: Path | None, what: str) -> Path:
+    """Return what `either` does; UsageError if nothing is named, with the name of the argument."""
+    found = either(place, run)
+    if found is None:
+        raise click.UsageError(f"Missing argument {what!r}.")
+    return found
 
 
 def pick_device(name: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
+from reed.cli import typos
+from reed.cli.common import CACHES, DEVICE, RUNS, one_line_errors, one_run, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
 
@@ -19,8 +20,15 @@ def _kinds() -> Kinds:
     return {name: (EVALUATORS.get(name),) for name in EVALUATORS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds)
-@click.argument("samples", type=click.Path(path_type=Path))
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation)
+@click.argument("samples", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=RUNS,
+    help="Run to measure, where the kind allows it; the same as SAMPLES.",
+)
 @click.option(
     "--reference",
     required=True,
@@ -47,7 +55,8 @@ def _kinds() -> Kinds:
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
 @one_line_errors
 def main(
-    samples: Path,
+    samples: Path | None,
+    run: Path | None,
     reference: Path,
     num: int | None,
     batch: int,
@@ -63,10 +72,8 @@ def main(
     run, and the reference is then a cache that the run was not trained on.
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
-    the samples, else from the reference.
-
-    Prints a table and writes a record with the numbers, how the samples were drawn, what they
-    were compared with, and how.
+    the samples, else from the reference. Prints a table and writes a record with the numbers, how
+    the samples were drawn, what they were compared with, and how.
 
     \b
     Examples:
@@ -80,6 +87,7 @@ def main(
     from reed import config
     from reed.evaluate.base import Task, evaluator_of, kind_of
 
+    samples = one_run(samples, run, "SAMPLES")
     kind = kind_of(samples, reference)
     cls = evaluator_of(kind, samples)
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))

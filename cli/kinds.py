@@ -13,11 +13,14 @@ from typing import Any
 import click
 
 from reed import config
+from reed.cli.common import Refused
 from reed.config import Option
 from reed.errors import ReedError, suggest
 
 # kind of data -> the dataclasses whose fields are options of the command
 Kinds = Mapping[str, Sequence[type]]
+
+Early = Callable[[click.Command, list[click.Parameter], list[str]], None]
 
 SET = click.option(
     "--set",
@@ -36,11 +39,25 @@ class KindCommand(click.Command):
     Args:
         kinds: Function that returns the kinds. It is called when the options are needed for the
             first time, because it imports the domains and with them torch.
+        early: Function that checks the words before that; its arguments are the command, its own
+            options and the words.
     """
 
-    def __init__(self, *args: Any, kinds: Callable[[], Kinds], **more: Any) -> None:
+    def __init__(
+        self, *args: Any, kinds: Callable[[], Kinds], early: Early | None = None, **more: Any
+    ) -> None:
         super().__init__(*args, **more)
-        self._kinds = kinds
+        self._kinds, self._early = kinds, early
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Check what can be checked without the options of the kinds, then parse the words."""
+        asks = {"--help", "--version"} & set(args)
+        if self._early and not asks and not ctx.resilient_parsing:
+            try:
+                self._early(self, super().get_params(ctx), args)
+            except ReedError as error:
+                raise Refused(str(error)) from error
+        return super().parse_args(ctx, args)
 
     @cached_property
     def _groups(self) -> dict[str, list[Option]]:
@@ -70,7 +87,7 @@ class KindCommand(click.Command):
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record])
         for kind, options in self._groups.items():
-            if rows := [_row(ctx, option) for option in options]:
+            if rows := [_row(ctx, option) for option in options if not option.hidden]:
                 with formatter.section(f"Options of {kind}s"):
                     formatter.write_dl(rows)
 
@@ -152,6 +169,7 @@ def _variable(flag: str) -> str:
 def _flag(option: Option) -> click.Option:
     """Return the option for click; its value is None if it is not given."""
     settings: dict[str, Any] = {"help": option.help, "default": None, "metavar": option.metavar}
+    settings["hidden"] = option.hidden
     if option.kind is bool:
         settings |= {"is_flag": True}
     elif option.kind is Path:

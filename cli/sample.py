@@ -8,12 +8,14 @@ from typing import Any
 import click
 
 from reed.build.engines import Share, launched_share
-from reed.cli.common import DEVICE, RUNS, one_line_errors, pick_device
+from reed.cli import typos
+from reed.cli.common import DEVICE, RUNS, either, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
 from reed.wording import counted
 
+SHOWN = 10  # samples that are not sound, by name
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
 
@@ -25,13 +27,16 @@ def _kinds() -> Kinds:
     return {name: (DOMAINS.get(name).sampling, output_of(name)) for name in DOMAINS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample)
+@click.argument(
+    "place", metavar="[RUN]", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
+)
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="Run to draw from.",
+    help="Run to draw from; the same as RUN.",
 )
 @click.option(
     "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
@@ -143,17 +148,26 @@ def main(
     # Flags of every kind parse; only the sampler tells which kind they must belong to.
     own = (sampler.domain.sampling, output_of(sampler.kind))
     kinds = {**_kinds(), sampler.kind: own}
-    source = str(requested["run"] or requested["checkpoint"])
+    source = str(requested["run"] or requested["place"] or requested["checkpoint"])
     given = tables(flags, assignments, sampler.kind, kinds, source)
     options, output = map(config.build, own, given)
+    options = sampler.completed(options)
     sets = output.sets()
 
+    # A set that cannot be drawn, such as that of a damaged structure, does not keep others back.
+    refused = []
     for part in sets:
-        part.open(sampler, device)
+        try:
+            part.open(sampler, device)
+        except ReedError as error:
+            refused.append(str(error))
+            continue
         for line in part.said:
             click.echo(line, err=True)
         path = _path(out, folder, sampler, options, part, len(sets) > 1)
         _draw(sampler, options, part, path, num, batch, share)
+    if refused:
+        raise ReedError("; ".join(refused))
 
 
 def _path(
@@ -197,6 +211,11 @@ def _draw(
             )
             return
 
+    named = list(samples.problems.items())
+    for number, reason in named[:SHOWN]:
+        click.echo(f"{out}: sample {number}: {reason}", err=True)
+    if len(named) > SHOWN:
+        click.echo(f"{out}: {len(named) - SHOWN} more are listed in {out.name}.json", err=True)
     click.echo(f"{counted(num, 'sample')} of {sampler.about['checkpoint']}:")
     for path in (*output.files(out), out.with_name(f"{out.name}.json")):
         click.echo(f"  {path}")
@@ -212,6 +231,7 @@ def _share(array: str | None) -> Share:
 
 
 def _sampler(
+    place: Path | None,
     run: Path | None,
     checkpoint: Path | None,
     step: int | None,
@@ -225,6 +245,7 @@ def _sampler(
     Raises:
         click.UsageError: Not exactly one source is named, or an option needs the other one.
     """
+    run = either(place, run)
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
     other = "--checkpoint" if run else "--run"
@@ -245,8 +266,11 @@ def _sampler(
 
     group, convention = "ema" if ema else "model", requested["convention"] or "auto"
     scale = 0.18215 if requested["scale"] is None else requested["scale"]
+    found = public.read(checkpoint, group, convention)
+    if found.args.get("fields") and (requested["scale"], requested["shift"]) != (None, None):
+        raise ReedError(f"{checkpoint} states its scale and shift; leave out --scale and --shift")
     sampler = Sampler.of_weights(
-        public.read(checkpoint, group, convention),
+        found,
         device,
         heads=requested["heads"] or 0,
         scale=scale,

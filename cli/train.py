@@ -11,11 +11,22 @@ import click
 from reed import config, pipelines
 from reed.build.engines import launched_share
 from reed.cache import schema
-from reed.cli.common import CACHES, RUNS, one_line_errors
+from reed.cli import typos
+from reed.cli.common import CACHES, RUNS, one_line_errors, one_run
 from reed.extras import DISTRIBUTION
 
 
-@click.group(invoke_without_command=True)
+class _Train(click.Group):
+    """A group whose first word may be a run to go on with."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read a first word that is the folder of a run as --run."""
+        if args and args[0] not in self.commands and Path(args[0], "config.json").is_file():
+            args = ["--run", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_Train, invoke_without_command=True)
 @click.option(
     "--shards",
     type=click.Path(path_type=Path),
@@ -28,7 +39,8 @@ from reed.extras import DISTRIBUTION
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=RUNS,
-    help="Folder of the run. Default: runs/PIPELINE[-VARIANT].",
+    help="Folder of the run. Default: runs/CACHE[-VARIANT], after the folder of the cache. Named "
+    "alone, also as the first word, a run goes on with its settings.",
 )
 @click.option(
     "--variant",
@@ -81,10 +93,15 @@ def main(
       reed-train --shards cache/digits
       reed-train --shards cache/digits --variant sit --set steps=400
       reed-train --config runs/digits/config.json --dry-run
+      reed-train runs/digits --set steps=2000
     """
     if context.invoked_subcommand:
         return
+    # A run that is named alone goes on with its own settings.
+    if run and not shards and not files and (run / "config.json").is_file():
+        files = (run / "config.json",)
     table = _settings(shards, run, variant, files, assignments, init)
+    typos.check_recipe(table)
     from reed.train import curriculum, loop, recipe
     from reed.train import dry_run as dry_run_texts
 
@@ -92,6 +109,8 @@ def main(
     # Only the configuration goes to stdout, so that it can be used as a file for --config.
     if dry_run:
         setup = recipe.check(settings)
+        settings = setup.config
+        setup.data.check(settings.run)
         for line in loop.untrained(setup)[1] if settings.init else []:
             click.echo(line, err=True)
         click.echo(f"weights over {settings.steps} steps:", err=True)
@@ -112,8 +131,20 @@ def main(
         click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
 
 
+_RUN = click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=RUNS,
+    help="The same as RUN.",
+)
+
+
 @main.command("export")
-@click.argument("run", type=click.Path(path_type=Path), shell_complete=RUNS)
+@click.argument(
+    "place", metavar="RUN", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
+)
+@_RUN
 @click.option(
     "--out",
     required=True,
@@ -132,13 +163,16 @@ def main(
     "with --no-ema, both hold only the last weights.",
 )
 @one_line_errors
-def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
+def export_run(
+    place: Path | None, run: Path | None, out: Path, step: int | None, ema: bool
+) -> None:
     """Export a run's weights in the layout of REPA and REED.
 
     \b
     Example:
       reed-train export runs/digits --out digits.pt
     """
+    run = one_run(place, run, "RUN")
     from reed.train import export
 
     step = export.write(run, out, step, ema)
@@ -148,7 +182,16 @@ def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
 
 
 @main.command("report")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--run",
+    "more",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    shell_complete=RUNS,
+    help="Run; the same as RUNS.",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -156,7 +199,7 @@ def export_run(run: Path, out: Path, step: int | None, ema: bool) -> None:
     help="File of the page. Default: report.html in the run.",
 )
 @one_line_errors
-def report_runs(runs: tuple[Path, ...], out: Path | None) -> None:
+def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None) -> None:
     """Write an HTML page about a run, or a comparison of several.
 
     \b
@@ -166,6 +209,9 @@ def report_runs(runs: tuple[Path, ...], out: Path | None) -> None:
     """
     from reed.view.pages import run
 
+    runs = (*runs, *more)
+    if not runs:
+        raise click.UsageError("Missing argument 'RUNS'.")
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: name it with --out FILE")
     out = out or runs[0] / "report.html"
@@ -193,10 +239,28 @@ def _settings(
         raise click.UsageError("name the cache to train from with --shards DIR")
 
     # The recipe comes last, because only the cache tells which pipeline's recipe it is.
-    manifest = schema.load_manifest(Path(str(given["shards"])))
-    name = pipelines.label(manifest.pipeline) + (f"-{variant}" if variant else "")
-    base = {"run": f"runs/{name}"} | pipelines.recipe(manifest.pipeline, variant)
+    cache = Path(str(given["shards"]))
+    manifest = schema.load_manifest(cache)
+    base = pipelines.recipe(manifest.pipeline, variant)
+    if "run" not in given:
+        default = _default_run(cache, pipelines.label(manifest.pipeline), variant)
+        base = {"run": str(default)} | base
     return config.merge(base, given)
+
+
+def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
+    """Return runs/CACHE[-VARIANT]; the name of an earlier version if the cache's run has it."""
+    name, older = cache.absolute().name, Path("runs", "-".join(filter(None, (pipeline, variant))))
+    if variant and not name.endswith(f"-{variant}"):
+        name = f"{name}-{variant}"
+
+    # Runs were named after the pipeline; such a run of this cache is resumed.
+    run = Path("runs", name)
+    config_file = older / "config.json"
+    if run != older and not run.exists() and config_file.is_file():
+        shards = Path(str(config.read(config_file).get("shards", "")))
+        return older if shards.absolute() == cache.absolute() else run
+    return run
 
 
 if __name__ == "__main__":

@@ -17,6 +17,20 @@ def human(count: float) -> str:
     return f"{count:.{min(power, 1)}f} {units[power]}"
 
 
+def check_readable(path: Path) -> None:
+    """Raise ReedError if this user may not read a file, which is no reason to remove it."""
+    try:
+        with open(path, "rb"):
+            pass
+    except PermissionError as error:
+        mode = f"{path.stat().st_mode & 0o777:04o}"
+        raise ReedError(
+            f"no permission to read {path} (mode {mode}); its owner can allow it: chmod a+r {path}"
+        ) from error
+    except OSError:  # another error, which the caller reports
+        pass
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file, in hexadecimal; ReedError if the file cannot be read."""
     try:

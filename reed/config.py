@@ -31,6 +31,7 @@ class Option:
         default: Default of each value.
         help: Help text.
         metavar: Name of the value in the help; None for the default.
+        hidden: Whether the help leaves it out: an old name.
     """
 
     flag: str
@@ -40,9 +41,12 @@ class Option:
     default: tuple[Any, ...]
     help: str
     metavar: str | None
+    hidden: bool = False
 
 
-def option(default: Any, help: str, *, flag: str = "", metavar: str | None = None) -> Any:
+def option(
+    default: Any, help: str, *, flag: str = "", metavar: str | None = None, hidden: bool = False
+) -> Any:
     """Return a dataclass field with a help text, which makes it an option of the command line.
 
     Args:
@@ -51,8 +55,9 @@ def option(default: Any, help: str, *, flag: str = "", metavar: str | None = Non
         flag: Name of the option, by default that of the field. Fields with the same flag are the
             values of one option.
         metavar: Name of the value in the help.
+        hidden: Whether the help leaves it out.
     """
-    metadata = {"help": help, "flag": flag, "metavar": metavar}
+    metadata = {"help": help, "flag": flag, "metavar": metavar, "hidden": hidden}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -80,7 +85,8 @@ def options(cls: type, where: str = "") -> list[Option]:
             if first := by_flag.get(flag):
                 default, places = (*first.default, *default), (*first.places, *places)
                 help, metavar = first.help, first.metavar
-            by_flag[flag] = Option(flag, places, kind, several, default, help, metavar)
+            hidden = field.metadata.get("hidden", False)
+            by_flag[flag] = Option(flag, places, kind, several, default, help, metavar, hidden)
 
     return list(by_flag.values())
 

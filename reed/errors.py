@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import sysconfig
+import traceback
+from collections.abc import Generator, Iterable
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 
 class ReedError(Exception):
@@ -35,3 +41,49 @@ def suggest(name: str, options: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"{hint} Available: {', '.join(known)}"
+
+
+@contextlib.contextmanager
+def placed(where: str, *passing: type[Exception]) -> Generator[None]:
+    """Note on an error in a user's own code where it happened, for `place_of`.
+
+    Args:
+        where: The column and the key, say.
+        *passing: Exceptions that are no bugs.
+    """
+    try:
+        yield
+    except (ReedError, *passing):
+        raise
+    except Exception as error:
+        # An error that comes from another process has lost its frames, but not its attributes.
+        if not place_of(error) and (frame := _own_frame(error)):
+            error._reed_place = f"{where}, {frame}"  # ty: ignore[missing-attribute]  # ours
+        raise
+
+
+def place_of(error: BaseException) -> str:
+    """Return where in a user's own code an error happened; empty if it is not known."""
+    return getattr(error, "_reed_place", "")
+
+
+def _own_frame(error: BaseException) -> str:
+    """Return "file:line" of the last frame in a user's own code; empty if there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{Path(error.filename).name}:{error.lineno}"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in _installed()):
+            return f"{path.name}:{frame.lineno}"
+    return ""
+
+
+@cache
+def _installed() -> tuple[Path, ...]:
+    """Return the folders of Python, of installed packages and of reed."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    found = [Path(sysconfig.get_paths()[name]) for name in names]
+    for name in ("reed", "reed.cli", "reed.pipelines"):
+        spec = find_spec(name)
+        found += map(Path, spec.submodule_search_locations or () if spec else ())
+    return tuple(found)

@@ -44,7 +44,7 @@ def to_uint8(x: np.ndarray, field: Field, rounding: str = "nearest") -> np.ndarr
     scale = np.asarray(field.scale, np.float32).reshape(-1, 1, 1)
     shift = np.asarray(field.shift, np.float32).reshape(-1, 1, 1)
     level = 127.5 * ((x - shift) * scale) + ROUNDING[rounding]
-    return level.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.nan_to_num(level).clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
 def stretched(latents: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, placed, suggest
 
 
 class Registry:
@@ -122,6 +122,9 @@ def by_path(kind: str, name: str) -> Any:
             f"cannot load {kind} {name!r}: {error}; looked for in {Path.cwd()} and among the "
             "installed packages"
         ) from error
+    except Exception:  # a bug in the user's module, such as a name that is not defined
+        with placed(f"{kind} {name!r}"):
+            raise
 
 
 def _origin(point: metadata.EntryPoint) -> str:

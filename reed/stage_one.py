@@ -16,18 +16,17 @@ from typing import Any
 from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import early, size
-from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options
-from reed.build.shard import Downloads, Encoder, Job
+from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options, parse_share
+from reed.build.shard import Encoder, Job
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
-from reed.cache import plan, schema
+from reed.cache import files, plan, schema
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.encoders import ENCODERS
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, placed, suggest
 from reed.registry import find_in
 from reed.sources import SOURCES
-from reed.weights import Found
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,14 @@ class JobSpec:
         # In another process the source may be named by a module in that folder, too.
         find_in(self.folder)
 
-        encoder, frozen = self.make_encoder(), plan.load(self.cache)
-        encoder.load(self.device)
+        frozen = plan.load(self.cache)
+        with placed(f"column {self.column!r}"):
+            encoder = self.make_encoder()
+            encoder.load(self.device)
+            return self._opened(encoder, frozen)
+
+    def _opened(self, encoder: Encoder, frozen: Plan) -> Job:
+        """Return the job with a loaded encoder."""
         return columns.open_job(
             self.cache,
             frozen,
@@ -100,7 +105,7 @@ class JobSpec:
 
     def _codecs(self, encoder: Encoder) -> dict[str, str]:
         """Return the codecs that were requested, then those of the existing column, by field."""
-        if self.column not in schema.columns(self.cache):
+        if not schema.has_shards(self.cache, self.column):
             return dict(self.codecs)
         names = [field.name for field in encoder.fields]
         fields = schema.load_column(self.cache, self.column).fields
@@ -108,7 +113,7 @@ class JobSpec:
 
     def describe(self) -> Column:
         """Return the existing column, or the new one as far as its size depends on it."""
-        if self.column in schema.columns(self.cache):
+        if schema.has_shards(self.cache, self.column):
             return schema.load_column(self.cache, self.column)
         encoder = self.make_encoder()
         fields = tuple(encoder.fields)
@@ -147,26 +152,21 @@ class Build:
             yield from early.open_files(job.column, job.make_encoder(), fetch)
 
     def freeze(self) -> Plan:
-        """Freeze the plan, after removing the old cache if the request is a rebuild."""
-        cache = self.request.cache
-        if self.request.rebuild:
-            plan.discard(cache)
-        found, settings = self.listing, self.settings
-        return plan.freeze(cache, found, found.passed, found.counts, found.examples, **settings)
+        """Freeze the plan, after removing the old cache for a rebuild, or a plan without shards."""
+        cache, found = self.request.cache, self.listing
+        # Of several ranks, one removes what a failed build left; the others find the new plan.
+        with files.only_writer(cache, wait=True):
+            if self.request.rebuild or (plan.is_unused(cache) and not self._is_planned()):
+                plan.discard(cache)
+            parts = (found.passed, found.counts, found.examples)
+            return plan.freeze(cache, found, *parts, **self.settings)
 
-
-@dataclass(frozen=True)
-class Weights:
-    """The weights of a column's encoder.
-
-    Attributes:
-        origin: Where they come from, in words.
-        found: The files; None if the encoder has no weights.
-    """
-
-    column: str
-    origin: str = ""
-    found: Found | None = None
+    def _is_planned(self) -> bool:
+        """Whether the plan that is there is the one that would be frozen."""
+        try:
+            return plan.load(self.request.cache) == self.plan
+        except ReedError:
+            return False
 
 
 def prepare(request: Request) -> Build:
@@ -181,7 +181,7 @@ def prepare(request: Request) -> Build:
     jobs = chosen(request)
     made = {job.column: job.make_encoder() for job in jobs}
     early.check_settings(cache, settings["source"], made, source)
-    listing = listed(source)
+    listing = early.with_planned(cache, listed(source))
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
@@ -205,13 +205,14 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
     codecs, options = parse_codecs(request.codecs), parse_options(request.options)
     source = _settings(request, cache)["source"]
 
-    # The cache records encoders and settings, so a rerun need not repeat them.
+    # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
+    # build, which has no shard, are not kept.
     def encoder_of(name: str) -> str:
-        is_kept = name not in asked and name in schema.columns(cache)
+        is_kept = name not in asked and schema.has_shards(cache, name)
         return schema.load_column(cache, name).encoder if is_kept else asked.get(name, name)
 
     def options_of(name: str) -> dict[str, Any]:
-        exists = name in schema.columns(cache)
+        exists = schema.has_shards(cache, name)
         recorded = schema.load_column(cache, name).options if exists else {}
         return config.merge(recorded, options.get(name, {}))
 
@@ -241,16 +242,10 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
     )
 
 
-def prefetch(request: Request) -> Iterator[Weights]:
+def prefetch(request: Request) -> Iterator[early.Weights]:
     """Download the weights of every column; ReedError says which missing file to put where."""
     for job in chosen(request):
-        encoder = job.make_encoder()
-        if not isinstance(encoder, Downloads):
-            yield Weights(job.column)
-            continue
-        origin = f"{encoder.origin.repo} at {encoder.origin.revision}"
-        given = f"given by {job.column}.weights"
-        yield Weights(job.column, given if encoder.weights else origin, encoder.prefetch())
+        yield early.fetched(job.column, job.make_encoder())
 
 
 def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
@@ -277,8 +272,9 @@ def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where
 
 
 def _planned(request: Request) -> Path:
-    """Return the folder to plan in: a rebuild is planned in a folder that does not exist."""
-    return request.cache / ".rebuilt" if request.rebuild else request.cache
+    """Return the folder to plan in: one that does not exist for a rebuild or an unused plan."""
+    is_new = request.rebuild or plan.is_unused(request.cache)
+    return request.cache / ".rebuilt" if is_new else request.cache
 
 
 def _settings(request: Request, cache: Path) -> dict[str, Any]:
@@ -288,6 +284,8 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         manifest = schema.load_manifest(cache)
         source = source or manifest.source
         options = manifest.options if source == manifest.source else {}
+
+    # Class names are frozen with the plan, whatever settings of the source are given now.
     named = {"classes": options["classes"]} if "classes" in options else {}
     return {
         "pipeline": request.pipeline,
@@ -296,5 +294,6 @@ def _settings(request: Request, cache: Path) -> dict[str, Any]:
         "shard_size": pipeline.shard_size,
         "flip": request.flip,
         "extend": request.extend,
+        "max_failed": parse_share(request.max_failed),
         "options": named | parse_options(request.options).get("source", options),
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from reed.errors import ReedError
 
+State = dict[str, Any]
 SHOWN = 8  # names that a message lists
 
 
@@ -56,3 +58,26 @@ def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str,
             parts.append(f"{len(names)} {difference} ({', '.join(names[:SHOWN])}{more})")
     if parts:
         raise ReedError(f"{where}: the weights are of another model: {'; '.join(parts)}")
+
+
+def for_timm(model: Any, state: State) -> State:
+    """Convert a public file's content to a state dict of a timm model.
+
+    A head that the model lacks is left out.
+    """
+    names = model.pretrained_cfg.get("classifier") or ()
+    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
+    expected = model.state_dict().keys()
+
+    def bare(state: State) -> State:
+        return {k: v for k, v in state.items() if k in expected or not k.startswith(heads)}
+
+    # Each model family of timm has a function that converts the family's original files. It would
+    # also adapt weights of another patch size, so it is not called if the names are right.
+    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if adapt and bare(state).keys() != expected:
+        try:
+            return bare(adapt(state, model))
+        except (KeyError, AttributeError, RuntimeError, TypeError):
+            pass  # not a file of that family: the comparison of names lists what differs
+    return bare(state)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import pickle
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from reed import hub
 from reed.bytes import file_sha256
 from reed.errors import ReedError
 from reed.extras import pip_install
@@ -103,7 +103,15 @@ def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
         return find(name, origin, weights)
     if not origin.repo:
         raise ReedError(f"{name}: its weights are not on the hub; {_advice(name, origin)}")
+
+    # The hub's library tries an address that nothing answers for half a minute.
+    problem = hub.unreachable()
+    if problem and (found := cached(origin)):
+        return found
+
     try:
+        if problem:
+            raise ConnectionError(problem)
         folder = Path(_snapshot(origin, local=False))
     except Exception as error:  # the hub passes on errors of several network libraries
         raise ReedError(
@@ -132,8 +140,7 @@ def _advice(name: str, origin: Origin) -> str:
 
 def _snapshot(origin: Origin, *, local: bool) -> str:
     """Return the folder of the hub's snapshot; with `local`, without the network."""
-    hub = library("huggingface_hub")
-    return hub.snapshot_download(
+    return library("huggingface_hub").snapshot_download(
         origin.repo,
         revision=origin.revision,
         allow_patterns=list(origin.files),
@@ -261,29 +268,6 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).strip()[:200]
-
-
-def for_timm(model: Any, state: State) -> State:
-    """Convert a public file's content to a state dict of a timm model.
-
-    A head that the model lacks is left out.
-    """
-    names = model.pretrained_cfg.get("classifier") or ()
-    heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
-    expected = model.state_dict().keys()
-
-    def bare(state: State) -> State:
-        return {k: v for k, v in state.items() if k in expected or not k.startswith(heads)}
-
-    # Each model family of timm has a function that converts the family's original files. It would
-    # also adapt weights of another patch size, so it is not called if the names are right.
-    adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    if adapt and bare(state).keys() != expected:
-        try:
-            return bare(adapt(state, model))
-        except (KeyError, AttributeError, RuntimeError, TypeError):
-            pass  # not a file of that family: the comparison of names lists what differs
-    return bare(state)
 
 
 def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:

@@ -321,7 +321,10 @@ def train(folder, *words):
 def test_a_label_that_the_recipe_has_no_class_for_is_refused(folder, one_thread):
     for name in ("a", "b", "c"):
         add(folder / "data", name, 4)
-    build()
+    keys = [f"{name}/{number}.png" for name in "abc" for number in range(4)]
+    table = "".join(f"{key},{'abc'.index(key[0])}\n" for key in keys)
+    (folder / "numbers.csv").write_text(table)
+    build("--set", "source.labels=numbers.csv")
     refused(
         train(folder, "--dry-run"),
         "labels/label of sample 'c/",
@@ -329,6 +332,37 @@ def test_a_label_that_the_recipe_has_no_class_for_is_refused(folder, one_thread)
         "set domain.classes=3",
     )
     assert train(folder, "--dry-run", "--set", "domain.classes=3").exit_code == 0
+    del (table := json.loads(json.dumps(RECIPE)))["domain"]["classes"]
+    (folder / "recipe.json").write_text(json.dumps(table))
+    words = ("--shards", "c", "--run", "r", "--config", "recipe.json", "--dry-run")
+    assert json.loads(run(*words, command=cli_train.main).stdout)["domain"]["classes"] == 3
+
+
+def test_the_classes_of_a_recipe_are_those_that_the_cache_names(folder, one_thread):
+    """An unnamed class was trained as "no label", or an IndexError after a dry run had passed."""
+    for name in ("a", "b", "c"):
+        add(folder / "data", name, 4)
+    build()
+    for number in (2, 4):
+        refused(
+            train(folder, "--dry-run", "--set", f"domain.classes={number}"),
+            f"domain.classes is {number}, c has 3 classes (a, b, c): leave domain.classes out, "
+            "or set it to 3",
+        )
+    del (table := json.loads(json.dumps(RECIPE)))["domain"]["classes"]
+    (folder / "recipe.json").write_text(json.dumps(table))
+    words = ("--shards", "c", "--run", "r", "--config", "recipe.json")
+    told = run(*words, "--dry-run", command=cli_train.main)
+    assert json.loads(told.stdout)["domain"]["classes"] == 3
+    assert run(*words, command=cli_train.main).exit_code == 0
+    kept = json.loads((folder / "r" / "config.json").read_text())
+    assert kept["domain"]["classes"] == 3
+
+    # A run of an earlier version goes on with the number that it was trained with.
+    kept["domain"]["classes"] = 4
+    (folder / "r" / "config.json").write_text(json.dumps(kept))
+    again = run(*words, "--set", "domain.classes=4", "--dry-run", command=cli_train.main)
+    assert json.loads(again.stdout)["domain"]["classes"] == 4
 
 
 def test_a_run_says_what_its_columns_lack_and_keeps_the_names(folder, one_thread):

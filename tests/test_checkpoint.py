@@ -206,3 +206,35 @@ def test_optimizer_state_of_another_net_is_refused():
     with pytest.raises(ReedError, match=r"'head.weight'.*lacks"):
         saved = {"exp_avg/head.weight": torch.zeros(1)}
         checkpoint.load_optimizer(adamw(net), dict(net.named_parameters()), saved)
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_files_follow_the_umask(tmp_path, mask):
+    """safetensors makes files that only their owner can read, whatever the umask says."""
+    before = os.umask(mask)
+    try:
+        folder = checkpoint.save(tmp_path, filled(1))
+        assert os.umask(mask) == mask  # it is as it was
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(modes) == 4 and set(modes.values()) == {0o666 & ~mask}, modes
+
+
+def test_a_checkpoint_that_may_not_be_read_is_not_to_be_removed(tmp_path, monkeypatch):
+    folder = checkpoint.save(tmp_path, filled(1))
+    path, whole = folder / "ema.safetensors", open
+
+    def refused(name, *more, **options):
+        if str(name) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(name, *more, **options)
+
+    def load(name):
+        refused(name)
+
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(checkpoint, "load_file", load)
+    with pytest.raises(ReedError, match="no permission to read .*ema.safetensors") as caught:
+        checkpoint.load(tmp_path, groups=("ema",))
+    assert "chmod a+r" in str(caught.value) and "remove" not in str(caught.value)

@@ -23,7 +23,7 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
+    return TINY.build(tmp_path_factory.mktemp("tiny") / "digits")
 
 
 @pytest.fixture(scope="module")

@@ -94,7 +94,7 @@ WRONG = [
     (("reed-sample", "--run", "nowhere"), "no checkpoint"),
     (("reed-sample",), "--run DIR or --checkpoint FILE"),
     (("reed-eval", "x.npz"), "Missing option '--reference'"),
-    (("reed-eval", ".", "--reference", "nowhere", "--weights", "x"), "SPACE=FILE"),
+    (("reed-eval", ".", "--reference", ".", "--weights", "x"), "SPACE=FILE"),
     (("reed-eval", "x.npz", "--reference", "nowhere"), "from x.npz: there is nothing"),
     (("python -m reed.experiments.demo_image", "--points", "0"), "'--points'"),
     (("python -m reed.experiments.reproduce_molecule",), "DATA=/data/geom"),

@@ -85,6 +85,17 @@ def test_a_structure_file_becomes_fasta(run, tmp_path):
     assert structure["name"] == "mine" and len(structure["sha256"]) == 64
 
 
+def test_a_structure_without_protein_does_not_keep_others_back(run, tmp_path):
+    empty, path = tmp_path / "ions.pdb", PDB.straight(tmp_path / "mine.pdb")
+    empty.write_text(
+        "HETATM    1 ZN    ZN A   1       0.000   0.000   0.000  1.00  0.00          ZN\n"
+    )
+    code, said = design(run, empty, tmp_path / "out", "--structure", path)
+    assert code == 2 and f"Error: cannot design for {empty}: " in said
+    (written,) = tmp_path.glob("out-mine-*.fasta")
+    assert len(entries(written)) == 3
+
+
 def test_a_design_is_the_same_in_every_file_format_and_batch(run, tmp_path):
     path = PDB.straight(tmp_path / "mine.pdb", 40)
     import gemmi

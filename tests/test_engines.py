@@ -332,9 +332,9 @@ def test_few_failures_in_small_shards_do_not_stop_a_large_column():
         tally.add(16, {"key": "bad"})
     refused(
         "11 of the 176 samples so far failed",
-        "'key': worse",
-        "100,000 planned",
-        call=lambda: tally.add(16, {"key": "worse"}),
+        "more than 1 % of the 100,000 planned",
+        "10 bad, 1 worse ('key': bad; 'other': worse)",
+        call=lambda: tally.add(16, {"other": "worse"}),
     )
 
 
@@ -348,7 +348,26 @@ def test_one_percent_of_a_column_may_fail_and_no_more():
 def test_one_bad_sample_of_a_small_set_is_left_out():
     tally = Tally("c", 20)
     tally.add(4, {"key": "bad"})
-    refused("2 of the 8", call=lambda: tally.add(4, {"other": "bad"}))
+    tally.check()
+    tally.add(4, {"other": "bad"})  # the rest of the shard may name more
+    refused("2 of the 8", "2 bad", call=tally.check)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_build_that_stops_names_ten_failures_and_counts_reasons(fakes, tmp_path, workers):
+    """It named one sample, so that mending a data set took as many builds as it had bad ones."""
+    source = fakes.Source(60, bad=tuple(range(0, 40, 4)))
+    refused(
+        "column 'pixels': 10 of the",
+        "more than 1 % of the 60 planned or tried: 10 the file is empty (",
+        *(f"{source.keys[i]!r}: the file is empty" for i in range(0, 40, 4)),
+        "--max-failed 10%",
+        call=lambda: fakes.build(tmp_path, ["pixels"], source, shard_size=60, workers=workers),
+    )
+    source.bad = set(source.keys[:12])
+    job = fakes.job(tmp_path, "pixels", source)
+    tally = Tally("pixels", 60, allowed=0.2)
+    assert len(engines.build.build_shard(job, 0, tally)[0].failed) == 12 == tally.failed
 
 
 def test_failures_of_earlier_runs_count(fakes, tmp_path):

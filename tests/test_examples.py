@@ -127,7 +127,7 @@ def test_a_domain_of_your_own_has_options_and_is_measured(here):
 def test_a_domain_without_an_evaluator_says_what_to_do(here):
     np.savez("x.npz", x=np.zeros((2, 64), int))
     Path("x.json").write_text('{"kind": "tiles:Tiles", "num": 2}')
-    found = CliRunner().invoke(cli_evaluate.main, ["x.npz", "--reference", "cache"])
+    found = CliRunner().invoke(cli_evaluate.main, ["x.npz", "--reference", "."])
     assert found.exit_code == 2 and "nothing measures samples of kind 'tiles:Tiles'" in found.stderr
 
 

@@ -65,7 +65,8 @@ def test_the_fields_of_the_dataclasses_are_the_flags(command):
     assert set(kinds) == {"image", "molecule", "protein"}
     for kind, classes in kinds.items():
         section = said.partition(f"Options of {kind}s:")[2].partition("Options of")[0]
-        for option in (each for cls in classes for each in config.options(cls)):
+        options = (each for cls in classes for each in config.options(cls))
+        for option in (each for each in options if not each.hidden):
             assert f"--{option.flag}" in section and option.help.split()[0] in section
             assert types.setdefault(option.flag, option.kind) is option.kind
         for cls in classes:  # what only the program gives has no help
@@ -269,10 +270,11 @@ def test_export_writes_the_facts_of_the_net(run, tmp_path):
     assert exported(proteins, tmp_path / "p.pt").exit_code == 0
     found = public.read(tmp_path / "p.pt").args
     names = {"hidden_dim", "num_encoder_layers", "num_decoder_layers", "num_neighbors", "dropout"}
-    assert set(found) == names | {"backbone_noise"}
+    assert set(found) == names | {"backbone_noise", "fields"}
     assert exported(run, tmp_path / "i.pt").exit_code == 0
     found = public.read(tmp_path / "i.pt").args
-    assert set(found) == {"num_heads", "num_classes", "path_type"} and found["num_classes"] == 4
+    assert set(found) == {"num_heads", "num_classes", "path_type", "fields"}
+    assert found["num_classes"] == 4
 
 
 def test_a_run_without_a_public_layout_is_not_exported(run, tmp_path, monkeypatch):

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed.chem import molecule_set, rdkit
-from reed.chem.molecule import to_matrix
+from reed.chem import molecule_set, rdkit, rdkit_writing
+from reed.chem.molecule import ATOMS, to_matrix
 from reed.cli.evaluate import main as evaluate_main
 from reed.cli.sample import main as sample_main
+from reed.domains.base import DOMAINS
 from reed.errors import ReedError
 from reed.evaluate.base import Task
 from reed.evaluate.molecule import MoleculeEvaluator
@@ -132,7 +133,7 @@ def test_an_sdf_is_measured_as_a_build_reads_it(tmp_path, real, name, form):
 
 def test_hydrogens_are_added_where_a_file_writes_none(tmp_path):
     chem = rdkit.library()
-    bare = rdkit.sdf([("x", chem.RemoveHs(TINY.mol("CCN")))])
+    bare = rdkit_writing.sdf([("x", chem.RemoveHs(TINY.mol("CCN")))])
     (tmp_path / "x.sdf").write_text(bare)
     assert [len(each) for each in molecule_set.load(tmp_path / "x.sdf")] == [10]
     (tmp_path / "y.sdf").write_text(bare + TINY.block("CSC"))  # the first lacks its own
@@ -166,6 +167,38 @@ def test_a_thousand_words_make_an_sdf(run, cache):
     assert record["recipe"]["steps"] == 3 and "validity" in record["metrics"]
 
 
+def test_a_molecule_that_rdkit_cannot_write_loses_no_other(run, cache, monkeypatch):
+    """A hydrogen of charge +2 beside a bond ended the command, and every rerun."""
+    cls = DOMAINS.get("molecule")
+    generate = cls.generate
+
+    def generate_odd_ones(self, *args):
+        drawn = generate(self, *args)
+        drawn["atoms"][1, :2] = [ATOMS.index("H"), ATOMS.index("C")]
+        drawn["charges"][1, 0] = 2
+        drawn["bonds"][1, 0, 1] = drawn["bonds"][1, 1, 0] = 4
+        drawn["coords"][2, 0] = np.inf
+        return drawn
+
+    monkeypatch.setattr(cls, "generate", generate_odd_ones)
+    out = run / "odd"
+    words = ["--run", run, "--num", 4, "--steps", 2, "--device", "cpu", "--out", out]
+    for _ in range(2):
+        said = invoke(sample_main, *words)
+        assert f"{out}: sample 000002: 'coords' is not finite; not in odd.sdf: " in said
+    assert list(json.loads(Path(f"{out}.json").read_text())["problems"]) == ["000002"]
+
+    drawn, written = (molecule_set.load(Path(f"{out}.{end}")) for end in ("npz", "sdf"))
+    assert len(drawn) == 4 and not np.isfinite(drawn[2].coords).all()
+    for one, other in zip([drawn[i] for i in (0, 1, 3)], written, strict=True):
+        np.testing.assert_array_equal(one.atoms, other.atoms)
+        np.testing.assert_array_equal(one.charges, other.charges)
+    assert written[1].charges[0] == 2
+    for end in ("npz", "sdf"):  # both are measured, with a warning
+        text = invoke(evaluate_main, f"{out}.{end}", "--reference", cache)
+        assert "1 samples are not sound (sample 000002: 'coords'" in text
+
+
 def test_options_of_molecules_are_options_of_the_command(run):
     out = run / "sized"
     words = ["--run", run, "--num", 2, "--steps", 2, "--atoms", 6, "--grid", "linear"]
@@ -191,7 +224,7 @@ def test_an_sdf_is_measured_as_the_arrays_beside_it(tmp_path, cache):
     molecules = molecule_set.of_cache(cache, 6)
     molecule_set.write(tmp_path / "x.npz", molecules)
     made = ((str(i), rdkit.sanitised(each)) for i, each in enumerate(molecules))
-    (tmp_path / "y.sdf").write_text(rdkit.sdf(made))
+    (tmp_path / "y.sdf").write_text(rdkit_writing.sdf(made))
     found = []
     for name in ("x.npz", "y.sdf"):
         invoke(evaluate_main, tmp_path / name, "--reference", cache, "--num", 6)
@@ -219,7 +252,7 @@ def test_an_sdf_that_arrays_cannot_hold_is_one_line(tmp_path, cache):
 def _gold():
     mol = rdkit.library().MolFromSmiles("[Au]")
     mol.AddConformer(rdkit.library().Conformer(1))
-    return rdkit.sdf([("gold", mol)])
+    return rdkit_writing.sdf([("gold", mol)])
 
 
 def test_what_cannot_be_averaged_is_told(tmp_path, cache, real):
@@ -251,5 +284,5 @@ def test_padding_is_taken_off(real):
 def test_kinds_that_cannot_be_kekulised_are_written_as_they_are(real):
     ring = real[1]
     broken = replace(ring, charges=ring.charges + (np.arange(12) == 0) * 1)
-    text = rdkit.sdf([("x", rdkit.to_mol(broken))])
+    text = rdkit_writing.sdf([("x", rdkit.to_mol(broken))])
     assert text.endswith("$$$$\n") and text.startswith("x\n")

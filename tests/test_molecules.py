@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from reed import open_cache
 from reed.build.shard import BadSample
 from reed.cache import plan, reader, schema
-from reed.chem import molecule, rdkit
+from reed.chem import molecule, rdkit, rdkit_writing
 from reed.chem.molecule import ATOMS, DEGREE, Molecule, to_lists, to_matrix
 from reed.cli.cache import main
 from reed.errors import ReedError
@@ -149,7 +149,7 @@ def test_an_sdf_keeps_coordinates_bonds_and_stereo(tmp_path):
 
 def test_hydrogens_that_a_file_lacks_are_added(tmp_path):
     bare = rdkit.library().RemoveHs(TINY.mol("CC(=O)Nc1ccc(O)cc1"))
-    (tmp_path / "x.sdf").write_text(rdkit.sdf([("x", bare)]))
+    (tmp_path / "x.sdf").write_text(rdkit_writing.sdf([("x", bare)]))
     sample = Molecules(tmp_path / "x.sdf").read("x.sdf/000000")
     assert (sample["atoms"] == 2).sum() == 9 and len(sample["coords"]) == 20
     apart = np.linalg.norm(sample["coords"][:, None] - sample["coords"][None], axis=-1)
@@ -159,7 +159,7 @@ def test_hydrogens_that_a_file_lacks_are_added(tmp_path):
 def test_bad_entries_are_recorded_and_others_kept(tmp_path):
     flat = rdkit.library().MolFromSmiles("CCO")
     rdkit.library("Chem.rdDepictor").Compute2DCoords(flat)
-    bad = "rubbish\n$$$$\n" + rdkit.sdf([("flat", flat)])
+    bad = "rubbish\n$$$$\n" + rdkit_writing.sdf([("flat", flat)])
     source = Molecules(TINY.sdf(tmp_path / "x.sdf", TINY.SMILES[:3], extra=bad))
     listing = source.listing()
     assert len(listing) == 4 and listing.counts == {"left out: impossible coordinates": 1}

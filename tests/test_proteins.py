@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import pickle
 import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -187,6 +188,34 @@ def folder(tmp_path) -> Path:
     TINY.straight(folder / "unknown.pdb", residues=["ALA"] * 37 + ["UNK"] * 3)
     (folder / "notes.txt").write_text("not a structure")
     return folder
+
+
+IONS = "HETATM    1 ZN    ZN A   1       0.000   0.000   0.000  1.00 10.00          ZN\n"
+
+
+def test_a_file_of_ions_is_no_sample_and_does_not_fail(folder, tmp_path):
+    """Four of 53 structures without a protein stopped the build as failed samples."""
+    names = ["a.pdb", "b.pdb", "deep/c.pdb"]
+    for name in names:
+        (folder / name).write_text(IONS)
+    listing = Proteins(folder, max_length=80).listing()
+    assert listing.passed["without a protein chain"] == tuple(names)
+    assert not set(names) & set(listing)
+    words = ("--data", str(folder), "--set", "source.max_length=80")
+    result = build(tmp_path / "pdb", *words)
+    assert result.exit_code == 0, result.output
+    assert "3 without a protein chain (a.pdb, b.pdb, deep/c.pdb)" in result.output
+
+    # A cache that an earlier version planned with such a file is still built on.
+    stamps = dict(listing) | {"a.pdb": "81-2"}
+    settings = {"pipeline": "pdb", "domain": "protein", "source": "proteins", "shard_size": 4}
+    options = {"max_length": 80}
+    plan.freeze(tmp_path / "old", stamps, options=options, **settings)
+    shutil.copytree(tmp_path / "pdb" / "chain", tmp_path / "old" / "other")  # shards bind
+    result = build(tmp_path / "old", *words, "--max-failed", "50%")
+    assert result.exit_code == 0 and "left out 'a.pdb': a.pdb holds no protein chain" in (
+        result.output
+    )
 
 
 def test_each_chain_is_a_sample_within_the_cuts(folder, capfd):

@@ -24,6 +24,7 @@ from reed.errors import ReedError
 from reed.flows.samplers import Guidance
 from reed.nets.layers import projector
 from reed.nets.sit import SiT, SiTConfig, sit_config
+from reed.picture import to_uint8
 from reed.sample.sampler import Sampler
 from reed.train import checkpoint, export, public
 from reed.train.align import AlignConfig, AlignedNet, check_target
@@ -387,7 +388,14 @@ def test_what_is_exported_is_read_back(run, tmp_path, name, ema):
 
 def test_export_names_what_is_wrong(run, tmp_path):
     for words, part in (
-        ([run, "--out", tmp_path / "x.bin"], "must end in"),
+        (
+            [run, "--out", tmp_path / "x.bin"],
+            "must end in .pt, .pth or .safetensors, not in '.bin'",
+        ),
+        (
+            [run, "--out", tmp_path / "x.ckpt"],
+            "must end in .pt, .pth or .safetensors, not in '.ckpt'",
+        ),
         ([run, "--out", tmp_path / "x.pt", "--step", 9], "no checkpoint of step 9"),
         ([tmp_path, "--out", tmp_path / "x.pt"], "no checkpoint yet"),
     ):
@@ -441,16 +449,18 @@ def test_an_init_that_does_not_fit_leaves_no_run(run, cache, recipe, tmp_path):
 
 def test_samples_of_an_exported_run_are_those_of_the_run(run, tmp_path):
     export.write(run, tmp_path / "x.safetensors")
-    words = ["--num", 3, "--steps", 2, "--guidance", 1.5, "--device", "cpu", "--vae", "none"]
-    asked = ["--checkpoint", tmp_path / "x.safetensors", "--scale", 0.25, "--shift", 8]
-    found = call(cli_sample, *asked, *words)
-    assert found.exit_code == 0, found.output
-    with np.load(tmp_path / "samples" / "x-euler2-cfg1.5-fp64-latents.npz") as file:
+    words = ["--num", 3, "--steps", 2, "--guidance", 1.5, "--device", "cpu"]
+    found = call(cli_sample, "--checkpoint", tmp_path / "x.safetensors", *words)
+    assert found.exit_code == 0, found.output  # an export of pixels asked for an autoencoder
+    other = call(cli_sample, "--checkpoint", tmp_path / "x.safetensors", *words, "--scale", 2)
+    assert other.exit_code == 2 and "states its scale and shift" in other.stderr
+    with np.load(tmp_path / "samples" / "x-euler2-cfg1.5-fp64.npz") as file:
         x, label = file["arr_0"], file["arr_1"]
-    assert x.shape == (3, 4, 8, 8) and label.tolist() == [0, 1, 2]
+    assert x.shape == (3, 8, 8, 4) and label.tolist() == [0, 1, 2]
     drawn = Sampler.of_run(run, precision="fp64")
     options = SampleOptions("euler", 2, Guidance(1.5))
-    np.testing.assert_array_equal(x, drawn.draw(3, options, batch=3, progress=False)["x"])
+    values = drawn.draw(3, options, batch=3, progress=False)["x"]
+    np.testing.assert_array_equal(x, to_uint8(values, drawn.fields["x"]))
 
 
 def test_what_to_draw_from_is_asked_for(run, tmp_path):

@@ -6,6 +6,7 @@ import json
 import runpy
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from reed.cli import train as cli_train
 from reed.errors import ReedError
 from reed.sample.sampler import Sampler
 from reed.train import loop, recipe
-from reed.train.run_data import RunData
+from reed.train.run_data import Identity, RunData
 
 HERE = Path(__file__).parent
 TINY, MOLECULES = (
@@ -82,7 +83,8 @@ def test_data_json_says_what_the_cache_said(made):
     with open_cache(made.cache.with_name("moved")) as cache:
         data = config.read(made.run / "config.json")["data"]
         found = RunData.read(made.run)
-        assert found == RunData.of_cache(cache, data)
+        assert found.identity.samples == cache.manifest.samples and found.identity.keys
+        assert replace(found, identity=Identity()) == RunData.of_cache(cache, data)
         assert found.samples == cache.manifest.samples and found.domain == made.kind
         for role, place in data.items():
             column, field = cache.column_and_field(place)
@@ -128,6 +130,53 @@ def test_data_json_is_written_once_and_must_go_on_fitting(tmp_path):
         "another --run",
         call=lambda: loop.train(TINY.settings(cache, run, steps=3), progress=False),
     )
+
+
+def test_a_run_goes_on_with_its_cache_alone(tmp_path, edit_json, monkeypatch):
+    """Another data set under the same recipe "resumed" the run, and rewrote its config.json."""
+    cache, run = TINY.build(tmp_path / "cache"), tmp_path / "run"
+    loop.train(TINY.settings(cache, run, steps=1), progress=False)
+    moved = cache.rename(tmp_path / "moved")
+    assert loop.train(TINY.settings(moved, run, steps=2), progress=False) == 2
+    before = {name: (run / name).read_bytes() for name in ("config.json", "data.json")}
+
+    other = shutil.copytree(moved, tmp_path / "other")
+    edit_json(other / "pixels" / "column.json", revision="2")
+    monkeypatch.setitem(TINY.build.__globals__, "SAMPLES", 48)
+    fewer = TINY.build(tmp_path / "fewer")
+    differing = {other: "revisions.pixels = '1', now '2'", fewer: "samples = 64, now 48"}
+    for place, told in differing.items():
+        settings = TINY.settings(place, run, steps=3)
+        says = f"{run} was trained from another cache: {told}"
+        refused(says, "choose another --run", call=lambda s=settings: loop.train(s, progress=False))
+    assert before == {name: (run / name).read_bytes() for name in before}
+
+    # A run of an earlier version has no identity: it goes on, and gets one.
+    table = json.loads(before["data.json"])
+    identity = table.pop("identity")
+    (run / "data.json").write_text(json.dumps(table))
+    assert loop.train(TINY.settings(moved, run, steps=3), progress=False) == 3
+    assert config.plain(RunData.read(run).identity) == identity
+
+
+def test_the_default_run_is_named_after_the_folder_of_the_cache(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    TINY.build(Path("cache/digits-flip"))
+    tiny = ("--set", "domain.classes=4", "--set", "domain.net_settings.patch_size=2")
+
+    def run(*words):
+        done = invoke(cli_train, "--shards", "cache/digits-flip", *tiny, *words, "--dry-run")
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)["run"]
+
+    assert run() == "runs/digits-flip"
+    assert run("--variant", "sit") == "runs/digits-flip-sit"
+    assert run("--run", "mine") == "mine"
+    Path("runs/digits").mkdir(parents=True)  # an earlier version named runs after the pipeline
+    Path("runs/digits/config.json").write_text('{"shards": "cache/digits"}')
+    assert run() == "runs/digits-flip"
+    Path("runs/digits/config.json").write_text('{"shards": "cache/digits-flip"}')
+    assert run() == "runs/digits"
 
 
 def test_a_run_keeps_the_names_of_the_classes(tmp_path):

@@ -517,6 +517,35 @@ def test_numbers_that_are_not_finite_are_refused(run, tmp_path):
         broken.draw(range(4, 6), SampleOptions(steps=1), batch=2, progress=False)
 
 
+def test_one_image_that_is_not_finite_is_named_and_the_others_are_drawn(run, tmp_path, monkeypatch):
+    """It ended the command, and every rerun, with nothing written."""
+    words = ("--num", 6, "--batch", 3, "--steps", 2)
+    draw(run, tmp_path / "good", *words)
+    cls = DOMAINS.get("image")
+    generate = cls.generate
+
+    def generate_with_a_hole(self, net, fields, indices, options):
+        drawn = generate(self, net, fields, indices, options)
+        if 4 in indices:
+            drawn["x"][indices.index(4), 0, 0] = np.nan
+        return drawn
+
+    monkeypatch.setattr(cls, "generate", generate_with_a_hole)
+    words = ("--run", run, "--out", tmp_path / "s", *words)
+    assert f"{tmp_path / 's'}: sample 000004: 'x' is not finite" in call(*words).stderr
+    assert said(tmp_path / "s")["problems"] == {"000004": "'x' is not finite"}
+    (images, labels), (good, same) = arrays(tmp_path / "s"), arrays(tmp_path / "good")
+    sound = np.arange(6) != 4
+    np.testing.assert_array_equal(images[sound], good[sound])
+    np.testing.assert_array_equal(labels, same)
+    assert (images[4] == images[4, 0, 0]).all()  # zeros in the scale of the cache
+
+    monkeypatch.undo()  # a rerun and a larger set go on, and still name it
+    assert "sample 000004" in call(*words).stderr
+    assert "sample 000004" in call(*words, "--num", 8).stderr
+    assert len(arrays(tmp_path / "s")[0]) == 8
+
+
 def test_nothing_is_claimed_by_what_cannot_be_drawn(run, tmp_path):
     plain = TINY.settings(
         Path(json.loads((run / "config.json").read_text())["shards"]),

@@ -155,6 +155,45 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_later(make, command, go_o
     same(rest, go_on(uninterrupted(run)))
 
 
+def test_ctrl_c_saves_before_it_says_that_a_rerun_resumes(make, command):
+    """It said so and had saved nothing since the last checkpoint."""
+    run = make().run
+    process = start(*TRAIN, *command)
+    deadline = time.monotonic() + 100
+    while not checkpoint.steps(run) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=100)
+    stopped_at = checkpoint.steps(run)[-1]
+    assert process.returncode == 130 and "Interrupted; rerun the command to resume." in error
+    assert "saving a checkpoint; once more to end at once" in error
+    assert 0 < stopped_at < STEPS and lines(run)[-1]["step"] == stopped_at
+
+
+def test_a_second_ctrl_c_ends_a_run_at_once(make, monkeypatch):
+    from reed.train.loop import Trainer
+
+    def ask(self, stored):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the second one raises")
+
+    monkeypatch.setattr(Trainer, "train_step", ask)
+    with pytest.raises(KeyboardInterrupt):
+        trained(make())
+
+
+@pytest.mark.parametrize(("keep", "interval", "kept"), [(0, 0, 6), (2, 0, 2), (2, 4, 3), (9, 0, 6)])
+def test_a_run_keeps_the_latest_checkpoints_and_some_older_ones(make, keep, interval, kept):
+    settings = make(steps=12, keep=keep, every={"save": 2, "keep": interval})
+    expected = {6: [2, 4, 6, 8, 10, 12], 2: [10, 12], 3: [4, 8, 10, 12]}[kept]
+    run = trained(settings)
+    assert checkpoint.steps(run) == expected
+    assert not list(run.glob(".*"))
+    assert checkpoint.load(run).step == 12  # what is kept is whole
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_end_a_run_and_are_given_back(make, monkeypatch, number):
     from reed.train.loop import Trainer

@@ -44,9 +44,9 @@ def mol(smiles: str, seed: int = 0):
 
 def block(smiles: str) -> str:
     """The entry of an SDF."""
-    from reed.chem import rdkit
+    from reed.chem import rdkit_writing
 
-    return rdkit.sdf([(smiles, mol(smiles))])
+    return rdkit_writing.sdf([(smiles, mol(smiles))])
 
 
 def sdf(path: Path, texts=SMILES, *, extra: str = "") -> Path:

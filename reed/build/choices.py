@@ -30,6 +30,8 @@ class Request:
         flip: Whether to store the mirrored samples, too.
         extend: Whether to take new samples in.
         rebuild: Whether to remove the existing cache first.
+        max_failed: Share of the samples of a column that may fail, such as "10%"; that of the cache
+            if empty, or 1 %.
     """
 
     pipeline: str
@@ -44,6 +46,20 @@ class Request:
     flip: bool = False
     extend: bool = False
     rebuild: bool = False
+    max_failed: str = ""
+
+
+def parse_share(text: str) -> float | None:
+    """Return the share that "10%" or "0.1" states; None for an empty text."""
+    if not text:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ReedError(f"--max-failed is {text!r}; write a share from 0% to 100%, such as 10%")
+    return share
 
 
 def parse_options(choices: tuple[str, ...]) -> dict[str, dict[str, Any]]:

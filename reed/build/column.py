@@ -132,12 +132,22 @@ def open_job(
         raise ReedError(f"unknown container {wanted.container!r}.{hint}")
 
     # The file is read back, because another process may have written it first.
+    _forget(cache, wanted)
     if not (cache / name / "column.json").is_file():
         _create(Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields}))
     column = schema.load_column(cache, name)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))
     return Job(cache, plan, column, source, encoder, reader.load_state(cache, column))
+
+
+def _forget(cache: Path, wanted: Column) -> None:
+    """Remove another description of a column that has no shard: a failed build binds nothing."""
+    path = cache / wanted.name / "column.json"
+    if path.is_file() and not schema.has_shards(cache, wanted.name):
+        described = schema.load_column(cache, wanted.name)
+        if replace(described, calibration="") != wanted:
+            path.unlink(missing_ok=True)
 
 
 def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> None:

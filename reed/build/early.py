@@ -3,22 +3,59 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from reed import weights
 from reed.build.column import CALIBRATION, check_entry
-from reed.build.shard import Downloads, Encoder, ReadsFiles
-from reed.build.source import Source
-from reed.cache import schema
+from reed.build.shard import Downloads, Encoder, NeedsLibraries, ReadsFiles
+from reed.build.source import Listing, Source
+from reed.cache import plan, schema
 from reed.cache.codecs import codecs
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.errors import ReedError
-from reed.weights import Origin
+from reed.weights import Found, Origin
 from reed.wording import counted
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of a column's encoder.
+
+    Attributes:
+        origin: Where they come from, in words.
+        found: The files; None if the encoder has no weights.
+    """
+
+    column: str
+    origin: str = ""
+    found: Found | None = None
+
+
+def fetched(column: str, encoder: Encoder) -> Weights:
+    """Return the weights of an encoder, downloaded unless a path was given."""
+    if not isinstance(encoder, Downloads):
+        return Weights(column)
+    origin = f"{encoder.origin.repo} at {encoder.origin.revision}"
+    given = f"given by {column}.weights"
+    return Weights(column, given if encoder.weights else origin, encoder.prefetch())
+
+
+def with_planned(cache: Path, listing: Listing) -> Listing:
+    """Return the listing with what an earlier version planned and this one passes over.
+
+    Such samples stay in the plan and fail, so that a cache of that version can still be built on.
+    """
+    if (cache / "manifest.json").is_file() and listing.passed:
+        frozen, passed = plan.load(cache), {n for names in listing.passed.values() for n in names}
+        for key, stamp in zip(frozen.keys, frozen.stamps, strict=True):
+            if key in passed:
+                listing.setdefault(key, stamp)
+    return listing
 
 
 @runtime_checkable
@@ -123,6 +160,9 @@ def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:
     Raises:
         ReedError: Weights are missing or invalid, or a file cannot be read.
     """
+    # A missing library is told before the weights, which may take long to come.
+    if fetch and isinstance(encoder, NeedsLibraries):
+        encoder.check_libraries()
     if isinstance(encoder, ReadsFiles):
         encoder.check_files()
     elif not isinstance(encoder, Downloads):

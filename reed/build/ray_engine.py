@@ -91,6 +91,7 @@ def run(
                 marker, spent, counted = _get(ray, name, ready[0])
                 timing.add(spent)
                 left.tally.add(*counted)
+                left.tally.check()
                 yield marker
         finally:
             # After an error nobody waits for the other tasks, so they must not go on.

@@ -11,7 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from reed.build.source import BadSample, Chunk, Reading, Sample, Source
+from reed.build.encoding import Record as Record
+from reed.build.encoding import encode_views
+from reed.build.source import BadSample, Chunk, Reading, Source
 from reed.build.tally import Tally as Tally
 from reed.build.tally import Timing as Timing
 from reed.cache import files, reader, schema, verify
@@ -23,9 +25,6 @@ from reed.cache.schema import Column, Field, Marker
 from reed.cache.stats import Stats
 from reed.errors import ReedError
 from reed.weights import Found, Origin
-
-# A sample's key and, for each of its views, {field: value}.
-Record = tuple[str, Sequence[dict[str, Any]]]
 
 # One array, string or number for each sample of a batch; they may be rows of one array.
 Values = Sequence[Any] | np.ndarray
@@ -76,6 +75,15 @@ class ReadsFiles(Protocol):
 
     def check_files(self) -> None:
         """Open the files before anything is encoded; ReedError for what ``load`` would refuse."""
+        ...
+
+
+@runtime_checkable
+class NeedsLibraries(Protocol):
+    """The additional method of an encoder whose model needs libraries."""
+
+    def check_libraries(self) -> None:
+        """Raise ReedError if one of them is not installed."""
         ...
 
 
@@ -164,7 +172,7 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
 
 def new_tally(job: Job) -> Tally:
     """Return an empty tally of a column."""
-    return Tally(job.column.name, len(job.plan.keys))
+    return Tally(job.column.name, len(job.plan.keys), allowed=job.plan.manifest.max_failed)
 
 
 def encode_shard(
@@ -180,65 +188,13 @@ def encode_shard(
 
         # Failures are counted per chunk, so that a bad source stops the build early.
         began = time.perf_counter()
+        timing.noted += chunk.noted
         bad = dict(chunk.failed)
-        records = _encode_views(job, chunk, bad)
+        records = encode_views(job, chunk, bad)
         timing.encode += time.perf_counter() - began
         failed |= bad
         tally.add(len(chunk.samples) + len(chunk.failed), bad)
         yield records
-
-
-def _encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record]:
-    """Encode a chunk, one call per view.
-
-    The bytes of the first view are then those of a cache without other views.
-    """
-    views: list[dict[str, dict[str, Any]]] = []
-    for view in range(job.plan.manifest.views):
-        batch = [(key, sample[view]) for key, sample in chunk.samples.items() if key not in failed]
-        views.append(dict(_encode(job, batch, failed)) if batch else {})
-    good = [key for key in chunk.samples if key not in failed]
-    return [(key, [values[key] for values in views]) for key in good]
-
-
-def _encode(
-    job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Encode a batch in one call; if the encoder refuses it, one by one to find bad samples."""
-    try:
-        values = job.encoder.encode([sample for _, sample in batch])
-    except BadSample as error:
-        if len(batch) > 1:
-            return [record for pair in batch for record in _encode(job, [pair], failed)]
-        failed[batch[0][0]] = str(error)
-        return []
-
-    # The encoder may be a user's own, so what it returns is checked.
-    names = [field.name for field in job.column.fields]
-    for name in names:
-        if len(values.get(name, ())) != len(batch):
-            raise ReedError(
-                f"column {job.column.name!r}: the encoder gave {len(values.get(name, ()))} values "
-                f"of field {name!r} for {len(batch)} samples"
-            )
-    records = [(key, {n: values[n][i] for n in names}) for i, (key, _) in enumerate(batch)]
-    for key, record in records:
-        _check_shapes(job, key, record)
-    return records
-
-
-def _check_shapes(job: Job, key: str, values: dict[str, Any]) -> None:
-    """Raise ReedError if a value has another shape than the encoder states."""
-    for field in job.column.fields:
-        shape = tuple(getattr(values[field.name], "shape", ()))
-        fits = len(shape) == len(field.shape) and all(
-            want in (None, have) for want, have in zip(field.shape, shape, strict=True)
-        )
-        if not fits:
-            raise ReedError(
-                f"column {job.column.name!r}, field {field.name!r}, key {key!r}: "
-                f"shape {shape} is not {field.shape}, which the encoder states"
-            )
 
 
 def write_shard(
@@ -275,6 +231,7 @@ def write_shard(
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
         index = container.write(temp, reader.parts_of(job.column.fields), members())
+        tally.check()
     marker = Marker(
         column=job.column.name,
         shard=shard,

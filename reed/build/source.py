@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from reed.cache import key_lists
 from reed.cache.account import Account
 from reed.cache.opened import open_cache
+from reed.errors import placed
 
 Sample = dict[str, Any]
 KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
@@ -17,6 +19,13 @@ KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the sour
 
 class BadSample(Exception):
     """Raised for a sample that cannot be read or encoded; the message is the reason."""
+
+
+class NoSample(BadSample):
+    """Raised for a file that holds no sample at all, such as a structure of ions.
+
+    A listing passes such files over. It does not list them to fail.
+    """
 
 
 class Listing(dict[str, str]):
@@ -76,7 +85,8 @@ class Source(Protocol):
         """Return the entries of one view of a sample.
 
         Only the entries that a column reads are accessed, so the mapping may compute them on
-        access.
+        access. If it has an attribute ``notes``, a list of texts such as "alpha dropped", a build
+        says of how many samples it noted which.
 
         Raises:
             BadSample: The sample cannot be read; the message is the reason.
@@ -106,10 +116,12 @@ class Chunk:
     Attributes:
         samples: One sample per view, by key.
         failed: Reason by key, of the samples that could not be read.
+        noted: Samples of which the source noted something, by the note.
     """
 
     samples: dict[str, list[Sample]]
     failed: dict[str, str]
+    noted: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -140,18 +152,28 @@ class Reading:
         stored = [self._stored(shard, keys, view) for view in range(self.views)]
         samples: dict[str, list[Sample]] = {}
         failed: dict[str, str] = {}
+        noted: Counter[str] = Counter()
         for key in keys:
+            notes: set[str] = set()
             try:
-                samples[key] = [self._sample(key, view, stored[view]) for view in range(self.views)]
+                views = range(self.views)
+                samples[key] = [self._sample(key, view, stored[view], notes) for view in views]
             except BadSample as error:
                 failed[key] = str(error)
-        return Chunk(samples, failed)
+            noted.update(notes)
+        return Chunk(samples, failed, noted)
 
-    def _sample(self, key: str, view: int, stored: dict[str, Sample]) -> Sample:
-        """Return one view of a sample; BadSample if it is missing in a column that is read."""
-        entries = self.source.read(key, view) if self.is_raw else {}
+    def _sample(self, key: str, view: int, stored: dict[str, Sample], notes: set[str]) -> Sample:
+        """Return one view of a sample, and add the notes of the source to ``notes``.
+
+        Raises:
+            BadSample: The sample cannot be read, or is missing in a column that is read.
+        """
         raw = [address for address in self.reads if "/" not in address]
-        sample = {address: key if address == KEY else entries[address] for address in raw}
+        with placed(f"column {self.column!r}, key {key!r}", BadSample):
+            entries = self.source.read(key, view) if self.is_raw else {}
+            sample = {address: key if address == KEY else entries[address] for address in raw}
+        notes.update(getattr(entries, "notes", ()))
         for address, values in stored.items():
             if key not in values:
                 raise BadSample(f"not in column {address.split('/')[0]!r}")

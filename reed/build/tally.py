@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
+from reed.cache.schema import MAX_FAILED
 from reed.errors import ReedError
 from reed.wording import counted
 
-MAX_FAILED = 0.01  # share of a column's samples
-FEW = 10  # failures from which no share can be estimated yet
+FEW = 10  # failures from which no share can be estimated yet, and that a message names
 
 
 @dataclass
 class Timing:
-    """Seconds that a build waited for samples, encoded them, and waited for writing."""
+    """Seconds that a build waited for samples, encoded them, and waited for writing.
+
+    Attributes:
+        read: Seconds of waiting for samples.
+        encode: Seconds of encoding.
+        write: Seconds of waiting for the disk.
+        noted: Samples of which the source noted something, by the note.
+    """
 
     read: float = 0.0
     encode: float = 0.0
     write: float = 0.0
+    noted: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Timing) -> None:
         """Add the seconds of another shard."""
         self.read += other.read
         self.encode += other.encode
         self.write += other.write
+        self.noted += other.noted
 
     def summary(self) -> str:
         """Return a line that names the limiting stage."""
@@ -34,22 +44,27 @@ class Timing:
 
 @dataclass
 class Tally:
-    """Tried and failed samples of a column; adding raises ReedError once too many have failed.
+    """Tried and failed samples of a column; too many failures raise ReedError.
 
-    At most 1 % of the column's samples may fail, or one of several; beyond the first ten failures,
-    at most 1 % of those that were tried so far.
+    At most a share of the column's samples may fail, by default 1 %. A build stops earlier if,
+    beyond the first ten failures, the share of those that were tried so far is clearly greater.
+    It goes on until ten failures can be named, or to the end of the shard.
 
     Attributes:
         column: Name of the column.
         planned: Samples of the whole column.
         tried: Samples that were tried.
         failed: Samples that failed.
+        allowed: Share of samples that may fail.
     """
 
     column: str
     planned: int
     tried: int = 0
     failed: int = 0
+    allowed: float = MAX_FAILED
+    _named: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
+    _reasons: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
 
     def add(self, tried: int, failed: dict[str, str]) -> None:
         """Count samples.
@@ -59,16 +74,39 @@ class Tally:
             failed: Key -> reason, of those that failed.
 
         Raises:
-            ReedError: Too many samples have failed.
+            ReedError: Too many samples have failed, and ten or more can be named.
         """
         self.tried += tried
         self.failed += len(failed)
-        few = min(max(FEW, MAX_FAILED * self.tried), max(1, MAX_FAILED * self.planned))
-        if failed and (self.failed > few or self.failed >= self.planned):
-            key, reason = next(iter(failed.items()))
-            so_far = counted(self.tried, "sample")
-            raise ReedError(
-                f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, more than "
-                f"1 % of the {self.planned:,} planned or tried (last: {key!r}: {reason}); mend the "
-                "source, then rerun with --retry-failed"
-            )
+        for key, reason in failed.items():
+            self._reasons[_without_name(reason, key)] += 1
+            if len(self._named) < FEW:
+                self._named[key] = reason
+        if failed and self._reasons.total() >= FEW:
+            self.check()
+
+    def check(self) -> None:
+        """Raise ReedError if too many samples have failed, earlier builds included."""
+        # The order is random, so the share so far scatters around that of the whole column.
+        expected = self.allowed * self.tried
+        few = max(FEW, expected + 3 * expected**0.5)
+        most = min(few, max(1, self.allowed * self.planned))
+        if not self._named or (self.failed <= most and self.failed < self.planned):
+            return
+
+        counts = ", ".join(f"{n} {reason}" for reason, n in self._reasons.most_common(FEW))
+        names = "; ".join(f"{key!r}: {reason}" for key, reason in self._named.items())
+        so_far = counted(self.tried, "sample")
+        raise ReedError(
+            f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, "
+            f"more than {100 * self.allowed:g} % of the {self.planned:,} planned or tried: "
+            f"{counts} ({names}); mend the source, then rerun with --retry-failed, or allow more, "
+            "such as --max-failed 10%"
+        )
+
+
+def _without_name(reason: str, key: str) -> str:
+    """Return a reason without the name of the file, so that equal reasons are counted together."""
+    for part in key.split("/"):
+        reason = reason.replace(part, "") if len(part) > 3 else reason
+    return " ".join(reason.split()).strip(" :")

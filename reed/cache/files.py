@@ -160,6 +160,13 @@ def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
         os.close(descriptor)
 
 
+def follow_umask(path: Path) -> None:
+    """Give a file the permissions of a new one; safetensors makes files that only we can read."""
+    mask = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+
+
 def sync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from reed import config
 from reed.cache import account, changes, classes, files, key_lists, schema
 from reed.cache.key_lists import unfit as unfit
 from reed.cache.schema import Manifest
@@ -98,6 +99,7 @@ def propose(
     flip: bool = False,
     extend: bool = False,
     options: Mapping[str, Any] | None = None,
+    max_failed: float | None = None,
 ) -> Plan:
     """Return the plan that `freeze` would write or find, without writing anything.
 
@@ -114,6 +116,7 @@ def propose(
         flip: Whether to store the mirrored samples, too.
         extend: Whether to put samples that the plan lacks into new shards.
         options: Settings of the source, with the names of all classes as ``classes``.
+        max_failed: Share of samples that may fail; None for that of the cache, or the usual one.
 
     Raises:
         ReedError: A setting differs from that of the existing cache, or the source is not what
@@ -124,10 +127,13 @@ def propose(
     if not (cache / "manifest.json").is_file():
         _refuse_orphans(cache)
         first = (schema.FORMAT, pipeline, domain, source, shard_size, order_seed)
-        empty = Manifest(*first, (), "", 1 + flip, dict(options or {}))
+        share = schema.MAX_FAILED if max_failed is None else max_failed
+        empty = Manifest(*first, (), "", 1 + flip, dict(options or {}), share)
         return _grown(Plan(empty, (), ()), listing)
 
     plan = load(cache)
+    if max_failed is not None:
+        plan = replace(plan, manifest=replace(plan.manifest, max_failed=max_failed))
     asked: dict[str, Any] = {"pipeline": pipeline, "source": source, "domain": domain}
     asked |= {} if options is None else {"options": options}
     changes.check_settings(cache, plan.manifest, asked, flip)
@@ -153,8 +159,8 @@ def freeze(
 ) -> Plan:
     """Return the plan of a cache: write it in the first build, compare it in later builds.
 
-    An extension writes a new list of keys, then replaces manifest.json; it changes no other
-    file.
+    An extension writes a new list of keys, then replaces manifest.json, as another ``max_failed``
+    does; they change no other file.
 
     Args:
         cache: Folder of the cache.
@@ -171,16 +177,17 @@ def freeze(
         discard(cache)
     plan = propose(cache, listing, **settings)
 
-    have = 0
+    have, is_same = 0, False
     if (cache / "manifest.json").is_file():
-        have = len(schema.load_manifest(cache).segments)
+        stored = schema.load_manifest(cache)
+        have, is_same = len(stored.segments), stored == plan.manifest
     account.save(cache, passed or {}, counts or {}, examples or {}, anew=not have)
 
     # The lists of keys come first: without a manifest that counts them they mean nothing.
-    if have < len(plan.manifest.segments):
+    if not is_same:
         for segment in range(have, len(plan.manifest.segments)):
             files.write_atomic(key_lists.path_of(cache, segment), _lines(plan, segment))
-        manifest = schema.dump(plan.manifest)
+        manifest = _dump(plan.manifest)
         files.write_atomic(cache / "manifest.json", manifest, overwrite=have > 0)
         plan = propose(cache, listing, **settings)  # another writer may have been first
 
@@ -218,6 +225,13 @@ def load(cache: Path) -> Plan:
         raise ReedError(f"{key_lists.path_of(cache, 0)} has {counts}; restore them")
     account.load(cache)  # raises an error if listing.json is damaged
     return Plan(manifest, tuple(keys), tuple(stamps))
+
+
+def is_unused(cache: Path) -> bool:
+    """Whether a cache has a plan and no finished shard, so that the plan binds no later build."""
+    return (cache / "manifest.json").is_file() and not any(
+        schema.has_shards(cache, name) for name in schema.columns(cache)
+    )
 
 
 def discard(cache: Path) -> None:
@@ -258,6 +272,14 @@ def _grown(plan: Plan, listing: Mapping[str, str]) -> Plan:
     for segment in range(number + 1):
         digest.update(_lines(grown, segment))
     return replace(grown, manifest=replace(grown.manifest, keys_sha256=digest.hexdigest()))
+
+
+def _dump(manifest: Manifest) -> bytes:
+    """Return the content of manifest.json."""
+    table = config.plain(manifest)
+    if manifest.max_failed == schema.MAX_FAILED:  # versions that do not know it read the file, too
+        del table["max_failed"]
+    return schema.dump(table)
 
 
 def _lines(plan: Plan, segment: int) -> bytes:

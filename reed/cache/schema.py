@@ -16,6 +16,7 @@ from reed.cache.sealed import read
 from reed.errors import ReedError, suggest
 
 FORMAT = 1
+MAX_FAILED = 0.01  # share of the samples of a column that may fail, unless the plan says otherwise
 CONTAINERS = ("tar", "h5", "zarr")  # how shards are stored, and the suffix of their files
 
 KINDS = {
@@ -139,6 +140,8 @@ class Manifest:
         views: Records per sample; 2 where the mirrored sample is stored beside it.
         options: Settings of the source, with the names of the classes as ``classes`` where the
             data names them.
+        max_failed: Share of the samples of a column that may fail; in the file only if it is not
+            the usual one.
     """
 
     format: int
@@ -151,6 +154,7 @@ class Manifest:
     keys_sha256: str
     views: int = 1
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    max_failed: float = MAX_FAILED
 
     @property
     def samples(self) -> int:
@@ -266,6 +270,12 @@ def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) 
 def columns(cache: Path) -> list[str]:
     """Return the names of the columns of a cache, complete or not."""
     return sorted(path.parent.name for path in cache.glob("*/column.json"))
+
+
+def has_shards(cache: Path, name: str) -> bool:
+    """Whether a column has a finished shard; without one, it binds no later build."""
+    folder = cache / name
+    return (folder / "column.json").is_file() and any(folder.glob("[0-9]*.json"))
 
 
 def is_column_name(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
@@ -191,21 +190,6 @@ def conformer(mol: Any, seed: int) -> str:
     elif force.UFFHasAllMoleculeParams(mol):
         force.UFFOptimizeMolecule(mol, maxIters=FORCE_STEPS)
     return ""
-
-
-def sdf(mols: Iterable[tuple[str, Any]]) -> str:
-    """Return named molecules as the text of an SDF file, with kekulised bonds if possible."""
-    chem = library()
-    entries = []
-    for name, mol in mols:
-        copy = chem.Mol(mol)
-        copy.SetProp("_Name", name)
-        try:
-            block = chem.MolToMolBlock(copy)
-        except (ValueError, RuntimeError):  # it cannot be kekulised
-            block = chem.MolToMolBlock(copy, kekulize=False)
-        entries.append(f"{block}$$$$\n")
-    return "".join(entries)
 
 
 def planar(molecule: Molecule) -> Any:

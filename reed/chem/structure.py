@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reed.build.shard import BadSample
+from reed.build.source import BadSample, NoSample
 from reed.chem.letters import letter_of
 from reed.chem.mmcif import read_mmcif
 from reed.chem.pdb import read_pdb
@@ -99,9 +99,9 @@ def _read(path: Path, size: int, changed: int) -> Structure:
             raise BadSample("holds no atoms")
         results = _named(_chains(content, molecules(content)))
         if not results:
-            raise BadSample("holds no protein chain")
+            raise NoSample("holds no protein chain")
     except BadSample as error:
-        raise BadSample(f"{path.name} {error}") from error
+        raise type(error)(f"{path.name} {error}") from error
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadSample(f"{path.name} is not a valid structure: {reason[:200]}") from error

@@ -155,6 +155,23 @@ class Bounded(Protocol):
 
 
 @runtime_checkable
+class Named(Protocol):
+    """A domain whose sampling options may name classes."""
+
+    def with_names(self, options: Any, names: Sequence[str]) -> Any:
+        """Return sampling options with numbers in place of names of classes.
+
+        Args:
+            options: The options.
+            names: Names of the classes, by number; empty if the data names none.
+
+        Raises:
+            ReedError: There is no such class.
+        """
+        ...
+
+
+@runtime_checkable
 class Published(Protocol):
     """A domain whose nets can be exported in a public layout, by reed-train export."""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,69 +13,16 @@ from torch import Tensor, nn
 
 from reed import config
 from reed.cache.schema import Field
-from reed.config import option
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.domains.image_guided import Request, drawn_with_guides
-from reed.errors import ReedError
+from reed.domains.image_options import SampleOptions
+from reed.errors import ReedError, suggest
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate
-from reed.flows.samplers import Guidance
 from reed.guides.guide import guides_of
-from reed.guides.steer import Steer
 from reed.nets.sit import SiT, SiTConfig, sit_config
 from reed.picture import grid, stretched, to_uint8
 from reed.seeding import Draws, seed_for
-
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """Options of drawing images from a trained net.
-
-    Attributes:
-        sampler: euler or heun (ODE), or sde (Euler-Maruyama).
-        steps: Steps of the integration.
-        guidance: Classifier-free guidance.
-        labels: balanced (sample i has label i mod classes) or random.
-        z: Guidance on the representations of guides (see reed.guides).
-        seed: Seed; sample i depends only on (seed, i).
-    """
-
-    sampler: str = option(
-        "euler",
-        "Sampler: euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04).",
-        metavar="NAME",
-    )
-    steps: int = option(50, "Number of sampler steps.")
-    guidance: Guidance = field(default_factory=Guidance)
-    z: Steer = field(default_factory=Steer)
-    labels: str = option(
-        "balanced",
-        "Class labels: balanced (sample i gets label i mod classes) or random.",
-        metavar="NAME",
-    )
-    seed: int = option(0, "Random seed.")
-
-    def __post_init__(self) -> None:
-        for name, known in (
-            ("sampler", ("euler", "heun", "sde")),
-            ("labels", ("balanced", "random")),
-        ):
-            if getattr(self, name) not in known:
-                raise ReedError(f"{name} is {getattr(self, name)!r}, it must be one of {known}")
-        samplers.check_steps(self.steps)
-
-    @property
-    def name(self) -> str:
-        """Short form without defaults, for file names: "sde250-cfg1.8-t0-0.7-random"."""
-        guidance, parts = self.guidance, [f"{self.sampler}{self.steps}"]
-        if guidance.scale > 1:
-            parts.append(f"cfg{guidance.scale:g}")
-            if (guidance.low, guidance.high) != (0, 1):
-                parts.append(f"t{guidance.low:g}-{guidance.high:g}")
-        parts += [self.z.name] if self.z.name else []
-        parts += [self.labels] if self.labels != "balanced" else []
-        parts += [f"seed{self.seed}"] if self.seed else []
-        return "-".join(parts)
 
 
 @DOMAINS.register("image")
@@ -193,8 +140,10 @@ class ImageDomain:
         field, device = fields["x"], next(net.parameters()).device
         samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
         labels = [sample.label(options.labels) for sample in samples]
+        if chosen := self.with_names(options, ()).label:
+            labels = [int(chosen[index % len(chosen)]) for index in indices]
         if self.label_dropout == 1:  # an unconditional net knows the null class alone
-            _check_unconditional(options.guidance)
+            _check_unconditional(options)
             labels = [self.classes] * len(samples)
         y = torch.tensor(labels, device=device)
         shape = _net_shape(field)
@@ -219,6 +168,22 @@ class ImageDomain:
         x = x.float()
         x = x / _per_channel(field.scale, x) + _per_channel(field.shift, x)
         return {"x": x.cpu().numpy(), "label": y.cpu().numpy(), **drawn}
+
+    def with_names(self, options: SampleOptions, names: Sequence[str]) -> SampleOptions:
+        """Return the options with numbers for the names of classes; see `Named`."""
+        numbers = []
+        for label in options.label:
+            if label.isdecimal() and int(label) < self.classes:
+                numbers.append(str(int(label)))
+            elif label in names:
+                numbers.append(str(names.index(label)))
+            else:
+                hint = suggest(label, names) if names else ""
+                last = self.classes - 1
+                raise ReedError(
+                    f"--label {label!r} is no class: numbers go from 0 to {last}.{hint}"
+                )
+        return replace(options, label=tuple(numbers))
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw the samples in a grid; of latents, the first three channels, with full contrast."""
@@ -260,11 +225,13 @@ def _check_fields(x: Field, label: Field) -> None:
         raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
 
 
-def _check_unconditional(guidance: Guidance) -> None:
-    if guidance.scale > 1:
+def _check_unconditional(options: SampleOptions) -> None:
+    scale, label = options.guidance.scale, options.label
+    if scale > 1 or label:
+        asked = f"--label {label[0]}" if label else f"guidance scale {scale}"
         raise ReedError(
-            f"guidance scale {guidance.scale} needs labels, and this net was trained without any "
-            "(domain.label_dropout = 1); sample with scale 1"
+            f"{asked} needs labels, and this net was trained without any (domain.label_dropout = "
+            "1); leave it out"
         )
 
 

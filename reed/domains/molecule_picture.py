@@ -42,6 +42,8 @@ def drawn(coords: np.ndarray, atoms: np.ndarray, bonds: np.ndarray) -> np.ndarra
 def _molecule(x: np.ndarray, numbers: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Draw one molecule, [SIDE, SIDE, 3]."""
     canvas = np.full((SIDE, SIDE, 3), 255, np.uint8)
+    if not np.isfinite(x).all():  # it has no place to be drawn at
+        return canvas
 
     # Look along the axis of least variance, so that as few atoms as possible hide others.
     x = x - x.mean(0)

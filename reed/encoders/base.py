@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from reed import weights as files
+from reed.hub import require
 from reed.weights import Found, Origin
 
 
@@ -34,9 +35,13 @@ class PublicWeights:
 
     Attributes:
         weights: Path of the weights; None to use those of ``origin``.
+        libraries: Modules that the model needs.
+        extra: Extra of this package that installs them.
     """
 
     weights: str | None
+    libraries: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
 
     if TYPE_CHECKING:  # at run time a dataclass would take this for the default of its field `name`
 
@@ -49,6 +54,10 @@ class PublicWeights:
     def origin(self) -> Origin:
         """Location of the public weights."""
         raise NotImplementedError
+
+    def check_libraries(self) -> None:
+        """Raise ReedError if a module that the model needs is not installed."""
+        require(self.name, self.libraries, self.extra)
 
     def prefetch(self) -> Found:
         """Download the public weights, unless ``weights`` names others."""

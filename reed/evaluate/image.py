@@ -14,6 +14,7 @@ from reed import __version__
 from reed.config import option
 from reed.errors import ReedError, suggest
 from reed.evaluate.base import EVALUATORS, Evaluator, Task
+from reed.evaluate.folder import open_reference
 from reed.evaluate.image_metrics import METRICS, Values, choose, parse_metrics, spaces_of
 from reed.evaluate.provenance import alignment_of, beside, recipe_of
 from reed.evaluate.record import Record
@@ -42,6 +43,7 @@ class ImageEvaluator(Evaluator):
             own spaces.
         weights: Weights of feature spaces, as SPACE=FILE.
         precision: Precision of the feature networks.
+        background: Colour behind transparent images of a reference folder.
     """
 
     noun = "images"
@@ -66,6 +68,13 @@ class ImageEvaluator(Evaluator):
     )
     precision: str = option(
         "fp32", "Precision of the feature networks: fp32, tf32 or bf16.", metavar="NAME"
+    )
+
+    background: str = option(
+        "",
+        "Colour behind transparent images of a reference folder, as source.background of a cache. "
+        "Default: alpha is dropped.",
+        metavar="COLOUR",
     )
 
     def __post_init__(self) -> None:
@@ -94,10 +103,8 @@ class ImageEvaluator(Evaluator):
         if wanted:
             _check_spaces(spaces_of(wanted, self.features), given, self.precision)
 
-        drawn, real = (
-            open_images(task.samples, "samples"),
-            open_images(task.reference, "the reference"),
-        )
+        drawn = open_images(task.samples, "samples")
+        real = open_reference(task, drawn.shape, self.background)
         task.check_num(drawn.num)
         check(drawn, real)
         if not wanted:

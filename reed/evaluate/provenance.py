@@ -59,7 +59,8 @@ def recipe_of(samples: Path, num: int) -> dict[str, Any]:
         ReedError: NAME.json cannot be read, or states another number of samples.
     """
     recipe = drawn_as(samples)
-    if recipe.get("num", num) != num:
+    drawn, unsound = recipe.get("num", num), len(recipe.get("problems", {}))
+    if num not in (drawn, drawn - unsound):  # a file may lack those that it cannot hold
         problem = f"{beside(samples, '.json')} says that {recipe['num']} samples were drawn"
         raise ReedError(f"{problem}, {samples} holds {num}; sample again, or remove the file")
     return dict.fromkeys(RECIPE) | recipe

@@ -71,6 +71,10 @@ class Record:
         values = values or {}
         metrics = {k: {"value": v} | about for k, v in values.items() if v is not None}
         empty = [f"{k}: there is nothing to average" for k, v in values.items() if v is None]
+        unsound = recipe.get("problems") or {}
+        if unsound:
+            first, reason = next(iter(unsound.items()))
+            empty.append(f"{len(unsound)} samples are not sound (sample {first}: {reason})")
         return cls(kind, samples, reference, metrics, recipe, stage_one_of(recipe), empty)
 
     @classmethod

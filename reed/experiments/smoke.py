@@ -22,7 +22,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "batch": 8,
         "precision": "fp32",
         "domain.size": '""',
-        "domain.classes": 3,
         "domain.net_settings.hidden_size": 32,
         "domain.net_settings.depth": 3,
         "domain.net_settings.num_heads": 2,

@@ -13,7 +13,7 @@ from reed.errors import ReedError
 from reed.metrics import FEATURES, rgb, unfit
 from reed.metrics.image_set import ImageSet
 from reed.precision import computing
-from reed.state_dict import fill
+from reed.state_dict import fill, for_timm
 from reed.weights import Found, Origin
 
 
@@ -84,7 +84,7 @@ class TimmSpace:
     def load(self, device: str, real: ImageSet) -> None:
         path = self._found().files[0]
         model = self._create()
-        state = files.for_timm(model, files.read(path))
+        state = for_timm(model, files.read(path))
         fill(model, state, f"{self._name}: {path}")
         if hasattr(model, "set_input_size"):  # resamples the position embedding
             model.set_input_size(img_size=(self._size, self._size))

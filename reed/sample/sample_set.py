@@ -21,16 +21,17 @@ from tqdm import tqdm
 import reed
 from reed import config
 from reed.build.engines import Share
+from reed.bytes import check_readable
 from reed.cache import files
 from reed.errors import ReedError
 from reed.registry import Registry
-from reed.sample.sampler import BATCH, Sampler
+from reed.sample.sampler import BATCH, PROBLEM, Sampler
 
 OUTPUTS = Registry("output of samples", "reed.sample.outputs", group="reed.outputs")
 PLAIN = "arrays"  # output of kinds that have no output of their own
 # Entries of OUT.json that may differ between the commands that draw one set: paths, and facts that
 # the hash of the weights already determines.
-FREE = ("num", "files", "run", "checkpoint", "images_seen", "config", "versions", "kind")
+FREE = tuple("num files problems run checkpoint images_seen config versions kind".split())
 
 
 @dataclass
@@ -68,9 +69,13 @@ class Output:
         """Return the arrays [batch, ...] to keep of a batch of samples, by name."""
         return drawn
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return {path: function that writes the file (whole or not at all) or folder there}."""
         raise NotImplementedError
+
+
+# A function that writes a file; it returns the samples that the file cannot hold, with the reason.
+Writer = Callable[[Path, "SampleSet"], Mapping[int, str] | None]
 
 
 def output_of(kind: str) -> type[Output]:
@@ -149,6 +154,7 @@ class SampleSet:
         missing = set(self.missing())
         numbers = share.of(range(self.batches))
         todo = [number for number in numbers if number in missing]
+
         with tqdm(
             total=len(numbers) * self.batch,
             initial=(len(numbers) - len(todo)) * self.batch,
@@ -157,8 +163,11 @@ class SampleSet:
             disable=self._quiet,
             dynamic_ncols=True,
         ) as bar:
+            # One bad sample must not cost the others of its batch, nor those of later batches.
             for number in todo:
-                self._add(number, self._output.convert(sampler.batch(number, options, self.batch)))
+                drawn = sampler.batch(number, options, self.batch, False)
+                named = {PROBLEM: drawn.pop(PROBLEM)} if PROBLEM in drawn else {}
+                self._add(number, self._output.convert(drawn) | named)
                 bar.update(self.batch)
 
     def finish(self) -> bool:
@@ -168,30 +177,52 @@ class SampleSet:
         with files.only_writer(self._parts, wait=True):
             for path, write in self._files.items():
                 if not self._holds_all(path):
-                    write(path, self)
-                    self._record(path)
+                    self._record(path, write(path, self) or {})
         return True
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Reason by the number of a sample that is not sound, or that a file cannot hold."""
+        return self._recorded().get("problems", {})
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield the arrays of each part by name, in order, `num` samples in total."""
         numbers = range(self.batches)
         for number in tqdm(numbers, "files", leave=False, unit="part", disable=self._quiet):
-            path = self._part(number)
-            try:
-                with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    values = dict(arrays.items())
-            except (OSError, EOFError, ValueError, BadZipFile) as error:
-                raise ReedError(f"cannot read {path}: {error}; delete it and rerun") from error
-            rows = {name: len(value) for name, value in values.items()}
-            if not rows or set(rows.values()) != {self.batch}:
-                raise ReedError(
-                    f"{path} holds {rows} samples instead of {self.batch}; delete it and rerun"
-                )
             left = self.num - number * self.batch
+            values = self._read(number)
+            values.pop(PROBLEM, None)
             yield {name: value[:left] for name, value in values.items()}
 
     def _part(self, number: int) -> Path:
         return self._parts / f"{number:06d}.npz"
+
+    def _read(self, number: int, *names: str) -> dict[str, np.ndarray]:
+        """Read the arrays of a part; of these names alone if there are any."""
+        path = self._part(number)
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                values = {name: arrays[name] for name in arrays.files if name in (names or arrays)}
+        except (OSError, EOFError, ValueError, BadZipFile) as error:
+            check_readable(path)
+            raise ReedError(f"cannot read {path}: {error}; delete it and rerun") from error
+
+        # A part without the named arrays is sound: most have no problem to tell of.
+        rows = {name: len(value) for name, value in values.items()}
+        if not (rows or names) or set(rows.values()) - {self.batch}:
+            raise ReedError(
+                f"{path} holds {rows} samples instead of {self.batch}; delete it and rerun"
+            )
+        return values
+
+    def _unsound(self) -> dict[int, str]:
+        """Return what was wrong with samples when they were drawn, by their number."""
+        found = {}
+        for number in range(self.batches):
+            for row, problem in enumerate(self._read(number, PROBLEM).get(PROBLEM, ())):
+                if problem and number * self.batch + row < self.num:
+                    found[number * self.batch + row] = str(problem)
+        return found
 
     def _add(self, number: int, arrays: dict[str, np.ndarray]) -> None:
         if not self._json.is_file():
@@ -213,9 +244,19 @@ class SampleSet:
     def _holds_all(self, path: Path) -> bool:
         return path.exists() and self._recorded().get("files", {}).get(path.name) == self.num
 
-    def _record(self, path: Path) -> None:
+    def _record(self, path: Path, refused: Mapping[int, str]) -> None:
+        """Record that a file holds all samples, and which samples are not sound or not in it."""
         held = self._recorded()["files"] | {path.name: self.num}
-        files.write_atomic(self._json, _dump(self._table(held)))
+        problems = self.problems
+
+        # A sample may be unsound as drawn, and for that reason not fit into a file either.
+        for more in (self._unsound(), refused):
+            for number, reason in more.items():
+                said = problems.get(f"{number:06d}", "")
+                problems[f"{number:06d}"] = said if reason in said else f"{said}; {reason}"
+        problems = {number: problems[number].removeprefix("; ") for number in sorted(problems)}
+        table = self._table(held) | ({"problems": problems} if problems else {})
+        files.write_atomic(self._json, _dump(table))
 
     def _check(self) -> None:
         recorded = self._recorded()
@@ -229,7 +270,11 @@ class SampleSet:
                     )
             return
 
-        kept = [{k: v for k, v in t.items() if k not in FREE} for t in (recorded, self._recipe)]
+        # An option that did not exist when the samples were drawn is one that is empty now.
+        kept = [
+            {k: v for k, v in table.items() if k not in FREE and v != []}
+            for table in (recorded, self._recipe)
+        ]
         for name, old, new in config.differences(*kept, ""):
             raise ReedError(
                 f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}; "

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from reed import config, weights
 from reed.cache.schema import Column, Field
-from reed.domains.base import DOMAINS, Domain
+from reed.domains.base import DOMAINS, Domain, Named
 from reed.errors import ReedError
 from reed.guides.bank import check_banks, open_banks
 from reed.guides.guide import attach, guides_of
@@ -23,6 +23,7 @@ from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
 BATCH = 64  # default number of samples per batch
+PROBLEM = "problem"  # array of a batch: what is wrong with each sample
 
 
 class Sampler:
@@ -60,6 +61,7 @@ class Sampler:
         self.kind, self.domain = kind, domain
         self.fields, self.columns = fields, columns
         self.about, self.name, self.precision = about, name, precision
+        self.classes: tuple[str, ...] = ()  # their names, by number
 
     @property
     def step(self) -> int | None:
@@ -121,7 +123,9 @@ class Sampler:
         }
         name += "" if ema else "-model"
         net = net.to(device)
-        return cls(net, data.domain, domain, data.fields, columns, about, name, precision)
+        sampler = cls(net, data.domain, domain, data.fields, columns, about, name, precision)
+        sampler.classes = data.classes
+        return sampler
 
     @classmethod
     def of_weights(
@@ -176,30 +180,53 @@ class Sampler:
         if (guides := guides_of(self.net)) is not None:
             check_banks(guides, num, options.z.replace)
 
-    def batch(self, number: int, options: Any, size: int) -> dict[str, np.ndarray]:
+    def completed(self, options: Any) -> Any:
+        """Return sampling options with numbers in place of names of classes."""
+        is_named = isinstance(self.domain, Named)
+        return self.domain.with_names(options, self.classes) if is_named else options
+
+    def batch(
+        self, number: int, options: Any, size: int, strict: bool = True
+    ) -> dict[str, np.ndarray]:
         """Draw samples number * size to (number + 1) * size - 1.
 
         A batch is always full, because a matrix product may round differently if its shape
         differs. So for one batch size a sample has the same bits, whichever process draws it.
 
+        Args:
+            number: Number of the batch.
+            options: Sampling options of the domain.
+            size: Samples per batch.
+            strict: Whether to fail for one sample that is not finite. Otherwise the array
+                ``problem``, text [size], says what is wrong with such samples; without it, nothing
+                is wrong.
+
         Returns:
             Arrays [size, ...] by name.
 
         Raises:
-            ReedError: A value is not finite.
+            ReedError: A value is not finite; if not ``strict``, in every sample.
         """
         indices = range(number * size, (number + 1) * size)
         device = str(next(self.net.parameters()).device)
         with computing(device, self.precision):
             drawn = self.domain.generate(self.net, self.fields, indices, options)
+
+        problems = [""] * size
         for name, values in drawn.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                bad = np.isfinite(values.reshape(size, -1)).all(1).argmin()
-                raise ReedError(
-                    f"{name!r} of sample {indices[bad]} is not finite, drawn in {self.precision} "
-                    f"from {self.about['checkpoint']}; try --precision fp32, or another checkpoint"
-                )
-        return drawn
+            if values.dtype.kind != "f":
+                continue
+            for row in np.flatnonzero(~np.isfinite(values.reshape(size, -1)).all(1)):
+                problems[row] = problems[row] or f"{name!r} is not finite"
+        # If no sample is finite, it is the checkpoint or the precision that is bad.
+        if any(problems) and (strict or all(problems)):
+            row = next(row for row, problem in enumerate(problems) if problem)
+            name = problems[row].partition(" ")[0]
+            raise ReedError(
+                f"{name} of sample {indices[row]} is not finite, drawn in {self.precision} "
+                f"from {self.about['checkpoint']}; try --precision fp32, or another checkpoint"
+            )
+        return drawn | ({PROBLEM: np.array(problems)} if any(problems) else {})
 
     def draw(
         self, which: int | range, options: Any, *, batch: int = BATCH, progress: bool = True

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from reed.cache.files import new_folder
+from reed.bytes import check_readable
+from reed.cache import files
 from reed.errors import ReedError
 from reed.state_dict import fill
 
@@ -49,14 +50,33 @@ def save(run: Path, checkpoint: Checkpoint) -> Path:
     for stale in run.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
 
-    with new_folder(final) as temp:
+    with files.new_folder(final) as temp:
         for group in _GROUPS:
             named = getattr(checkpoint, group).items()
             tensors = {name: value.detach().contiguous().cpu() for name, value in named}
             save_file(tensors, temp / f"{group}.safetensors")
+            files.follow_umask(temp / f"{group}.safetensors")
         state = {"step": checkpoint.step, "extra": checkpoint.extra}
         (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     return final
+
+
+def prune(run: Path, keep: int, interval: int) -> None:
+    """Remove checkpoints, of which a run keeps the latest and one per interval.
+
+    Args:
+        run: Folder of the run.
+        keep: Number of the latest checkpoints to keep; 0 keeps all.
+        interval: Checkpoints of multiples of this step are kept, too; 0 for none.
+    """
+    for step in steps(run)[:-keep] if keep else ():
+        if interval and step % interval == 0:
+            continue
+        # A renamed folder is no checkpoint, so that a killed process leaves none that lacks files.
+        folder = run / f"step-{step:07d}"
+        removed = folder.with_name(f".{folder.name}.tmp")
+        folder.rename(removed)
+        shutil.rmtree(removed)
 
 
 def steps(run: Path) -> list[int]:
@@ -92,6 +112,8 @@ def load(run: Path, step: int | None = None, groups: tuple[str, ...] = _GROUPS) 
             for group in _GROUPS
         }
     except (OSError, ValueError, SafetensorError) as error:
+        for file in folder.iterdir():
+            check_readable(file)
         raise ReedError(f"{folder} cannot be read: {error}; remove it to use another") from error
     return Checkpoint(state["step"], **tensors, extra=state["extra"])
 

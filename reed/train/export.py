@@ -22,6 +22,7 @@ from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
 PICKLES, SAFETENSORS = (".pt", ".pth", ".ckpt"), ".safetensors"
+WRITTEN = (".pt", ".pth", SAFETENSORS)  # .ckpt is Lightning's, which has another layout
 SAID = ("args", "steps")  # metadata of the .safetensors files that we write, as JSON
 
 
@@ -60,9 +61,9 @@ def run_table(run: Path, step: int | None = None, guides: bool = False) -> dict[
 def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> int:
     """Write a run's weights for the public code, and return their step.
 
-    A .pt or .pth file holds model, steps, args (settings that the weights do not show) and, with
-    `ema`, ema. A .safetensors file holds the average alone or, without `ema`, the model alone. The
-    file appears whole or not at all.
+    A .pt or .pth file holds model, steps, args (fields, and settings that the weights do not show)
+    and, with `ema`, ema. A .safetensors file holds the average alone or, without `ema`, the model
+    alone. The file appears whole or not at all.
 
     Args:
         run: Folder of the run.
@@ -73,8 +74,9 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
     Raises:
         ReedError: The file name has another ending, or the run's domain has no public layout.
     """
-    if out.suffix not in (*PICKLES, SAFETENSORS):
-        raise ReedError(f"--out {out} must end in .pt, .pth or .safetensors")
+    if out.suffix not in WRITTEN:
+        known = " or ".join((", ".join(WRITTEN[:-1]), WRITTEN[-1]))
+        raise ReedError(f"--out {out} must end in {known}, not in {out.suffix or 'nothing'!r}")
     table = run_table(run, step)
     settings = config.build(TrainConfig, config.read(run / "config.json"))
     data = RunData.of_run(run, settings.shards, settings.data)
@@ -84,13 +86,14 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
             f"{run} cannot be exported: nets of {type(domain).__name__} have no public layout; "
             f"start another run from it with reed-train --init {run}"
         )
-    table["args"] = domain.published()
+    table["args"] = domain.published() | {"fields": config.plain(data.fields)}
 
     with files.new_file(out) as temp:
         # safetensors allows no nesting, so its file holds one state dict and the rest as metadata.
         if out.suffix == SAFETENSORS:
             metadata = {name: json.dumps(table[name]) for name in SAID}
             save_file(table["ema" if ema else "model"], temp, metadata)
+            files.follow_umask(temp)
         else:
             torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
         files.sync(temp)

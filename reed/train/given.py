@@ -1,16 +1,50 @@
-"""Checks of a cache when a run starts: labels in range, and the samples that columns lack."""
+"""What a cache says when a run starts: classes, labels in range, samples that columns lack."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 
+from reed.cache.opened import Cache
 from reed.cache.stream import ShardStream
 from reed.domains.base import Bounded, Domain
 from reed.errors import ReedError
-from reed.train.run_data import Lacking, RunData
+from reed.train.run_data import Lacking, RunData, domain_class
+from reed.train.settings import TrainConfig
 
-KEPT = 100  # lacking keys of each column that data.json lists
+KEPT, NAMED = 100, 5  # lacking keys of each column in data.json; class names in a message
+
+
+def with_limits(settings: TrainConfig, cache: Cache, data: RunData) -> TrainConfig:
+    """Return the settings with the limits of a Bounded domain, such as its number of classes.
+
+    A limit that is not set is the number of class names in the cache or, without names, one more
+    than the greatest number.
+
+    Raises:
+        ReedError: The limit that is set is not the number of class names. A net that starts from
+            other weights (`init`) may have more classes, and an existing run keeps its own.
+    """
+    domain = dict(settings.domain)
+    for role, setting in getattr(domain_class(data.domain), "limits", {}).items():
+        place, field = settings.data[role], data.fields[role]
+        # The names are those of the source's labels; another column may hold other numbers.
+        own = data.columns[place.partition("/")[0]].reads
+        names = data.classes if field.kind == "label" and "label" in own else ()
+
+        if setting not in domain:
+            domain[setting] = len(names) or int(cache.join([place]).numbers(place).max()) + 1
+            continue
+        is_fixed = (settings.run / "config.json").is_file()
+        if not names or domain[setting] == len(names) or is_fixed:
+            continue
+        if not (settings.init and domain[setting] > len(names)):
+            shown = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+            raise ReedError(
+                f"domain.{setting} is {domain[setting]}, {cache.folder} has {len(names)} classes "
+                f"({shown}): leave domain.{setting} out, or set it to {len(names)}"
+            )
+    return replace(settings, domain=domain)
 
 
 def check_labels(domain: Domain, stream: ShardStream, places: Mapping[str, str]) -> None:

@@ -42,6 +42,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     Raises:
         ReedError: The recipe does not fit its cache, the run's folder belongs to another recipe or
             process, or too many steps had non-finite gradients.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is saved.
     """
     accelerator = accelerator_for(settings)
     cuda = accelerator.device.type == "cuda"
@@ -52,17 +53,20 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
     main = accelerator.is_main_process
     with only_writer(settings.run) if main else contextlib.nullcontext():
         if main:
-            recipe.claim(settings)
+            setup.data.check(settings.run)
+            recipe.claim(setup.config)
             setup.data.write(settings.run)
             if setup.data.said:
                 print(setup.data.said, file=sys.stderr)
             if progress:
-                print(json.dumps(config.plain(settings)), file=sys.stderr)
+                print(json.dumps(config.plain(setup.config)), file=sys.stderr)
         trainer.resume()
-        trainer.run(progress=progress and accelerator.is_local_main_process)
+        is_interrupt = trainer.run(progress=progress and accelerator.is_local_main_process)
 
     # A process group that still exists when Python ends may abort the finished process.
     accelerator.end_training()
+    if is_interrupt:
+        raise KeyboardInterrupt
     return trainer.step
 
 
@@ -142,13 +146,11 @@ class Trainer:
             return
 
         # With fp16, the scaler has a state of its own: the current factor of the loss.
-        scaler = self.accelerator.scaler
-        extra = {
-            "samples": self.samples,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
+        scaler, settings = self.accelerator.scaler, self.setup.config
+        state = scaler.state_dict() if scaler is not None else None
+        extra = {"samples": self.samples, "scaler": state}
         checkpoint.save(
-            self.setup.config.run,
+            settings.run,
             Checkpoint(
                 self.step,
                 self._bare.state_dict(),
@@ -157,6 +159,7 @@ class Trainer:
                 extra,
             ),
         )
+        checkpoint.prune(settings.run, settings.keep, settings.every.keep)
 
     def preview(self) -> np.ndarray:
         """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
@@ -170,8 +173,8 @@ class Trainer:
         net.train(training)
         return domain.picture(samples, setup.fields)
 
-    def run(self, *, progress: bool) -> None:
-        """Train until the last step, or until a signal asks the process to stop."""
+    def run(self, *, progress: bool) -> bool:
+        """Train until the last step or a signal; return whether it was Ctrl-C."""
         settings, every = self.setup.config, self.setup.config.every
         main = self.accelerator.is_main_process
         feed = Feed(self.setup.stream, self.accelerator.device)
@@ -207,6 +210,7 @@ class Trainer:
                     log.picture(self.step, self.preview())
                 if last:
                     break
+        return stop.is_interrupt
 
     def _log(self) -> RunLog:
         """Open the log, and the tracker if the recipe names one."""

@@ -14,6 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from reed import config
 from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
@@ -67,7 +68,12 @@ class PublicWeights:
         return sit_public.domain_settings(self.path, self.net, self.args, self.origin, heads)
 
     def fields(self, scale: float, shift: float) -> dict[str, Field]:
-        """Return the fields that the net was trained on (see reed.nets.sit_public.fields)."""
+        """Return the fields that the net was trained on (see reed.nets.sit_public.fields).
+
+        An exported file states them; of latents, ``scale`` and ``shift`` are then ignored, too.
+        """
+        if (stated := self.args.get("fields")) and isinstance(stated, dict):
+            return {role: config.build(Field, field, role) for role, field in stated.items()}
         return sit_public.fields(self.net, scale, shift)
 
     def on_our_time(self, net: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
-from reed.train.run_data import RunData
+from reed.train.run_data import Identity, RunData
 from reed.train.settings import (
     EveryConfig,
     LoaderConfig,
@@ -44,7 +44,9 @@ __all__ = [
 ]
 
 # Settings that a rerun in the same folder may change.
-FREE = "steps every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
+FREE = (
+    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Setup:
     """A recipe that fits its cache: everything the trainer is built from.
 
     Attributes:
-        config: The settings of the run.
+        config: The settings of the run, with those that the cache completes.
         domain: The domain with its settings.
         data: What the run keeps of the cache.
         targets: Alignment targets by name, without those whose weight is always 0.
@@ -102,6 +104,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     # files is parsed once.
     cache = open_cache(settings.shards)
     data = RunData.of_cache(cache, settings.data, settings.guide)
+    settings = given.with_limits(settings, cache, data)
     domain = data.make_domain(settings.domain)
     preview = config.build(domain.sampling, settings.preview.options, "preview.options")
     schedules = _schedules(settings, domain)
@@ -121,6 +124,9 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     stream = _stream(settings, cache, active, guides, rank=rank, world=world, pin=pin)
     given.check_labels(domain, stream, settings.data)
     data = given.with_lacking(data, stream)
+    places = [*settings.data.values(), *(align.target for align in active.values())]
+    places += [guide.config.target for guide in guides.values()]
+    data = replace(data, identity=Identity.of(cache, places))
     # With `tokens`, a batch of long samples may hold few of them.
     if stream.fewest < world * settings.accumulate:
         raise ReedError(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,37 @@ class Lacking:
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What a run reads, wherever the folder of the cache is.
+
+    Attributes:
+        samples: Number of samples in the cache.
+        views: Records per sample.
+        classes: Names of the classes, by number.
+        revisions: Revision of every column that the run reads.
+        keys: The sha256 of all keys in the order of the cache; empty in runs of earlier versions.
+    """
+
+    samples: int = 0
+    views: int = 1
+    classes: tuple[str, ...] = ()
+    revisions: dict[str, str] = dataclasses.field(default_factory=dict)
+    keys: str = ""
+
+    @classmethod
+    def of(cls, cache: Cache, places: Iterable[str]) -> Identity:
+        """Return the identity of a cache and of the columns of some places, "column/field"."""
+        names = sorted({place.partition("/")[0] for place in places})
+        return cls(
+            cache.manifest.samples,
+            cache.manifest.views,
+            cache.classes,
+            {name: cache.column(name).revision for name in names},
+            hashlib.sha256("\n".join(cache.plan.keys).encode()).hexdigest(),
+        )
+
+
+@dataclass(frozen=True)
 class RunData:
     """The content of data.json; with it a run can be sampled on a machine without its cache.
 
@@ -59,6 +91,7 @@ class RunData:
         left_out: Number of samples that are not trained on, because a column lacks them.
         lacking: Column -> the samples that it lacks; only columns that lack some.
         guide_fields: Guide -> the cached field of its representation.
+        identity: What the run reads of its cache.
     """
 
     domain: str
@@ -71,6 +104,7 @@ class RunData:
     left_out: int = 0
     lacking: dict[str, Lacking] = dataclasses.field(default_factory=dict)
     guide_fields: dict[str, Field] = dataclasses.field(default_factory=dict)
+    identity: Identity = dataclasses.field(default_factory=Identity)
 
     @classmethod
     def of_cache(
@@ -86,7 +120,7 @@ class RunData:
         Raises:
             ReedError: A role is missing or unknown, or a column is absent or incomplete.
         """
-        domain = _domain_class(cache.manifest.domain)
+        domain = domain_class(cache.manifest.domain)
         _check_roles(domain, data)
         stored = {role: cache.column_and_field(address) for role, address in data.items()}
 
@@ -138,26 +172,49 @@ class RunData:
         used = self.samples - self.left_out
         return f"trains on {used:,} of the cache's {counted(self.samples, 'sample')}: {lacks}"
 
-    def write(self, run: Path) -> None:
-        """Write data.json; if it exists, what the net sees must not have changed.
+    def check(self, run: Path) -> None:
+        """Check that a run, if it exists, was trained from this cache, which may have moved.
 
         Raises:
-            ReedError: A field has changed since the run began; the message names the first
+            ReedError: A field is another one, or the cache; the message names the first
                 difference.
         """
         stored = RunData.read(run)
         if stored is None:
-            write_atomic(run / NAME, (json.dumps(config.plain(self), indent=1) + "\n").encode())
             return
+
+        # A field that is stored in another way is the same to the net; one of another scale is not.
         for name, old, new in config.differences(_seen(stored), _seen(self), "fields"):
             raise ReedError(
                 f"{run} was trained on {name} = {old!r}, the cache now has {new!r}; give --shards "
                 "the cache that it was trained from, or choose another --run"
             )
-        # Samples that failed may have been built again since the run began.
-        if stored.lacking != self.lacking:
-            updated = dataclasses.replace(stored, left_out=self.left_out, lacking=self.lacking)
-            write_atomic(run / NAME, (json.dumps(config.plain(updated), indent=1) + "\n").encode())
+        # A run of an earlier version has no identity, and any cache that fits may be its own.
+        old, new = map(config.plain, (stored.identity, self.identity))
+        if old["keys"] and new["keys"]:
+            # Which columns are read is part of the recipe, which is compared elsewhere.
+            shared = old["revisions"].keys() & new["revisions"].keys()
+            for table in (old, new):
+                table["revisions"] = {name: table["revisions"][name] for name in sorted(shared)}
+            for name, was, now in config.differences(old, new, ""):
+                differs = f"{name[1:]} = {was!r:.80}, now {now!r:.80}"
+                raise ReedError(
+                    f"{run} was trained from another cache: {differs}; "
+                    "choose another --run, or give --shards the cache that it was trained from"
+                )
+
+    def write(self, run: Path) -> None:
+        """Write data.json; if it exists, see `check`, and what it says of samples is renewed."""
+        self.check(run)
+        stored, new = RunData.read(run), self
+        if stored is not None:
+            # Samples that failed may have been built again since the run began.
+            identity = stored.identity if stored.identity.keys else self.identity
+            new = dataclasses.replace(
+                stored, left_out=self.left_out, lacking=self.lacking, identity=identity
+            )
+        if new != stored:
+            write_atomic(run / NAME, (json.dumps(config.plain(new), indent=1) + "\n").encode())
 
     def guides(self, configs: Mapping[str, GuideConfig], net: Net) -> dict[str, GuideSpec]:
         """Return the guides of a recipe by name, without those that never enter.
@@ -184,7 +241,7 @@ class RunData:
 
     def make_domain(self, settings: Mapping[str, Any]) -> Domain:
         """Make the domain with a recipe's settings; a Sized one gets the lengths of all samples."""
-        domain = config.build(_domain_class(self.domain), settings, "domain")
+        domain = config.build(domain_class(self.domain), settings, "domain")
         if not isinstance(domain, _sized()):
             return domain
         counts = sorted((int(length), count) for length, count in self.lengths.items())
@@ -192,12 +249,12 @@ class RunData:
 
 
 def _sized() -> type[Sized]:
-    from reed.domains.base import Sized  # here, as in _domain_class
+    from reed.domains.base import Sized  # here, as in domain_class
 
     return Sized
 
 
-def _domain_class(name: str) -> Any:
+def domain_class(name: str) -> Any:
     """Return the class of a domain, which must be a dataclass."""
     # Imported here because it imports torch, and a page that shows data.json needs no torch.
     from reed.domains.base import DOMAINS

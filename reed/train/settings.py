@@ -53,10 +53,12 @@ class EveryConfig:
     Attributes:
         log: Steps between two lines of metrics.jsonl.
         save: Steps between two checkpoints.
+        keep: Steps between two checkpoints that are kept whatever ``keep`` of the run says.
     """
 
     log: int = 50
     save: int = 5000
+    keep: int = 0
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class TrainConfig:
         stop_after_bad: Steps with non-finite gradients after which the run stops.
         init: Checkpoint whose weights the first step starts from (see reed.train.public).
         tracker: Tracker of Accelerate that also gets the log.
+        keep: Latest checkpoints that are kept; 0 for all.
         wait_minutes: Minutes that processes wait for one another, for example while one of them
             saves, before the run fails.
         every: Intervals of logging and saving.
@@ -152,6 +155,7 @@ class TrainConfig:
     stop_after_bad: int = 10
     init: str = ""
     tracker: str = "none"
+    keep: int = 0
     wait_minutes: float = 30.0
     every: EveryConfig = field(default_factory=EveryConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
@@ -161,6 +165,7 @@ class TrainConfig:
         size = "tokens" if self.tokens else "batch"
         names = ("steps", size, "accumulate", "stop_after_bad")
         at_least(1, **{name: getattr(self, name) for name in names})
+        at_least(0, keep=self.keep)
 
         if self.tokens and self.batch:
             raise ReedError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from typing import Any
 
@@ -115,17 +116,21 @@ def _divided(means: dict[str, float]) -> dict[str, Any]:
 
 
 class Stop:
-    """A handler of SIGTERM and SIGUSR1 (pre-emption).
+    """A handler of SIGTERM, SIGUSR1 (pre-emption) and SIGINT (Ctrl-C).
 
-    When one arrives, the run ends after the current step, with a checkpoint.
+    When one arrives, the run ends after the current step, with a checkpoint. A second Ctrl-C ends
+    it at once.
+
+    Attributes:
+        is_interrupt: Whether it was Ctrl-C.
     """
 
     def __init__(self, accelerator: Accelerator) -> None:
-        self._accelerator, self._asked = accelerator, False
+        self._accelerator, self._asked, self.is_interrupt = accelerator, False, False
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Stop:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._old[number] = signal.signal(number, self._ask)
         return self
 
@@ -133,7 +138,14 @@ class Stop:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def _ask(self, *_: object) -> None:
+    def _ask(self, number: int, *_: object) -> None:
+        if number == signal.SIGINT:
+            if self.is_interrupt:
+                raise KeyboardInterrupt
+            self.is_interrupt = True
+            self._accelerator.print(
+                "\nInterrupted: saving a checkpoint; once more to end at once", file=sys.stderr
+            )
         self._asked = True
 
     def requested(self, step: int) -> bool:

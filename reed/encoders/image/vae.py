@@ -60,6 +60,8 @@ class Vae(PublicWeights):
         batch_size: Images per call of ``encode``.
     """
 
+    libraries, extra = ("diffusers",), "images"
+
     name: str
     hub: str
     licence: str = ""

@@ -21,7 +21,7 @@ from reed.encoders.image.cards import CARDS, Card
 from reed.encoders.image.preprocess import Preprocess
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.state_dict import fill
+from reed.state_dict import fill, for_timm
 from reed.weights import Origin
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ class Vision(PublicWeights):
         precision: ``fp32``, ``tf32`` or ``bf16``.
         batch_size: Images per call of ``encode``.
     """
+
+    libraries, extra = ("timm",), "images"
 
     card: Card
     weights: str | None = None
@@ -200,7 +202,7 @@ def create(card: Card) -> Any:
 
 def state_for(model: Any, state: dict[str, Any], convert: str) -> dict[str, Any]:
     """Convert the content of a public file to a timm state dict without the classifier."""
-    return files.for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
+    return for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
 
 
 def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,8 @@ class Esm2(PublicWeights):
         batch_size: Samples per call of ``encode``.
     """
 
+    libraries, extra = ("transformers",), "proteins"
+
     card: Card
     weights: str | None = None
     layer: int = 0

@@ -66,6 +66,8 @@ class EsmIf1(PublicWeights):
         batch_size: Samples per call of ``encode``.
     """
 
+    libraries, extra = ("esm",), "proteins"
+
     weights: str | None = None
     dim: int = DIM
     coords: str = "coords"

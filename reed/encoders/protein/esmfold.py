@@ -57,6 +57,8 @@ class EsmFold(PublicWeights):
         batch_size: Samples per call of ``encode``.
     """
 
+    libraries, extra = ("transformers",), "proteins"
+
     weights: str | None = None
     pair: bool = True
     recycles: int = -1

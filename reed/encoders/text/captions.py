@@ -49,6 +49,8 @@ class Captions(PublicWeights):
         batch_size: Images per call of ``encode``.
     """
 
+    libraries, extra = ("transformers",), "images"
+
     hub: str = HUB
     licence: str = ""
     weights: str | None = None

@@ -72,6 +72,8 @@ class TextModel(PublicWeights):
         batch_size: Captions per call of ``encode``.
     """
 
+    libraries, extra = ("transformers",), "images"
+
     card: Card
     hub: str = ""
     licence: str = ""

@@ -50,6 +50,8 @@ class VlmEmbedding(PublicWeights):
         batch_size: Samples per call of ``encode``.
     """
 
+    libraries, extra = ("transformers",), "images"
+
     hub: str = HUB
     licence: str = ""
     weights: str | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from reed.cache import files
 from reed.picture import save_png
-from reed.sample.sample_set import OUTPUTS, PLAIN, Output, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, PLAIN, Output, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 
 SHOWN = 100  # samples in the picture
@@ -29,7 +29,7 @@ class ArrayOutput(Output):
         """Keep the sampler, whose domain draws the picture."""
         self._sampler = sampler
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return the writers of the files, the arrays first: they are all that was drawn."""
         return {
             beside(out, ".npz"): write_npz,
@@ -61,7 +61,7 @@ def write_npz(path: Path, samples: SampleSet) -> None:
         np.savez(file, allow_pickle=False, **joined)
 
 
-def representations(out: Path, sampler: Sampler) -> dict[Path, Callable[[Path, SampleSet], None]]:
+def representations(out: Path, sampler: Sampler) -> dict[Path, Writer]:
     """Return the writer of OUT.z.npz, the representations of guides; nothing without guides."""
     return {beside(out, ".z.npz"): _write_z} if "guides" in sampler.about else {}
 

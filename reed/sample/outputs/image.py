@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from reed.config import option
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
 from reed.sample import decoder
-from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, Output, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 
 SHOWN, COLUMNS = 100, 10  # images in the picture, and per row
@@ -39,7 +39,8 @@ class ImageOutput(Output):
             to keep the latents.
         rounding: Rounding of pixels, a name in reed.picture.ROUNDING.
         png: Whether to write OUT/000000.png, … too.
-        shards: Whether to write OUT.shards/000000.tar, … too, in the layout of WebDataset.
+        tars: Whether to write OUT.tars/000000.tar, … too, in the layout of WebDataset.
+        shards: The old name of ``tars``, which writes OUT.shards/000000.tar, ….
     """
 
     vae: str = option(
@@ -55,7 +56,8 @@ class ImageOutput(Output):
         metavar="NAME",
     )
     png: bool = option(False, "Also write a folder of PNG files.")
-    shards: bool = option(False, "Also write WebDataset tar files.")
+    tars: bool = option(False, "Also write WebDataset tar files.")
+    shards: bool = option(False, "Old name of --tars.", hidden=True)
 
     _decoder: Any = field(default=None, init=False, repr=False)
     _field: Any = field(default=None, init=False, repr=False)
@@ -78,20 +80,22 @@ class ImageOutput(Output):
         Raises:
             ReedError: The options do not fit the samples, or there is no such autoencoder.
         """
+        if self.shards:
+            self.said.append("--shards is now called --tars; this name will go in a later version")
         self._field = sampler.fields["x"]
         latents = self._field.kind == "moments"
         if self.vae and not latents:
             raise ReedError(f"--vae {self.vae}: the samples are {self._field.name!r}, no latents")
 
         self._latents = latents and self.vae == KEEP
-        if self._latents and (self.png or self.shards):
-            raise ReedError("--png and --shards need images: leave out --vae none")
+        if self._latents and (self.png or self.tars or self.shards):
+            raise ReedError("--png and --tars need images: leave out --vae none")
         self.recipe = {"vae": None, "rounding": None if self._latents else self.rounding}
         if latents and not self._latents:
             column = sampler.columns.get("x")
             self._decoder = decoder.find(column, self._field, self.vae)
             self.recipe["vae"] = self._decoder.recipe
-            self.said = self._decoder.said
+            self.said += self._decoder.said
             self._decoder.load(device)
 
         # A missing library is reported before the samples are drawn, not after.
@@ -101,21 +105,24 @@ class ImageOutput(Output):
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return x, uint8 [B, H, W, C] or latents, label [B], and the representations z/NAME."""
         x = drawn["x"]
+        if not self._latents:  # no byte stands for "not finite": such a sample is drawn as zeros
+            x = np.where(np.isfinite(x).all((1, 2, 3), keepdims=True), x, 0)
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
         elif not self._latents:
             x = to_uint8(x, self._field, self.rounding)
         return drawn | {"x": x}
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return the writers of the files, the .npz first: it holds all that was drawn."""
-        writers: dict[Path, Callable[[Path, SampleSet], None]] = {beside(out, ".npz"): write_npz}
+        writers: dict[Path, Writer] = {beside(out, ".npz"): write_npz}
         if not self._latents:
             writers[beside(out, ".png")] = write_picture
         if self.png:
             writers[out] = write_pngs
-        if self.shards:
-            writers[beside(out, ".shards")] = write_shards
+        for is_wanted, ending in ((self.tars, ".tars"), (self.shards, ".shards")):
+            if is_wanted:
+                writers[beside(out, ending)] = write_shards
         return writers
 
 

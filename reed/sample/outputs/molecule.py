@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from reed.cache import files
-from reed.chem import rdkit
+from reed.chem import rdkit, rdkit_writing
 from reed.chem.molecule import Molecule
 from reed.chem.molecule_set import write
 from reed.picture import save_png
 from reed.sample.outputs.arrays import ArrayOutput, representations
-from reed.sample.sample_set import OUTPUTS, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 
 SHOWN = 25  # molecules in the picture
@@ -26,8 +26,8 @@ SHOWN = 25  # molecules in the picture
 class MoleculeOutput(ArrayOutput):
     """Molecules as OUT.npz (reed.chem.molecule_set), OUT.sdf and OUT.png.
 
-    The SDF has every molecule, also those that RDKit does not accept. Bonds are kekulised if
-    RDKit can do so; else aromatic bonds stay.
+    The SDF has every molecule whose coordinates are finite, also those that RDKit does not accept;
+    OUT.json names the others. Bonds are kekulised if RDKit can do so; else aromatic bonds stay.
     """
 
     def open(self, sampler: Sampler, device: str) -> None:
@@ -35,7 +35,7 @@ class MoleculeOutput(ArrayOutput):
         rdkit.library()
         super().open(sampler, device)
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return the writers of the files, the arrays first: they are all that was drawn."""
         return {
             beside(out, ".npz"): lambda path, samples: write(path, molecules(samples)),
@@ -49,13 +49,24 @@ class MoleculeOutput(ArrayOutput):
             save_png(self._drawn(samples, SHOWN), temp)
 
 
-def write_sdf(path: Path, samples: SampleSet) -> None:
-    """Write every molecule in order, named by its number."""
+def write_sdf(path: Path, samples: SampleSet) -> dict[int, str]:
+    """Write the molecules in order, named by their numbers; return why others are not in it."""
+    refused = {}
     with files.open_new(path) as file:
         for number, molecule in enumerate(molecules(samples)):
-            sanitised = rdkit.sanitised(molecule)
-            mol = rdkit.to_mol(molecule) if sanitised is None else sanitised
-            file.write(rdkit.sdf([(f"{number:06d}", mol)]).encode())
+            try:
+                file.write(_entry(f"{number:06d}", molecule).encode())
+            except (ValueError, RuntimeError, IndexError) as error:  # those of RDKit
+                refused[number] = f"not in {path.name}: {' '.join(str(error).split())}"
+    return refused
+
+
+def _entry(name: str, molecule: Molecule) -> str:
+    """Return a molecule as an entry of an SDF; ValueError if a reader could not read it."""
+    if not np.isfinite(molecule.coords).all():
+        raise ValueError("coordinates are not finite")
+    sanitised = rdkit.sanitised(molecule)
+    return rdkit_writing.sdf([(name, rdkit.to_mol(molecule) if sanitised is None else sanitised)])
 
 
 def molecules(samples: SampleSet) -> Iterator[Molecule]:

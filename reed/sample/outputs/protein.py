@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from reed.config import option
 from reed.domains.protein import DesignOptions, Structure
 from reed.errors import ReedError
 from reed.sample.outputs.arrays import representations
-from reed.sample.sample_set import OUTPUTS, Output, SampleSet, beside
+from reed.sample.sample_set import OUTPUTS, Output, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 from reed.sources.protein.proteins import whole
 
@@ -76,7 +76,7 @@ class ProteinOutput(Output):
         self._drawn += f" {options.name}"
         return replace(options, structures=(self._native,))
 
-    def files(self, out: Path) -> Mapping[Path, Callable[[Path, SampleSet], None]]:
+    def files(self, out: Path) -> Mapping[Path, Writer]:
         """Return the writers of the sequences and, with guides, of their representations."""
         return {beside(out, ".fasta"): self._write, **representations(out, self._sampler)}
 

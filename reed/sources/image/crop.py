@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from reed.build.shard import BadSample
+from reed.errors import ReedError
 from reed.image_files import HEAD, format_of
 
 if TYPE_CHECKING:
@@ -20,11 +21,20 @@ if TYPE_CHECKING:
 MAX_PIXELS = 178_956_970
 # No other format is opened, whatever the file is called: some decoders of Pillow start programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")
+# Notes of a transparent image.
+ALPHA_DROPPED = "alpha dropped, so that hidden colours show (source.background=white blends it)"
+ALPHA_BLENDED = "alpha blended with source.background"
 _PNG, _TEXTS = b"\x89PNG\r\n\x1a\n", (b"tEXt", b"zTXt", b"iTXt")
 
 
 def square(
-    content: bytes, size: int, *, exif: bool = False, max_pixels: int = MAX_PIXELS
+    content: bytes,
+    size: int,
+    *,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    background: str = "",
+    notes: list[str] | None = None,
 ) -> np.ndarray:
     """Decode an image file and return its middle square, uint8 [size, size, 3].
 
@@ -33,11 +43,14 @@ def square(
         size: Side of the square in pixels.
         exif: Whether to turn the image as its EXIF tag says.
         max_pixels: Images with more pixels fail.
+        background: See `decode`.
+        notes: See `decode`.
 
     Raises:
         BadSample: The image cannot be decoded, is too large or is too narrow.
     """
-    return center_crop(decode(content, exif=exif, max_pixels=max_pixels), size)
+    how: dict[str, Any] = {"background": background, "notes": notes}
+    return center_crop(decode(content, exif=exif, max_pixels=max_pixels, **how), size)
 
 
 def center_crop(image: Image, size: int) -> np.ndarray:
@@ -70,18 +83,29 @@ def center_crop(image: Image, size: int) -> np.ndarray:
     return np.array(image.crop((left, top, left + size, top + size)))
 
 
-def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Image:
+def decode(
+    content: bytes,
+    *,
+    exif: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    background: str = "",
+    notes: list[str] | None = None,
+) -> Image:
     """Decode an image file as RGB of 8 bits; of several frames, the first.
 
-    Pillow's ``convert("RGB")`` does the conversion, as in the public trainers: alpha is dropped
-    (not blended), CMYK is read as Adobe writes it, and colour profiles are ignored. 16-bit grey is
-    scaled to 8 bits, because ``convert`` would clip it. JPEGs are decoded at full size, because
-    Pillow's faster draft mode gives other pixels.
+    Pillow's ``convert("RGB")`` does the conversion, as in the public trainers: without a background
+    alpha is dropped (not blended), CMYK is read as Adobe writes it, and colour profiles are
+    ignored. 16-bit grey is scaled to 8 bits, because ``convert`` would clip it. JPEGs are decoded
+    at full size, because Pillow's faster draft mode gives other pixels.
 
     Args:
         content: Content of the image file.
         exif: Whether to turn the image as its EXIF tag says.
         max_pixels: Images with more pixels fail.
+        background: Colour that shows through where an image is transparent; if it is empty, the
+            alpha channel is dropped, so that colours show which it hides.
+        notes: List that gets ``ALPHA_DROPPED`` or ``ALPHA_BLENDED`` if an image is transparent
+            anywhere.
 
     Raises:
         BadSample: The image cannot be decoded or is too large.
@@ -93,7 +117,7 @@ def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow raises an error where it matters
-            return _decode(content, exif, max_pixels)
+            return _decode(content, exif, max_pixels, background, [] if notes is None else notes)
     except (BadSample, MemoryError):
         raise
     except UnidentifiedImageError:  # its message holds a memory address, which differs every time
@@ -103,11 +127,14 @@ def decode(content: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) 
     except Exception as error:  # damaged bytes make the decoders raise almost anything
         bare = _without_texts(content)
         if len(bare) < len(content):  # Pillow refuses a PNG whose comments are large
-            return decode(bare, exif=exif, max_pixels=max_pixels)
+            how: dict[str, Any] = {"background": background, "notes": notes}
+            return decode(bare, exif=exif, max_pixels=max_pixels, **how)
         raise BadSample(f"cannot be decoded: {type(error).__name__}: {error}") from error
 
 
-def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
+def _decode(
+    content: bytes, exif: bool, max_pixels: int, background: str, notes: list[str]
+) -> Image:
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(content), formats=_formats()) as image:
@@ -124,7 +151,38 @@ def _decode(content: bytes, exif: bool, max_pixels: int) -> Image:
             turned = _eight_bits(turned)
         elif image.mode in ("I", "F"):
             raise BadSample(f"pixels of mode {image.mode!r}, 32 bits wide: no white is stated")
-        return turned.convert("RGB")
+        return _opaque(turned, background, notes)
+
+
+def _opaque(image: Image, background: str, notes: list[str]) -> Image:
+    """Return an image as RGB, over a background colour if there is one."""
+    from PIL import Image as images
+
+    is_clear = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa")
+    if not is_clear or image.mode.startswith("I"):
+        return image.convert("RGB")
+
+    layer = image.convert("RGBA")
+    if layer.getchannel("A").getextrema()[0] == 255:  # an alpha channel that hides nothing
+        return image.convert("RGB")
+    notes.append(ALPHA_BLENDED if background else ALPHA_DROPPED)
+    if not background:
+        return image.convert("RGB")
+    paper = images.new("RGBA", layer.size, background)
+    return images.alpha_composite(paper, layer).convert("RGB")
+
+
+def check_colour(background: str) -> None:
+    """Raise ReedError if a background is no colour that Pillow knows; empty is none."""
+    if not background:
+        return
+    from PIL import ImageColor
+
+    try:
+        ImageColor.getrgb(background)
+    except ValueError as error:
+        problem = f"images: background is {background!r}, which is no colour"
+        raise ReedError(f"{problem}; write a name such as white, or #rrggbb") from error
 
 
 @cache

@@ -18,7 +18,7 @@ from reed.cache.plan import unfit
 from reed.errors import ReedError, at_least
 from reed.sources import SOURCES
 from reed.sources.image import places
-from reed.sources.image.crop import MAX_PIXELS, square
+from reed.sources.image.crop import MAX_PIXELS, check_colour, square
 from reed.sources.image.labels import read_labels
 from reed.sources.image.layouts import SPLITS, Layout, Passed, Raw
 from reed.sources.image.trees import Tree
@@ -55,6 +55,9 @@ class Images:
             public trainers behind the published numbers ignore the tag, so that a few photographs
             of ImageNet lie on their side.
         max_pixels: Images with more pixels fail.
+        background: Colour that shows through where an image is transparent, such as ``white`` or
+            ``#808080``. By default, alpha is dropped, as in the public trainers: then the colours
+            show that it hides, which often are black.
     """
 
     data: Path | None = None
@@ -64,6 +67,7 @@ class Images:
     classes: tuple[str, ...] = ()
     exif: bool = False
     max_pixels: int = MAX_PIXELS
+    background: str = ""
 
     views = 2
 
@@ -72,6 +76,7 @@ class Images:
         if not 1 <= self.max_pixels <= MAX_PIXELS:
             problem = f"images: max_pixels is {self.max_pixels}"
             raise ReedError(f"{problem}, it must be from 1 to {MAX_PIXELS}, Pillow's own limit")
+        check_colour(self.background)
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -135,9 +140,20 @@ class Images:
         """
         return _Sample(self, key, view)
 
-    def image(self, raw: Raw, view: int) -> np.ndarray:
-        """Return the decoded square, mirrored in view 1."""
-        image = square(raw.image, self.resolution, exif=self.exif, max_pixels=self.max_pixels)
+    def content(self, key: str) -> bytes:
+        """Return the bytes of the image file of a sample; BadSample if it cannot be read."""
+        return _opened(self).layout.raw(key).image
+
+    def image(self, raw: Raw, view: int, notes: list[str] | None = None) -> np.ndarray:
+        """Return the decoded square, mirrored in view 1; for notes see `crop.decode`."""
+        image = square(
+            raw.image,
+            self.resolution,
+            exif=self.exif,
+            max_pixels=self.max_pixels,
+            background=self.background,
+            notes=notes,
+        )
         return image[:, ::-1].copy() if view else image
 
 
@@ -148,12 +164,13 @@ class _Sample(Mapping[str, Any]):
         self._source, self._key, self._view = source, key, view
         self._opened = _opened(source)
         self._raw = self._opened.layout.raw(key)
+        self.notes: list[str] = []
 
     def __getitem__(self, entry: str) -> Any:
         if entry not in self._opened.entries:
             raise KeyError(entry)
         if entry == "image":
-            return self._source.image(self._raw, self._view)
+            return self._source.image(self._raw, self._view, self.notes)
         if entry == "label":
             return self._opened.label(self._key, self._raw)
         if self._raw.caption is None:

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from reed.build.shard import BadSample
-from reed.build.source import Listing
+from reed.build.source import Listing, NoSample
 from reed.cache.account import by_ending
 from reed.chem.letters import STANDARD, WAYS
 from reed.chem.protein import ATOMS
@@ -93,7 +93,8 @@ class Proteins:
     def listing(self) -> Listing:
         """Return every key with a stamp that contains the size of its file.
 
-        Unreadable files are listed, so that they fail with a reason. For files of structures, the
+        Unreadable files are listed, so that they fail with a reason; files without a protein, such
+        as those of ions alone, are passed over. For files of structures, the
         letters of all samples are counted by their origin (reed.chem.letters.WAYS).
 
         Raises:
@@ -189,6 +190,9 @@ class Proteins:
             # What cannot be read is listed all the same, so that it fails with its reason.
             try:
                 structure = read_structure(path)
+            except NoSample:
+                passed.setdefault("without a protein chain", []).append(name)
+                continue
             except BadSample:
                 yield name, stamp, ""
                 continue

@@ -1,0 +1,145 @@
+"""Checks of what was typed that need no torch, so that a typo is told at once.
+
+Options of kinds and settings of recipes are fields of dataclasses whose modules import torch. Their
+names are repeated here; a test compares them with the dataclasses.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+from reed import config
+from reed.cli.common import either
+from reed.errors import ReedError, suggest
+
+_OF_GUIDES = ("guide-scale", "guide-interval", "guide-mixture", "guide-replace")  # fields of z
+# Flag of reed-sample, of any kind -> the values that it takes; empty for any.
+SAMPLE: dict[str, tuple[str, ...]] = {
+    "sampler": ("euler", "heun", "sde"),
+    "labels": ("balanced", "random"),
+    "rounding": ("nearest", "down"),
+    **dict.fromkeys("steps guidance interval label seed vae png tars shards".split(), ()),
+    **dict.fromkeys("grid noise atoms temperature order structure".split(), ()),
+    **dict.fromkeys(_OF_GUIDES, ()),
+}
+NOT_SET = ("interval", *_OF_GUIDES)  # flags that are no fields of their own
+MORE_FIELDS = ("structures", "each", "z")  # fields that are no flags
+EVALUATION = (
+    "metrics features weights precision background posebusters steps esmfold".split()
+)  # flags of reed-eval, of any kind
+SWITCHES, PAIRS = (
+    ("png", "tars", "shards", "posebusters", "guide-mixture", "guide-replace"),
+    ("interval", "guide-interval"),
+)  # flags without a value, and with two
+
+# Table of a recipe -> its settings; the empty name is for the top of the file.
+RECIPE: dict[str, tuple[str, ...]] = {
+    "": tuple(
+        "shards run steps data domain batch tokens one_per align guide curriculum optim accumulate "
+        "seed precision compile ema_decay ema_sigma_rel stop_after_bad init tracker keep "
+        "wait_minutes every preview loader".split()
+    ),
+    "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
+    "every": ("log", "save", "keep"),
+    "preview": ("every", "num", "options"),
+    "loader": ("threads", "ahead"),
+}
+
+
+def check_recipe(table: Mapping[str, Any]) -> None:
+    """Raise ReedError for a setting that no recipe has."""
+    for where, known in RECIPE.items():
+        part = table.get(where, {}) if where else table
+        for name in part if isinstance(part, Mapping) else ():
+            if name not in known:
+                full = f"{where}.{name}".removeprefix(".")
+                raise ReedError(f"unknown setting {full!r}.{suggest(name, known)}")
+
+
+def check_run(run: Path) -> None:
+    """Raise ReedError unless a folder is a run with a checkpoint."""
+    if not any(run.glob("step-*")):
+        raise ReedError(f"{run} has no checkpoint yet; train it with reed-train")
+
+
+def check_sample(command: click.Command, own: list[click.Parameter], args: Iterable[str]) -> None:
+    """Check the words of a reed-sample command: its run, and the options of the run's kind.
+
+    Args:
+        command: The command.
+        own: Its own options, without those of the kinds.
+        args: The words.
+
+    Raises:
+        ReedError: There is no such run, or its kind has no such option or value.
+    """
+    typed = _typed(command, own, args, SAMPLE)
+    run = either(*(name and Path(name) for name in (typed["place"], typed["run"])))
+    if run is None or typed["checkpoint"]:
+        return
+
+    # What options a kind of the user's own has is known only once its module is imported.
+    check_run(run)
+    kind = _kind(run)
+    if not kind or ":" in kind or kind in metadata.entry_points(group="reed.domains").names:
+        return
+
+    given = {flag: value for flag in SAMPLE if (value := typed.get(_parameter(flag)))}
+    names = [*(flag for flag in SAMPLE if flag not in NOT_SET), *MORE_FIELDS]
+    for text in typed["assignments"] or ():
+        ((name, value),) = config.assignment(text).items()
+        if name not in names:
+            problem = f"samples of kind {kind!r} have no option {name!r}"
+            raise ReedError(f"--set {text}: {problem}.{suggest(name, names)}")
+        given[name] = value
+    for name, value in given.items():
+        if SAMPLE.get(name) and value not in SAMPLE[name]:
+            raise ReedError(f"{name} is {value!r}, it must be one of {', '.join(SAMPLE[name])}")
+
+
+def check_evaluation(
+    command: click.Command, own: list[click.Parameter], args: Iterable[str]
+) -> None:
+    """Raise ReedError if there are no samples or there is no reference; see `check_sample`."""
+    typed = _typed(command, own, args, EVALUATION)
+    if typed["reference"] is None:  # click says so
+        return
+    for what, place in (
+        ("samples", typed["samples"] or typed["run"]),
+        ("the reference", typed["reference"]),
+    ):
+        if place is not None and not Path(place).exists():
+            raise ReedError(f"cannot read {what} from {place}: there is nothing")
+
+
+def _typed(
+    command: click.Command, own: list[click.Parameter], args: Iterable[str], flags: Iterable[str]
+) -> dict[str, Any]:
+    """Return what was typed, as click reads it; what it does not know is left out."""
+    more = [click.Option([f"--{flag}", _parameter(flag)], **_takes(flag)) for flag in sorted(flags)]
+    settings = {"ignore_unknown_options": True, "allow_extra_args": True}
+    parser = click.Command(command.name, params=[*own, *more], context_settings=settings)
+    return parser.make_context("", list(args), resilient_parsing=True).params
+
+
+def _parameter(flag: str) -> str:
+    return f"kind_{flag.replace('-', '_')}"
+
+
+def _takes(flag: str) -> dict[str, Any]:
+    """Return how click reads a flag."""
+    return {"is_flag": True} if flag in SWITCHES else {"nargs": 2 if flag in PAIRS else 1}
+
+
+def _kind(run: Path) -> str:
+    """Return the kind of a run as its data.json states it; empty if there is none."""
+    try:
+        return str(json.loads((run / "data.json").read_text(encoding="utf-8"))["domain"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
