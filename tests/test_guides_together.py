@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,15 +11,17 @@ from reed.domains.base import Batch, Noised
 from reed.domains.image_guided import Request, drawn_with_guides
 from reed.flows.paths import get_path
 from reed.flows.samplers import Guidance
-from reed.guides.guide import Entry, guides_of
-from reed.guides.reading import Reading, View
+from reed.guides.guide import Entry, Guides, guides_of
+from reed.guides.reading import Reading
 from reed.guides.settings import GuideConfig, check_guide
 from reed.guides.steer import Steer
 from reed.guides.training import Pass, draw, x_time, z_time
+from reed.guides.view import View
 from reed.nets import FINAL
 from reed.nets.sit import SiT, SiTConfig
 from reed.seeding import Draws
 from reed.train.align import AlignConfig, AlignedNet, check_target
+from tests import tiny_gaussian
 
 TOKENS, CHANNELS = 16, 6
 FIELDS = {"vector": Field("z", "sample", (CHANNELS,)), "tokens": Field("z", "token", (16, 6))}
@@ -218,3 +221,41 @@ def test_a_second_prior_that_is_due_at_the_same_time_sees_the_first():
     torch.testing.assert_close(first, sum(nulls).expand(4, -1))
     a, _ = guides.all()
     torch.testing.assert_close(second, a.enter(reading.noise(a)) + nulls[1])
+
+
+def test_a_second_vector_at_the_start_is_drawn_given_the_first():
+    """p(a | y) p(b | y, a): b is a copy of a in the data, and so it is in what is drawn."""
+
+    class Still(tiny_gaussian.ToyNet):
+        """A net that is not looked at."""
+
+        def given(self, **inputs):
+            return torch.zeros(len(inputs["y"]), 2)
+
+        def forward(self, y, taps=(), extra=None):
+            return torch.zeros(len(y)), {}
+
+    net, field = Still(), Field("z", "sample", (1,))
+    config = GuideConfig("toy/z", "start", "prior", hidden=32, depth=2)
+    torch.manual_seed(0)
+    specs = {name: check_guide(name, config, field, net) for name in ("a", "b")}
+    guides = Guides(specs, net)
+    assert [guide.after for guide in guides.all()] == [(), ("a",)]
+
+    rows, y = 512, torch.zeros(512, dtype=torch.int64)
+    optimizer = torch.optim.Adam(guides.parameters(), lr=3e-3)
+    for step in range(300):
+        draws = Draws(0, step, rows, slice(None))
+        z, t = torch.sign(draws.normal(1)), draws.uniform()
+        drawn = draw(guides, {"a": z, "b": z}, t, t, draws)
+        terms = Pass(net, guides, {"y": y}, t, None, drawn).forward(set())[2]
+        optimizer.zero_grad()
+        sum(loss.mean() for loss in terms.losses.values()).backward()
+        optimizer.step()
+
+    with torch.inference_mode():
+        reading = Reading(guides, 0, range(rows), 0.1, Steer())
+        reading.advance(1.0, View(lambda *_: {}, lambda due: torch.zeros(len(due), 2)))
+    a, b = (reading.result()[f"z/{name}"][:, 0] for name in ("a", "b"))
+    assert (np.sign(a) == np.sign(b)).mean() > 0.97
+    assert 0.4 < (a > 0).mean() < 0.6

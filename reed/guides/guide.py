@@ -49,14 +49,18 @@ class Guide(nn.Module):
     Args:
         spec: The guide, which fits the net.
         net: The net.
+        before: The guides before it, whose z a prior at the start sees if they start, too.
 
     Attributes:
         tap: Tap whose states the head reads; None if there is no head or it needs none.
+        after: Names of the guides whose z is drawn first, and is seen by this guide's prior.
     """
 
-    def __init__(self, spec: GuideSpec, net: Net) -> None:
+    def __init__(self, spec: GuideSpec, net: Net, before: Sequence[GuideSpec] = ()) -> None:
         super().__init__()
         self.spec, config = spec, spec.config
+        first = [other for other in before if spec.when.is_start and _is_known_first(other)]
+        self.after = tuple(other.name for other in first)
         width, given = net.widths
         channels, tap = spec.shape[-1], net.taps()[config.tap - 1].width
         self.null = nn.Parameter(torch.zeros(channels))
@@ -69,7 +73,8 @@ class Guide(nn.Module):
         self.tap: int | None = config.tap
         self.head: nn.Module | None = None
         if config.read == "prior":
-            state = given if spec.when.is_start else tap
+            known = given + sum(other.shape[-1] for other in first)
+            state = known if spec.when.is_start else tap
             self.head = Prior(channels, state, config.hidden, config.depth)
             self.tap = None if spec.when.is_start else config.tap
         elif config.read == "mean":
@@ -121,7 +126,9 @@ class Guides(nn.ModuleDict):
     """
 
     def __init__(self, specs: Mapping[str, GuideSpec], net: Net) -> None:
-        super().__init__({slot(name): Guide(spec, net) for name, spec in specs.items()})
+        several = list(specs.values())
+        guides = [Guide(spec, net, several[:number]) for number, spec in enumerate(several)]
+        super().__init__({slot(guide.spec.name): guide for guide in guides})
         tokens = [guide for guide in self.all() if guide.spec.config.enter == "token"]
         for row, guide in enumerate(tokens):
             guide._row = row
@@ -179,6 +186,12 @@ def guides_of(net: nn.Module) -> Guides | None:
     """Return the guides that were attached to a net; None if it has none."""
     guides = getattr(net, "guides", None)
     return guides if isinstance(guides, Guides) else None
+
+
+def _is_known_first(spec: GuideSpec) -> bool:
+    """Whether the z of a guide is a vector that is drawn before anything else."""
+    is_vector = spec.config.enter != "tokens"
+    return spec.when.is_start and spec.config.read in ("prior", "bank") and is_vector
 
 
 def pooled(hidden: State, mask: Tensor | None) -> Tensor:

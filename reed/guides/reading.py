@@ -152,7 +152,9 @@ class Reading:
     ) -> Tensor:
         """Draw z of the samples `due` from the prior, at times `at`, both [n]."""
         if guide.spec.when.is_start or guide.tap is None:
-            state, at = view.given(due), torch.ones_like(at)
+            given = view.given(due)
+            known = [self._parts[name].of(True)[due].to(given) for name in guide.after]
+            state, at = torch.cat([given, *known], -1), torch.ones_like(at)
         else:
             states = view.states(due, self._extra([due], [True], noised), [guide.tap])
             mask = None if view.mask is None else view.mask[due]

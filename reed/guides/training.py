@@ -193,7 +193,9 @@ class Pass:
         spec, drawn, t = guide.spec, self._drawn[guide.spec.name], self._t
         assert drawn.noise is not None and drawn.time is not None
         if spec.when.is_start:
-            state, at = self._net.given(**self._inputs).detach(), torch.ones_like(t)
+            known = [self._net.given(**self._inputs).detach()]
+            known += [self._drawn[name].z for name in guide.after]
+            state, at = torch.cat(known, -1), torch.ones_like(t)
             weight = torch.ones_like(t)
         else:
             state, at = pooled(states[cast(int, guide.tap)], self._mask), t
