@@ -435,7 +435,7 @@ def test_text_that_is_none_is_refused_with_its_key(fakes, tmp_path):
 
     job = fakes.job(tmp_path, "caption", None, Silent())
     refused(
-        "(last: 'a/sample-",
+        "('a/sample-",
         "field 'text' is not text: None",
         call=lambda: build.build_shard(job, 0),
     )

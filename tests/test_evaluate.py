@@ -368,7 +368,7 @@ def test_samples_that_cannot_be_compared_are_refused(cache, real, samples, tmp_p
     np.savez(path, arr_0=real[..., :3])
     assert "shape (8, 8, 3), the images of" in (line := refused(*words)) and "(8, 8, 4)" in line
     np.savez(path, arr_0=real[:1])
-    assert "t.npz holds 1 image; at least 2 are needed" in refused(*words)
+    assert "t.npz holds 1 sample; at least 2 are needed" in refused(*words)
     np.savez(path, mu=np.zeros(2), sigma=np.eye(2))
     assert "t.npz holds 0 images" in refused(*words)
     words = (samples, "--features", "half", "--reference")

@@ -216,7 +216,8 @@ def _calibrate(job: Job) -> State:
         for shard in calibration_shards(job.plan)
         for keys in job.cuts(shard)
     )
-    encoded = build.encode_shard(job, chunks, {}, build.Timing(), build.new_tally(job))
+    tally = build.new_tally(job)
+    encoded = build.encode_shard(job, chunks, {}, build.Timing(), tally)
     samples = (sample for records in encoded for _, views in records for sample in views)
     samples = (sample for sample in samples if _is_finite(sample, values))
 
@@ -226,6 +227,7 @@ def _calibrate(job: Job) -> State:
         for name, arrays in values.items():
             arrays.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
     if not values[needs[0].name]:
+        tally.check()  # where samples failed, it says which and why
         raise ReedError(
             f"column {job.column.name!r}: no sample could be read to calibrate it, or none "
             "is finite"

@@ -46,7 +46,9 @@ class Computing:
 def check(drawn: ImageSet, real: ImageSet) -> None:
     """Raise ReedError for fewer than two samples, or if their shape is not the real images'."""
     if drawn.num < 2:
-        raise ReedError(f"{drawn.place} holds {counted(drawn.num, 'image')}; at least 2 are needed")
+        raise ReedError(
+            f"{drawn.place} holds {counted(drawn.num, 'sample')}; at least 2 are needed"
+        )
     if real.num and drawn.shape != real.shape:
         shapes = f"{drawn.shape}, the images of {real.place} {real.shape}"
         raise ReedError(f"samples in {drawn.place} have shape {shapes}")
