@@ -370,7 +370,7 @@ def test_samples_that_cannot_be_compared_are_refused(cache, real, samples, tmp_p
     np.savez(path, arr_0=real[:1])
     assert "t.npz holds 1 sample; at least 2 are needed" in refused(*words)
     np.savez(path, mu=np.zeros(2), sigma=np.eye(2))
-    assert "t.npz holds 0 images" in refused(*words)
+    assert "t.npz holds 0 samples" in refused(*words)
     words = (samples, "--features", "half", "--reference")
     assert "cannot read the reference from" in refused(*words, tmp_path / "nowhere")
     np.savez(path, arr_0=real)

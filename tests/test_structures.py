@@ -611,8 +611,12 @@ def test_a_cache_that_was_planned_by_another_reading_is_not_added_to(tmp_path):
     assert frozen.stamps == (f"{(data / 'x.pdb').stat().st_size}-2",)
     pairs = zip(frozen.keys, frozen.stamps, strict=True)
     old = {key: stamp.removesuffix("-2") for key, stamp in pairs}
+    # The shards stay, so the old plan binds.
+    shutil.copytree(cache, tmp_path / "built")
     plan.discard(cache)
     plan.freeze(cache, old, pipeline="pdb", domain="protein", source="proteins", shard_size=1000)
+    for column in (path for path in (tmp_path / "built").iterdir() if path.is_dir()):
+        shutil.copytree(column, cache / column.name)
     write(data / "y.pdb", lines_of("four"))
     for more in ((), ("--extend",)):
         result = build(cache, data, *more)
