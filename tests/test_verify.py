@@ -266,7 +266,9 @@ def first_words(what):
 
 
 def test_list_shows_caches_and_names(wired):
-    assert run("list").output == ""
+    empty = run("list")
+    assert empty.stdout == ""  # scripts read the caches from here
+    assert empty.stderr == "no caches in cache/ here; build one: reed-cache build digits\n"
     run("build", "fake", "--encoder", "tokens")
     assert run("list", "caches").output == "cache/fake\n"
     assert first_words("encoders") == sorted(COLUMNS)
