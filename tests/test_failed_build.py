@@ -101,7 +101,8 @@ def test_max_failed_is_recorded_and_a_build_goes_on(folder):
         (folder / "data" / "a" / f"{number}.png").write_bytes(b"")
     result = run("build", *SMALL)
     assert result.exit_code == 2
-    for said in ("2 of the 6", "2 the file is empty (0 bytes) (", "'a/1.png'", "'a/2.png'"):
+    # How many were tried depends on how far reading ahead has come.
+    for said in ("2 of the", "2 the file is empty (0 bytes) (", "'a/1.png'", "'a/2.png'"):
         assert said in result.output
     for wrong in ("ten", "110%", "-1"):
         result = run("build", *SMALL, "--max-failed", wrong)
@@ -119,8 +120,9 @@ def test_max_failed_is_recorded_and_a_build_goes_on(folder):
 
 def test_a_plan_without_a_shard_is_made_anew(folder):
     """A failed build of some data blocked every later one of other data."""
-    wrong = ("--set", "image.resolution=9")
-    result = run("build", *wrong)
+    for number in range(6):
+        (folder / "data" / "a" / f"{number}.png").write_bytes(b"")
+    result = run("build", *SMALL)
     assert result.exit_code == 2 and plan.load(folder / "c").manifest.samples == 6, result.output
     told = run("plan", *SMALL, data="other")
     assert told.exit_code == 0 and "c: 3 samples" in told.output, told.output

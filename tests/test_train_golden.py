@@ -12,7 +12,7 @@ from reed import config
 from reed.cache.schema import Field
 from reed.cache.stream import Stored
 from reed.domains.image import ImageDomain
-from reed.train import checkpoint, log, loop
+from reed.train import checkpoint, log, loop, noised
 from reed.train.align import check_target
 from reed.train.checkpoint import Checkpoint
 from reed.train.curriculum import Schedule
@@ -142,7 +142,7 @@ def run(golden, tmp_path_factory):
     net = {k.removeprefix("net."): v for k, v in start.items() if k.startswith("net.")}
     checkpoint.save(folder, Checkpoint(0, start, net, {}, {"scaler": None, "samples": 0}))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "Draws", recorded_draws(golden))
+        patch.setattr(noised, "Draws", recorded_draws(golden))
         trainer = loop.Trainer(recorded_setup(golden, folder), Accelerator(cpu=True))
         trainer.resume()
         trainer.run(progress=False)
