@@ -148,14 +148,16 @@ def test_self_conditioning_is_a_second_look(net):
     assert (twice["atoms"] - never["atoms"]).abs().max() > 1e-4
 
 
-def test_gradients_reach_every_weight_that_takes_part():
+@pytest.mark.parametrize("bf16", [False, True])
+def test_gradients_reach_every_weight_that_takes_part(bf16):
     torch.manual_seed(0)
     net = Semla(SemlaConfig(**SMALL))
     given = batch()
     given |= {name: given[name].float() for name in ("coords", "time")}
     given["coords"][0, 1] = given["coords"][0, 0]  # two atoms at one place
-    found = net(**given, twice=torch.tensor([True, False, True]))[0]
-    sum(value.square().sum() for value in found.values()).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        found = net(**given, twice=torch.tensor([True, False, True]))[0]
+    sum(value.float().square().sum() for value in found.values()).backward()
     for name, weight in net.named_parameters():
         if weight.requires_grad:
             assert weight.grad is not None and weight.grad.isfinite().all(), name

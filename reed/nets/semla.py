@@ -158,6 +158,9 @@ class Semla(Net):
             if twice is not None:
                 with torch.no_grad():
                     first = probable(self._predict(*inputs, past, (), extra)[0])
+                # With torch 2.8, autocast would give the second prediction the weights that it
+                # has cast here, without a gradient (findings/autocast-keeps-casts-...).
+                torch.clear_autocast_cache()
                 past = {
                     name: first[name] * twice.view(-1, *[1] * (first[name].ndim - 1))
                     for name in past
