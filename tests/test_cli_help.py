@@ -88,7 +88,7 @@ WRONG = [
     (("reed-cache", "doctor", "nowhere"), "there is no folder nowhere"),
     (("reed-cache", "build", "digits", "--cache", "file/x"), "file/x"),  # OSError
     (("reed-train", "--shards", "nowhere"), "no cache at nowhere"),
-    (("reed-train", "--shard", "x"), "'--shard'"),
+    (("reed-train", "--shard", "x"), "Did you mean"),
     (("reed-train",), "--shards DIR"),
     (("reed-train", "export", "nowhere", "--out", "x.pt"), "nowhere"),
     (("reed-sample", "--run", "nowhere"), "no checkpoint"),
