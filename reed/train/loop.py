@@ -277,7 +277,7 @@ class Trainer:
         logged = {name: terms[name].detach() for name in losses}
         logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
         for name, error in aligned.errors.items():
-            logged |= by_time(f"z/{name}", error, noised.t)
+            logged |= by_time(f"z/{name}", error.values, error.counts, noised.t)
         return total, logged | {"loss": total.detach()}
 
 
