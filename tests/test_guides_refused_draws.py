@@ -1,5 +1,6 @@
 """Sampling with guides that the run cannot do is refused in one line, with what to do."""
 
+import math
 import runpy
 import shutil
 from pathlib import Path
@@ -97,6 +98,29 @@ def test_a_bank_needs_a_row_for_every_sample(sampler):
     assert len(z[:64].unique(dim=0)) == 64 and torch.equal(z[64:], z[:2])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": 1.5}, "guide-scale is 1.5"),
+        ({"low": 0.2, "high": 0.5}, "guide-interval is [0.2, 0.5]"),
+        ({"mixture": True}, "guide-mixture is on"),
+        ({"replace": True}, "guide-replace is on"),
+    ],
+)
+def test_options_of_guides_need_guides(cache, tmp_path, options, said):
+    """They would be ignored, and the name of the file would say that they were not."""
+    plain = Sampler.of_run(TINY.trained(TINY.settings(cache, tmp_path, steps=1)))
+    plain.check(2, SampleOptions())
+    parts = [said, "no guides", "leave it out"]
+    refused(parts, plain.check, 2, SampleOptions(z=Steer(**options)))
+
+
+def test_rows_that_serve_twice_need_a_bank(sampler):
+    whole = sampler("whole", text={"target": TEXT, "drop": 0.0, **SMALL})
+    parts = ["guide-replace is on", "'bank'", "prior", "leave it out"]
+    refused(parts, whole.check, 2, SampleOptions(z=Steer(replace=True)))
+
+
 def test_a_bank_whose_cache_is_gone_says_where_it_was(cache, tmp_path):
     moved = shutil.copytree(cache, tmp_path / "cache")
     guide = {"memory": {"target": TEXT, "read": "bank"}}
@@ -111,6 +135,7 @@ def test_a_bank_whose_cache_is_gone_says_where_it_was(cache, tmp_path):
     ("options", "parts"),
     [
         ({"scale": 0.5}, ["guide-scale is 0.5", "at least 1"]),
+        ({"scale": math.inf}, ["guide-scale is inf", "finite"]),
         ({"low": 0.8, "high": 0.2}, ["guide-interval [0.8, 0.2]", "[0, 1]"]),
         ({"scale": 2.0, "mixture": True}, ["guide-scale is 2.0", "guide-mixture", "leave one"]),
     ],

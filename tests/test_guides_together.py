@@ -263,7 +263,7 @@ def test_a_second_vector_at_the_start_is_drawn_given_the_first():
 
 @torch.no_grad()
 def test_the_start_of_a_step_decides_about_guidance_on_z_as_on_labels():
-    """Copies of the batch in both evaluations of the steps of Heun's method from 1, .75, .5, .25."""
+    """Copies of the batch in both evaluations of Heun's steps from 1, .75, .5, .25."""
     model = aligned(z={})
     net, guides = model.net, guides_of(model.net)
     forward, seen = net.forward, []
