@@ -127,8 +127,23 @@ def test_a_bank_whose_cache_is_gone_says_where_it_was(cache, tmp_path):
     settings = TINY.settings(moved, tmp_path / "run", steps=1, guide=guide)
     run = TINY.trained(settings)
     shutil.rmtree(moved)
-    parts = ["guide.memory", TEXT, f"no cache at {moved}", "put it back"]
+    parts = ["guide.memory", TEXT, f"no cache at {moved}", "put it back", "--shards"]
     refused(parts, draw, Sampler.of_run(run))
+
+
+def test_a_bank_of_another_cache_is_refused(cache, tmp_path, edit_json, monkeypatch):
+    """Its rows are others, or in another order, and every sample would get another z."""
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    guide = {"memory": {"target": TEXT, "read": "bank"}}
+    run = TINY.trained(TINY.settings(folder, tmp_path / "run", steps=1, guide=guide))
+    assert draw(Sampler.of_run(run))["z/memory"].shape == (2, 12)
+    edit_json(folder / "caption-ngrams" / "column.json", revision="2")
+    parts = [str(folder), "revisions.caption-ngrams = '1', now '2'", TEXT, "another z"]
+    refused(parts, draw, Sampler.of_run(run))
+    shutil.rmtree(folder)
+    monkeypatch.setitem(TINY.build.__globals__, "SAMPLES", 48)
+    TINY.build(folder)
+    refused(["samples = 64, now 48"], draw, Sampler.of_run(run))
 
 
 @pytest.mark.parametrize(

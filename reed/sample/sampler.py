@@ -104,7 +104,7 @@ class Sampler:
         name = f"step-{saved.step:07d}"
         file = run / name / f"{group}.safetensors"
         if guides is not None:
-            open_banks(guides, settings.shards)
+            open_banks(guides, settings.shards, data.check_bank)
         about: dict[str, Any] = {
             "run": str(run),
             "checkpoint": str(file),

@@ -115,7 +115,7 @@ class Trainer:
         )
 
         if (guides := guides_of(model.net)) is not None:
-            open_banks(guides, setup.config.shards)
+            open_banks(guides, setup.config.shards, setup.data.check_bank)
         self._ema = Ema(model.net, setup.config.decay())
         self._bare = model
         if _compiles(setup.config.compile, accelerator.device):
