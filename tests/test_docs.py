@@ -19,6 +19,7 @@ from reed.cli import cache, evaluate, sample, train
 from reed.domains.image import ImageDomain
 from reed.domains.molecule import MoleculeDomain
 from reed.domains.protein import ProteinDomain
+from reed.guides.settings import GuideConfig
 from reed.train import align, recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,7 @@ SETTINGS = {
     "`[preview]`": recipe.PreviewConfig,
     "`[loader]`": recipe.LoaderConfig,
     "`[align.NAME]`": align.AlignConfig,
+    "`[guide.NAME]`": GuideConfig,
     "`[domain]` of images": ImageDomain,
     "`[domain]` of proteins": ProteinDomain,
     "`[domain]` of molecules": MoleculeDomain,

@@ -1,5 +1,6 @@
 """Guides that do not fit are refused in one line, with both values and what to do."""
 
+import math
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,7 +47,7 @@ def refused(parts, action, *args, **kwargs):
         ({"target": "gone/cls"}, ["no column 'gone'", "digits-vit"]),
         ({"target": "digits-vit/cls"}, ["no field 'cls'", "tokens"]),
         ({"target": "pixels/label"}, ["guide.z", "pixels/label", "'label'", "'sample'"]),
-        ({"target": GRID}, ["guide.z", GRID, "'token'", "enter = 'vector'", "'tokens'"]),
+        ({"target": GRID}, ["guide.z", GRID, "'token'", "enter = 'vector'", "another field"]),
         ({"target": TEXT, "enter": "tokens"}, ["guide.z", TEXT, "'sample'", "'token'", "'vector'"]),
         ({"target": TEXT, "when": WINDOW}, ["guide.z.when", "from 0.4 to 0.4 has no width"]),
         ({"target": TEXT, "when": "later"}, ["guide.z.when", "'later'", "cosine"]),
@@ -65,6 +66,9 @@ def refused(parts, action, *args, **kwargs):
         ({"target": TEXT, "noise": -1.0}, ["guide.z.noise is -1.0", "at least 0"]),
         ({"target": TEXT, "drop": 1.0}, ["guide.z.drop is 1.0", "[0, 1)"]),
         ({"target": TEXT, "truth": -0.5}, ["guide.z.truth is -0.5", "[0, 1)"]),
+        ({"target": TEXT, "truth": 0.5}, ["guide.z.truth is 0.5", "'prior'", "read = 'mean'"]),
+        (JOINT | {"loss": "cosine"}, ["guide.z.loss is 'cosine'", "'joint'", "read = 'mean'"]),
+        ({"target": TEXT, "noise": math.inf}, ["guide.z.noise is inf", "finite"]),
         ({"target": TEXT, "depth": 0}, ["guide.z.depth is 0", "at least 1"]),
         ({"target": TEXT, "hidden": 0}, ["guide.z.hidden is 0", "at least 1"]),
         ({"target": TEXT, "time": 1}, ["'guide.z.time'"]),
@@ -73,6 +77,14 @@ def refused(parts, action, *args, **kwargs):
 )
 def test_a_guide_that_does_not_fit_is_refused(make, guide, parts):
     refused(parts, lambda: check(make(guide={"z": guide})))
+
+
+def test_a_prior_of_tokens_is_not_told_to_let_them_enter_one_by_one(make):
+    with pytest.raises(ReedError) as caught:
+        check(make(guide={"z": {"target": GRID}}))
+    assert "enter = 'tokens'" not in str(caught.value)
+    with pytest.raises(ReedError, match="choose another field, or enter = 'tokens'"):
+        check(make(guide={"z": {"target": GRID, "read": "mean"}}))
 
 
 def test_tokens_of_another_grid_are_refused(make):

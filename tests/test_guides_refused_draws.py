@@ -1,5 +1,6 @@
 """Sampling with guides that the run cannot do is refused in one line, with what to do."""
 
+import math
 import runpy
 import shutil
 from pathlib import Path
@@ -97,20 +98,59 @@ def test_a_bank_needs_a_row_for_every_sample(sampler):
     assert len(z[:64].unique(dim=0)) == 64 and torch.equal(z[64:], z[:2])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"scale": 1.5}, "guide-scale is 1.5"),
+        ({"low": 0.2, "high": 0.5}, "guide-interval is [0.2, 0.5]"),
+        ({"mixture": True}, "guide-mixture is on"),
+        ({"replace": True}, "guide-replace is on"),
+    ],
+)
+def test_options_of_guides_need_guides(cache, tmp_path, options, said):
+    """They would be ignored, and the name of the file would say that they were not."""
+    plain = Sampler.of_run(TINY.trained(TINY.settings(cache, tmp_path, steps=1)))
+    plain.check(2, SampleOptions())
+    parts = [said, "no guides", "leave it out"]
+    refused(parts, plain.check, 2, SampleOptions(z=Steer(**options)))
+
+
+def test_rows_that_serve_twice_need_a_bank(sampler):
+    whole = sampler("whole", text={"target": TEXT, "drop": 0.0, **SMALL})
+    parts = ["guide-replace is on", "'bank'", "prior", "leave it out"]
+    refused(parts, whole.check, 2, SampleOptions(z=Steer(replace=True)))
+
+
 def test_a_bank_whose_cache_is_gone_says_where_it_was(cache, tmp_path):
     moved = shutil.copytree(cache, tmp_path / "cache")
     guide = {"memory": {"target": TEXT, "read": "bank"}}
     settings = TINY.settings(moved, tmp_path / "run", steps=1, guide=guide)
     run = TINY.trained(settings)
     shutil.rmtree(moved)
-    parts = ["guide.memory", TEXT, f"no cache at {moved}", "put it back"]
+    parts = ["guide.memory", TEXT, f"no cache at {moved}", "put it back", "--shards"]
     refused(parts, draw, Sampler.of_run(run))
+
+
+def test_a_bank_of_another_cache_is_refused(cache, tmp_path, edit_json, monkeypatch):
+    """Its rows are others, or in another order, and every sample would get another z."""
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    guide = {"memory": {"target": TEXT, "read": "bank"}}
+    run = TINY.trained(TINY.settings(folder, tmp_path / "run", steps=1, guide=guide))
+    assert draw(Sampler.of_run(run))["z/memory"].shape == (2, 12)
+    edit_json(folder / "caption-ngrams" / "column.json", revision="2")
+    parts = [str(folder), "revisions.caption-ngrams = '1', now '2'", TEXT, "another z"]
+    refused(parts, draw, Sampler.of_run(run))
+    shutil.rmtree(folder)
+    monkeypatch.setitem(TINY.build.__globals__, "SAMPLES", 48)
+    TINY.build(folder)
+    refused(["samples = 64, now 48"], draw, Sampler.of_run(run))
 
 
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
         ({"scale": 0.5}, ["guide-scale is 0.5", "at least 1"]),
+        ({"scale": math.inf}, ["guide-scale is inf", "finite"]),
         ({"low": 0.8, "high": 0.2}, ["guide-interval [0.8, 0.2]", "[0, 1]"]),
         ({"scale": 2.0, "mixture": True}, ["guide-scale is 2.0", "guide-mixture", "leave one"]),
     ],

@@ -259,3 +259,19 @@ def test_a_second_vector_at_the_start_is_drawn_given_the_first():
     a, b = (reading.result()[f"z/{name}"][:, 0] for name in ("a", "b"))
     assert (np.sign(a) == np.sign(b)).mean() > 0.97
     assert 0.4 < (a > 0).mean() < 0.6
+
+
+@torch.no_grad()
+def test_the_start_of_a_step_decides_about_guidance_on_z_as_on_labels():
+    """Copies of the batch in both evaluations of Heun's steps from 1, .75, .5, .25."""
+    model = aligned(z={})
+    net, guides = model.net, guides_of(model.net)
+    forward, seen = net.forward, []
+    net.forward = lambda x, t, y, **more: (seen.append(len(x) // 3), forward(x, t, y, **more))[1]
+    on = {"scale": 2.0, "low": 0.0, "high": 0.6}
+    for labels, z in ((Guidance(), Steer(**on)), (Guidance(**on), Steer())):
+        options = SimpleNamespace(sampler="heun", steps=4, guidance=labels, z=z, seed=0)
+        request = Request(torch.zeros(3, dtype=torch.int64), 4, options, range(3), LINEAR)
+        seen.clear()
+        drawn_with_guides(net, guides, request, lambda step: torch.randn(3, 4, 8, 8))
+        assert seen == [1, 1, 1, 1, 2, 2, 2]

@@ -14,6 +14,7 @@ from reed.guides.when import When
 from reed.nets import FINAL, Extra
 from reed.nets.sit import SiT, SiTConfig
 from reed.seeding import Draws
+from reed.train.watch import _divided, by_time
 
 CUTOFF = {"kind": "cutoff", "low": 0.2, "high": 0.7}
 TOKENS, CHANNELS = 16, 6
@@ -165,8 +166,9 @@ def test_a_prior_is_trained_on_samples_without_z_weighed_by_alpha(when, drop):
     weight = law.density(t) / (1 - law.share(t) * (1 - drop)).clamp(min=1e-6)
     weight = torch.where(one.keep, 0, weight.clamp(max=10))
     error = guide.head.error(one.z, one.noise, one.time, states[1].mean(1), t)
-    torch.testing.assert_close(terms.errors["z"], error.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(terms.errors["z"].values, error.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms.losses["z"], weight * error, rtol=1e-5, atol=1e-6)
+    assert torch.equal(terms.errors["z"].counts, weight > 0)  # z in the state would tell the answer
     assert HEAVIEST == 10 and one.keep.any() and (weight > 0).any()
 
 
@@ -222,8 +224,9 @@ def test_the_loss_of_joint_by_hand(lag):
     hidden = in_double(net, guides, inputs, Extra(vector), FINAL).mean(1)
     guess = hidden @ guide.head.weight.T + guide.head.bias
     error = (guess - (noise - z)).square().mean(1)
-    torch.testing.assert_close(terms.errors["z"].double(), error, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(terms.errors["z"].values.double(), error, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(terms.losses["z"].double(), error * one.keep, rtol=1e-5, atol=1e-6)
+    assert torch.equal(terms.errors["z"].counts, one.keep)
     assert one.keep.any() and not one.keep.all()
 
 
@@ -256,5 +259,13 @@ def test_the_loss_of_mean_by_hand(loss, enter):
     if loss == "cosine":
         error = -F.cosine_similarity(second, z, dim=-1).reshape(16, -1).mean(1)
     share = When.of("cosine", "").share(inputs["t"].double())
-    torch.testing.assert_close(terms.errors["z"].double(), error, rtol=2e-5, atol=1e-5)
+    torch.testing.assert_close(terms.errors["z"].values.double(), error, rtol=2e-5, atol=1e-5)
     torch.testing.assert_close(terms.losses["z"].double(), share * error, rtol=2e-5, atol=1e-5)
+
+
+def test_the_log_has_the_error_of_the_samples_that_count_by_time():
+    error, t = torch.tensor([1.0, 2.0, 4.0, 8.0]), torch.tensor([0.1, 0.1, 0.3, 1.0])
+    counts = torch.tensor([True, False, True, True])
+    line = _divided({k: float(v) for k, v in by_time("z/q", error, counts, t).items()})
+    want = {"z/q": 13 / 3, "z/q/t0": 1.0, "z/q/t0.2": 4.0, "z/q/t0.8": 8.0}
+    assert line == pytest.approx(want)

@@ -160,8 +160,10 @@ def test_the_times_of_samples_have_the_law_but_for_the_last_step(name):
         ("cosin", ["guide.z.when", "'cosin'", "Did you mean 'cosine'"]),
         ({"kind": "start", "low": 0.1}, ["guide.z.when", "'start'"]),
         ({"kind": "linear", "low": 0.1}, ["guide.z.when", "'linear' has no key 'low'"]),
-        (None, ["guide.z.when", "None"]),
-        (0.5, ["guide.z.when", "0.5"]),
+        ("strat", ["guide.z.when", "'strat'", "Did you mean 'start'"]),
+        ("now", ["guide.z.when", "'now'", "cosine", "linear", "never", "start", "'cutoff'"]),
+        (None, ["guide.z.when", "None", "start"]),
+        (0.5, ["guide.z.when", "0.5", "never"]),
     ],
 )
 def test_a_law_that_makes_no_sense_is_refused(setting, parts):

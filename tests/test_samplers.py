@@ -164,6 +164,7 @@ def test_guidance_mixes_the_two_halves():
     [
         ((0.5,), "scale is 0.5"),
         ((float("nan"),), "scale is nan"),
+        ((float("inf"),), "scale is inf, it must be a finite number"),
         ((2.0, 0.7, 0.1), r"\[0.7, 0.1\]"),
         ((2.0, 0.0, 1.5), r"\[0.0, 1.5\]"),
     ],

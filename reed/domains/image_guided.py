@@ -106,10 +106,10 @@ class _Velocity:
 
     def __call__(self, parts: samplers.Parts, clock: float, start: float) -> samplers.Parts:
         x, *z = parts
-        guidance, begins = self._request.options.guidance, clock == start
+        guidance = self._request.options.guidance
 
         # The corrector of a Heun step uses the representations of its beginning.
-        if begins:
+        if clock == start:
             y = self._request.labels
             view = View(
                 lambda rows, extra, taps: self._net(
@@ -123,7 +123,7 @@ class _Velocity:
             partial(self._call, x, clock),
             clock,
             label_scale=guidance.scale if guidance.is_on(self._x_time(start)) else 1.0,
-            begins=begins,
+            start=start,
             beside=z,
         )
         return v.double(), *v_z

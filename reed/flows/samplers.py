@@ -33,7 +33,7 @@ class Guidance:
         high: Last time of the interval.
 
     Raises:
-        ReedError: The scale is below 1, or the interval is empty.
+        ReedError: The scale is below 1 or infinite, or the interval is empty.
     """
 
     scale: float = option(
@@ -48,8 +48,11 @@ class Guidance:
     high: float = option(1.0, "The last of these times.", flag="interval")
 
     def __post_init__(self) -> None:
-        if not self.scale >= 1:
-            raise ReedError(f"guidance scale is {self.scale}, it must be at least 1 (1 = off)")
+        if not 1 <= self.scale < math.inf:
+            raise ReedError(
+                f"guidance scale is {self.scale}, it must be a finite number and at least 1 "
+                "(1 = off)"
+            )
         if not 0 <= self.low <= self.high <= 1:
             raise ReedError(
                 f"guidance interval [{self.low}, {self.high}] is empty or outside [0, 1]; "

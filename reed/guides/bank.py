@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reed.cache.opened import open_cache
+from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.guides.guide import Guides
+
+Check = Callable[[Cache, str], None]  # a cache and the "column/field" of the bank
 
 
 class CachedBank:
@@ -22,19 +24,24 @@ class CachedBank:
         shards: Folder of the cache.
         target: "column/field" of the representations.
         where: Name of the guide, for messages.
+        check: Raises ReedError if an opened cache is not that of the run.
     """
 
-    def __init__(self, shards: Path, target: str, where: str) -> None:
-        self._shards, self._target, self._where = shards, target, where
+    def __init__(self, shards: Path, target: str, where: str, check: Check) -> None:
+        self._shards, self._target, self._where = shards.absolute(), target, where
+        self._check = check
 
     @cached_property
     def _dataset(self) -> Any:
         if not self._shards.is_dir():
             raise ReedError(
                 f"{self._where} draws its representations from {self._target} of the cache, and "
-                f"there is no cache at {self._shards}; put it back"
+                f"there is no cache at {self._shards}; put it back, or rerun reed-train with the "
+                "--shards that it has now"
             )
-        return open_cache(self._shards).dataset([self._target])
+        cache = open_cache(self._shards)
+        self._check(cache, self._target)
+        return cache.dataset([self._target])
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -45,12 +52,12 @@ class CachedBank:
         return torch.stack([torch.as_tensor(row) for row in rows]).float()
 
 
-def open_banks(guides: Guides, shards: Path) -> None:
-    """Give every guide that reads a bank the column of a cache."""
+def open_banks(guides: Guides, shards: Path, check: Check) -> None:
+    """Give every guide that reads a bank the column of a cache; see `CachedBank`."""
     for guide in guides.all():
         name, config = guide.spec.name, guide.spec.config
         if config.read == "bank":
-            guide.bank = CachedBank(shards, config.target, f"guide.{name}")
+            guide.bank = CachedBank(shards, config.target, f"guide.{name}", check)
 
 
 def check_banks(guides: Guides, num: int, replace: bool) -> None:

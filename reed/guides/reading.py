@@ -182,7 +182,7 @@ class Reading:
         clock: float,
         *,
         label_scale: float = 1.0,
-        begins: bool = True,
+        start: float | None = None,
         beside: Sequence[Tensor] = (),
         mask: Tensor | None = None,
         seen: Tensor | None = None,
@@ -193,7 +193,8 @@ class Reading:
             call: Calls the net on copies of the batch.
             clock: The time; x is at that time, but for a lag.
             label_scale: Scale of the guidance on labels, 1 if it is off.
-            begins: Whether this is the first evaluation of a step.
+            start: Time at which the step began, which decides whether z guides in all of its
+                evaluations; by default `clock`.
             beside: Current z of the joint guides.
             mask: Tokens that count, [B, T].
             seen: Samples whose prediction of z is renewed, bool [B]; None for all.
@@ -201,8 +202,8 @@ class Reading:
         Returns:
             The prediction, and the velocities of the joint guides' z.
         """
-        t = self._x_clock(clock)
-        parts = variants(label_scale, self._z_scale(t))
+        start = clock if start is None else start
+        parts = variants(label_scale, self._z_scale(clock, start))
         rows = torch.arange(len(self._indices), device=self._device)
         noised, on = self._noised(clock, beside), [part.z for part in parts]
         extra = self._extra([rows] * len(parts), on, noised, parts)
@@ -210,7 +211,7 @@ class Reading:
 
         # The labelled and the unlabelled copy each read the mean that they predict themselves.
         masks = None if mask is None else mask.repeat(len(parts), 1)
-        if begins:
+        if clock == start:
             for guide in self._parts_of("mean"):
                 z = guide.normed(guide.predicted(states, masks)).to(self._dtype)
                 part = self._parts[guide.spec.name]
@@ -229,12 +230,13 @@ class Reading:
         without = 1 - both[1][0].factor  # the scale of the guidance on labels
         return without * both[0][1] + (1 - without) * both[1][1]
 
-    def _z_scale(self, t: float) -> float:
+    def _z_scale(self, clock: float, start: float) -> float:
+        """Return the scale of the guidance on z; as of that on labels, the step's start decides."""
         steer = self._steer
         if steer.mixture:
-            when = self._guides.all()[0].spec.when
+            when, t = self._guides.all()[0].spec.when, self._x_clock(clock)
             return float(when.share(torch.tensor(t, dtype=torch.float64)))
-        return steer.scale if steer.low <= t <= steer.high else 1.0
+        return steer.scale if steer.low <= self._x_clock(start) <= steer.high else 1.0
 
     def _heads(self) -> set[int]:
         guides = self._parts_of("mean", "joint")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,12 @@ from reed.nets import ENTERS, Net
 READS = ("prior", "mean", "joint", "bank")
 NORMS = ("none", "sample")
 LOSSES = ("mse", "cosine")
+_ONLY = {  # settings, and the ways of reading that use them
+    "truth": ("mean",),
+    "loss": ("mean",),
+    "lag": ("joint",),
+    "noise": ("prior", "bank"),
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,8 @@ def check_guide(name: str, config: GuideConfig, field: Field, net: Net) -> Guide
     kind, taps = "token" if config.enter == "tokens" else "sample", net.taps()
     if field.kind != kind:
         other = {"sample": "vector", "token": "tokens"}.get(field.kind)
-        hint = f", or enter = {other!r}" if other in net.enters else ""
+        fits = other in net.enters and (config.read, other) != ("prior", "tokens")
+        hint = f", or enter = {other!r}" if fits else ""
         raise ReedError(
             f"{where}: {config.target} is of kind {field.kind!r}, and enter = {config.enter!r} "
             f"takes {kind!r}; choose another field{hint}"
@@ -171,15 +179,19 @@ def _check_numbers(where: str, config: GuideConfig) -> None:
         if not 0 <= getattr(config, name) < 1:
             raise ReedError(f"{where}.{name} is {getattr(config, name)}, it must be in [0, 1)")
 
-    # A setting that its way of reading does not use would be ignored, so it is refused.
     if not 0 <= config.lag <= 1:
         raise ReedError(f"{where}.lag is {config.lag}, it must be in [0, 1]")
-    if config.lag and config.read != "joint":
-        raise ReedError(f"{where}.lag is {config.lag}, and only read = 'joint' has a lag")
-    if config.noise and config.read in ("mean", "joint"):
-        raise ReedError(
-            f"{where}.noise is {config.noise}, and read = {config.read!r} adds none to z; leave it "
-            "out, or use read = 'prior' or 'bank'"
-        )
     at_least(0, f"{where}.", noise=config.noise, tap=config.tap)
     at_least(1, f"{where}.", hidden=config.hidden, depth=config.depth)
+    if config.noise == math.inf:
+        raise ReedError(f"{where}.noise is inf, it must be finite")
+
+    # A setting that its way of reading does not use would be ignored, so it is refused. Sizes and
+    # the tap are not, so that one recipe can be read in several ways.
+    for name, reads in _ONLY.items():
+        value, default = getattr(config, name), getattr(GuideConfig, name)
+        if value != default and config.read not in reads:
+            raise ReedError(
+                f"{where}.{name} is {value!r}, and read = {config.read!r} makes no use of it; "
+                f"leave it out, or use read = {' or '.join(map(repr, reads))}"
+            )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,10 @@ class Steer:
     )
 
     def __post_init__(self) -> None:
-        if not self.scale >= 1:
-            raise ReedError(f"guide-scale is {self.scale}, it must be at least 1 (1 = off)")
+        if not 1 <= self.scale < math.inf:
+            raise ReedError(
+                f"guide-scale is {self.scale}, it must be a finite number and at least 1 (1 = off)"
+            )
         if not 0 <= self.low <= self.high <= 1:
             raise ReedError(
                 f"guide-interval [{self.low}, {self.high}] is empty or outside [0, 1]; t = 0 is "
@@ -54,6 +57,25 @@ class Steer:
             raise ReedError(
                 f"guide-scale is {self.scale} and guide-mixture is on, which sets the scale to "
                 "A(t); leave one of them out"
+            )
+
+    def check_used(self, reads: Collection[str]) -> None:
+        """Check that a net has what the options speak of; they would be ignored otherwise.
+
+        Args:
+            reads: How the guides of the net are read; empty for a net without guides.
+        """
+        interval = f"[{self.low:g}, {self.high:g}]"
+        given = [f"guide-scale is {self.scale:g}"] if self.scale > 1 else []
+        given += [f"guide-interval is {interval}"] if (self.low, self.high) != (0, 1) else []
+        given += ["guide-mixture is on"] if self.mixture else []
+        given += ["guide-replace is on"] if self.replace else []
+        if given and not reads:
+            raise ReedError(f"{given[0]}, and this net has no guides; leave it out")
+        if self.replace and "bank" not in reads:
+            raise ReedError(
+                f"guide-replace is on, and no guide of this net has read = 'bank', but "
+                f"{', '.join(sorted(set(reads)))}; leave it out"
             )
 
     @property

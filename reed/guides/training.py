@@ -74,16 +74,30 @@ def x_time(clock: Tensor, lag: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Errors:
+    """The errors of the representations of a batch, for the log.
+
+    Attributes:
+        values: Error of z without weight, [B], detached.
+        counts: Samples whose loss has a weight, bool [B]; the state of a sample that has z would
+            tell a prior the answer, so its error says nothing.
+    """
+
+    values: Tensor
+    counts: Tensor
+
+
+@dataclass(frozen=True)
 class Terms:
     """The losses of the guides of a batch.
 
     Attributes:
         losses: Guide -> weighted loss, [B]; a bank has none.
-        errors: Guide -> error of z without weight, [B], detached; for the log.
+        errors: Guide -> errors of z.
     """
 
     losses: dict[str, Tensor]
-    errors: dict[str, Tensor]
+    errors: dict[str, Errors]
 
 
 class Pass:
@@ -124,7 +138,7 @@ class Pass:
             if guide.head is not None:
                 weight, error = self._loss(guide, states)
                 losses[guide.spec.name] = weight * error
-                errors[guide.spec.name] = error.detach()
+                errors[guide.spec.name] = Errors(error.detach(), weight > 0)
         return prediction, states, Terms(losses, errors)
 
     def _entry(self, guide: Guide) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reed.errors import ReedError
-from reed.flows.time_weight import WINDOW, TimeWeight
+from reed.errors import ReedError, suggest
+from reed.flows.time_weight import KINDS, WINDOW, TimeWeight
 
 START, NEVER = "start", "never"
 _HALVINGS = 60  # of [0, 1], after which the inverse of A is exact in float64
@@ -60,10 +60,16 @@ class When:
             where: Name of the setting, for messages.
 
         Raises:
-            ReedError: There is no such time weight, or it integrates to zero.
+            ReedError: There is no such law, or it integrates to zero.
         """
         if data in (START, NEVER):
             return cls(data)
+        if not isinstance(data, Mapping) and data not in (*KINDS, WINDOW):
+            known = [START, NEVER, *KINDS]
+            raise ReedError(
+                f"{where} is {data!r}, no law of t*.{suggest(str(data), known)}, or a window, "
+                "{ kind = 'cutoff', low = 0.2, high = 0.7 }"
+            )
         weight = TimeWeight.of(data, where)
         if weight.kind == WINDOW and weight.low == weight.high:
             raise ReedError(

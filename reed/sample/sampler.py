@@ -16,6 +16,7 @@ from reed.domains.base import DOMAINS, Domain, Named
 from reed.errors import ReedError
 from reed.guides.bank import check_banks, open_banks
 from reed.guides.guide import attach, guides_of
+from reed.guides.steer import Steer
 from reed.precision import OF_SAMPLING, computing, in_double
 from reed.train import checkpoint, export
 from reed.train.public import PublicWeights
@@ -103,7 +104,7 @@ class Sampler:
         name = f"step-{saved.step:07d}"
         file = run / name / f"{group}.safetensors"
         if guides is not None:
-            open_banks(guides, settings.shards)
+            open_banks(guides, settings.shards, data.check_bank)
         about: dict[str, Any] = {
             "run": str(run),
             "checkpoint": str(file),
@@ -176,8 +177,16 @@ class Sampler:
         return cls(net.to(device), kind, domain, fields, {}, about, name, precision)
 
     def check(self, num: int, options: Any) -> None:
-        """Check that `num` samples can be drawn; ReedError if a guide's bank has too few rows."""
-        if (guides := guides_of(self.net)) is not None:
+        """Check that `num` samples can be drawn with these options.
+
+        Raises:
+            ReedError: A guide's bank has too few rows, or the options speak of guides that the net
+                does not have.
+        """
+        guides, steer = guides_of(self.net), getattr(options, "z", None)
+        if isinstance(steer, Steer):  # the options of a user's domain may have another z, or none
+            steer.check_used([] if guides is None else [g.spec.config.read for g in guides.all()])
+        if guides is not None:
             check_banks(guides, num, options.z.replace)
 
     def completed(self, options: Any) -> Any:

@@ -17,7 +17,7 @@ from reed.errors import ReedError, at_least
 from reed.flows.time_weight import TimeWeight
 from reed.guides.guide import attach, guides_of
 from reed.guides.settings import GuideSpec
-from reed.guides.training import Drawn, Pass
+from reed.guides.training import Drawn, Errors, Pass
 from reed.nets import GraphState, Net, State
 from reed.nets.layers import masked_mean, projector
 from reed.state_dict import slot
@@ -158,12 +158,12 @@ class Aligned:
     Attributes:
         losses: Target name -> -w(t) cos, and guide -> its loss, [B].
         cosines: Target name -> cosine without weight, [B], detached; for the log.
-        errors: Guide -> error of z without weight, [B], detached; for the log.
+        errors: Guide -> errors of z, for the log.
     """
 
     losses: dict[str, Tensor]
     cosines: dict[str, Tensor]
-    errors: dict[str, Tensor]
+    errors: dict[str, Errors]
 
 
 class AlignedNet(nn.Module):

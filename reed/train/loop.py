@@ -115,7 +115,7 @@ class Trainer:
         )
 
         if (guides := guides_of(model.net)) is not None:
-            open_banks(guides, setup.config.shards)
+            open_banks(guides, setup.config.shards, setup.data.check_bank)
         self._ema = Ema(model.net, setup.config.decay())
         self._bare = model
         if _compiles(setup.config.compile, accelerator.device):
@@ -277,7 +277,7 @@ class Trainer:
         logged = {name: terms[name].detach() for name in losses}
         logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
         for name, error in aligned.errors.items():
-            logged |= by_time(f"z/{name}", error, noised.t)
+            logged |= by_time(f"z/{name}", error.values, error.counts, noised.t)
         return total, logged | {"loss": total.detach()}
 
 

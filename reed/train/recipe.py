@@ -23,7 +23,8 @@ from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
 from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
-from reed.train.run_data import Identity, RunData
+from reed.train.identity import Identity
+from reed.train.run_data import RunData
 from reed.train.settings import (
     EveryConfig,
     LoaderConfig,

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from reed.cache.files import write_atomic
 from reed.cache.opened import Cache, open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError, suggest
+from reed.train.identity import Identity
 from reed.wording import counted
 
 if TYPE_CHECKING:
@@ -43,37 +43,6 @@ class Lacking:
     def first(self) -> str:
         """A few of the keys, for a message."""
         return ", ".join(self.keys[:SHOWN]) + (", …" if self.count > SHOWN else "")
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What a run reads, wherever the folder of the cache is.
-
-    Attributes:
-        samples: Number of samples in the cache.
-        views: Records per sample.
-        classes: Names of the classes, by number.
-        revisions: Revision of every column that the run reads.
-        keys: The sha256 of all keys in the order of the cache; empty in runs of earlier versions.
-    """
-
-    samples: int = 0
-    views: int = 1
-    classes: tuple[str, ...] = ()
-    revisions: dict[str, str] = dataclasses.field(default_factory=dict)
-    keys: str = ""
-
-    @classmethod
-    def of(cls, cache: Cache, places: Iterable[str]) -> Identity:
-        """Return the identity of a cache and of the columns of some places, "column/field"."""
-        names = sorted({place.partition("/")[0] for place in places})
-        return cls(
-            cache.manifest.samples,
-            cache.manifest.views,
-            cache.classes,
-            {name: cache.column(name).revision for name in names},
-            hashlib.sha256("\n".join(cache.plan.keys).encode()).hexdigest(),
-        )
 
 
 @dataclass(frozen=True)
@@ -190,18 +159,28 @@ class RunData:
                 "the cache that it was trained from, or choose another --run"
             )
         # A run of an earlier version has no identity, and any cache that fits may be its own.
-        old, new = map(config.plain, (stored.identity, self.identity))
-        if old["keys"] and new["keys"]:
-            # Which columns are read is part of the recipe, which is compared elsewhere.
-            shared = old["revisions"].keys() & new["revisions"].keys()
-            for table in (old, new):
-                table["revisions"] = {name: table["revisions"][name] for name in sorted(shared)}
-            for name, was, now in config.differences(old, new, ""):
-                differs = f"{name[1:]} = {was!r:.80}, now {now!r:.80}"
-                raise ReedError(
-                    f"{run} was trained from another cache: {differs}; "
-                    "choose another --run, or give --shards the cache that it was trained from"
-                )
+        if differs := stored.identity.differs(self.identity):
+            raise ReedError(
+                f"{run} was trained from another cache: {differs}; "
+                "choose another --run, or give --shards the cache that it was trained from"
+            )
+
+    def check_bank(self, cache: Cache, target: str) -> None:
+        """Check that the bank of a guide is the column that the run was trained on.
+
+        Args:
+            cache: The cache, which may have changed since.
+            target: "column/field" of the bank.
+
+        Raises:
+            ReedError: It is another one; the message names the first difference.
+        """
+        if differs := self.identity.differs(Identity.of(cache, [target])):
+            raise ReedError(
+                f"{cache.folder} has changed since the run was trained: {differs}; its bank "
+                f"{target} would give the samples another z, so put the old cache back, or train "
+                "another run"
+            )
 
     def write(self, run: Path) -> None:
         """Write data.json; if it exists, see `check`, and what it says of samples is renewed."""

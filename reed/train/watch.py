@@ -93,18 +93,26 @@ BINS = 5  # of the time, in which errors of representations are logged
 _SHARE = "#"  # after the name of a part: the share of the samples that it is the sum of
 
 
-def by_time(name: str, error: Tensor, t: Tensor) -> dict[str, Tensor]:
-    """Return the mean of an error [B], and its sums in five bins of the time [B], for the log."""
-    values = {name: error.mean()}
-    for number in range(BINS):
-        inside = ((t * BINS).long().clamp(0, BINS - 1) == number).to(error.dtype)
-        part = f"{name}/t{number / BINS:g}"
-        values |= {part: (error * inside).mean(), part + _SHARE: inside.mean()}
+def by_time(name: str, error: Tensor, counts: Tensor, t: Tensor) -> dict[str, Tensor]:
+    """Return sums of an error for the log: over all times, and in five bins of the time.
+
+    Args:
+        name: Name of the error.
+        error: Errors of the samples, [B].
+        counts: Samples that count, bool [B].
+        t: Their times, [B].
+    """
+    bins, values = (t * BINS).long().clamp(0, BINS - 1), {}
+    parts = {name: counts}
+    parts |= {f"{name}/t{n / BINS:g}": counts & (bins == n) for n in range(BINS)}
+    for part, inside in parts.items():
+        share = inside.to(error.dtype)
+        values |= {part: (error * share).mean(), part + _SHARE: share.mean()}
     return values
 
 
 def _divided(means: dict[str, float]) -> dict[str, Any]:
-    """Divide sums over bins by the shares of their samples; a bin without samples is left out."""
+    """Divide sums over bins by the shares of their samples; one without samples is left out."""
     line = {}
     for name, value in means.items():
         share = means.get(name + _SHARE)
