@@ -48,11 +48,11 @@ def read_table(where: str, content: bytes) -> dict[str, str]:
             if not key or not text:
                 return {}
             names = (key, text)
-        values = [record.get(name) if record else None for name in names]
-        if not all(isinstance(value, str) for value in values):
+        image, text = (record.get(name) if record else None for name in names)
+        if not isinstance(image, str) or not isinstance(text, str):
             problem = f"{where}, line {number}: no text under {names[0]!r} and {names[1]!r}"
             raise ReedError(f"{problem}, which line 1 has; mend the line, or move the file away")
-        found[posixpath.normpath(values[0])] = values[1].strip()
+        found[posixpath.normpath(image)] = text.strip()
     return found
 
 
