@@ -27,6 +27,8 @@ def machine(accelerator: Accelerator) -> dict[str, Any]:
     device = accelerator.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+    # What the numbers and the speed of a run depend on besides its recipe.
     return {
         "device": device.type,
         "device_name": name,
