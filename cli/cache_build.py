@@ -35,6 +35,13 @@ _COLUMNS = (
         "found).",
     ),
     click.option(
+        "--latents",
+        default="",
+        metavar="[COLUMN=]NAME",
+        shell_complete=completed(ENCODERS.names),
+        help="Encoder whose latents are trained on in place of pixels, such as sd-vae.",
+    ),
+    click.option(
         "--cache",
         type=click.Path(path_type=Path),
         metavar="DIR",

@@ -241,7 +241,7 @@ def _settings(
     # The recipe comes last, because only the cache tells which pipeline's recipe it is.
     cache = Path(str(given["shards"]))
     manifest = schema.load_manifest(cache)
-    base = pipelines.recipe(manifest.pipeline, variant)
+    base = pipelines.recipe(manifest.pipeline, variant, schema.columns(cache))
     if "run" not in given:
         default = _default_run(cache, pipelines.label(manifest.pipeline), variant)
         base = {"run": str(default)} | base

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,11 @@ class Pipeline:
         base: Columns that training always needs.
         encoders: Columns that are built if no encoder is named on the command line.
         shard_size: Samples per shard.
+        optional: Entry of the source -> columns that are built, too, if its samples have the entry.
+        settings: Settings by column, such as ``{"image": {"resolution": 64}}``, and those of the
+            source under ``source``; --set overrides them.
+        codecs: COLUMN/FIELD=CODEC; --codec overrides them.
+        latents: The column of ``base`` that --latents replaces; empty if there is none.
     """
 
     domain: str
@@ -39,6 +45,10 @@ class Pipeline:
     base: tuple[str, ...]
     encoders: tuple[str, ...]
     shard_size: int
+    optional: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    codecs: tuple[str, ...] = ()
+    latents: str = ""
 
 
 def names() -> list[str]:
@@ -76,18 +86,25 @@ def variants(name: str) -> list[str]:
     return list(_table(name).get("variants", {}))
 
 
-def recipe(name: str, variant: str = "") -> dict[str, Any]:
+def recipe(name: str, variant: str = "", built: Collection[str] | None = None) -> dict[str, Any]:
     """Return the recipe of a pipeline as a plain table.
 
     Args:
         name: Name of the pipeline.
         variant: Variant to merge into the recipe; empty for none.
+        built: Columns of the cache. A table ``[without.COLUMN]`` is merged into the recipe where
+            the cache lacks that column; None merges none of them.
 
     Raises:
         ReedError: The pipeline or the variant does not exist.
     """
     table = _table(name)
-    known = table.pop("variants", {})
+    known, without = table.pop("variants", {}), table.pop("without", {})
+    for column, instead in without.items():
+        if built is not None and column not in built:
+            table = config.merge(table, instead)
+
+    # The variant comes last: the user asked for it.
     if not variant:
         return table
     if variant not in known:

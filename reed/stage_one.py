@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 
 from reed import config, pipelines
 from reed.build import column as columns
-from reed.build import early, size
-from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options, parse_share
+from reed.build import defaults, early, size
+from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.shard import Encoder, Job
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
@@ -172,13 +172,13 @@ class Build:
 def prepare(request: Request) -> Build:
     """Look up and plan everything; raise every ReedError that is possible before encoding."""
     cache = _planned(request)
-    settings = _settings(request, cache)
+    settings = defaults.plan_settings(request, cache)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
         raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
 
     # Settings are checked before the source is listed, which may take minutes.
-    jobs = chosen(request)
+    jobs = chosen(request, source.entries if pipelines.load(request.pipeline).optional else ())
     made = {job.column: job.make_encoder() for job in jobs}
     early.check_settings(cache, settings["source"], made, source)
     listing = early.with_planned(cache, listed(source))
@@ -193,17 +193,19 @@ def prepare(request: Request) -> Build:
     return Build(request, listing, settings, frozen, placed, sizes)
 
 
-def chosen(request: Request) -> tuple[JobSpec, ...]:
+def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ...]:
     """Return the columns of a request, inputs first, each with its settings; reads no raw data.
+
+    Args:
+        request: The request.
+        entries: Entries of the source, for the columns that need one of them.
 
     Raises:
         ReedError: An option names a column that is not built, or encoders cannot be ordered.
     """
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
-    named = (*pipeline.base, *(request.encoders or pipeline.encoders))
-    asked = dict(map(parse_encoder, named))
-    codecs, options = parse_codecs(request.codecs), parse_options(request.options)
-    source = _settings(request, cache)["source"]
+    asked, options = defaults.asked(request, pipeline, entries), parse_options(request.options)
+    plan_settings = defaults.plan_settings(request, cache)
 
     # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
     # build, which has no shard, are not kept.
@@ -213,12 +215,18 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
 
     def options_of(name: str) -> dict[str, Any]:
         exists = schema.has_shards(cache, name)
-        recorded = schema.load_column(cache, name).options if exists else {}
-        return config.merge(recorded, options.get(name, {}))
+        if exists:
+            return config.merge(schema.load_column(cache, name).options, options.get(name, {}))
+        own = config.merge(pipeline.settings.get(name, {}), options.get(name, {}))
+        encoder = make_encoder(encoder_of(name), folder, own)
+        return defaults.followed(encoder, plan_settings["options"]) | own
 
     wanted = columns.with_inputs(
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
+    # The pipeline's own codecs are for new columns of its own encoders.
+    new = [n for n in wanted if encoder_of(n) == n and not schema.has_shards(cache, n)]
+    codecs = parse_codecs(defaults.codecs(request, pipeline, new))
     for flag, names, others in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:
             if name not in (*wanted, *others):
@@ -230,7 +238,7 @@ def chosen(request: Request) -> tuple[JobSpec, ...]:
             cache,
             name,
             encoder_of(name),
-            source,
+            plan_settings["source"],
             request.data,
             codecs.get(name, ()),
             request.container,
@@ -275,25 +283,3 @@ def _planned(request: Request) -> Path:
     """Return the folder to plan in: one that does not exist for a rebuild or an unused plan."""
     is_new = request.rebuild or plan.is_unused(request.cache)
     return request.cache / ".rebuilt" if is_new else request.cache
-
-
-def _settings(request: Request, cache: Path) -> dict[str, Any]:
-    """Return the settings of the plan; others than the requested ones stay as in the cache."""
-    pipeline, source, options = pipelines.load(request.pipeline), request.source, {}
-    if (cache / "manifest.json").is_file():
-        manifest = schema.load_manifest(cache)
-        source = source or manifest.source
-        options = manifest.options if source == manifest.source else {}
-
-    # Class names are frozen with the plan, whatever settings of the source are given now.
-    named = {"classes": options["classes"]} if "classes" in options else {}
-    return {
-        "pipeline": request.pipeline,
-        "domain": pipeline.domain,
-        "source": source or pipeline.source,
-        "shard_size": pipeline.shard_size,
-        "flip": request.flip,
-        "extend": request.extend,
-        "max_failed": parse_share(request.max_failed),
-        "options": named | parse_options(request.options).get("source", options),
-    }

@@ -48,6 +48,7 @@ VISION = "|".join(re.escape(card.name) for card in CARDS)
 ENCODERS = (
     ("sd-vae", "", {"resolution": WORLD.SIDE}, "/models/sd-vae-ft-mse"),
     ("sd-vae-import", "", {"resolution": WORLD.SIDE}, ""),
+    ("gradients", "", {"grid": 4}, ""),
     (VISION, "dinov2-s", {"grid": 2}, "/models/dinov2-b.safetensors"),
     (
         "timm:.*",
@@ -69,6 +70,13 @@ TRAIN: dict[str, dict[str, Any]] = {
     "scenes": {},
     "proteins-toy": {},
     "molecules-toy": smoke.RECIPES["geom"],
+    "images": {
+        "preview.every": 0,
+        "domain.grid": 4,  # as gradients: of latents of small images, too
+        "domain.net_settings": "{hidden_size=32, depth=3, num_heads=2}",
+    },
+    "proteins": {"tokens": 400},
+    "molecules": smoke.RECIPES["geom"],
     "geom": smoke.RECIPES["geom"],
     "imagenet": smoke.RECIPES["imagenet"],
     "pdb": {"tokens": smoke.RECIPES["pdb"]["tokens"]},  # its net, which public weights have to fit
@@ -115,6 +123,9 @@ OUTPUT = {"reed-cache": "--cache", "reed-train": "--run", "reed-sample": "--out"
 DATA = {
     "imagenet": " --data /data/imagenet/train",
     "geom": " --data /data/geom",
+    "images": " --data photos",
+    "proteins": " --data structures",
+    "molecules": " --data molecules.sdf",
     "pdb": " --data /data/pdb_2021aug02",
 }
 NEEDS = {

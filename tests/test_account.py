@@ -105,8 +105,8 @@ def content(cache: Path, shards: int) -> dict[str, bytes]:
     ("settings", "values"),
     [
         (
-            ("source.resolution=8",),
-            ("resolution 256", "source.resolution is 8", "image.resolution=8"),
+            ("source.resolution=8", "image.resolution=16"),
+            ("resolution 16", "source.resolution is 8", "image.resolution=8"),
         ),
         (("image.resolution=8",), ("resolution 8", "source.resolution is 256", "resolution=256")),
     ],

@@ -183,7 +183,7 @@ def test_a_shell_gets_its_script(program, shell):
     ("words", "wanted"),
     [
         (("reed-cache", "re"), ["reindex", "repair"]),
-        (("reed-cache", "build", "prot"), ["proteins-toy"]),
+        (("reed-cache", "build", "prot"), ["proteins", "proteins-toy"]),
         (("reed-cache", "build", "digits", "--encoder", "digits"), ["digits-vit"]),
         (("reed-cache", "build", "digits", "--source", "repa"), ["repa-folder"]),
         (("reed-cache", "list", "enc"), ["encoders"]),

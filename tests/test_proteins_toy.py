@@ -14,9 +14,10 @@ from reed.build.shard import BadSample
 from reed.cache import reader, schema
 from reed.chem.protein import COIL, HELIX, STRAND, phi_psi, secondary, torsion, virtual_beta
 from reed.cli.cache import main
-from reed.encoders.protein import toy
+from reed.encoders.protein import descriptors
 from reed.encoders.protein.chain import neighbours
-from reed.encoders.protein.toy import ToyBayes, ToyStructure, bond_energies
+from reed.encoders.protein.descriptors import bond_energies
+from reed.encoders.protein.toy import ToyBayes, ToyStructure
 from reed.errors import ReedError
 from reed.sources.protein import backbones
 from reed.sources.protein.toy import LETTERS, PREFERENCE, ProteinsToy, distribution
@@ -171,8 +172,8 @@ def test_pair_descriptors_are_those_of_the_neighbours(samples):
     (pair,) = ToyStructure().encode([sample])["pair"]
     beta, graph = virtual_beta(sample["coords"]), sample["chain/neighbours"]
     apart = np.linalg.norm(beta[5] - beta[graph[5]], axis=-1)
-    radial = np.exp(-np.square((apart[:, None] - toy.CENTRES) / toy.WIDTH))
-    np.testing.assert_allclose(pair[5, :, : len(toy.CENTRES)], radial, atol=1e-5)
+    radial = np.exp(-np.square((apart[:, None] - descriptors.CENTRES) / descriptors.WIDTH))
+    np.testing.assert_allclose(pair[5, :, : len(descriptors.CENTRES)], radial, atol=1e-5)
 
 
 def test_missing_atoms_are_refused(samples):

@@ -60,6 +60,14 @@ def captions(path: Path) -> Path:
     return path
 
 
+def captioned(folder: Path) -> Path:
+    """Images in folders of classes, with a caption beside each."""
+    IMAGES.sound_photos(folder, PHOTOS)
+    for i, photo in enumerate(sorted(folder.glob("*/*"))):
+        photo.with_suffix(".txt").write_text(f"photo number {i}")
+    return folder
+
+
 def sequence(name: str, length: int) -> list[str]:
     """Residues that follow from the name."""
     draws = np.random.default_rng(int(name[0]))
@@ -158,6 +166,9 @@ FILES = {
     "mol_pre_all_h_220816.pt": WEIGHTS.unimol,
     "v_48_020.pt": WEIGHTS.mpnn,
     "list.smi": smiles,
+    "photos": captioned,
+    "structures": structures,
+    "molecules.sdf": lambda path: MOLECULES.sdf(path, TEXTS),
     "mine.npz": vectors,
     "my.pdb": lambda path: PROTEINS.straight(path, 40, chains="AB"),
     "real": pictures,

@@ -30,6 +30,8 @@ class Request:
         flip: Whether to store the mirrored samples, too.
         extend: Whether to take new samples in.
         rebuild: Whether to remove the existing cache first.
+        latents: Column that replaces the pixels of the pipeline, NAME or COLUMN=NAME; empty for
+            none.
         max_failed: Share of the samples of a column that may fail, such as "10%"; that of the cache
             if empty, or 1 %.
     """
@@ -47,6 +49,7 @@ class Request:
     extend: bool = False
     rebuild: bool = False
     max_failed: str = ""
+    latents: str = ""
 
 
 def parse_share(text: str) -> float | None:

@@ -37,6 +37,7 @@ class ImageDomain:
         path: Path from data to noise (see reed.flows.paths).
         times: Distribution of t (see reed.flows.paths).
         size: A published net, such as "SiT-XL/2"; empty to use net_settings alone.
+        grid: Tokens per side of the net, from which patch_size follows; 0 for that of net_settings.
         net_settings: Fields of SiTConfig, which override those of `size`.
     """
 
@@ -50,6 +51,7 @@ class ImageDomain:
     path: str = "linear"
     times: str = "uniform"
     size: str = ""
+    grid: int = 0
     net_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,11 @@ class ImageDomain:
             "num_classes": self.classes,
             "null_class": self.label_dropout > 0,
         }
+        if self.grid:
+            if height % self.grid:
+                problem = f"domain.grid is {self.grid}, {fields['x'].name!r} is {height}x{width}"
+                raise ReedError(f"{problem}: its side must be a multiple of the grid")
+            derived["patch_size"] = height // self.grid
         for name in derived:
             if name in self.net_settings:
                 raise ReedError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, public, recipe
+from reed.train import checkpoint, public, recipe, summary
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.ema import Ema
@@ -56,11 +55,10 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
             setup.data.check(settings.run)
             recipe.claim(setup.config)
             setup.data.write(settings.run)
-            if setup.data.said:
-                print(setup.data.said, file=sys.stderr)
-            if progress:
-                print(json.dumps(config.plain(setup.config)), file=sys.stderr)
         trainer.resume()
+        if main:
+            net = accelerator.unwrap_model(trainer.model)
+            summary.begin(setup, net, accelerator, trainer.step, progress=progress)
         is_interrupt = trainer.run(progress=progress and accelerator.is_local_main_process)
 
     # A process group that still exists when Python ends may abort the finished process.
@@ -201,7 +199,7 @@ class Trainer:
                 if last or _due(self.step, every.log):
                     line = meter.line(self.step, self.samples)
                     self._guard.check(self.setup)
-                    bar.set_postfix_str(f"loss {line['loss']:.3f}")
+                    bar.set_postfix_str(summary.progress(line, self.setup.domain.losses))
                     if log is not None:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,27 @@ SEED = 20240229
 
 
 @ENCODERS.register("caption-ngrams")
+@dataclass
 class CaptionNgrams(Weightless):
     """Hashed words and word pairs of a caption, projected to a unit vector.
 
     The field ``embedding`` is float32 [64]. There is nothing to learn and nothing to download: the
     vocabulary is a hash (MurmurHash3), and the projection consists of random signs (Achlioptas,
     2003).
+
+    Attributes:
+        captions: Field of the captions, COLUMN/FIELD.
     """
 
-    reads = ("describe/caption",)
+    captions: str = "describe/caption"
+
     fields = (Field("embedding", "sample", (WIDTH,), "float32"),)
     licence = "MIT"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The field of the captions."""
+        return (self.captions,)
 
     def revision(self) -> str:
         """Return what the embedding depends on: the vectoriser's settings and the projection."""
@@ -62,7 +73,7 @@ class CaptionNgrams(Weightless):
         Raises:
             BadSample: A caption has no word of two letters or more.
         """
-        captions = [sample["describe/caption"] for sample in samples]
+        captions = [sample[self.captions] for sample in samples]
         embedding = self._vectoriser.transform(captions) @ self._projection  # [B, 64]
         norm = np.linalg.norm(embedding, axis=1, keepdims=True)
         for caption, length in zip(captions, norm[:, 0], strict=True):

@@ -58,6 +58,7 @@ class Images:
         background: Colour that shows through where an image is transparent, such as ``white`` or
             ``#808080``. By default, alpha is dropped, as in the public trainers: then the colours
             show that it hides, which often are black.
+        one_class: Whether all images have the class 0 if the data has no classes.
     """
 
     data: Path | None = None
@@ -68,6 +69,7 @@ class Images:
     exif: bool = False
     max_pixels: int = MAX_PIXELS
     background: str = ""
+    one_class: bool = False
 
     views = 2
 
@@ -167,10 +169,12 @@ class _Sample(Mapping[str, Any]):
         self.notes: list[str] = []
 
     def __getitem__(self, entry: str) -> Any:
-        if entry not in self._opened.entries:
-            raise KeyError(entry)
+        # To look up what entries there are may list all files, so it comes last.
         if entry == "image":
             return self._source.image(self._raw, self._view, self.notes)
+        is_labelled = self._raw.label is not None or self._opened.table is not None
+        if not (entry == "label" and is_labelled) and entry not in self._opened.entries:
+            raise KeyError(entry)
         if entry == "label":
             return self._opened.label(self._key, self._raw)
         if self._raw.caption is None:
@@ -195,18 +199,21 @@ class _Opened:
         passed: Files beside archives that are passed over, by reason.
         table: The class of every key in the class file; None without a class file.
         known: Names of classes by number that are fixed already; may be empty.
+        one_class: Whether all images have the class 0 if the data has no classes.
     """
 
     layout: Layout
     passed: Passed
     table: dict[str, int] | None
     known: tuple[str, ...]
+    one_class: bool
 
     @cached_property
     def entries(self) -> tuple[str, ...]:
         """Names of the entries that every sample has."""
         beside = self.layout.beside
         has_label = self.table is not None or "label" in beside
+        has_label = has_label or self.one_class
         available = {"image": True, "label": has_label, "caption": "caption" in beside}
         return tuple(entry for entry, is_there in available.items() if is_there)
 
@@ -226,6 +233,8 @@ class _Opened:
         else:
             label, problem = raw.label, self.layout.unlabelled
         if label is None:
+            if self.one_class and self.table is None and "label" not in self.layout.beside:
+                return 0
             raise BadSample(problem)
 
         if isinstance(label, str):
@@ -258,4 +267,4 @@ def _opened(source: Images) -> _Opened:
         if names and not_classes.issuperset(names):
             problem = f"{source.data} holds {' and '.join(names)}, not classes"
             raise ReedError(f"{problem}: name one of them, --data {source.data}/{names[0]}")
-    return _Opened(layout, passed, table, source.classes)
+    return _Opened(layout, passed, table, source.classes, source.one_class)

@@ -12,6 +12,7 @@ from typing import Protocol
 from reed import image_files as kinds
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES
+from reed.sources.image import captions
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 OUTSIDE = "lies beside the class folders, in none of them"
@@ -95,7 +96,13 @@ class Layout(Protocol):
 
 
 class Folders:
-    """Base of folder trees and zips, in which the class is the top folder."""
+    """Base of folder trees and zips, in which the class is the top folder.
+
+    A caption is in the .txt of the image's name, or in a .jsonl at the top. There are captions if
+    every image has one.
+    """
+
+    _has_captions: bool | None = None  # None before the files are listed
 
     @property
     def unlabelled(self) -> str:
@@ -107,7 +114,29 @@ class Folders:
 
     @property
     def beside(self) -> tuple[str, ...]:
-        return ("label",) if self.names() else ()
+        if self._has_captions is None:
+            self.found()
+        has = {"label": bool(self.names()), "caption": bool(self._has_captions)}
+        return tuple(entry for entry, is_there in has.items() if is_there)
+
+    def found(self) -> Found:
+        raise NotImplementedError
+
+    def captions_in_tables(self) -> dict[str, str]:
+        """Return the captions of every .jsonl at the top, by image."""
+        raise NotImplementedError
+
+    def _sorted(
+        self, stamps: dict[str, str], others: Iterable[str], passed: Passed, where: Path
+    ) -> Found:
+        """Do what `sifted` does, after telling captions among the other files from the rest."""
+        table = self.captions_in_tables()
+        images = stamps.keys() - kinds.masks(stamps)
+        self._has_captions, used, rest = captions.sorted_out(images, others, table)
+        kinds.by_reason(rest, passed)
+        if used and not self._has_captions:
+            passed.setdefault(captions.PARTIAL, []).extend(sorted(used))
+        return sifted(stamps, passed, where)
 
     @property
     def is_named(self) -> bool:

@@ -11,7 +11,8 @@ from reed import image_files as kinds
 from reed.build.shard import BadSample
 from reed.errors import ReedError
 from reed.image_files import is_image
-from reed.sources.image.layouts import Folders, Found, Raw, is_debris, sifted
+from reed.sources.image import captions
+from reed.sources.image.layouts import Folders, Found, Raw, is_debris
 
 
 class Tree(Folders):
@@ -34,25 +35,47 @@ class Tree(Folders):
         return self._tops
 
     def found(self) -> Found:
-        stamps, passed, hidden = {}, {}, []
+        stamps, passed, hidden, others = {}, {}, [], []
         for key, entry in walk(self._root, hidden):
             if not is_image(entry.name) and not kinds.begins_like_one(entry.path):
-                kinds.by_reason([key], passed)
+                others.append(key)
                 continue
             try:
                 stamps[key] = str(entry.stat().st_size)
             except OSError as error:  # such as a link to nothing
                 stamps[key] = f"unreadable ({error.strerror})"
-        return sifted(stamps, passed | ({"hidden": hidden} if hidden else {}), self._root)
+        passed |= {"hidden": hidden} if hidden else {}
+        return self._sorted(stamps, others, passed, self._root)
+
+    def captions_in_tables(self) -> dict[str, str]:
+        """Return the captions of every .jsonl at the top, by image."""
+        return self._table
+
+    @cached_property
+    def _table(self) -> dict[str, str]:
+        """The captions of every .jsonl at the top, by image."""
+        table: dict[str, str] = {}
+        for name in sorted(entry.name for entry in scan(self._root)):
+            if captions.is_table(name) and (self._root / name).is_file():
+                path = self._root / name
+                table |= captions.read_table(str(path), path.read_bytes())
+        return table
 
     def raw(self, key: str) -> Raw:
         path = self._root / key
         try:
             if not path.is_file():  # opening a pipe would wait forever
                 raise BadSample("there is no such file, or only a link to nothing")
-            return Raw(path.read_bytes(), self.label(key))
+            return Raw(path.read_bytes(), self.label(key), self._caption(key))
         except OSError as error:
             raise BadSample(f"cannot be read: {error.strerror}") from error
+
+    def _caption(self, key: str) -> str | None:
+        """Return the caption of an image; None if it has none."""
+        path = self._root / captions.beside(key)
+        if key in self._table or not path.is_file():
+            return self._table.get(key)
+        return path.read_bytes().decode("utf-8-sig", errors="replace").strip()
 
 
 def scan(folder: Path | str, hidden: list[str] | None = None) -> list[os.DirEntry]:

@@ -15,6 +15,7 @@ from reed import image_files as kinds
 from reed.build.shard import BadSample
 from reed.errors import ReedError
 from reed.image_files import is_image
+from reed.sources.image import captions
 from reed.sources.image.layouts import (
     ABOVE,
     SPLITS,
@@ -26,7 +27,6 @@ from reed.sources.image.layouts import (
     is_above,
     is_debris,
     plain,
-    sifted,
     target_of,
     wrapping,
 )
@@ -68,6 +68,7 @@ class Zip(Folders):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._passed: Passed = {}
+        self._others: dict[str, _Member] = {}  # files that are no images, in full names
 
     @cached_property
     def _tops(self) -> list[str]:
@@ -80,7 +81,27 @@ class Zip(Folders):
     def found(self) -> Found:
         members = self._members  # reading these fills self._passed
         stamps = {key: f"{m.size}-{m.crc:08x}" for key, m in members.items()}
-        return sifted(stamps, {**self._passed}, self._path)
+        passed = {reason: [*names] for reason, names in self._passed.items()}
+        return self._sorted(stamps, self._texts, passed, self._path)
+
+    def captions_in_tables(self) -> dict[str, str]:
+        """Return the captions of every .jsonl at the top, by image."""
+        return self._table
+
+    @cached_property
+    def _texts(self) -> dict[str, _Member]:
+        """The files that are no images, named like keys where they lie beside images."""
+        assert self._members is not None  # reading these fills self._others and self._prefix
+        return {name.removeprefix(self._prefix): m for name, m in self._others.items()}
+
+    @cached_property
+    def _table(self) -> dict[str, str]:
+        """The captions of every .jsonl at the top, by image."""
+        table: dict[str, str] = {}
+        for name in filter(captions.is_table, sorted(self._texts)):
+            where = f"{self._path}, {name}"
+            table |= captions.read_table(where, self._content(self._texts[name]))
+        return table
 
     @cached_property
     def _members(self) -> dict[str, _Member]:
@@ -96,7 +117,7 @@ class Zip(Folders):
         members |= {
             name: members[to] for name, to in followed(links, members, self._passed).items()
         }
-        prefix = wrapping(members, {self._path.stem, *SPLITS})
+        self._prefix = prefix = wrapping(members, {self._path.stem, *SPLITS})
         return {name[len(prefix) :]: member for name, member in members.items()}
 
     def _add(
@@ -132,7 +153,7 @@ class Zip(Folders):
 
         # Reading the first bytes is slow for a million files, so the ending decides first.
         if not is_image(name) and not self._begins_like_one(opened, info, member):
-            kinds.by_reason([name], self._passed)
+            self._others[name] = member
             return
         if name in members:
             raise ReedError(f"{self._path} holds {name!r} twice")
@@ -154,6 +175,14 @@ class Zip(Folders):
         member = self._members.get(key)
         if member is None:
             raise BadSample(f"not in {self._path.name}")
+        text = self._texts.get(captions.beside(key))
+        caption = self._table.get(key)
+        if caption is None and text is not None:
+            caption = self._content(text).decode("utf-8-sig", errors="replace").strip()
+        return Raw(self._content(member), self.label(key), caption)
+
+    def _content(self, member: _Member) -> bytes:
+        """Return the content of a file; BadSample if it cannot be read, or is damaged."""
         if member.encrypted or member.method not in _METHODS:
             how = "encrypted" if member.encrypted else f"compressed by method {member.method}"
             raise BadSample(f"{how} in the zip; store it plainly or deflated")
@@ -167,7 +196,7 @@ class Zip(Folders):
             raise BadSample(
                 f"damaged in the zip: CRC-32 is {zlib.crc32(content):08x}, not {member.crc:08x}"
             )
-        return Raw(content, self.label(key))
+        return content
 
     def _bytes(self, member: _Member) -> bytes:
         """Read the uncompressed content of a file, one byte more than stated at the most."""

@@ -1,0 +1,88 @@
+"""What a request leaves out, completed from its pipeline and from the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from reed import config, pipelines
+from reed.build.choices import Request, parse_encoder, parse_options, parse_share
+from reed.build.early import NeedsSettings
+from reed.build.shard import Encoder
+from reed.cache import schema
+from reed.errors import ReedError
+from reed.pipelines import Pipeline
+
+
+def codecs(request: Request, pipeline: Pipeline, columns: Collection[str]) -> tuple[str, ...]:
+    """Return the pipeline's codecs of some columns, then those of the request, which override."""
+    own = (text for text in pipeline.codecs if text.partition("/")[0] in columns)
+    return (*own, *request.codecs)
+
+
+def asked(request: Request, pipeline: Pipeline, entries: Collection[str]) -> dict[str, str]:
+    """Return the encoder of every column that is asked for, by column.
+
+    Args:
+        request: The options of the command.
+        pipeline: Its pipeline.
+        entries: Entries of the source; some columns are built only if their entry is there.
+
+    Raises:
+        ReedError: --latents is given, but the pipeline has no pixels that they could replace.
+    """
+    base = list(pipeline.base)
+    if request.latents:
+        if not pipeline.latents:
+            raise ReedError(
+                f"--latents is {request.latents!r}, but the pipeline {request.pipeline!r} has no "
+                "column of pixels; leave it out, or name a column with --encoder"
+            )
+        base[base.index(pipeline.latents)] = request.latents
+
+    # A column that the user names replaces one of the same name.
+    optional = [n for entry, names in pipeline.optional.items() if entry in entries for n in names]
+    named = (*base, *optional, *(request.encoders or pipeline.encoders))
+    return dict(map(parse_encoder, named))
+
+
+def followed(encoder: Encoder, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in which an encoder follows its source, such as the resolution.
+
+    Args:
+        encoder: The encoder, with its default settings.
+        source: Settings of the source.
+    """
+    names = encoder.source_settings if isinstance(encoder, NeedsSettings) else {}
+    return {name: source[name] for name in names if name in source}
+
+
+def plan_settings(request: Request, cache: Path) -> dict[str, Any]:
+    """Return the settings of the plan; others than the requested ones stay as in the cache."""
+    pipeline, source, recorded = pipelines.load(request.pipeline), request.source, None
+    if (cache / "manifest.json").is_file():
+        manifest = schema.load_manifest(cache)
+        source = source or manifest.source
+        recorded = manifest.options if source == manifest.source else None
+
+    # The pipeline's settings are those of its own source; another one may not have them.
+    source = source or pipeline.source
+    options = dict(pipeline.settings.get("source", {})) if source == pipeline.source else {}
+    given = parse_options(request.options).get("source")
+    if given is None and recorded is not None:
+        options = recorded
+    options = config.merge(options, given or {})
+
+    # Class names are frozen with the plan, whatever settings of the source are given now.
+    named = {"classes": recorded["classes"]} if recorded and "classes" in recorded else {}
+    return {
+        "pipeline": request.pipeline,
+        "domain": pipeline.domain,
+        "source": source,
+        "shard_size": pipeline.shard_size,
+        "flip": request.flip,
+        "extend": request.extend,
+        "max_failed": parse_share(request.max_failed),
+        "options": named | options,
+    }
