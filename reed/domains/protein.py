@@ -253,8 +253,10 @@ def denoiser(net: MPNN, encoded: Encoded) -> masked.Denoiser:
     A net with guides sees no representation.
     """
     guides = guides_of(net)
-    extra = {} if guides is None else {"extra": guides.nothing(len(encoded.nodes))}
-    return lambda tokens: net.decode(encoded, tokens, **extra)[0][..., :LETTERS]
+    if guides is None:
+        return lambda tokens: net.decode(encoded, tokens)[0][..., :LETTERS]
+    extra = guides.nothing(len(encoded.nodes))
+    return lambda tokens: net.decode(encoded, tokens, extra=extra)[0][..., :LETTERS]
 
 
 def spell(residue: np.ndarray) -> str:
