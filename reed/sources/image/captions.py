@@ -71,6 +71,10 @@ def sorted_out(
     """
     others = list(others)
     texts = {name for name in others if name.lower().endswith(TXT)}
+
+    # Most data have no captions, and a million names need not be looked at to find none.
+    if not texts and not table:
+        return False, set(), others
     used = {beside(key) for key in images if key not in table} & texts
     complete = bool(images) and all(key in table or beside(key) in used for key in images)
     if any(key in table for key in images):
