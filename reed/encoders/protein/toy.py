@@ -13,33 +13,27 @@ import numpy as np
 
 from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
-from reed.chem.protein import NEIGHBOURS
 from reed.encoders import ENCODERS
 from reed.encoders.base import Weightless
-from reed.encoders.protein.chain import at_neighbours, backbone, residues
-from reed.encoders.protein.descriptors import PAIR, TOKEN, Described
+from reed.encoders.protein.chain import backbone, residues
+from reed.encoders.protein.descriptors import TOKEN
+from reed.encoders.protein.structure import Structure
 
 
 @ENCODERS.register("toy-structure")
-class ToyStructure(Weightless):
+class ToyStructure(Structure):
     """Descriptors of residues, of pairs of neighbours, and of the whole chain.
 
-    Its fields; their codec whitens each over the data set and keeps fewer channels:
+    They are those of `Structure`, for chains without gaps. Its fields; their codec whitens each
+    over the data set and keeps fewer channels:
 
     - ``token`` [L, 33].
     - ``pair`` [L, 48, 22], at ``chain/neighbours``.
     - ``sample`` [66]: mean and standard deviation of the tokens.
     """
 
-    reads = ("coords", "sequence", "chain/neighbours")
-    fields = (
-        Field("token", "token", (None, TOKEN), "pca:24+int8"),
-        Field("pair", "pair", (None, NEIGHBOURS, PAIR), "pca:16+int8"),
-        Field("sample", "sample", (2 * TOKEN,), "pca:8+int8"),
-    )
-    licence = "MIT"
+    fields = (*Structure.fields[:2], Field("sample", "sample", (2 * TOKEN,), "pca:8+int8"))
     batch_size = 64
-    version = "1"  # raise it when a descriptor changes
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return one array per field and sample.
@@ -47,21 +41,11 @@ class ToyStructure(Weightless):
         Raises:
             BadSample: An atom is missing, or a residue is X.
         """
-        columns: dict[str, list[np.ndarray]] = {"token": [], "pair": [], "sample": []}
         for sample in samples:
-            coords, letters = backbone(sample).astype(np.float64), residues(sample["sequence"])
-            if not np.isfinite(coords).all() or (letters == 20).any():
+            letters = residues(sample["sequence"])
+            if not np.isfinite(backbone(sample)).all() or (letters == 20).any():
                 raise BadSample("has a missing atom or an X, which generated proteins never have")
-
-            # Computed in float64, stored in float32.
-            chain = Described(coords, letters)
-            tokens = chain.tokens()
-            columns["token"].append(tokens.astype(np.float32))
-            pairs = at_neighbours(chain.pairs(), np.asarray(sample["chain/neighbours"]))
-            columns["pair"].append(pairs.astype(np.float32))
-            whole = np.concatenate([tokens.mean(0), tokens.std(0)])
-            columns["sample"].append(whole.astype(np.float32))
-        return columns
+        return super().encode(samples)
 
 
 @ENCODERS.register("toy-bayes")
