@@ -15,7 +15,7 @@ from reed.flows import samplers
 from reed.flows.paths import Path, get_path
 from reed.guides.guide import Guides
 from reed.guides.reading import Reading
-from reed.guides.training import x_time, z_time
+from reed.guides.training import own_clock, x_time, z_time
 from reed.guides.view import View
 from reed.nets import Extra, State
 
@@ -58,16 +58,13 @@ def drawn_with_guides(
     """
     options = request.options
     samplers.check_steps(options.steps)
-    starts = samplers.starts(options.steps, options.sampler)
+    is_sde = options.sampler == "sde"
+    starts = samplers.starts(options.steps, samplers.LAST_STEP if is_sde else None)
     reading = Reading(guides, options.seed, request.indices, starts[-1], options.z)
 
     # What cannot be drawn is refused before the first evaluation.
-    if options.guidance.scale > 1 and request.null is None:
-        raise ReedError(
-            f"guidance scale {options.guidance.scale} needs a net trained with a null class, and "
-            "this one has none; sample with scale 1"
-        )
-    if reading.lag and options.sampler == "sde":
+    options.guidance.check_null(request.null)
+    if reading.lag and is_sde:
         raise ReedError(
             f"a representation runs ahead of x by {reading.lag}, and the sampler sde moves both on "
             "one time; use euler or heun"
@@ -75,7 +72,7 @@ def drawn_with_guides(
 
     velocity = _Velocity(net, reading, request)
     parts = (noise(-1), *reading.start())
-    if options.sampler == "sde":
+    if is_sde:
         paths = [request.path, *[get_path("linear")] * len(reading.joint)]
 
         def all_noise(step: int) -> tuple[Tensor, ...]:
@@ -83,18 +80,11 @@ def drawn_with_guides(
 
         x, *z = samplers.sde_parts(velocity, parts, options.steps, paths, all_noise)
     else:
-        clocks = [_clock(x_time, reading.lag)]
-        clocks += [_clock(z_time, guide.spec.config.lag) for guide in reading.joint]
+        clocks = [own_clock(x_time, reading.lag)]
+        clocks += [own_clock(z_time, guide.spec.config.lag) for guide in reading.joint]
         heun = options.sampler == "heun"
         x, *z = samplers.ode_parts(velocity, parts, options.steps, clocks, heun)
     return x, reading.result(z)
-
-
-def _clock(law: Callable[[Tensor, float], Tensor], lag: float) -> samplers.Clock:
-    """Return the own time of a part as a function of the global time."""
-    if not lag:
-        return samplers.same_time
-    return lambda clock: float(law(torch.tensor(clock, dtype=torch.float64), lag))
 
 
 class _Velocity:
@@ -102,7 +92,7 @@ class _Velocity:
 
     def __init__(self, net: nn.Module, reading: Reading, request: Request) -> None:
         self._net, self._reading, self._request = net, reading, request
-        self._x_time = _clock(x_time, reading.lag)
+        self._x_time = own_clock(x_time, reading.lag)
 
     def __call__(self, parts: samplers.Parts, clock: float, start: float) -> samplers.Parts:
         x, *z = parts

@@ -17,6 +17,8 @@ from reed.config import option
 from reed.errors import ReedError, at_least
 from reed.flows.paths import Path
 
+LAST_STEP = 0.04  # time at which the last step of the SDE begins
+
 # Maps x [B, ...] float64, t and the t at the beginning of the step to a velocity, shaped like x.
 Velocity = Callable[[Tensor, float, float], Tensor]
 
@@ -48,20 +50,34 @@ class Guidance:
     high: float = option(1.0, "The last of these times.", flag="interval")
 
     def __post_init__(self) -> None:
-        if not 1 <= self.scale < math.inf:
-            raise ReedError(
-                f"guidance scale is {self.scale}, it must be a finite number and at least 1 "
-                "(1 = off)"
-            )
-        if not 0 <= self.low <= self.high <= 1:
-            raise ReedError(
-                f"guidance interval [{self.low}, {self.high}] is empty or outside [0, 1]; "
-                "t = 0 is data and t = 1 is noise"
-            )
+        check_scale("guidance scale", self.scale)
+        check_interval("guidance interval", self.low, self.high)
 
     def is_on(self, t: float) -> bool:
         """Whether a step that begins at time t is guided; the interval is closed."""
         return self.scale > 1 and self.low <= t <= self.high
+
+    def check_null(self, null_class: int | None) -> None:
+        """Raise ReedError if guidance is on, but the net has no label that means "no label"."""
+        if self.scale > 1 and null_class is None:
+            raise ReedError(
+                f"guidance scale {self.scale} needs a net trained with a null class, and this "
+                "one has none; sample with scale 1"
+            )
+
+
+def check_scale(name: str, scale: float) -> None:
+    """Raise ReedError unless a scale of guidance is finite and at least 1."""
+    if not 1 <= scale < math.inf:
+        raise ReedError(f"{name} is {scale}, it must be a finite number and at least 1 (1 = off)")
+
+
+def check_interval(name: str, low: float, high: float) -> None:
+    """Raise ReedError unless an interval of times lies in [0, 1] and is not empty."""
+    if not 0 <= low <= high <= 1:
+        raise ReedError(
+            f"{name} [{low}, {high}] is empty or outside [0, 1]; t = 0 is data and t = 1 is noise"
+        )
 
 
 def guided_velocity(
@@ -81,12 +97,8 @@ def guided_velocity(
     Raises:
         ReedError: Guidance is on, but the net has no null class.
     """
+    guidance.check_null(null_class)
     null = None if null_class is None else torch.full_like(y, null_class)
-    if guidance.scale > 1 and null is None:
-        raise ReedError(
-            f"guidance scale {guidance.scale} needs a net trained with a null class, and this "
-            "one has none; sample with scale 1"
-        )
 
     def velocity(x: Tensor, t: float, step_start: float) -> Tensor:
         # The start of the step decides, so that both evaluations of a Heun step agree.
@@ -146,14 +158,14 @@ def ode_parts(
     check_steps(steps)
     parts = tuple(part.double() for part in parts)
 
-    # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
-    # of its interval.
-    grid = torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()
+    grid = [*starts(steps), 0.0]
     for i in range(steps):
         t, t_next = grid[i], grid[i + 1]
         spans = [clock(t_next) - clock(t) for clock in clocks]
         v = velocity(parts, t, t)
         ahead = _moved(parts, spans, v)
+
+        # A corrector of the last step would need the velocity at t = 0.
         if heun and i < steps - 1:
             v_ahead = velocity(ahead, t_next, t)
             means = tuple(0.5 * (a + b) for a, b in zip(v, v_ahead, strict=True))
@@ -176,7 +188,7 @@ def sde(
     steps: int,
     path: Path,
     noise: Callable[[int], Tensor],
-    last_step: float = 0.04,
+    last_step: float = LAST_STEP,
 ) -> Tensor:
     """Integrate the reverse SDE with diffusion coefficient w = 2t by Euler-Maruyama.
 
@@ -209,14 +221,14 @@ def sde_parts(
     steps: int,
     paths: Sequence[Path],
     noise: Callable[[int], Parts],
-    last_step: float = 0.04,
+    last_step: float = LAST_STEP,
 ) -> Parts:
     """Integrate several tensors together, as `sde` integrates one, all on the same time."""
     check_steps(steps)
     if not 0 < last_step < 1:
         raise ReedError(f"sampler: last_step is {last_step}, it must lie between 0 and 1")
     parts = tuple(part.double() for part in parts)
-    grid = [*torch.linspace(1, last_step, steps, dtype=torch.float64).tolist(), 0.0]
+    grid = [*starts(steps, last_step), 0.0]
     for i in range(steps):
         t, dt = grid[i], grid[i + 1] - grid[i]
         both = zip(paths, parts, velocity(parts, t, t), strict=True)
@@ -227,9 +239,16 @@ def sde_parts(
     return parts
 
 
-def starts(steps: int, sampler: str, last_step: float = 0.04) -> list[float]:
-    """Return the times at which the steps of a sampler begin."""
-    if sampler == "sde":
+def starts(steps: int, last_step: float | None = None) -> list[float]:
+    """Return the times at which equal steps from t = 1 begin.
+
+    Args:
+        steps: Number of steps.
+        last_step: Time at which the last one begins; None if the steps end at 0.
+    """
+    # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
+    # of its interval.
+    if last_step is not None:
         return torch.linspace(1, last_step, steps, dtype=torch.float64).tolist()
     return torch.linspace(1, 0, steps + 1, dtype=torch.float64).tolist()[:-1]
 

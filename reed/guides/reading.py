@@ -13,7 +13,7 @@ from reed.guides.guide import Entry, Guide, Guides, pooled
 from reed.guides.held import Held
 from reed.guides.prior import Prior
 from reed.guides.steer import Steer, Variant, summed, variants
-from reed.guides.training import x_time, z_time
+from reed.guides.training import own_clock, x_time, z_time
 from reed.guides.view import Call, View
 from reed.nets import Extra
 from reed.seeding import seed_for
@@ -53,6 +53,7 @@ class Reading:
         self._guides, self._steer, self._seed, self._indices = guides, steer, seed, indices
         self._device, self._dtype = weight.device, weight.dtype
         self.lag = max((guide.spec.config.lag for guide in guides.all()), default=0.0)
+        self._x_clock = own_clock(x_time, self.lag)
         lasts = x_time(torch.as_tensor(last, dtype=torch.float64), self.lag).expand(len(indices))
         self._check()
         self._parts = {
@@ -131,14 +132,11 @@ class Reading:
                 at = torch.full_like(part.times, t) if exact else part.times
                 part.put(due, self._drawn(guide, due, at[due], view, noised))
 
-    def _x_clock(self, clock: float) -> float:
-        return float(x_time(torch.tensor(clock, dtype=torch.float64), self.lag))
-
     def _noised(self, clock: float, beside: Sequence[Tensor]) -> dict[str, tuple[Tensor, float]]:
         """Return z and its time for every joint guide, by name."""
         pairs = zip(self.joint, beside, strict=True)
         return {
-            guide.spec.name: (z.to(self._dtype), _z_clock(clock, guide.spec.config.lag))
+            guide.spec.name: (z.to(self._dtype), own_clock(z_time, guide.spec.config.lag)(clock))
             for guide, z in pairs
         }
 
@@ -280,7 +278,3 @@ class Reading:
             f"z/{name}": joint.get(name, part.of(True)).float().cpu().numpy()
             for name, part in self._parts.items()
         }
-
-
-def _z_clock(clock: float, lag: float) -> float:
-    return float(z_time(torch.tensor(clock, dtype=torch.float64), lag))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from reed.config import option
 from reed.errors import ReedError
+from reed.flows.samplers import check_interval, check_scale
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,8 @@ class Steer:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.scale < math.inf:
-            raise ReedError(
-                f"guide-scale is {self.scale}, it must be a finite number and at least 1 (1 = off)"
-            )
-        if not 0 <= self.low <= self.high <= 1:
-            raise ReedError(
-                f"guide-interval [{self.low}, {self.high}] is empty or outside [0, 1]; t = 0 is "
-                "data and t = 1 is noise"
-            )
+        check_scale("guide-scale", self.scale)
+        check_interval("guide-interval", self.low, self.high)
         if self.mixture and self.scale > 1:
             raise ReedError(
                 f"guide-scale is {self.scale} and guide-mixture is on, which sets the scale to "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reed.flows.samplers import Clock, same_time
 from reed.guides.guide import Entry, Guide, Guides, pooled
 from reed.guides.prior import Prior
 from reed.nets import Net, State
@@ -71,6 +72,13 @@ def z_time(clock: Tensor, lag: float) -> Tensor:
 def x_time(clock: Tensor, lag: float) -> Tensor:
     """Return the time of an x that waits until z is `lag` ahead, [B]."""
     return (clock * (1 + lag)).clamp(max=1) if lag else clock
+
+
+def own_clock(law: Callable[[Tensor, float], Tensor], lag: float) -> Clock:
+    """Return `x_time` or `z_time` with a lag as a function of one global time."""
+    if not lag:
+        return same_time
+    return lambda clock: float(law(torch.tensor(clock, dtype=torch.float64), lag))
 
 
 @dataclass(frozen=True)
