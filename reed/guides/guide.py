@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from reed.errors import ReedError
 from reed.guides.prior import Prior
 from reed.guides.settings import GuideSpec
-from reed.nets import FINAL, Extra, GraphState, Net, State
+from reed.nets import FINAL, Extra, Net, State, nodes_of
 from reed.nets.layers import TimestepEmbedder, init_linear, masked_mean, projector
 from reed.state_dict import slot
 
@@ -196,4 +196,4 @@ def _is_known_first(spec: GuideSpec) -> bool:
 
 def pooled(hidden: State, mask: Tensor | None) -> Tensor:
     """Return the mean hidden state over the tokens that count, [B, D]."""
-    return masked_mean(hidden.nodes if isinstance(hidden, GraphState) else hidden, mask)
+    return masked_mean(nodes_of(hidden), mask)

@@ -49,6 +49,12 @@ class GraphState:
 # The hidden states at a tap: tokens [B, T, D], or nodes and edges.
 State = Tensor | GraphState
 
+
+def nodes_of(hidden: State) -> Tensor:
+    """Return the hidden states of the tokens at a tap, [B, T, D]."""
+    return hidden.nodes if isinstance(hidden, GraphState) else hidden
+
+
 ENTERS = ("vector", "token", "tokens")
 FINAL = 2**31 - 1  # tap after all blocks: the states that the output layer reads
 

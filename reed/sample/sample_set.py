@@ -175,9 +175,10 @@ class SampleSet:
         if self.missing():
             return False
         with files.only_writer(self._parts, wait=True):
-            for path, write in self._files.items():
-                if not self._holds_all(path):
-                    self._record(path, write(path, self) or {})
+            todo = {path: w for path, w in self._files.items() if not self._holds_all(path)}
+            unsound = self._unsound() if todo else {}
+            for path, write in todo.items():
+                self._record(path, unsound, write(path, self) or {})
         return True
 
     @property
@@ -244,13 +245,13 @@ class SampleSet:
     def _holds_all(self, path: Path) -> bool:
         return path.exists() and self._recorded().get("files", {}).get(path.name) == self.num
 
-    def _record(self, path: Path, refused: Mapping[int, str]) -> None:
+    def _record(self, path: Path, unsound: Mapping[int, str], refused: Mapping[int, str]) -> None:
         """Record that a file holds all samples, and which samples are not sound or not in it."""
         held = self._recorded()["files"] | {path.name: self.num}
         problems = self.problems
 
         # A sample may be unsound as drawn, and for that reason not fit into a file either.
-        for more in (self._unsound(), refused):
+        for more in (unsound, refused):
             for number, reason in more.items():
                 said = problems.get(f"{number:06d}", "")
                 problems[f"{number:06d}"] = said if reason in said else f"{said}; {reason}"

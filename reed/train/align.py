@@ -15,10 +15,10 @@ from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
 from reed.errors import ReedError, at_least
 from reed.flows.time_weight import TimeWeight
-from reed.guides.guide import attach, guides_of
+from reed.guides.guide import attach, guides_of, pooled
 from reed.guides.settings import GuideSpec
 from reed.guides.training import Drawn, Errors, Pass
-from reed.nets import GraphState, Net, State
+from reed.nets import GraphState, Net, State, nodes_of
 from reed.nets.layers import masked_mean, projector
 from reed.state_dict import slot
 
@@ -67,7 +67,7 @@ class Target:
 
 def _tokens(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
     """Compare each token [B, T, D] with the same token of the target [B, T, C]."""
-    return _cosine(head(_nodes(hidden)), target, batch.mask)
+    return _cosine(head(nodes_of(hidden)), target, batch.mask)
 
 
 def _pooled(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
@@ -75,7 +75,7 @@ def _pooled(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Ten
 
     As in REED, the hidden states are pooled first, then projected.
     """
-    return _cosine(head(masked_mean(_nodes(hidden), batch.mask)), target, None)
+    return _cosine(head(pooled(hidden, batch.mask)), target, None)
 
 
 def _edges(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tensor:
@@ -97,10 +97,6 @@ def _edges(head: nn.Module, hidden: State, target: Tensor, batch: Batch) -> Tens
         ends = batch.mask.gather(1, hidden.index.flatten(1)).view_as(counts)
         counts = counts & ends & batch.mask.unsqueeze(-1)
     return _cosine(head(hidden.edges), target.gather(2, stored), counts)
-
-
-def _nodes(hidden: State) -> Tensor:
-    return hidden.nodes if isinstance(hidden, GraphState) else hidden
 
 
 # head, hidden states, target, batch -> mean cosine of each sample, [B]

@@ -16,7 +16,7 @@ from reed.cache.opened import Cache, open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError, suggest
 from reed.train.identity import Identity
-from reed.wording import counted
+from reed.wording import counted, named
 
 if TYPE_CHECKING:
     from reed.domains.base import Domain, Sized
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reed.nets import Net
 
 NAME = "data.json"
-SHOWN = 3  # keys that a message lists
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Lacking:
     @property
     def first(self) -> str:
         """A few of the keys, for a message."""
-        return ", ".join(self.keys[:SHOWN]) + (", …" if self.count > SHOWN else "")
+        return named(self.keys, self.count)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reed.sample.sample_set import OUTPUTS, PLAIN, Output, SampleSet, Writer, be
 from reed.sample.sampler import Sampler
 
 SHOWN = 100  # samples in the picture
+Z = "z/"  # begin of the names of representations
 
 
 @OUTPUTS.register(PLAIN)
@@ -53,9 +55,12 @@ class ArrayOutput(Output):
         return self._sampler.domain.picture(stacked, self._sampler.fields)
 
 
-def write_npz(path: Path, samples: SampleSet) -> None:
-    """Write all arrays [num, ...] by name; all of them are in memory at once."""
-    parts = list(samples.parts())
+def write_npz(path: Path, samples: SampleSet, begin: str = "") -> None:
+    """Write all arrays [num, ...] whose names begin so; all of them are in memory at once."""
+    parts = [
+        {name: values for name, values in part.items() if name.startswith(begin)}
+        for part in samples.parts()
+    ]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     with files.open_new(path) as file:
         np.savez(file, allow_pickle=False, **joined)
@@ -63,15 +68,5 @@ def write_npz(path: Path, samples: SampleSet) -> None:
 
 def representations(out: Path, sampler: Sampler) -> dict[Path, Writer]:
     """Return the writer of OUT.z.npz, the representations of guides; nothing without guides."""
-    return {beside(out, ".z.npz"): _write_z} if "guides" in sampler.about else {}
-
-
-def _write_z(path: Path, samples: SampleSet) -> None:
-    """Write z/NAME [num, ...] of every guide."""
-    parts = [
-        {name: values for name, values in part.items() if name.startswith("z/")}
-        for part in samples.parts()
-    ]
-    joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    with files.open_new(path) as file:
-        np.savez(file, allow_pickle=False, **joined)
+    is_guided = "guides" in sampler.about
+    return {beside(out, ".z.npz"): partial(write_npz, begin=Z)} if is_guided else {}

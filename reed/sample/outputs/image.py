@@ -17,6 +17,7 @@ from reed.config import option
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
 from reed.sample import decoder
+from reed.sample.outputs.arrays import Z
 from reed.sample.sample_set import OUTPUTS, Output, SampleSet, Writer, beside
 from reed.sample.sampler import Sampler
 
@@ -132,6 +133,7 @@ def write_npz(path: Path, samples: SampleSet) -> None:
     The representations of guides follow under their names, z/NAME.
     """
     labels = np.empty(samples.num, np.int64)
+    representations: dict[str, list[np.ndarray]] = {}
     with files.open_new(path) as file:
         with ZipFile(file, "w") as archive:
             done, shape = 0, None
@@ -145,17 +147,18 @@ def write_npz(path: Path, samples: SampleSet) -> None:
                     assert part["x"].shape[1:] == shape
                     member.write(np.ascontiguousarray(part["x"]).data)
                     labels[done : done + len(part["x"])] = part["label"]
+                    for name in part:
+                        if name.startswith(Z):
+                            representations.setdefault(name, []).append(part[name])
                     done += len(part["x"])
             assert done == samples.num, (done, samples.num)
 
             with archive.open(ZipInfo("arr_1.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, labels, allow_pickle=False)
 
-            names = [name for name in next(samples.parts()) if name.startswith("z/")]
-            for name in names:
-                z = np.concatenate([part[name] for part in samples.parts()])
+            for name, parts in representations.items():
                 with archive.open(ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, z, allow_pickle=False)
+                    np.lib.format.write_array(member, np.concatenate(parts), allow_pickle=False)
 
 
 def write_picture(path: Path, samples: SampleSet) -> None:
