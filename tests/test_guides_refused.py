@@ -17,20 +17,10 @@ from reed.nets.sit import SiT, SiTConfig
 from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
+cache, make = TINY.cache, TINY.make  # fixtures
 TEXT, GRID = "caption-ngrams/embedding", "digits-vit/tokens"
 JOINT = {"target": TEXT, "read": "joint"}
 WINDOW = {"kind": "cutoff", "low": 0.4, "high": 0.4}
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
 
 
 def refused(parts, action, *args, **kwargs):

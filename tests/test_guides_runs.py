@@ -25,6 +25,7 @@ from reed.train.loop import untrained
 from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
+cache, make = TINY.cache, TINY.make  # fixtures
 lines, same, trained = TINY.lines, TINY.same, TINY.trained
 TEXT, GRID = "caption-ngrams/embedding", "digits-vit/tokens"
 SMALL = {"hidden": 16, "depth": 1}
@@ -34,17 +35,6 @@ GUIDES = {
     "cls.1": {"target": TEXT, "read": "joint", "enter": "token"},
     "memory": {"target": TEXT, "read": "bank", "drop": 0.5},
 }
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
 
 
 OVER = {"guide": GUIDES, "every": {"save": 2, "log": 1}}

@@ -13,17 +13,7 @@ from reed.train import checkpoint
 from reed.train.recipe import TrainConfig, check, claim
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
+cache, make = TINY.cache, TINY.make  # fixtures
 
 
 def refused(parts, action, *args, **kwargs):

@@ -17,18 +17,8 @@ from reed.train import log as runlog
 from reed.train.recipe import TrainConfig, check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
+cache, make = TINY.cache, TINY.make  # fixtures
 BATCH, lines, same, trained = TINY.BATCH, TINY.lines, TINY.same, TINY.trained
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
 
 
 def test_the_losses_fall_and_the_cosines_rise(make):

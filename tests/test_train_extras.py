@@ -28,18 +28,8 @@ from reed.train.feed import Feed
 from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
+cache, make = TINY.cache, TINY.make  # fixtures
 same, trained = TINY.same, TINY.trained
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
 
 
 @pytest.fixture

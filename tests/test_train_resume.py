@@ -18,19 +18,9 @@ from reed.train import checkpoint
 from reed.train.recipe import TrainConfig
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
+cache, make = TINY.cache, TINY.make  # fixtures
 lines, same, trained = TINY.lines, TINY.same, TINY.trained
 STEPS = 120  # of the runs in processes of their own: long enough to be caught in the middle
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return TINY.build(tmp_path_factory.mktemp("tiny") / "cache")
-
-
-@pytest.fixture
-def make(cache, tmp_path):
-    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
-    return lambda name="run", **over: TINY.settings(cache, tmp_path / name, **over)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from reed import config
@@ -114,6 +115,18 @@ def settings(cache: Path, run: Path, **over) -> TrainConfig:
     """The recipe with tables laid over TABLE; twenty steps unless said otherwise."""
     places = {"shards": str(cache), "run": str(run), "steps": 20}
     return config.build(TrainConfig, config.merge(TABLE | places, over))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """The whole cache, once for the tests of a file; a fixture of the files that name it."""
+    return build(tmp_path_factory.mktemp("tiny") / "cache")
+
+
+@pytest.fixture
+def make(cache, tmp_path):
+    """The settings of a run called `name` on the tiny cache, with tables laid over its recipe."""
+    return lambda name="run", **over: settings(cache, tmp_path / name, **over)
 
 
 def trained(wanted: TrainConfig) -> Path:
