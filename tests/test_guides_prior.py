@@ -78,9 +78,15 @@ ROOT = _vectors * _values.sqrt() @ _vectors.T  # the symmetric root
 class Exact(Prior):
     """A prior whose velocity is the exact one of that Gaussian."""
 
-    def forward(self, z, r, state, t):
+    def _given(self, state, t):
+        return None
+
+    def _modulations(self, given, r):
         assert (r == r[0]).all()
-        share = float(r[0])
+        return float(r[0])
+
+    def _velocity(self, z, modulations):
+        share = modulations
         inverse = torch.linalg.inv((1 - share) ** 2 * COV + share**2 * EYE)
         gain = (share * EYE - (1 - share) * COV) @ inverse
         return (z - (1 - share) * MEAN) @ gain.T - MEAN
