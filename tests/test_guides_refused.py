@@ -97,6 +97,18 @@ def test_a_name_that_is_taken_is_refused(make, name, parts):
     refused(parts, lambda: check(make(guide={name: {"target": TEXT}})))
 
 
+@pytest.mark.parametrize("read", ["prior", "mean", "joint"])
+def test_a_guide_whose_z_would_never_be_trained_is_refused(make, read):
+    guide = {"target": TEXT, "when": "start", "read": read}
+    parts = ["curriculum.z is 0", "guide.z", f"read = '{read}'", "weight above 0", "leave"]
+    refused(parts, lambda: check(make(guide={"z": guide}, curriculum={"z": 0.0})))
+
+
+def test_a_bank_trains_nothing_of_its_own_and_takes_a_weight_of_0(make):
+    guide = {"target": TEXT, "when": "start", "read": "bank"}
+    assert "z" in check(make(guide={"z": guide}, curriculum={"z": 0.0})).guides
+
+
 SMALL = SiTConfig(8, hidden_size=8, depth=1, num_heads=1)
 NAMES = sorted({name for name in dir(Guides({}, SiT(SMALL))) if name[0] != "_"} | {""})
 
