@@ -87,7 +87,7 @@ DRAWN = "runs/digits/samples"
 WRONG = {
     "red-cache build digits": "document command not executable: red-cache",
     "torchrun --nproc-per-node 8 -m reed.cli.caches build digits": "not executable",
-    "reed-cache build digits --fast": "No such option '--fast'",
+    "reed-cache build digits --fast": "No such option",
     "reed-cache list encoders  # cache/digits": "there is no cache/digits after it",
     "reed-cache plan imagenet --data /data/imagenet/val": "has no file /data/imagenet/val",
     f"reed-eval {DRAWN}/step-0000801-euler50-fp64.npz --reference cache/digits": (
