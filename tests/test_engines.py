@@ -176,8 +176,8 @@ def test_writing_overlaps_encoding_across_shards(fakes, tmp_path, monkeypatch):
         return marker
 
     monkeypatch.setattr(build, "write_shard", slow)
-    apart, together, held = [], [], []
-    for turn in range(3):
+    apart, together = [], []
+    for turn in range(2):
         for name, walls in (("a", apart), ("b", together)):
             job = fakes.job(tmp_path / f"{name}{turn}", "pixels", fakes.Source(96))
             job.encoder.pause = 0.04  # four calls per shard of 16
