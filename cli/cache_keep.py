@@ -103,6 +103,14 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
 
+    # A file that may not be read is not known to be bad.
+    denied = [problem for problem in problems if problem.denied]
+    if denied:
+        raise ReedError(
+            f"{counted(len(denied), 'file')} of {cache} may not be read, so nothing was removed: "
+            f"{denied[0].what}"
+        )
+
     # Without its description or its calibration a column has no shards that could be replaced.
     broken = [problem.column for problem in problems if problem.shard is None]
     if broken:
