@@ -121,6 +121,8 @@ def _check(
         message, denied = f"no permission to enter the folder of {error.filename}", True
     except Exception as error:  # libraries raise any type for damaged files
         message = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+    # What may not be read may be sound, so it is told apart from what is damaged.
     path = schema.shard_path(cache, column, shard)
     return Problem(str(path), message, column.name, shard, denied)
 
