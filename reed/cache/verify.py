@@ -71,6 +71,9 @@ def verify(
         yield Problem(name, str(error), name, denied=isinstance(error, NoPermission))
         return
 
+    if problem := _of_other_inputs(cache, column):
+        yield Problem(name, problem, name)
+
     # Without its calibration a column cannot be decoded, but its shards can still be checked.
     state = None
     try:
@@ -84,6 +87,22 @@ def verify(
         yield from pool.map(check, range(plan.shards))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _of_other_inputs(cache: Path, column: Column) -> str:
+    """Return which column this one was made from is not there any more; empty if all are."""
+    for name, identity in column.inputs.items():
+        if name not in schema.columns(cache):  # removed, perhaps to save space
+            continue
+        try:
+            now = schema.load_column(cache, name).identity()
+        except ReedError:  # reported with that column
+            continue
+        if now != identity:
+            return (
+                f"it was made from another {name!r}: its identity was {identity}, now it is {now}"
+            )
+    return ""
 
 
 def note(cache: Path, plan: Plan) -> str:
