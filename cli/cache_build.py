@@ -235,7 +235,7 @@ def build(
     prepared = stage_one.prepare(_request(**requested))
     ray = ray_engine.connect() if engine == "ray" else None
     device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
-    _say(prepared.listing.line, as_json)
+    _say("\n".join(filter(None, (prepared.listing.line, *prepared.notes))), as_json)
     # The workers of a Ray cluster may have files that this machine has not.
     if not ray:
         list(prepared.open_files(fetch=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import click
@@ -9,12 +10,13 @@ from tqdm import tqdm
 
 from reed import stage_one
 from reed.build import column as columns
-from reed.build import engines
+from reed.build import computed, engines
 from reed.build.source import listed
 from reed.cache import classes, mend, plan, schema
 from reed.cache import convert as converting
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
+from reed.cache.schema import Marker
 from reed.cache.verify import Problem
 from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
@@ -103,6 +105,8 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
 
+    mend.refuse_denied(cache, problems)
+
     # Without its description or its calibration a column has no shards that could be replaced.
     broken = [problem.column for problem in problems if problem.shard is None]
     if broken:
@@ -113,23 +117,39 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
 
     # Whether the shards can be built again is known before the bad ones are removed.
     names = list(dict.fromkeys(problem.column for problem in problems))
-    if names:
-        _check_source(cache, frozen, names, data)
+    unknown = _check_source(cache, frozen, names, data) if names else []
+    before = mend.markers(cache, problems)
     dropped = mend.repair(cache, problems)
     if dropped:
-        _rebuild(cache, list(dropped), data, pick_device(device))
+        device = pick_device(device)
+        _rebuild(cache, list(dropped), data, device)
+        _follow(cache, before, unknown, data, device)
     count = sum(len(shards) for shards in dropped.values())
     were = "was bad and is" if count == 1 else "were bad and are"
     click.echo(f"{cache}: {counted(count, 'shard')} {were} built again")
 
 
-def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None) -> None:
-    """Raise ReedError if the source no longer has what the plan was made from.
+def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None) -> list[str]:
+    """Raise ReedError if the source no longer has, or computes, what the plan was made from.
 
     Samples that are new in the source do no harm.
+
+    Returns:
+        The columns of which it is not known what the source computed by; a line says so.
     """
     manifest = frozen.manifest
-    listing = listed(stage_one.make_source(manifest.source, data, manifest.options))
+    source = stage_one.make_source(manifest.source, data, manifest.options)
+    unknown = []
+    for name in names:
+        if line := computed.check(cache, schema.load_column(cache, name), source):
+            click.echo(f"{line}; columns that read what changes are built again, too")
+            unknown.append(name)
+
+    # Their values may change, so the columns that read them must be ones that can be built again.
+    for name in mend.readers_of(cache, unknown):
+        spec = JobSpec.of_column(cache, name, data, "cpu")
+        computed.check_reader(cache, schema.load_column(cache, name), spec.make_encoder(), source)
+    listing = listed(source)
 
     # Labels number the classes: with another list of classes they would no longer match.
     moved = classes.first_moved(manifest, frozen.keys, listing.classes)
@@ -148,6 +168,30 @@ def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None
         shard_size=manifest.shard_size,
         extend=True,
     )
+    return unknown
+
+
+def _follow(
+    cache: Path,
+    before: Mapping[tuple[str, int], Marker | None],
+    unknown: Collection[str],
+    data: Path | None,
+    device: str,
+) -> None:
+    """Build again the shards of other columns that were made from values that have changed."""
+    stale: dict[tuple[str, int], Problem] = {}
+    for (name, shard), old in before.items():
+        new = schema.load_marker(cache, schema.load_column(cache, name), shard)
+        if mend.has_changed(old, new, unknown=name in unknown):
+            readers = mend.readers_of(cache, [name])
+            stale |= {(r, shard): Problem(r, "its input has changed", r, shard) for r in readers}
+            also = f"; built again, too: {', '.join(readers)}" if readers else ""
+            click.echo(f"{name} shard {shard}: other values than before{also}")
+
+    # What was built again from the new values just now is left as it is.
+    stale = {place: problem for place, problem in stale.items() if place not in before}
+    if dropped := mend.repair(cache, stale.values()):
+        _rebuild(cache, list(dropped), data, device)
 
 
 def _rebuild(cache: Path, names: list[str], data: Path | None, device: str) -> None:

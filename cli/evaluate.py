@@ -118,9 +118,16 @@ def main(
 def _table(metrics: dict[str, dict[str, Any]]) -> str:
     width = max(map(len, metrics), default=0)
     return "\n".join(
-        f"{name:{width}}  {metric['value']:10.4f}  {metric.get('features', '')}".rstrip()
+        f"{name:{width}}  {metric['value']:10.4f}  {_aside(metric)}".rstrip()
         for name, metric in metrics.items()
     )
+
+
+def _aside(metric: dict[str, Any]) -> str:
+    """Return what stands behind a value: its features, or what the reference scores."""
+    if "reference" in metric:
+        return f"reference {metric['reference']:.4f} ({metric['reference_num']:,})"
+    return metric.get("features", "")
 
 
 if __name__ == "__main__":

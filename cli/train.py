@@ -66,7 +66,8 @@ class _Train(click.Group):
 @click.option(
     "--init",
     metavar="FILE",
-    help="Initial weights: a public checkpoint of REPA, REED, SiT or DiT, or a run.",
+    help="Initial weights: a public checkpoint of REPA, REED, SiT, DiT, ProteinMPNN or SemlaFlow, "
+    "or a run.",
 )
 @click.option(
     "--dry-run",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from reed.errors import ReedError
+from reed.errors import NoPermission, ReedError
 
 
 def human(count: float) -> str:
@@ -18,17 +18,23 @@ def human(count: float) -> str:
 
 
 def check_readable(path: Path) -> None:
-    """Raise ReedError if this user may not read a file, which is no reason to remove it."""
+    """Raise NoPermission if this user may not read a file, which is no reason to remove it."""
     try:
         with open(path, "rb"):
             pass
     except PermissionError as error:
-        mode = f"{path.stat().st_mode & 0o777:04o}"
-        raise ReedError(
-            f"no permission to read {path} (mode {mode}); its owner can allow it: chmod a+r {path}"
-        ) from error
+        raise NoPermission(f"no permission to read {path} {_advice(path)}") from error
     except OSError:  # another error, which the caller reports
         pass
+
+
+def _advice(path: Path) -> str:
+    """Return the mode of what may not be read, and what its owner can do."""
+    try:
+        mode = f"{path.stat().st_mode & 0o777:04o}"
+        return f"(mode {mode}); its owner can allow it: chmod a+r {path}"
+    except PermissionError:  # a folder above it may not be entered
+        return f"(nor to enter its folder); the owner can allow it: chmod a+rx {path.parent}"
 
 
 def file_sha256(path: Path) -> str:
@@ -37,4 +43,5 @@ def file_sha256(path: Path) -> str:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
+        check_readable(path)
         raise ReedError(f"cannot read {path}: {error.strerror}") from error

@@ -20,6 +20,10 @@ class ReedError(Exception):
     """
 
 
+class NoPermission(ReedError):
+    """A file or folder exists, and this user may not read it, which says nothing of its content."""
+
+
 def at_least(least: float, where: str = "", **values: float) -> None:
     """Raise ReedError unless each value is at least ``least``.
 

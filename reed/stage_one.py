@@ -15,7 +15,7 @@ from typing import Any
 
 from reed import config, pipelines
 from reed.build import column as columns
-from reed.build import defaults, early, size
+from reed.build import computed, defaults, early, size
 from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.shard import Encoder, Job
 from reed.build.size import Size
@@ -132,6 +132,7 @@ class Build:
         plan: The plan as it would be frozen.
         jobs: The columns to build, inputs first.
         sizes: What each column has still to write.
+        notes: Lines for the user on columns of earlier versions.
     """
 
     request: Request
@@ -140,6 +141,7 @@ class Build:
     plan: Plan
     jobs: tuple[JobSpec, ...]
     sizes: tuple[Size, ...]
+    notes: tuple[str, ...] = ()
 
     def check_space(self) -> None:
         """Raise ReedError if the missing shards do not fit on the file system of the cache."""
@@ -189,8 +191,9 @@ def prepare(request: Request) -> Build:
     described = {job.column: job.describe() for job in jobs}
     early.check_columns(cache, source, frozen, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
+    notes = computed.check_all(cache, [s.column for s in sizes if s.shards], source)
     placed = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, settings, frozen, placed, sizes)
+    return Build(request, listing, settings, frozen, placed, sizes, tuple(notes))
 
 
 def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from reed import hub
-from reed.bytes import file_sha256
+from reed.bytes import check_readable, file_sha256
 from reed.errors import ReedError
 from reed.extras import pip_install
 
@@ -173,6 +173,7 @@ def _listed(folder: Path) -> Iterator[Path]:
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            check_readable(index)
             problem = f"cannot read {index}, which names the parts of the weights"
             raise ReedError(f"{problem} ({_first_line(error)}); download it again") from error
         yield from (folder / part for part in parts)
@@ -217,6 +218,7 @@ def check(path: Path) -> None:
         with open(path, "rb") as file:
             head = file.read(512).lstrip()
     except OSError as error:
+        check_readable(path)
         raise ReedError(f"cannot read the weights {path}: {error.strerror}") from error
     problem = ""
     if not head:

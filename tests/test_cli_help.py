@@ -73,6 +73,13 @@ def test_every_option_is_explained(program, words, command):
     assert [each.name for each in options if not each.help] == []
 
 
+def test_the_help_of_init_names_all_that_is_read():
+    """The kinds of public weights that reed.train.public and the nets' ``adopt`` read."""
+    option = next(each for each in main_of("reed-train").params if each.name == "init")
+    for kind in ("REPA", "REED", "SiT", "DiT", "ProteinMPNN", "SemlaFlow", "a run"):
+        assert kind in option.help, kind
+
+
 @pytest.mark.parametrize("program", COMMANDS)
 def test_version_is_that_of_reed(program):
     assert call(program, "--version").stdout == f"{program}, version {reed.__version__}\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -251,6 +252,11 @@ def test_a_run_is_measured_on_a_cache(run, cache, monkeypatch):
     found = values(out)
     assert found["plddt_mean"] == 50 and found["share_plddt_above_80"] == 0
     assert 0 < found["sc_tm_mean"] < 0.5 and found["sc_rmsd_median"] > 2
+    page = (HERE.parent / "docs" / "evaluation.md").read_text()
+    section = page.partition("\n## Proteins\n")[2].partition("\n## ")[0]
+    first = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for cell in first for name in re.findall(r"`(.*?)`", cell)]
+    assert sorted(named) == sorted(found)
 
 
 def test_designs_are_measured_against_their_structure(run, cache, tmp_path, monkeypatch):

@@ -170,6 +170,20 @@ def test_every_message_that_is_told_is_one_of_the_code():
     )
 
 
+def test_every_surprise_says_what_when_and_what_we_do():
+    """Package with a version, guess, behaviour and what we do; the tests that are cited exist."""
+    page = (DOCS / "surprises.md").read_text()
+    told = re.split(r"^### ", page, flags=re.M)[1:]
+    assert len(told) > 10
+    for surprise in told:
+        entries = re.findall(r"^- \*\*(.*?):\*\* (.*?)(?=^- |^#|\Z)", surprise, re.M | re.S)
+        assert [name for name, _ in entries] == ["Package", "Guess", "What happens", "What we do"]
+        assert re.search(r"\b\d+\.\d+", entries[0][1]), surprise
+    cited = set(re.findall(r"`(tests/[\w.]+|findings/)`", page))
+    assert len(cited) > 6 and all((ROOT / path).exists() for path in cited)
+    assert "\nsurprises\n" in (DOCS / "index.md").read_text()
+
+
 TRAIN = "reed-train --shards cache/digits"
 REFUSED = [
     "reed-train --shards cache/digit",

@@ -243,8 +243,40 @@ def test_half_precision_rounds_each_term_and_gives_way_to_overflow():
     half = np.float16(100.03)
     # its distance to 3 is 97.03 squared = 9,415, of terms whose spacing in float16 is 8
     near = np.float16(half * half) - 2 * np.float16(half * 3) + np.float16(9)
-    assert float(_distances(drawn, real, half=True)[0, 3]) == near
-    assert float(_distances(drawn, real, half=False)[0, 3]) == pytest.approx(97.03**2, rel=1e-5)
+    centre = torch.zeros(1, dtype=torch.float64)
+    assert float(_distances(drawn, real, centre, half=True)[0, 3]) == near
+    plain = _distances(drawn, real, centre, half=False)
+    assert float(plain[0, 3]) == pytest.approx(97.03**2, rel=1e-5)
     large = drawn * 100  # 1e8 is no float16
-    exact = _distances(large, real, half=False)
-    assert torch.equal(_distances(large, real, half=True), exact) and exact.isfinite().all()
+    exact = _distances(large, real, centre, half=False)
+    assert torch.equal(_distances(large, real, centre, half=True), exact)
+    assert exact.isfinite().all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_offset_of_the_features_does_not_change_precision_and_recall(half):
+    """Without a mean subtracted, an offset of 1e4 leaves no digit of a distance near 1."""
+    a, b = (torch.from_numpy(features(seed)) for seed in (7, 8))
+    a, b = (((x - x.mean(0)) / x.std()).float() for x in (a, b))
+    near, far = (precision_recall(a + at, b + at, half=half) for at in (0.0, 1e4))
+    assert 0.1 < near.precision < 0.95 and 0.1 < near.recall < 0.95
+    assert far.precision == pytest.approx(near.precision, abs=0.02)
+    assert far.recall == pytest.approx(near.recall, abs=0.02)
+
+
+def test_other_distances_keep_their_digits_far_from_zero():
+    """Moments are about a point among the features; kernels are computed in float64."""
+    x, y = features(1), features(2)
+    moved = [Gaussian.of(rows + 1e4) for rows in (x, y)]
+    plain = [Gaussian.of(rows) for rows in (x, y)]
+    assert frechet_distance(*moved) == pytest.approx(frechet_distance(*plain), rel=1e-6)
+
+    def kernel(p, q):
+        return (p @ q.T / p.shape[1] + 1) ** 3
+
+    far = [rows.astype(np.longdouble) + 1e4 for rows in (x, y)]
+    same = [(kernel(r, r).sum() - np.trace(kernel(r, r))) / (len(r) * (len(r) - 1)) for r in far]
+    exact = float(sum(same) - 2 * kernel(*far).mean())
+    assert unbiased_mmd(*(rows.astype(np.float64) for rows in far)) == pytest.approx(
+        exact, rel=1e-6
+    )

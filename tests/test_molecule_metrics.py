@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,29 @@ def test_one_minimisation_tells_all():
     np.testing.assert_array_equal(moved, places.GetPositions())  # the molecule is not touched
 
 
+@pytest.mark.parametrize("apart", [0.5, 50.0])
+def test_fragments_that_clash_have_a_high_energy(apart):
+    """Two benzenes, one above the other; RDKit's default leaves out what lies between them."""
+    one = rdkit.to_arrays(TINY.mol("c1ccccc1"))
+    size = len(one)
+    bonds = np.zeros((2 * size, 2 * size), np.uint8)
+    bonds[:size, :size] = bonds[size:, size:] = one.bonds
+    normal = np.linalg.svd(one.coords - one.coords.mean(0))[2][2]
+    both = replace(
+        one,
+        coords=np.concatenate([one.coords, one.coords + apart * normal]).astype(np.float32),
+        atoms=np.tile(one.atoms, 2),
+        charges=np.tile(one.charges, 2),
+        bonds=bonds,
+    )
+    single, found = measure([one]), measure([both])
+    assert found["validity"] == 1 and found["connected_validity"] == 0
+    if apart < 1:
+        assert found["energy_mean"] > 5e5 and found["strain_mean"] > 5e5
+    else:
+        assert found["energy_mean"] == pytest.approx(2 * single["energy_mean"], abs=0.1)
+
+
 def test_no_parameters_and_no_number_are_none():
     assert relax(TINY.mol("OB(O)c1ccccc1")) is None
     mol = rdkit.library().Mol(TINY.mol("C"))
@@ -150,6 +174,14 @@ def test_shares_of_a_mixed_set(real):
     assert "novelty" not in nothing
     with pytest.raises(ReedError, match="no molecules to measure"):
         measure([])
+
+
+def test_the_page_names_every_measure(real):
+    page = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text()
+    section = page.partition("\n## Molecules\n")[2].partition("\nAn SDF")[0]
+    first = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = [name for cell in first for name in re.findall(r"`(.*?)`", cell)]
+    assert len(set(named)) == len(named) and set(named) == set(measure(real[:2], frozenset()))
 
 
 def test_stereo_makes_no_other_molecule():

@@ -65,6 +65,27 @@ def test_reed_eval_measures_by_posebusters(tmp_path, cache, molecules):
     assert "posebusters" not in json.loads((tmp_path / "x.eval.json").read_text())["metrics"]
 
 
+def test_each_check_stands_beside_that_of_the_reference(tmp_path, monkeypatch):
+    """Benzoquinone is flat in nature, and fails the check that rings like it are not."""
+    pytest.importorskip("posebusters")
+    quinone = [rdkit.to_arrays(TINY.mol(text)) for text in ("O=C1C=CC(=O)C=C1", "c1ccccc1")]
+    check = "posebusters_non-aromatic_ring_non-flatness"
+    assert busted(quinone)[check] == 0.5
+
+    monkeypatch.setitem(TINY.build.__globals__, "SMILES", ("O=C1C=CC(=O)C=C1", *TINY.SMILES[1:]))
+    cache, path = TINY.build(tmp_path / "cache"), tmp_path / "x.npz"
+    molecule_set.write(path, quinone)
+    done = evaluate(path, cache, "--posebusters")
+    assert done.exit_code == 0, done.output
+    metrics = json.loads((tmp_path / "x.eval.json").read_text())["metrics"]
+    share = 1 - 1 / len(TINY.SMILES)
+    assert metrics[check]["reference"] == pytest.approx(share)
+    assert metrics[check]["reference_num"] == len(TINY.SMILES)
+    assert "reference" not in metrics["validity"]
+    row = next(line for line in done.stdout.splitlines() if line.startswith(check))
+    assert row.split() == [check, "0.5000", "reference", f"{share:.4f}", "(20)"]
+
+
 def test_a_package_that_is_missing_is_named_at_once(tmp_path, cache, molecules, monkeypatch):
     path = tmp_path / "x.npz"
     molecule_set.write(path, molecules)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
@@ -202,6 +203,44 @@ def test_h5py_reads_a_shard(tmp_path):
     with h5py.File(path) as file:
         assert file["x"].chunks == (1, 3, 5) and file["label"].chunks is None
         assert_arrays({name: file[name][:] for name in file})
+
+
+def test_the_bytes_of_an_hdf5_shard_are_those_of_every_version(tmp_path):
+    """Golden: h5py 3.13.0, 3.15.1 (HDF5 1.14.6) and 3.16.0 (HDF5 2.0.0) all gave this hash."""
+    parts = [Part("x", "<f4", (4, 3)), Part("y", "<f4", (None, 3)), Part("n", "<i8", ())]
+    rows = [
+        (f"k{i}", [np.full((4, 3), i, "<f4"), np.full((i, 3), i, "<f4"), np.array(i)])
+        for i in range(5)
+    ]
+    written = CONTAINERS["h5"].write(tmp_path / "a.h5", parts, rows)
+    assert written["sha256"] == "eeea044f92f670fb59aa9c285e4b4b4c2cd289372ba64d97e912f37ec33e75cc"
+
+
+@pytest.mark.parametrize("version", ["v110", "v108"])
+def test_hdf5_shards_of_earlier_versions_are_read(tmp_path, version):
+    """They were written at once, in the format of HDF5 1.10."""
+    h5py = pytest.importorskip("h5py")
+    path, part = tmp_path / "a.h5", Part("x", "<f4", (None, 3))
+    CONTAINERS["h5"].write(path, [part], records([part], 6))
+    with h5py.File(path) as now, h5py.File(tmp_path / "b.h5", "w", libver=(version, "v110")) as old:
+        for name in now:
+            old.create_dataset(name, data=now[name][:], track_times=False)
+    members, index = CONTAINERS["h5"].scan(tmp_path / "b.h5", [part])
+    assert members == [f"k{row}" for row in range(6)]
+    assert_reads(CONTAINERS["h5"], tmp_path / "b.h5", {"parts": index}, [part], [5, 0, 3])
+
+
+def test_single_records_of_a_zarr_shard_need_no_zarr(tmp_path):
+    """As cache/README.md advises: at the marker's offsets, or from the zip unpacked."""
+    zarr = pytest.importorskip("zarr")
+    path, part = tmp_path / "a.zarr", FIXED[0]
+    offsets = CONTAINERS["zarr"].write(path, [part], records([part], 9))["parts"]["x"]["offsets"]
+    start = offsets["first"] + 7 * offsets["stride"]
+    read = np.fromfile(path, part.dtype, 15, offset=start).reshape(3, 5)
+    np.testing.assert_array_equal(read, value_of(part, 7))
+    shutil.unpack_archive(path, tmp_path / "unpacked", "zip")
+    group = zarr.open_group(tmp_path / "unpacked", mode="r")
+    np.testing.assert_array_equal(group["x"][7], value_of(part, 7))
 
 
 def test_zarr_reads_a_shard(tmp_path):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.build import computed
 from reed.build import shard as build
 from reed.build.shard import Encoder, Job, Source
 from reed.build.source import KEY
@@ -116,7 +117,7 @@ def open_job(
     wanted = Column(
         name=name,
         encoder=encoder_name or name,
-        revision=encoder.revision(),
+        revision=computed.revision(encoder, source),
         reads=encoder.reads,
         fields=encoder.fields,
         licence=encoder.licence,
@@ -251,6 +252,8 @@ def _is_finite(sample: Mapping[str, Any], names: Iterable[str]) -> bool:
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:
     """Raise ReedError if a column was built in another way than is wanted now."""
+    # By what the values of the source were computed is checked when a shard is to be built.
+    wanted = replace(wanted, revision=computed.as_recorded(column, wanted.revision))
     for entry in ("encoder", "revision", "reads", "fields", "inputs", "container"):
         built, now = getattr(column, entry), getattr(wanted, entry)
         if built != now:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from reed.build import overlap
+from reed.build import computed, overlap
 from reed.build import shard as build
 from reed.build.column import calibration_shards
 from reed.build.shard import Job, Tally, Timing
@@ -88,12 +88,15 @@ def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
     """
     ours = share.of(range(job.plan.shards))
     markers = {i: build.done_marker(job, i) for i in range(job.plan.shards)}
-    if retry:
-        for shard in ours:
-            marker = markers[shard]
-            if marker and marker.failed:
-                schema.marker_path(job.cache, job.column, shard).unlink(missing_ok=True)
-                markers[shard] = None
+    failed = {i for i in ours if retry and (marker := markers[i]) and marker.failed}
+    missing = {i for i in ours if not markers[i]} | failed
+
+    # Complete columns are left as they are, whatever version is installed now.
+    if missing:
+        computed.check(job.cache, job.column, job.source)
+    for shard in failed:
+        schema.marker_path(job.cache, job.column, shard).unlink(missing_ok=True)
+        markers[shard] = None
 
     tally = build.new_tally(job)
     for marker in markers.values():

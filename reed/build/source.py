@@ -17,6 +17,11 @@ Sample = dict[str, Any]
 KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
 
 
+def is_raw(reads: Sequence[str]) -> bool:
+    """Return whether any of these addresses is an entry of the source."""
+    return any("/" not in address and address != KEY for address in reads)
+
+
 class BadSample(Exception):
     """Raised for a sample that cannot be read or encoded; the message is the reason."""
 
@@ -65,6 +70,9 @@ class Source(Protocol):
     Instances are pickled into the reading processes, so they keep no open files and are cheap to
     send. A source whose listing names classes has a setting ``classes``: the names that a cache
     has frozen, by number, with which those of the listing begin.
+
+    A source that computes entries, with a library whose results change from version to version,
+    says so in a method ``computed_by``, see `reed.build.computed`.
 
     Attributes:
         entries: Names of the entries of a sample.
@@ -145,7 +153,7 @@ class Reading:
     @property
     def is_raw(self) -> bool:
         """Whether the source is read at all."""
-        return any("/" not in address and address != KEY for address in self.reads)
+        return is_raw(self.reads)
 
     def chunk(self, shard: int, keys: Sequence[str]) -> Chunk:
         """Read some samples of one shard; a sample that fails in any view is left out."""

@@ -15,7 +15,7 @@ _NAME = "cost.jsonl"
 def record(column: Path, seconds: float, device: str) -> None:
     """Append the seconds of one process, in one write: lines of several processes never mix."""
     line = json.dumps({"seconds": round(seconds, 3), "device": device}) + "\n"
-    descriptor = os.open(column / _NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(column / _NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(descriptor, line.encode())
     finally:

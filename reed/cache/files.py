@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from reed.errors import ReedError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_OURS_ALONE = 0o600
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -21,7 +23,7 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     """Yield a temporary path that is renamed to ``path`` if the block succeeds, else removed.
 
-    The block writes and syncs the file.
+    The block writes and syncs the file, which gets the permissions of a new one.
 
     Args:
         path: The final path.
@@ -31,6 +33,7 @@ def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     with _appearing(path) as temp:
         yield temp
         try:
+            _follow_umask(temp)
             _rename(temp, path, overwrite)
         except FileNotFoundError:
             if not path.exists():  # else another writer was first and removed our file
@@ -47,6 +50,7 @@ def new_folder(path: Path) -> Generator[Path]:
         temp.mkdir()
         yield temp
         for file in temp.iterdir():
+            _follow_umask(file)
             sync(file)
         sync(temp)
         _remove(path)
@@ -160,11 +164,21 @@ def only_writer(folder: Path, *, wait: bool = False) -> Generator[None]:
         os.close(descriptor)
 
 
-def follow_umask(path: Path) -> None:
-    """Give a file the permissions of a new one; safetensors makes files that only we can read."""
-    mask = os.umask(0o077)  # the only way to read it is to set it
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+def _follow_umask(temp: Path) -> None:
+    """Give a file that only we can read the permissions of a new one.
+
+    safetensors and tempfile make such files, whatever the umask says.
+    """
+    if stat.S_IMODE(temp.stat().st_mode) != _OURS_ALONE:
+        return
+
+    # The umask of a process can only be read by setting it, which other threads would notice.
+    probe = temp.with_name(f".{temp.name.strip('.')}.{os.urandom(4).hex()}.tmp")
+    try:
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temp.chmod(stat.S_IMODE(probe.stat().st_mode))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

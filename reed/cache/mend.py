@@ -16,6 +16,7 @@ from reed.cache.schema import Column, Marker
 from reed.cache.stats import Stats
 from reed.cache.verify import Problem
 from reed.errors import ReedError
+from reed.wording import counted
 
 ABSENT = "not in the shard (reindexed)"
 
@@ -41,6 +42,53 @@ def repair(cache: Path, problems: Iterable[Problem]) -> dict[str, list[int]]:
                 path_of(cache, column, problem.shard).unlink(missing_ok=True)
             dropped.setdefault(problem.column, []).append(problem.shard)
     return dropped
+
+
+def refuse_denied(cache: Path, problems: Iterable[Problem]) -> None:
+    """Raise ReedError if a file may not be read, because it is then not known to be bad."""
+    denied = [problem for problem in problems if problem.denied]
+    if denied:
+        raise ReedError(
+            f"{counted(len(denied), 'file')} of {cache} may not be read, so nothing was removed: "
+            f"{denied[0].what}"
+        )
+
+
+def readers_of(cache: Path, names: Iterable[str]) -> list[str]:
+    """Return the columns that were made from some columns, or from one that was made from them."""
+    known = [schema.load_column(cache, name) for name in schema.columns(cache)]
+    found = set(names)
+    while more := {c.name for c in known if found & set(c.inputs)} - found:
+        found |= more
+    return sorted(found - set(names))
+
+
+def markers(cache: Path, problems: Iterable[Problem]) -> dict[tuple[str, int], Marker | None]:
+    """Return the marker of every shard that has a problem; None if it cannot be read."""
+    found: dict[tuple[str, int], Marker | None] = {}
+    for problem in problems:
+        if problem.shard is not None:
+            column = schema.load_column(cache, problem.column)
+            try:
+                found[column.name, problem.shard] = schema.load_marker(cache, column, problem.shard)
+            except ReedError:
+                found[column.name, problem.shard] = None
+    return found
+
+
+def has_changed(before: Marker | None, after: Marker, *, unknown: bool) -> bool:
+    """Whether a shard that was built again has other values than the one that it replaces.
+
+    Args:
+        before: The marker of the shard that was replaced; None if it could not be read.
+        after: The marker of the new shard.
+        unknown: The answer if there is no marker to compare with.
+    """
+    if before is None:
+        return unknown
+    # A container may write equal values in another way, but the statistics are then the same.
+    same = before.stats and (before.stats, before.keys) == (after.stats, after.keys)
+    return before.sha256 != after.sha256 and not same
 
 
 def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reed import config
+from reed.bytes import check_readable
 from reed.errors import ReedError
 
 _BLANK = b"0" * 64
@@ -46,6 +47,7 @@ def read(path: Path, until: str = "") -> dict[str, Any]:
         if b"\\ud" in data or b"\\uD" in data:  # half a surrogate pair: cannot be printed
             json.dumps(table, ensure_ascii=False).encode()
     except OSError as error:
+        check_readable(path)
         raise ReedError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise ReedError(f"cannot read {path}: {error}") from error

@@ -19,7 +19,7 @@ from reed.cache.codecs.finite import is_sound
 from reed.cache.containers import tar
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
-from reed.errors import ReedError
+from reed.errors import NoPermission, ReedError
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class Problem:
         what: What is wrong.
         column: Column to repair.
         shard: Shard to build again; None where the problem concerns the whole column.
+        denied: Whether a file may not be read, so that nothing is known of its content.
     """
 
     where: str
     what: str
     column: str
     shard: int | None = None
+    denied: bool = False
 
 
 def names(cache: Path) -> list[str]:
@@ -66,15 +68,18 @@ def verify(
     try:
         column = schema.load_column(cache, name)
     except ReedError as error:
-        yield Problem(name, str(error), name)
+        yield Problem(name, str(error), name, denied=isinstance(error, NoPermission))
         return
+
+    if problem := _of_other_inputs(cache, column):
+        yield Problem(name, problem, name)
 
     # Without its calibration a column cannot be decoded, but its shards can still be checked.
     state = None
     try:
         state = reader.load_state(cache, column)
     except ReedError as error:
-        yield Problem(name, str(error), name)
+        yield Problem(name, str(error), name, denied=isinstance(error, NoPermission))
 
     check = partial(_check, cache, plan, column, state, deep=deep)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="reed-verify")
@@ -82,6 +87,22 @@ def verify(
         yield from pool.map(check, range(plan.shards))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _of_other_inputs(cache: Path, column: Column) -> str:
+    """Return which column this one was made from is not there any more; empty if all are."""
+    for name, identity in column.inputs.items():
+        if name not in schema.columns(cache):  # removed, perhaps to save space
+            continue
+        try:
+            now = schema.load_column(cache, name).identity()
+        except ReedError:  # reported with that column
+            continue
+        if now != identity:
+            return (
+                f"it was made from another {name!r}: its identity was {identity}, now it is {now}"
+            )
+    return ""
 
 
 def note(cache: Path, plan: Plan) -> str:
@@ -105,6 +126,7 @@ def _check(
     deep: bool,
 ) -> Problem | None:
     """Return the problem of one shard; None if it is sound."""
+    denied = False
     try:
         marker = check_marker(cache, plan, column, shard)
         if deep:
@@ -113,10 +135,15 @@ def _check(
                 _check_values(cache, column, marker, state, plan.manifest.views)
         return None
     except ReedError as error:
-        message = str(error)
+        message, denied = str(error), isinstance(error, NoPermission)
+    except PermissionError as error:
+        message, denied = f"no permission to enter the folder of {error.filename}", True
     except Exception as error:  # libraries raise any type for damaged files
         message = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return Problem(str(schema.shard_path(cache, column, shard)), message, column.name, shard)
+
+    # What may not be read may be sound, so it is told apart from what is damaged.
+    path = schema.shard_path(cache, column, shard)
+    return Problem(str(path), message, column.name, shard, denied)
 
 
 def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
@@ -144,9 +171,15 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
 
 
 def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Marker | None:
-    """Return the marker of a shard, or None where `check_marker` would raise an error."""
+    """Return the marker of a shard, or None where `check_marker` would raise an error.
+
+    Raises:
+        NoPermission: The marker may not be read; a build must not replace the shard for that.
+    """
     try:
         return check_marker(cache, plan, column, shard)
+    except NoPermission:
+        raise
     except ReedError:
         return None
 

@@ -203,6 +203,9 @@ class Reference:
                     for name in self.space.outputs
                 }
                 return gaussians, arrays["rows"]
+        except PermissionError:
+            self.problems.append(f"no permission to read {self._file}, which was made again")
+            return None
         except Exception:  # zipfile and numpy raise many kinds of errors for a damaged file
             self.problems.append(f"{self._file} is damaged and was made again")
             return None

@@ -167,7 +167,7 @@ class Relaxed:
 
 
 def relax(mol: Any) -> Relaxed | None:
-    """Minimise a copy of a sanitised molecule.
+    """Minimise a copy of a sanitised molecule, in which fragments repel each other, too.
 
     Returns:
         The result, or None if MMFF94 lacks parameters or diverges.
@@ -175,7 +175,11 @@ def relax(mol: Any) -> Relaxed | None:
     force = rdkit.library("Chem.rdForceFieldHelpers")
     copy = rdkit.library().Mol(mol)
     settings = force.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94")
-    field = force.MMFFGetMoleculeForceField(copy, settings) if settings is not None else None
+    if settings is None:
+        return None
+
+    # By default RDKit leaves out what lies between fragments, so a clash of two costs nothing.
+    field = force.MMFFGetMoleculeForceField(copy, settings, ignoreInterfragInteractions=False)
     if field is None:
         return None
     start, before = copy.GetConformer().GetPositions(), field.CalcEnergy()

@@ -55,7 +55,6 @@ def save(run: Path, checkpoint: Checkpoint) -> Path:
             named = getattr(checkpoint, group).items()
             tensors = {name: value.detach().contiguous().cpu() for name, value in named}
             save_file(tensors, temp / f"{group}.safetensors")
-            files.follow_umask(temp / f"{group}.safetensors")
         state = {"step": checkpoint.step, "extra": checkpoint.extra}
         (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
     return final

@@ -93,7 +93,6 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
         if out.suffix == SAFETENSORS:
             metadata = {name: json.dumps(table[name]) for name in SAID}
             save_file(table["ema" if ema else "model"], temp, metadata)
-            files.follow_umask(temp)
         else:
             torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
         files.sync(temp)

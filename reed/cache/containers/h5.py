@@ -21,7 +21,9 @@ from reed.cache.containers.columnar import Array
 from reed.cache.containers.offsets import Shard as Shard
 from reed.errors import ReedError
 
-_VERSION = ("v110", "v110")  # fixed, so that equal content is equal bytes
+# The format is fixed, so that equal content is equal bytes. HDF5 1.14 and 2.0 describe contiguous
+# datasets alike in the format of 1.8 and not in that of 1.10, which has a compact index of chunks.
+_CONTIGUOUS, _CHUNKED = ("v108", "v110"), ("v110", "v110")
 
 
 def write(
@@ -37,9 +39,12 @@ def write(
     import h5py
 
     with columnar.spooled(path, parts, records) as arrays:
-        with h5py.File(path, "w", libver=_VERSION, locking=False) as file:
-            for array in arrays:
-                _create(file, array)
+        _create_file(path)
+        for version in (_CONTIGUOUS, _CHUNKED):
+            with h5py.File(path, "r+", libver=version, locking=False) as file:
+                for array in arrays:
+                    if _is_chunked(array.shape, array.by_record) == (version == _CHUNKED):
+                        _create(file, array)
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
     _, index = scan(path, parts)
@@ -69,6 +74,18 @@ def scan(path: Path, parts: Sequence[Part]) -> tuple[list[str], dict[str, Any]]:
     except Exception as error:  # h5py raises a dozen types for damaged files
         reason = str(error).partition("\n")[0]
         raise ReedError(f"{path} cannot be read as HDF5: {reason}") from error
+
+
+def _create_file(path: Path) -> None:
+    """Create an empty file in the older format, which both formats of datasets may be added to."""
+    from h5py import h5f, h5p
+
+    # Below h5py 3.15, the group of a file that h5py.File creates has time stamps.
+    creation, access = h5p.create(h5p.FILE_CREATE), h5p.create(h5p.FILE_ACCESS)
+    creation.set_obj_track_times(False)
+    access.set_libver_bounds(h5f.LIBVER_V18, h5f.LIBVER_V110)
+    access.set_file_locking(False, True)
+    h5f.create(os.fsencode(path), h5f.ACC_TRUNC, creation, access).close()
 
 
 def _create(file: Any, array: Array) -> None:

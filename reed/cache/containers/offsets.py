@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.bytes import check_readable
 from reed.cache.codecs.codecs import Part
 from reed.errors import ReedError
 
@@ -41,6 +42,7 @@ class Shard:
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            check_readable(path)
             raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
 
     def read(self, records: Sequence[int], out: Out) -> None:

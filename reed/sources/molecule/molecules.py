@@ -152,6 +152,13 @@ class Molecules:
             return layout.listing(self._problem)
         return layout.listing(self._unwanted) if layout else self._scan(paths)
 
+    def computed_by(self) -> str:
+        """Return the RDKit that makes conformers of SMILES; nothing if there are no lists."""
+        if self.data is None or self._layout is not None:
+            return ""
+        paths = [self.data] if self.data.is_file() else self.data.rglob("*")
+        return f"rdkit {rdkit.version()}" if any(map(entries.is_list, paths)) else ""
+
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """Return the entries of one molecule.
 

@@ -75,6 +75,10 @@ class MoleculesToy:
         """
         return {f"{self.split}-{i:06d}": text for i, text in enumerate(self._chosen())}
 
+    def computed_by(self) -> str:
+        """Return the RDKit that ships the molecules and makes their conformers."""
+        return f"rdkit {rdkit.version()}"
+
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
         """Return one molecule, which depends on its key and the settings alone.
 
