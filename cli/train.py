@@ -102,8 +102,8 @@ def main(
         files = (run / "config.json",)
     table = _settings(shards, run, variant, files, assignments, init)
     typos.check_recipe(table)
-    from reed.train import curriculum, loop, recipe
     from reed.train import dry_run as dry_run_texts
+    from reed.train import loop, recipe
 
     settings = config.build(recipe.TrainConfig, table)
     # Only the configuration goes to stdout, so that it can be used as a file for --config.
@@ -114,8 +114,9 @@ def main(
         for line in loop.untrained(setup)[1] if settings.init else []:
             click.echo(line, err=True)
         click.echo(f"weights over {settings.steps} steps:", err=True)
-        schedules = setup.schedules | {"lr": setup.lr}
-        click.echo(curriculum.sketch(schedules, settings.steps), err=True)
+        click.echo(
+            dry_run_texts.sketch_weights(setup.schedules, setup.lr, settings.steps), err=True
+        )
         if setup.guides:
             click.echo("share of the samples with z, A(t), from noise to data:", err=True)
             click.echo(dry_run_texts.sketch_guides(setup.guides), err=True)

@@ -310,6 +310,21 @@ def test_what_else_is_logged_is_shown(tmp_path):
     assert group.title == "Others" and group.curves[0].chart.rows == [[50, 3.0]]
 
 
+def test_guides_whose_names_have_slashes_or_are_taken_have_panels_of_their_own(tmp_path):
+    place = write_run(tmp_path / "a")
+    more = {"weight/lr": 1.0, "weight/a/b": 1.0, "z/lr": 5.0, "z/lr/t0": 6.0}
+    more |= {"z/a/b": 1.0, "z/a/b/t0.2": 2.0, "z/a/c": 3.0}
+    with RunLog(place, 40) as log:
+        log.write(50, line(50, **more))
+    groups = {g.place: g.curves for g in curves.groups([run_folder.read(place, "a")])}
+    panels = {each.chart.title: each.chart for each in groups["guides"]}
+    assert list(panels) == ["Error of lr", "Error of a/b", "Error of a/c: a/c"]
+    assert panels["Error of a/b"].columns == ["step", "a/b", "a/b/t0.2"]
+    assert panels["Error of lr"].rows == [[50, 5.0, 6.0]]
+    # The learning rate is not the loss of the guide that is called lr.
+    assert [each.chart.title for each in groups["loss"]] == ["Loss: diffusion", "Total loss"]
+
+
 def test_a_long_run_keeps_to_a_size(tmp_path, monkeypatch):
     place = write_run(tmp_path / "a", steps=range(1, 3001), previews=range(1, 101))
     monkeypatch.setattr(run, "MANY", 7)
