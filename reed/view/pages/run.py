@@ -145,12 +145,8 @@ def _cost_now(run: Run) -> dict[str, dict[str, float | None]]:
 
 def _differing(runs: Sequence[Run]) -> list[list[Any]]:
     """Return rows of the settings in which runs differ, with the value of each run."""
-    names = dict.fromkeys(
-        name[1:]
-        for run in runs[1:]
-        for name, _, _ in config.differences(runs[0].settings, run.settings, "")
-    )
-    return [[name, *(_text(_at(run.settings, name)) for run in runs)] for name in names]
+    found = config.differing([run.settings for run in runs])
+    return [[name, *map(config.shown, values)] for name, values in found.items()]
 
 
 def _recipe(run: Run) -> dict[str, Any] | None:
@@ -165,25 +161,10 @@ def _recipe(run: Run) -> dict[str, Any] | None:
     for variant in ["", *pipelines.variants(name)]:
         recipe = config.plain(pipelines.recipe(name, variant))
         rows = [
-            [setting[1:], _text(old), _text(new)]
+            [setting[1:], config.shown(old), config.shown(new)]
             for setting, old, new in config.differences(recipe, run.settings, "")
             if old is not None or isinstance(new, dict) or setting[1:].partition(".")[0] in OPEN
         ]
         if nearest is None or len(rows) < len(nearest["rows"]):
             nearest = {"name": f"{name} --variant {variant}" if variant else name, "rows": rows}
     return nearest
-
-
-def _at(table: Any, name: str) -> Any:
-    """Return the value with a dotted name, or None; parts of the name may contain dots."""
-    if not name:
-        return table
-    if isinstance(table, dict):
-        for key in table:
-            if name == key or name.startswith(f"{key}."):
-                return _at(table[key], name[len(key) + 1 :])
-    return None
-
-
-def _text(value: Any) -> str:
-    return "absent" if value is None else value if isinstance(value, str) else json.dumps(value)
