@@ -153,11 +153,11 @@ def _check(request: Request, axes: Sequence[Axis]) -> None:
     """Check which settings are swept, and how many runs that makes."""
     taken = {".".join(_path(text.partition("=")[0], "--set")) for text in request.assignments}
     taken |= {VARIANT} if request.variant else set()
+
+    # One of two values would silently win.
     for number, each in enumerate(axes):
         if each.name == "run":
-            raise ReedError(
-                "run cannot be swept: each run has a folder of its own, in the one of --run"
-            )
+            raise ReedError("run cannot be swept: each run has a folder of its own, below --run")
         if each.name in [other.name for other in axes[:number]]:
             raise ReedError(f"--sweep {each.name} is given twice; give all its values at once")
         if each.name in taken:
