@@ -109,7 +109,7 @@ def main(
       reed-train --shards cache/digits --variant sit --set steps=400
       reed-train --config runs/digits/config.json --dry-run
       reed-train runs/digits --set steps=2000
-      reed-train --shards cache/digits --sweep optim.lr=1e-4,2e-4 --sweep seed=0..4
+      reed-train runs/digits --sweep optim.lr=1e-4,2e-4 --sweep seed=0..4
     """
     if context.invoked_subcommand:
         return
@@ -117,6 +117,8 @@ def main(
     if sweeps:
         _sweep(request, sweeps, dry_run)
         return
+
+    # What is mistyped is told before torch is imported.
     table = request.table()
     typos.check_recipe(table)
     from reed.train import loop, recipe
@@ -237,15 +239,16 @@ def export_run(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="File of the page. Default: report.html in the run.",
+    help="File of the page. Default: report.html in the run or the folder of the sweep.",
 )
 @one_line_errors
 def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None) -> None:
-    """Write an HTML page about a run, or a comparison of several.
+    """Write an HTML page about a run, or a comparison of several or of a sweep.
 
     \b
     Examples:
       reed-train report runs/digits
+      reed-train report runs/digits-sweep
       reed-train report runs/digits-sit runs/digits --out compared.html
     """
     from reed.view.pages import run
@@ -256,7 +259,8 @@ def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: name it with --out FILE")
     out = out or runs[0] / "report.html"
-    run.write(runs, out)
+    for line in run.write(runs, out):
+        click.echo(line)
     click.echo(out)
 
 

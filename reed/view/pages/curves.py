@@ -161,14 +161,26 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     return [*panels, ("others", "Others", others)]
 
 
+def is_time_bin(key: str, keys: Sequence[str]) -> bool:
+    """Return whether a logged quantity is the error of a representation in a bin of the time.
+
+    The name of a guide may contain slashes, so a part of a key is a time only below another key.
+
+    Args:
+        key: Name of the quantity.
+        keys: Names of all logged quantities.
+    """
+    found = _PART.fullmatch(key)
+    return bool(found and found[1] in keys)
+
+
 def _guide_panels(keys: list[str]) -> list[_Panel]:
     """Return a panel for each guide: the error of its representation over all times and by time."""
-    # The name of a guide may contain slashes, so a part of a key is a time only below another key.
-    whole = {key: part[1] for key in keys if (part := _PART.fullmatch(key)) and part[1] in keys}
     errors: dict[str, list[str]] = {}
     for key in keys:
         if key.startswith("z/"):
-            errors.setdefault(whole.get(key, key), []).append(key)
+            whole = key.rpartition("/")[0] if is_time_bin(key, keys) else key
+            errors.setdefault(whole, []).append(key)
     said = (
         "Error of the predicted representation: a squared error, or minus a cosine. /t0.4 is of "
         "samples at times from 0.4 to 0.6; 0 is data and 1 is noise."
