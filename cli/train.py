@@ -243,7 +243,7 @@ def export_run(
 )
 @one_line_errors
 def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None) -> None:
-    """Write an HTML page about a run, or a comparison of several or of a sweep.
+    """Write an HTML page about a run, several runs, or a sweep.
 
     \b
     Examples:

@@ -35,8 +35,9 @@ class Request:
     @property
     def names_run_alone(self) -> bool:
         """Whether the command names an existing run and nothing else to take settings from."""
-        alone = self.run and not self.shards and not self.files
-        return bool(alone and (self.run / "config.json").is_file())
+        if self.run is None or self.shards or self.files:
+            return False
+        return (self.run / "config.json").is_file()
 
     def given(self) -> dict[str, Any]:
         """Merge what the command gives: --config < flags < --set.
