@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from reed import config, pipelines
+from reed import config
 from reed.build.engines import launched_share
-from reed.cache import schema
 from reed.cli import typos
 from reed.cli.common import CACHES, RUNS, one_line_errors, one_run
 from reed.extras import DISTRIBUTION
+from reed.train import sweep
+from reed.train.request import Request
+
+if TYPE_CHECKING:
+    from reed.train import recipe
 
 
 class _Train(click.Group):
@@ -64,6 +68,15 @@ class _Train(click.Group):
     help="One setting, such as optim.lr=2e-4; overrides all others; may be repeated.",
 )
 @click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="Train a run for each value of a setting, such as optim.lr=1e-4,2e-4 or seed=0..4, or of "
+    "the variant; repeated: for all combinations. --run is then the folder of all these runs. "
+    "Default: runs/CACHE[-VARIANT]-sweep.",
+)
+@click.option(
     "--init",
     metavar="FILE",
     help="Initial weights: a public checkpoint of REPA, REED, SiT, DiT, ProteinMPNN or SemlaFlow, "
@@ -72,7 +85,8 @@ class _Train(click.Group):
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Check and print the configuration and the curriculum, without training.",
+    help="Check and print the configuration and the curriculum, or the runs of a sweep, without "
+    "training.",
 )
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-train")
 @click.pass_context
@@ -84,6 +98,7 @@ def main(
     variant: str,
     files: tuple[Path, ...],
     assignments: tuple[str, ...],
+    sweeps: tuple[str, ...],
     init: str | None,
     dry_run: bool,
 ) -> None:
@@ -95,32 +110,23 @@ def main(
       reed-train --shards cache/digits --variant sit --set steps=400
       reed-train --config runs/digits/config.json --dry-run
       reed-train runs/digits --set steps=2000
+      reed-train runs/digits --sweep optim.lr=1e-4,2e-4 --sweep seed=0..4
     """
     if context.invoked_subcommand:
         return
-    # A run that is named alone goes on with its own settings.
-    if run and not shards and not files and (run / "config.json").is_file():
-        files = (run / "config.json",)
-    table = _settings(shards, run, variant, files, assignments, init)
+    request = Request(shards, run, variant, files, assignments, init)
+    if sweeps:
+        _sweep(request, sweeps, dry_run)
+        return
+
+    # What is mistyped is told before torch is imported.
+    table = request.table()
     typos.check_recipe(table)
-    from reed.train import curriculum, loop, recipe
-    from reed.train import dry_run as dry_run_texts
+    from reed.train import loop, recipe
 
     settings = config.build(recipe.TrainConfig, table)
-    # Only the configuration goes to stdout, so that it can be used as a file for --config.
     if dry_run:
-        setup = recipe.check(settings)
-        settings = setup.config
-        setup.data.check(settings.run)
-        for line in loop.untrained(setup)[1] if settings.init else []:
-            click.echo(line, err=True)
-        click.echo(f"weights over {settings.steps} steps:", err=True)
-        schedules = setup.schedules | {"lr": setup.lr}
-        click.echo(curriculum.sketch(schedules, settings.steps), err=True)
-        if setup.guides:
-            click.echo("share of the samples with z, A(t), from noise to data:", err=True)
-            click.echo(dry_run_texts.sketch_guides(setup.guides), err=True)
-        click.echo(json.dumps(config.plain(settings), indent=1))
+        _show(settings)
         return
 
     step = loop.train(settings)
@@ -130,6 +136,43 @@ def main(
         click.echo(f"{settings.run}: stopped at step {step} of {settings.steps}; rerun to go on")
     else:
         click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
+
+
+def _sweep(request: Request, texts: tuple[str, ...], dry_run: bool) -> None:
+    """Train the runs of a sweep, or list them."""
+    sweep.refuse_launch()
+    planned = sweep.of(request, texts)
+    for each in planned.runs:
+        typos.check_recipe(each.table)
+    from reed.train import sweep_runs
+
+    members = sweep_runs.check(planned)
+    if dry_run:
+        click.echo("\n".join(sweep_runs.lines(planned, members)))
+    else:
+        sweep_runs.train(planned, members, click.echo)
+
+
+def _show(settings: recipe.TrainConfig) -> None:
+    """Check and print a configuration.
+
+    Only the configuration goes to stdout, so that it can be used as a file for --config.
+    """
+    from reed.train import dry_run, loop, recipe
+
+    setup = recipe.check(settings)
+    settings = setup.config
+    setup.data.check(settings.run)
+    for line in loop.untrained(setup)[1] if settings.init else []:
+        click.echo(line, err=True)
+
+    # What the numbers mean over the run and over the times of a sample.
+    click.echo(f"weights over {settings.steps} steps:", err=True)
+    click.echo(dry_run.sketch_weights(setup.schedules, setup.lr, settings.steps), err=True)
+    if setup.guides:
+        click.echo("share of the samples with z, A(t), from noise to data:", err=True)
+        click.echo(dry_run.sketch_guides(setup.guides), err=True)
+    click.echo(json.dumps(config.plain(settings), indent=1))
 
 
 _RUN = click.option(
@@ -197,15 +240,16 @@ def export_run(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="File of the page. Default: report.html in the run.",
+    help="File of the page. Default: report.html in the run or the folder of the sweep.",
 )
 @one_line_errors
 def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None) -> None:
-    """Write an HTML page about a run, or a comparison of several.
+    """Write an HTML page about a run, several runs, or a sweep.
 
     \b
     Examples:
       reed-train report runs/digits
+      reed-train report runs/digits-sweep
       reed-train report runs/digits-sit runs/digits --out compared.html
     """
     from reed.view.pages import run
@@ -216,52 +260,9 @@ def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: name it with --out FILE")
     out = out or runs[0] / "report.html"
-    run.write(runs, out)
+    for line in run.write(runs, out):
+        click.echo(line)
     click.echo(out)
-
-
-def _settings(
-    shards: Path | None,
-    run: Path | None,
-    variant: str,
-    files: tuple[Path, ...],
-    assignments: tuple[str, ...],
-    init: str | None,
-) -> dict[str, Any]:
-    """Merge the settings: pipeline's recipe < its variant < --config < flags < --set."""
-    given: dict[str, Any] = {}
-    for file in files:
-        given = config.merge(given, config.read(file))
-    flags = {"shards": shards, "run": run, "init": init}
-    given |= {name: str(value) for name, value in flags.items() if value}
-    for assignment in assignments:
-        given = config.merge(given, config.assignment(assignment))
-    if "shards" not in given:
-        raise click.UsageError("name the cache to train from with --shards DIR")
-
-    # The recipe comes last, because only the cache tells which pipeline's recipe it is.
-    cache = Path(str(given["shards"]))
-    manifest = schema.load_manifest(cache)
-    base = pipelines.recipe(manifest.pipeline, variant, schema.columns(cache))
-    if "run" not in given:
-        default = _default_run(cache, pipelines.label(manifest.pipeline), variant)
-        base = {"run": str(default)} | base
-    return config.merge(base, given)
-
-
-def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
-    """Return runs/CACHE[-VARIANT]; the name of an earlier version if the cache's run has it."""
-    name, older = cache.absolute().name, Path("runs", "-".join(filter(None, (pipeline, variant))))
-    if variant and not name.endswith(f"-{variant}"):
-        name = f"{name}-{variant}"
-
-    # Runs were named after the pipeline; such a run of this cache is resumed.
-    run = Path("runs", name)
-    config_file = older / "config.json"
-    if run != older and not run.exists() and config_file.is_file():
-        shards = Path(str(config.read(config_file).get("shards", "")))
-        return older if shards.absolute() == cache.absolute() else run
-    return run
 
 
 if __name__ == "__main__":

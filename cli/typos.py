@@ -50,16 +50,41 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "preview": ("every", "num", "options"),
     "loader": ("threads", "ahead"),
 }
+# Table of a recipe that has a table for each name -> the settings of that.
+ENTRIES: dict[str, tuple[str, ...]] = {
+    "align": ("target", "tap", "hidden", "time_weight", "probe"),
+    "guide": tuple(
+        "target when read enter drop tap norm noise truth loss lag hidden depth".split()
+    ),
+}
+# Dotted name of a setting -> its type; others, such as those of align.NAME, are not known here.
+TYPES: dict[str, type] = {
+    **dict.fromkeys("steps batch tokens accumulate seed stop_after_bad keep".split(), int),
+    **dict.fromkeys(("every.log", "every.save", "every.keep", "preview.every"), int),
+    **dict.fromkeys(("preview.num", "loader.threads", "loader.ahead"), int),
+    **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
+    **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
+    **dict.fromkeys("one_per precision compile init tracker".split(), str),
+}
 
 
 def check_recipe(table: Mapping[str, Any]) -> None:
-    """Raise ReedError for a setting that no recipe has."""
-    for where, known in RECIPE.items():
-        part = table.get(where, {}) if where else table
-        for name in part if isinstance(part, Mapping) else ():
-            if name not in known:
-                full = f"{where}.{name}".removeprefix(".")
-                raise ReedError(f"unknown setting {full!r}.{suggest(name, known)}")
+    """Raise ReedError for a setting that no recipe has, or a number that is none."""
+    tables = {where: table.get(where, {}) if where else table for where in RECIPE}
+    known = dict(RECIPE)
+    for where, names in ENTRIES.items():
+        entries = table.get(where, {})
+        for name, part in entries.items() if isinstance(entries, Mapping) else ():
+            tables[f"{where}.{name}"], known[f"{where}.{name}"] = part, names
+
+    # What is no table at all is told when the recipe is built.
+    for where, part in tables.items():
+        for name, value in part.items() if isinstance(part, Mapping) else ():
+            full = f"{where}.{name}".removeprefix(".")
+            if name not in known[where]:
+                raise ReedError(f"unknown setting {full!r}.{suggest(name, known[where])}")
+            if full in TYPES:
+                config.convert(TYPES[full], value, full)
 
 
 def check_run(run: Path) -> None:

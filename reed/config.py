@@ -8,7 +8,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,21 +116,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def assignment(text: str) -> dict[str, Any]:
+def assignment(text: str, option: str = "--set") -> dict[str, Any]:
     """Parse "a.b=value" into a nested table.
 
     The value is TOML or, if it is not valid TOML, a string without quotes. A part of the name that
-    has dots is quoted: 'align."v1.5".tap=4'.
+    has dots is quoted: 'align."v1.5".tap=4'. `option` is named in messages.
     """
     name, equals, value = text.partition("=")
     if not equals or not name.strip():
-        raise ReedError(f"--set {text!r} is not of the form name=value (such as optim.lr=2e-4)")
+        raise ReedError(f"{option} {text!r} is not of the form name=value (such as optim.lr=2e-4)")
     for candidate in (value, json.dumps(value, ensure_ascii=False)):
         try:
             return tomllib.loads(f"{name} = {candidate}")
         except tomllib.TOMLDecodeError:
             continue
-    raise ReedError(f"--set {text!r}: {name!r} is not a dotted name (such as optim.lr)")
+    raise ReedError(f"{option} {text!r}: {name!r} is not a dotted name (such as optim.lr)")
 
 
 def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
@@ -152,7 +152,7 @@ def build(cls: type[T], data: Mapping[str, Any], where: str = "") -> T:
     for key, value in data.items():
         if key not in fields:
             raise ReedError(f"unknown setting {_join(where, key)!r}.{suggest(key, fields)}")
-        values[key] = _convert(hints[key], value, _join(where, key))
+        values[key] = convert(hints[key], value, _join(where, key))
     for name, field in fields.items():
         defaults = (field.default, field.default_factory)
         if name not in values and all(value is dataclasses.MISSING for value in defaults):
@@ -182,6 +182,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def shown(value: Any) -> str:
+    """Return a plain value of a setting as text; None is a setting that is absent."""
+    return "absent" if value is None else value if isinstance(value, str) else json.dumps(value)
+
+
 def differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield the dotted name and both values (None if absent) where two plain tables differ."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -191,12 +196,35 @@ def differences(old: Any, new: Any, where: str) -> Iterator[tuple[str, Any, Any]
         yield where, old, new
 
 
+def differing(tables: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the dotted names in which plain tables differ, each with the values of all tables."""
+    names = dict.fromkeys(
+        name[1:] for table in tables[1:] for name, _, _ in differences(tables[0], table, "")
+    )
+    return {name: [_at(table, name) for table in tables] for name in names}
+
+
+def _at(table: Any, name: str) -> Any:
+    """Return the value with a dotted name, or None; parts of the name may contain dots."""
+    if not name:
+        return table
+    if isinstance(table, dict):
+        for key in table:
+            if name == key or name.startswith(f"{key}."):
+                return _at(table[key], name[len(key) + 1 :])
+    return None
+
+
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check a value against its type hint, and build the dataclasses in it."""
+def convert(hint: Any, value: Any, where: str) -> Any:
+    """Check a value against its type hint, and build the dataclasses in it.
+
+    Raises:
+        ReedError: The value has another type; the message begins with `where`.
+    """
     if hint is Any:
         return value
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -207,7 +235,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ReedError(f"{where} must be a table, got {value!r}")
-        return {key: _convert(args[1], item, _join(where, key)) for key, item in value.items()}
+        return {key: convert(args[1], item, _join(where, key)) for key, item in value.items()}
     if origin in (list, tuple):
         return _convert_sequence(origin, args, value, where)
     return _convert_plain(hint, value, where)
@@ -218,7 +246,7 @@ def _first_that_fits(options: tuple[Any, ...], value: Any, where: str) -> Any:
     problems = []
     for option in options:
         try:
-            return _convert(option, value, where)
+            return convert(option, value, where)
         except ReedError as error:
             if option is not type(None):  # for `X | None`, the error of X is the one to show
                 problems.append(error)
@@ -235,7 +263,7 @@ def _convert_sequence(origin: type, args: tuple, value: Any, where: str) -> Any:
         return origin(value)  # fast for long lists, such as the keys in a marker
     hints = [args[0]] * len(value) if same else args
     items = zip(hints, value, strict=True)
-    return origin(_convert(h, item, f"{where}[{i}]") for i, (h, item) in enumerate(items))
+    return origin(convert(h, item, f"{where}[{i}]") for i, (h, item) in enumerate(items))
 
 
 def _convert_plain(hint: Any, value: Any, where: str) -> Any:

@@ -256,3 +256,13 @@ def test_training_needs_no_model_library(cache, recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
     assert checkpoint.steps(tmp_path / "run") == [1]
+
+
+def test_a_guide_called_lr_is_sketched_beside_the_learning_rate(cache, recipe):
+    guide = "guide.lr={target='caption-ngrams/embedding', hidden=16, depth=1}"
+    words = ("--set", guide, "--set", "curriculum.lr=0.25", "--dry-run")
+    found = call(cli_train, "--shards", cache, "--config", recipe, *words)
+    assert found.exit_code == 0, found.stderr
+    weights = [line for line in found.stderr.splitlines() if line.startswith(("lr ", "optim.lr"))]
+    assert "0.25 at the start, 0.25 at the end" in weights[0]
+    assert weights[1].startswith("optim.lr") and "1 at the start, 1 at the end" in weights[1]

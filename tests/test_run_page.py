@@ -19,7 +19,7 @@ from reed.train.log import RunLog
 
 pytest.importorskip("plotly")
 
-from reed.view.pages import curves, run, run_folder, scores  # noqa: E402
+from reed.view.pages import comparison, curves, run, run_folder, scores  # noqa: E402
 
 TINY = runpy.run_path(str(Path(__file__).with_name("tiny_cache.py")))
 HOSTILE = "<img src=x onerror=document.title='taken'>&amp;"
@@ -310,6 +310,21 @@ def test_what_else_is_logged_is_shown(tmp_path):
     assert group.title == "Others" and group.curves[0].chart.rows == [[50, 3.0]]
 
 
+def test_guides_whose_names_have_slashes_or_are_taken_have_panels_of_their_own(tmp_path):
+    place = write_run(tmp_path / "a")
+    more = {"weight/lr": 1.0, "weight/a/b": 1.0, "z/lr": 5.0, "z/lr/t0": 6.0}
+    more |= {"z/a/b": 1.0, "z/a/b/t0.2": 2.0, "z/a/c": 3.0}
+    with RunLog(place, 40) as log:
+        log.write(50, line(50, **more))
+    groups = {g.place: g.curves for g in curves.groups([run_folder.read(place, "a")])}
+    panels = {each.chart.title: each.chart for each in groups["guides"]}
+    assert list(panels) == ["Error of lr", "Error of a/b", "Error of a/c: a/c"]
+    assert panels["Error of a/b"].columns == ["step", "a/b", "a/b/t0.2"]
+    assert panels["Error of lr"].rows == [[50, 5.0, 6.0]]
+    # The learning rate is not the loss of the guide that is called lr.
+    assert [each.chart.title for each in groups["loss"]] == ["Loss: diffusion", "Total loss"]
+
+
 def test_a_long_run_keeps_to_a_size(tmp_path, monkeypatch):
     place = write_run(tmp_path / "a", steps=range(1, 3001), previews=range(1, 101))
     monkeypatch.setattr(run, "MANY", 7)
@@ -320,6 +335,8 @@ def test_a_long_run_keeps_to_a_size(tmp_path, monkeypatch):
     assert "of 3,000 rows, evenly spaced." in text
     monkeypatch.setattr(run, "HEAVY", 300)
     assert len(run._light(run_folder.read(place, "a").previews)) == 3
+    monkeypatch.setattr(run, "HEAVY", 1200)  # shared by the runs of a sweep
+    assert [len(run._light(run_folder.read(place, "a").previews, n)) for n in (4, 16)] == [7, 3]
 
 
 def test_training_time_is_that_between_the_lines(tmp_path):
@@ -420,6 +437,84 @@ def test_sample_sets_are_shown_with_how_they_were_drawn(tmp_path):
     assert said == ["a: the latest 3 of 4 sample sets"]
 
 
+@pytest.fixture
+def swept(tmp_path):
+    """The folder of a sweep of two learning rates and three seeds; one run was stopped."""
+    folder = tmp_path / "digits-sweep"
+    for number, (lr, seed) in enumerate((lr, seed) for lr in (1e-3, 2e-3) for seed in (2, 9, 10)):
+        settings = {"optim": {"lr": lr, "clip": 1.0}, "seed": seed, "run": f"r{number}"}
+        steps = (10, 20) if (lr, seed) == (2e-3, 10) else (10, 40)
+        place = write_run(folder / f"optim.lr={lr}-seed={seed}", steps, shift=number, **settings)
+        if lr == 1e-3:
+            write_score(place, "step-0000010-euler", 10, {"fd": 90.0})
+            write_score(place, "step-0000040-euler", 40, {"fd": 5.0 + number})
+    (folder / "optim.lr=3e-3-seed=2").mkdir()
+    (folder / "optim.lr=3e-3-seed=2" / "config.json").write_text(json.dumps(SETTINGS))
+    return folder
+
+
+def test_a_sweep_is_compared_by_runs_and_over_seeds(swept, open_page):
+    """Values are 1/40 + n for the diffusion loss and 0.4 + n for the cosine of run n."""
+    said = report(swept).splitlines()
+    assert said[-1] == str(swept / "report.html")
+    assert f"{swept}/optim.lr=3e-3-seed=2 has logged nothing yet and is left out" == said[0]
+    header, *rows = [line.split("  ") for line in said[1:4]]
+    assert [cell.strip() for cell in header if cell.strip()] == [
+        *("optim.lr", "seeds", "diffusion", "cos/vit", "loss", "fd")
+    ]
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert cells == [
+        [*("0.001", "3", "1.025 (0.025 to 2.025)", "1.4 (0.4 to 2.4)")]
+        + ["-0.2 (-0.2 to -0.2)", "6 (5 to 7)"],
+        ["0.002", "2", "3.525 (3.025 to 4.025)", "3.9 (3.4 to 4.4)", "-0.2 (-0.2 to -0.2)"],
+    ]
+    assert said[4].endswith("over seeds. 1 run in training or stopped: left out.")
+
+    browser = open_page(swept / "report.html")
+    table = table_in(browser, "#comparison")
+    assert table[:2] == [cells[0], [*cells[1], ""]]
+    assert [row[0] for row in table[2:]] == [  # 10 comes after 9
+        f"optim.lr={lr}-seed={seed}" for lr in (1e-3, 2e-3) for seed in (2, 9, 10)
+    ]
+    assert table[3] == [*("optim.lr=0.001-seed=9", "9", "0.001", "40", "1.025", "1.4", "-0.2", "6")]
+    assert table[7][3:5] == ["20", "5.05"] and table[7][-1] == ""
+
+
+def test_runs_without_swept_seeds_are_compared_one_by_one(tmp_path):
+    """Metrics of samples that were drawn in two ways are two metrics."""
+    one = write_run(tmp_path / "one")
+    two = write_run(tmp_path / "two", steps=(10, 40), optim={"lr": 1.0}, run="runs/y")
+    for place in (one, two):
+        write_score(place, "step-0000040-euler", 40, {"fd": 2.0})
+    write_score(two, "step-0000040-heun", 40, {"fd": 1.0})
+    found = [run_folder.read(place, place.name) for place in (one, two)]
+    records = [score for each in found for score in scores.read(each.place, each.name)]
+    (table,) = comparison.tables(found, records)
+    names = ["diffusion", "cos/vit", "loss", "fd (euler)", "fd (heun)"]
+    assert table.columns == ["run", *LR, "step", *names]
+    assert [row[0] for row in table.rows] == ["one", "two"]
+    assert [row[-2:] for row in table.rows] == [[2.0, ""], [2.0, 1.0]]
+
+
+LR = ["optim.lr", "optim.clip", "optim.schedule"]  # the settings that differ in that test
+
+
+def test_a_spread_says_what_it_leaves_out():
+    assert comparison.spread([1.0, 3.0, 2.0]) == "2 (1 to 3)"
+    assert comparison.spread([0.5]) == "0.5" and comparison.spread([None, None]) == ""
+    assert comparison.spread([1.0, None, 2.0]) == "1.5 (1 to 2); 2 of 3"
+    assert comparison.spread([1.0, math.nan, math.inf]) == "1; 2 not finite"
+    assert comparison.spread([math.nan]) == "1 not finite"
+
+
+def test_a_sweep_that_has_not_begun_is_one_line(tmp_path):
+    for name in "ab":
+        (tmp_path / "s" / name).mkdir(parents=True)
+        (tmp_path / "s" / name / "config.json").write_text(json.dumps(SETTINGS))
+    said = report(tmp_path / "s")
+    assert said == f"Error: none of the 2 runs in {tmp_path}/s has logged anything yet"
+
+
 LOG = '{"step": 10, "loss": 1.0}\n'
 
 
@@ -469,7 +564,8 @@ def test_runs_that_cannot_be_told_apart_are_refused(tmp_path):
     assert "several runs make one page: name it with --out FILE" in report(one, two)
     with pytest.raises(ReedError, match="one run is named twice"):
         run.write([one, tmp_path / "a" / ".." / "a" / "same"], tmp_path / "x.html")
-    assert report(one, two, "--out", tmp_path / "x.html") == str(tmp_path / "x.html")
+    said = report(one, two, "--out", tmp_path / "x.html").splitlines()
+    assert said[-1] == str(tmp_path / "x.html")
     assert f"<title>Runs {one}, {two}</title>" in (tmp_path / "x.html").read_text()
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -102,11 +103,13 @@ def test_settings_that_make_no_sense_are_refused(make, over, parts):
     assert all(part in str(caught.value) for part in parts), caught.value
 
 
-def test_a_tracker_without_its_package_is_named(make, monkeypatch):
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_tracker_without_its_package_is_named(make, monkeypatch, name):
     found = importlib.util.find_spec
-    monkeypatch.setattr(runlog, "find_spec", lambda name: None if name == "wandb" else found(name))
-    with pytest.raises(ReedError, match=r"tracker 'wandb' needs .*pip install wandb.*tracker=none"):
-        trained(make(tracker="wandb"))
+    monkeypatch.setattr(runlog, "find_spec", lambda asked: None if asked == name else found(asked))
+    says = rf"tracker '{name}' needs .*pip install {name}.*tracker=none"
+    with pytest.raises(ReedError, match=says):
+        trained(make(tracker=name))
     assert not make().run.exists()
 
 
@@ -123,6 +126,68 @@ def test_tensorboard_is_told_what_the_log_is(make, fresh_accelerator):
         events = {event.step: event.value for event in told.Scalars(name)}
         assert events == pytest.approx({line["step"]: line[name] for line in log}), name
     assert {event.step for event in told.Images("preview")} == {5, 10, 15}
+
+
+@pytest.mark.filterwarnings("ignore")  # those of MLflow and of what it imports
+def test_mlflow_is_told_what_the_log_is(make, fresh_accelerator, tmp_path, monkeypatch):
+    """In a real store; a rerun with more steps goes on in the same run."""
+    mlflow = pytest.importorskip("mlflow")
+    pytest.importorskip("sqlalchemy")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/tracked.db")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    more = {"tracker": "mlflow", "preview": {"every": 5, "num": 4, "options": {"steps": 2}}}
+    odd = {"target": "caption-ngrams/embedding", "tap": 1, "hidden": 16}
+    more |= {"align": {"a@b": odd}, "curriculum": {"a@b": 0.1}}  # MLflow's names have no @
+    run = trained(make(steps=10, **more))
+    trained(make(steps=15, **more))
+    other = trained(make("other", steps=5, **more))
+
+    client = mlflow.MlflowClient()
+    (experiment,) = [e for e in client.search_experiments() if e.name == "reed"]
+    told = {each.info.run_name: each for each in client.search_runs([experiment.experiment_id])}
+    assert told.keys() == {run.name, other.name}
+    ours = told[run.name]
+    assert ours.info.status == "FINISHED"
+    assert (ours.data.params["optim.lr"], ours.data.params["steps"]) == ("0.002", "10")
+    assert ours.data.params["align.a_b.tap"] == "1"
+    log = runlog.read(run)
+    for name in ("loss", "weight/diffusion", "cos/digits-vit", "cos/a@b", "samples_per_s"):
+        history = client.get_metric_history(ours.info.run_id, name.replace("@", "_"))
+        assert {each.step: each.value for each in history} == pytest.approx(
+            {line["step"]: line[name] for line in log}
+        ), name
+    pictures = client.list_artifacts(ours.info.run_id, "previews")
+    assert [each.path for each in pictures] == [
+        f"previews/step-{step:07d}.png" for step in (5, 10, 15)
+    ]
+
+
+def test_what_mlflow_is_given_follows_the_interface_of_accelerate(tmp_path):
+    """Where MLflow is not installed: names that it takes, and pictures as files."""
+    calls = []
+
+    class Tracker:
+        name = "mlflow"
+
+        def log(self, values, step):
+            calls.append((step, values))
+
+        def log_artifact(self, path, folder):
+            calls.append((Path(path).is_file(), Path(path).name, folder))
+
+        def finish(self):
+            calls.append("finished")
+
+    with runlog.RunLog(tmp_path, 0, [Tracker()]) as log:
+        log.write(3, {"cos/a@b": 0.5, "z/q/t0.4": 1.0})
+        log.picture(3, np.zeros((4, 4, 3), np.uint8))
+    assert calls == [
+        (3, {"cos/a_b": 0.5, "z/q/t0.4": 1.0}),
+        (True, "step-0000003.png", "previews"),
+        "finished",
+    ]
+    assert runlog.read(tmp_path) == [{"step": 3, "cos/a@b": 0.5, "z/q/t0.4": 1.0}]
 
 
 def test_a_run_folder_has_one_writer_at_a_time(make):

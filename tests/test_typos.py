@@ -21,7 +21,9 @@ from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.cli import typos
 from reed.errors import ReedError
+from reed.guides.settings import GuideConfig
 from reed.train import settings as train_settings
+from reed.train.align import AlignConfig
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 PROGRAM = """
@@ -53,6 +55,11 @@ WRONG = [
     ("train --shards cache/nowhere", "no cache at cache/nowhere"),
     ("train --shards CACHE --set nosuch=1", "unknown setting 'nosuch'. Available: "),
     ("train --shards CACHE --set optim.rate=1", "unknown setting 'optim.rate'. Available: betas"),
+    ("train --shards CACHE --set seed=one", "seed must be int, got str 'one'"),
+    ("train --shards CACHE --set align.digits-vit.tip=1", "unknown setting 'align.digits-vit.tip'"),
+    ("train --shards CACHE --sweep guide.z.reed=bank,joint", "unknown setting 'guide.z.reed'"),
+    ("train --shards CACHE --sweep optim.lr=1e-4,2e-4,x", "optim.lr must be float, got str 'x'"),
+    ("train --shards CACHE --sweep variant=none,siit", "no variant 'siit'. Did you mean 'sit'?"),
     ("evaluate nowhere.npz --reference RUN", "cannot read samples from nowhere.npz: there is"),
     ("evaluate RUN --reference nowhere", "cannot read the reference from nowhere: there is"),
     ("cache build digits --set nosuch=1", "--set nosuch=… does not name a column"),
@@ -104,6 +111,15 @@ def test_the_names_that_need_no_torch_are_those_of_the_dataclasses():
     }
     for name, cls in tables.items():
         assert set(typos.RECIPE[name]) == {field.name for field in config.settable(cls)}
+    for name, cls in {"align": AlignConfig, "guide": GuideConfig}.items():
+        assert set(typos.ENTRIES[name]) == {field.name for field in config.settable(cls)}
+    plain = {
+        f"{table}.{field.name}".removeprefix("."): field.type
+        for table, cls in tables.items()
+        for field in config.settable(cls)
+        if field.type in ("int", "float", "str")
+    }
+    assert {name: kind.__name__ for name, kind in typos.TYPES.items()} == plain
     kinds = cli_evaluate._kinds().values()
     flags = {option.flag for each in kinds for cls in each for option in config.options(cls)}
     assert flags == set(typos.EVALUATION)

@@ -7,7 +7,19 @@ from collections.abc import Mapping
 import torch
 
 from reed.guides.settings import GuideSpec
-from reed.train.curriculum import drawn
+from reed.train.curriculum import Schedule, drawn, sketch
+
+
+def sketch_weights(schedules: Mapping[str, Schedule], lr: Schedule, steps: int) -> str:
+    """Draw the weight of every loss, and below them the learning rate, as lines of text.
+
+    Args:
+        schedules: Loss name -> its weight; a guide may be called lr, too.
+        lr: Factor of the learning rate.
+        steps: Steps of the run.
+    """
+    name = "lr" if "lr" not in schedules else "optim.lr"
+    return sketch({**schedules, name: lr}, steps)
 
 
 def sketch_guides(guides: Mapping[str, GuideSpec], width: int = 48) -> str:

@@ -14,13 +14,15 @@ from reed.train import log
 from reed.train.settings import TrainConfig
 
 
-def accelerator_for(settings: TrainConfig) -> Accelerator:
-    """Make the Accelerator with the recipe's precision, tracker and timeout.
-
-    Raises:
-        ReedError: The tracker is not installed, or the device lacks the precision.
-    """
+def check(settings: TrainConfig) -> None:
+    """Raise ReedError if the tracker is not installed, or the device lacks the precision."""
     log.check_tracker(settings.tracker)
+    _mixed_precision(settings.precision)
+
+
+def accelerator_for(settings: TrainConfig) -> Accelerator:
+    """Make the Accelerator with the recipe's precision, tracker and timeout; see `check`."""
+    check(settings)
     cuda = torch.cuda.is_available()
     # bfloat16 partial sums in long matrix products have led compiled training to worse minima
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False

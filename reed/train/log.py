@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,8 @@ import numpy as np
 from reed.cache.files import write_atomic
 from reed.errors import ReedError
 from reed.picture import save_png
+
+_REFUSED = re.compile(r"[^/\w.\- :]")  # characters that names in MLflow must not have
 
 
 class RunLog:
@@ -36,12 +39,18 @@ class RunLog:
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for tracker in self._trackers:
+            if tracker.name == "mlflow":
+                values = {name_for_mlflow(name): value for name, value in values.items()}
             tracker.log(values, step=step)
 
     def picture(self, step: int, picture: np.ndarray) -> None:
         """Write a picture [H, W, C] uint8 as previews/step-0001000.png."""
-        save_png(picture, self._run / "previews" / f"step-{step:07d}.png")
+        path = self._run / "previews" / f"step-{step:07d}.png"
+        save_png(picture, path)
         for tracker in self._trackers:
+            if tracker.name == "mlflow":  # Accelerate's tracker of MLflow has no log_images
+                tracker.log_artifact(str(path), "previews")
+                continue
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images({"preview": picture[None]}, step=step, **layout)
 
@@ -82,6 +91,11 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
         if isinstance(value, bool) or not isinstance(value, int | float | None):
             raise ReedError(f"cannot read {where}: {name} is {value!r}, not a number; restore it")
     return line
+
+
+def name_for_mlflow(name: str) -> str:
+    """Return the name of a parameter or a metric without characters that MLflow refuses."""
+    return _REFUSED.sub("_", name)
 
 
 def check_tracker(name: str) -> None:

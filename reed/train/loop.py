@@ -6,7 +6,6 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from reed import config
 from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, public, recipe, summary
+from reed.train import checkpoint, public, recipe, summary, trackers
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.ema import Ema
@@ -213,14 +211,7 @@ class Trainer:
     def _log(self) -> RunLog:
         """Open the log, and the tracker if the recipe names one."""
         settings = self.setup.config
-        if settings.tracker != "none":
-            # The id depends on the folder alone, so that a rerun continues the tracker's same run.
-            identity = {"id": f"{seed_for('tracker', str(settings.run.resolve())):x}"}
-            options = {"name": settings.run.name, "dir": str(settings.run), "resume": "allow"}
-            self.accelerator.init_trackers(
-                "reed", _flat(config.plain(settings)), init_kwargs={"wandb": options | identity}
-            )
-        return RunLog(settings.run, self.step, self.accelerator.trackers)
+        return RunLog(settings.run, self.step, trackers.start(self.accelerator, settings))
 
     def train_step(self, fed: Fed) -> dict[str, Tensor]:
         """Do one optimizer step on one batch, and return the values to log, still on the device."""
@@ -285,14 +276,3 @@ def _due(step: int, interval: int) -> bool:
 
 def _compiles(setting: str, device: torch.device) -> bool:
     return setting == "on" or (setting == "auto" and device.type == "cuda")
-
-
-def _flat(table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """Return nested settings under dotted names, which is what trackers take."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{where}{key}.")
-        else:
-            flat[f"{where}{key}"] = value if isinstance(value, int | float | str) else str(value)
-    return flat

@@ -176,34 +176,36 @@ def _stream(
     )
 
 
-def claim(settings: TrainConfig) -> None:
-    """Write the run's config.json, unless the folder belongs to another recipe.
-
-    Settings that a rerun may change (FREE) are overwritten.
+def check_free(settings: TrainConfig) -> None:
+    """Check that the run's folder is new, or of the same recipe but for FREE.
 
     Raises:
         ReedError: The folder holds a run that was trained with other settings; the message names
             the first difference.
     """
     path, new_table = settings.run / "config.json", config.plain(settings)
+    if not path.is_file():
+        return
 
-    if path.is_file():
-        # An older file may lack settings that have been added since: building it fills them in.
-        old_table = config.plain(config.build(TrainConfig, config.read(path)))
-        fixed = [name for name in new_table if name not in FREE]
-        differences = [
-            difference
-            for name in fixed
-            for difference in config.differences(old_table[name], new_table[name], name)
-        ]
-        if differences:
-            name, old, new = differences[0]
+    # An older file may lack settings that have been added since: building it fills them in.
+    old_table = config.plain(config.build(TrainConfig, config.read(path)))
+    fixed = [name for name in new_table if name not in FREE]
+    for name in fixed:
+        for where, old, new in config.differences(old_table[name], new_table[name], name):
             raise ReedError(
-                f"{settings.run} was trained with {name} = {old!r}, now it is {new!r}; "
+                f"{settings.run} was trained with {where} = {old!r}, now it is {new!r}; "
                 "choose another --run"
             )
 
-    write_atomic(path, (json.dumps(new_table, indent=1) + "\n").encode())
+
+def claim(settings: TrainConfig) -> None:
+    """Write the run's config.json, unless the folder belongs to another recipe; see `check_free`.
+
+    Settings that a rerun may change (FREE) are overwritten.
+    """
+    check_free(settings)
+    text = json.dumps(config.plain(settings), indent=1) + "\n"
+    write_atomic(settings.run / "config.json", text.encode())
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from reed.train.ema import Decay, constant_decay, power_decay
 CHOICES = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
     "compile": ("auto", "on", "off"),
-    "tracker": ("none", "tensorboard", "wandb"),
+    "tracker": ("none", "tensorboard", "wandb", "mlflow"),
 }
 
 

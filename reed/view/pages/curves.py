@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ from reed.view.pages import page
 from reed.view.pages.run_folder import Run, per_step
 
 PLANNED = ", planned"  # ending of the names of planned lines
+# What every line of a log has: such a key is not the loss of a guide of that name.
+OWN = ("step", "samples", "loss", "grad_norm", "lr", "samples_per_s", "wait_share")
+_PART = re.compile(r"(z/.+)/t\d+(\.\d+)?")  # the error of a representation in a bin of the time
 Line = tuple[Sequence[int], Sequence[float | None]]  # steps, values
 
 
@@ -129,7 +133,7 @@ def _schedules(run: Run) -> list[tuple[str, Schedule, float]]:
 
 def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     """Return (name in links, heading, panels) of everything that is logged."""
-    losses = [key for key in keys if f"weight/{key}" in keys]
+    losses = [key for key in keys if f"weight/{key}" in keys and key not in OWN]
     cosines = [key for key in keys if key.startswith("cos/")]
     weights = [key for key in keys if key.startswith("weight/")]
     dotted = f"Dotted: as the recipe plans it, over all steps. {note}".strip()
@@ -157,19 +161,34 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     return [*panels, ("others", "Others", others)]
 
 
+def is_time_bin(key: str, keys: Sequence[str]) -> bool:
+    """Return whether a logged quantity is the error of a representation in a bin of the time.
+
+    The name of a guide may contain slashes, so a part of a key is a time only below another key.
+
+    Args:
+        key: Name of the quantity.
+        keys: Names of all logged quantities.
+    """
+    found = _PART.fullmatch(key)
+    return bool(found and found[1] in keys)
+
+
 def _guide_panels(keys: list[str]) -> list[_Panel]:
     """Return a panel for each guide: the error of its representation over all times and by time."""
-    entries = [key.split("/") for key in keys if key.startswith("z/")]
-    names = dict.fromkeys(parts[1] for parts in entries)
+    errors: dict[str, list[str]] = {}
+    for key in keys:
+        if key.startswith("z/"):
+            whole = key.rpartition("/")[0] if is_time_bin(key, keys) else key
+            errors.setdefault(whole, []).append(key)
     said = (
         "Error of the predicted representation: a squared error, or minus a cosine. /t0.4 is of "
         "samples at times from 0.4 to 0.6; 0 is data and 1 is noise."
     )
-    panels = []
-    for name in names:
-        group = ["/".join(parts) for parts in entries if parts[1] == name]
-        panels.append(_Panel(f"Error of {name}", "error", said, group, each=True))
-    return panels
+    return [
+        _Panel(f"Error of {_short(key)}", "error", said, group, each=True)
+        for key, group in errors.items()
+    ]
 
 
 def _loss_panels(losses: list[str]) -> list[_Panel]:

@@ -160,11 +160,11 @@ def _environment() -> Any:
         "script": lambda name: (HERE / name).read_text(),
         "plotly_script": offline.get_plotlyjs,
     }
-    environment.filters["number"] = _number
+    environment.filters["number"] = number
     return environment
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Format a number: integers with separators, others to four digits."""
     if value is None:
         return "not known"

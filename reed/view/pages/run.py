@@ -12,24 +12,29 @@ from reed import config, pipelines
 from reed.bytes import human
 from reed.errors import ReedError
 from reed.evaluate.provenance import stage_one_of
-from reed.view.pages import curves, page, scores
+from reed.view.pages import comparison, curves, page, run_folder, scores
 from reed.view.pages.run_folder import Picture, Run, facts, pictures, read
 
 MANY, HEAVY = 48, 24_000_000  # pictures per run, and their bytes, at most
+FULL = 4  # runs with so many pictures; of more runs, each has fewer
 SETS = 3  # latest sample sets shown of a single run; of several runs one each
 OPEN = ("data", "domain", "curriculum")  # tables of a recipe without defaults of the package
 
 
-def write(places: Sequence[Path], out: Path) -> None:
+def write(places: Sequence[Path], out: Path) -> list[str]:
     """Read run folders and write a page about them.
 
     Args:
-        places: Folders of the runs.
+        places: Folders of the runs, or of sweeps.
         out: File of the page.
+
+    Returns:
+        Lines that compare the runs; none for a single run.
 
     Raises:
         ReedError: A folder is not a run, has no log yet, has damaged files, or is named twice.
     """
+    places, left_out = run_folder.expanded(places)
     names = [place.resolve().name for place in places]
     # Runs of one name in different folders are told apart by their whole paths.
     if len(set(names)) < len(names):
@@ -41,6 +46,7 @@ def write(places: Sequence[Path], out: Path) -> None:
     several = len(runs) > 1
     records = [score for run in runs for score in scores.read(run.place, run.name)]
     sets, notes = _sets(runs)
+    compared = comparison.tables(runs, records) if several else []
     page.write(
         out,
         "run.html",
@@ -49,7 +55,8 @@ def write(places: Sequence[Path], out: Path) -> None:
         names=names,
         several=several,
         facts=_side_by_side(runs),
-        warnings=[problem for run in runs for problem in run.warnings],
+        warnings=left_out + [problem for run in runs for problem in run.warnings],
+        compared=compared,
         groups=curves.groups(runs),
         film=_film(runs),
         sets=sets,
@@ -64,6 +71,7 @@ def write(places: Sequence[Path], out: Path) -> None:
         recipe=None if several else _recipe(runs[0]),
         settings=[(run.name, json.dumps(run.settings, indent=1)) for run in runs],
     )
+    return left_out + [line for table in compared for line in [*table.lines, table.caption, ""]]
 
 
 def _side_by_side(runs: Sequence[Run]) -> list[list[Any]]:
@@ -77,7 +85,7 @@ def _film(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the previews of every run, within MANY and HEAVY, and all steps that have one."""
     reels, left_out = [], []
     for run in runs:
-        shown = _light(run.previews)
+        shown = _light(run.previews, len(runs))
         if len(shown) < len(run.previews):
             left_out.append(f"{len(shown)} of {len(run.previews)} pictures of {run.name}")
         reels.append({"name": run.name, "pictures": [_shown(picture) for picture in shown]})
@@ -85,11 +93,16 @@ def _film(runs: Sequence[Run]) -> dict[str, Any]:
     return {"steps": steps, "reels": reels, "left_out": left_out}
 
 
-def _light(previews: list[Picture]) -> list[Picture]:
-    """Return as many pictures as a page can hold, evenly spaced, with the first and the last."""
+def _light(previews: list[Picture], runs: int = 1) -> list[Picture]:
+    """Return as many pictures as a page can hold, evenly spaced, with the first and the last.
+
+    Args:
+        previews: The pictures of a run.
+        runs: Number of runs on the page.
+    """
     known = [picture for picture in previews if picture.step is not None]
     size = sum(picture.path.stat().st_size for picture in known) / max(len(known), 1)
-    return page.thinned(known, min(MANY, max(2, int(HEAVY / max(size, 1)))))
+    return page.thinned(known, min(MANY, max(2, int(HEAVY / max(size, 1) / max(runs / FULL, 1)))))
 
 
 def _shown(picture: Picture) -> dict[str, Any]:
@@ -145,12 +158,8 @@ def _cost_now(run: Run) -> dict[str, dict[str, float | None]]:
 
 def _differing(runs: Sequence[Run]) -> list[list[Any]]:
     """Return rows of the settings in which runs differ, with the value of each run."""
-    names = dict.fromkeys(
-        name[1:]
-        for run in runs[1:]
-        for name, _, _ in config.differences(runs[0].settings, run.settings, "")
-    )
-    return [[name, *(_text(_at(run.settings, name)) for run in runs)] for name in names]
+    found = config.differing([run.settings for run in runs])
+    return [[name, *map(config.shown, values)] for name, values in found.items()]
 
 
 def _recipe(run: Run) -> dict[str, Any] | None:
@@ -165,25 +174,10 @@ def _recipe(run: Run) -> dict[str, Any] | None:
     for variant in ["", *pipelines.variants(name)]:
         recipe = config.plain(pipelines.recipe(name, variant))
         rows = [
-            [setting[1:], _text(old), _text(new)]
+            [setting[1:], config.shown(old), config.shown(new)]
             for setting, old, new in config.differences(recipe, run.settings, "")
             if old is not None or isinstance(new, dict) or setting[1:].partition(".")[0] in OPEN
         ]
         if nearest is None or len(rows) < len(nearest["rows"]):
             nearest = {"name": f"{name} --variant {variant}" if variant else name, "rows": rows}
     return nearest
-
-
-def _at(table: Any, name: str) -> Any:
-    """Return the value with a dotted name, or None; parts of the name may contain dots."""
-    if not name:
-        return table
-    if isinstance(table, dict):
-        for key in table:
-            if name == key or name.startswith(f"{key}."):
-                return _at(table[key], name[len(key) + 1 :])
-    return None
-
-
-def _text(value: Any) -> str:
-    return "absent" if value is None else value if isinstance(value, str) else json.dumps(value)

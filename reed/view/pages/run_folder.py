@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import struct
 from collections.abc import Sequence
@@ -80,6 +81,35 @@ class Run:
         """Return the steps at which a quantity is logged, and its values."""
         pairs = [(line["step"], line[key]) for line in self.lines if key in line]
         return [step for step, _ in pairs], [value for _, value in pairs]
+
+
+def expanded(places: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Return runs in place of the folders of sweeps, and notes on runs that are left out.
+
+    Args:
+        places: Folders of runs, and folders in which runs are.
+
+    Raises:
+        ReedError: No run in a folder of runs has logged anything.
+    """
+    runs, notes = [], []
+    for place in places:
+        inside = sorted((path.parent for path in place.glob("*/config.json")), key=_natural)
+        if (place / "config.json").is_file() or not inside:
+            runs.append(place)
+            continue
+        logged = [path for path in inside if log.read(path)]
+        if not logged:
+            raise ReedError(f"none of the {len(inside)} runs in {place} has logged anything yet")
+        runs += logged
+        notes += [f"{p} has logged nothing yet and is left out" for p in inside if p not in logged]
+    return runs, notes
+
+
+def _natural(path: Path) -> list[Any]:
+    """Return a key by which seed=9 comes before seed=10."""
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def read(place: Path, name: str) -> Run:

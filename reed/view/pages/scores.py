@@ -105,10 +105,10 @@ def charts(scores: Sequence[Score], several: bool) -> list[page.Chart]:
     known = [score for score in scores if score.step is not None]
     lines: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {}
     for score in known:
-        label = ", ".join(_label(score, known, several)) or score.run
+        name_of_line = ", ".join(label(score, known, several)) or score.run
         for name, metric in score.metrics.items():
             if metric["value"] is not None:
-                xs, ys = lines.setdefault(name, {}).setdefault(label, ([], []))
+                xs, ys = lines.setdefault(name, {}).setdefault(name_of_line, ([], []))
                 xs.append(score.step)
                 ys.append(metric["value"])
     caption = "By the step of the checkpoint that the samples were drawn from."
@@ -134,8 +134,14 @@ def _values(score: Score, names: list[str]) -> list[Any]:
     return [score.metrics[name]["value"] if name in score.metrics else "" for name in names]
 
 
-def _label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str]:
-    """Yield the parts of a line's name that distinguish it from the others."""
+def label(score: Score, scores: Sequence[Score], several: bool) -> Iterator[str]:
+    """Yield the parts of a line's name that distinguish it from the others.
+
+    Args:
+        score: The evaluation.
+        scores: All evaluations.
+        several: Whether they are of several runs, so that the name of the run is a part.
+    """
     if several:
         yield score.run
     if len({each.way for each in scores}) > 1:
