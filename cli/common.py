@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Callable, Iterable
@@ -120,6 +121,23 @@ def one_run(place: Path | None, run: Path | None, what: str) -> Path:
     if found is None:
         raise click.UsageError(f"Missing argument {what!r}.")
     return found
+
+
+def kind_of(run: Path) -> str:
+    """Return the kind of a run as its data.json states it; empty if there is none."""
+    try:
+        return str(json.loads((run / "data.json").read_text(encoding="utf-8"))["domain"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def sample_command(run: Path) -> str:
+    """Return the command that draws samples from a run, with the options that its domain needs."""
+    from reed.domains.base import Asking  # here, because it imports torch
+    from reed.train.run_data import domain_class
+
+    domain = domain_class(kind_of(run))
+    return f"reed-sample --run {run} {domain.asks if isinstance(domain, Asking) else ''}".rstrip()
 
 
 def pick_device(name: str) -> str:

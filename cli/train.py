@@ -12,7 +12,7 @@ from reed import config, pipelines
 from reed.build.engines import launched_share
 from reed.cache import schema
 from reed.cli import typos
-from reed.cli.common import CACHES, RUNS, one_line_errors, one_run
+from reed.cli.common import CACHES, RUNS, one_line_errors, one_run, sample_command
 from reed.extras import DISTRIBUTION
 
 
@@ -128,7 +128,7 @@ def main(
     if step < settings.steps:
         click.echo(f"{settings.run}: stopped at step {step} of {settings.steps}; rerun to go on")
     else:
-        click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
+        click.echo(f"{settings.run}: trained; draw samples with: {sample_command(settings.run)}")
 
 
 _RUN = click.option(

@@ -6,7 +6,6 @@ names are repeated here; a test compares them with the dataclasses.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from reed import config
-from reed.cli.common import either
+from reed.cli.common import either, kind_of
 from reed.errors import ReedError, suggest
 
 _OF_GUIDES = ("guide-scale", "guide-interval", "guide-mixture", "guide-replace")  # fields of z
@@ -86,7 +85,7 @@ def check_sample(command: click.Command, own: list[click.Parameter], args: Itera
 
     # What options a kind of the user's own has is known only once its module is imported.
     check_run(run)
-    kind = _kind(run)
+    kind = kind_of(run)
     if not kind or ":" in kind or kind in metadata.entry_points(group="reed.domains").names:
         return
 
@@ -135,11 +134,3 @@ def _parameter(flag: str) -> str:
 def _takes(flag: str) -> dict[str, Any]:
     """Return how click reads a flag."""
     return {"is_flag": True} if flag in SWITCHES else {"nargs": 2 if flag in PAIRS else 1}
-
-
-def _kind(run: Path) -> str:
-    """Return the kind of a run as its data.json states it; empty if there is none."""
-    try:
-        return str(json.loads((run / "data.json").read_text(encoding="utf-8"))["domain"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

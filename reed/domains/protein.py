@@ -93,6 +93,7 @@ class ProteinDomain:
     roles = ("coords", "residue", "number", "chain", "neighbours")
     losses = ("diffusion",)
     sampling = DesignOptions
+    asks = "--structure FILE"
 
     backbone_noise: float = 0.1
     min_t: float = 0.01
