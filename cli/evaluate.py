@@ -8,19 +8,28 @@ from typing import Any
 import click
 
 from reed.cli import typos
-from reed.cli.common import CACHES, DEVICE, RUNS, one_line_errors, one_run, pick_device
+from reed.cli.common import (
+    CACHES,
+    DEVICE,
+    RUNS,
+    importing,
+    one_line_errors,
+    one_run,
+    pick_device,
+)
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
 
 
 def _kinds() -> Kinds:
     """Return the evaluator of every kind, whose fields are options."""
-    from reed.evaluate.base import EVALUATORS
+    with importing():
+        from reed.evaluate.base import EVALUATORS
 
     return {name: (EVALUATORS.get(name),) for name in EVALUATORS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation, flags=typos.EVALUATION)
 @click.argument("samples", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--run",

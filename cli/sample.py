@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from reed.build.engines import Share, launched_share
-from reed.cli import typos
-from reed.cli.common import DEVICE, RUNS, either, one_line_errors, pick_device
+from reed.cli import completion, typos
+from reed.cli.common import DEVICE, RUNS, either, importing, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
@@ -21,13 +21,14 @@ _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --check
 
 def _kinds() -> Kinds:
     """Return the dataclasses of every domain: options of its sampling and of its output."""
-    from reed.domains.base import DOMAINS
-    from reed.sample.sample_set import output_of
+    with importing():
+        from reed.domains.base import DOMAINS
+        from reed.sample.sample_set import output_of
 
     return {name: (DOMAINS.get(name).sampling, output_of(name)) for name in DOMAINS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample, flags=typos.SAMPLE)
 @click.argument(
     "place", metavar="[RUN]", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
 )
@@ -39,7 +40,11 @@ def _kinds() -> Kinds:
     help="Run to draw from; the same as RUN.",
 )
 @click.option(
-    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=completion.of_run(completion.steps),
+    help="Step of the run's checkpoint. Default: the latest.",
 )
 @click.option(
     "--checkpoint",
@@ -55,8 +60,8 @@ def _kinds() -> Kinds:
 )
 @click.option(
     "--convention",
-    metavar="NAME",
-    help="Convention of the checkpoint, if it cannot be detected: reed, sit or dit.",
+    type=click.Choice(["auto", "reed", "sit", "dit"]),
+    help="Convention of the checkpoint, if it cannot be detected.",
 )
 @click.option(
     "--heads",

@@ -11,8 +11,8 @@ import click
 from reed import config, pipelines
 from reed.build.engines import launched_share
 from reed.cache import schema
-from reed.cli import typos
-from reed.cli.common import CACHES, RUNS, one_line_errors, one_run, sample_command
+from reed.cli import completion, typos
+from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.extras import DISTRIBUTION
 
 
@@ -46,6 +46,7 @@ class _Train(click.Group):
     "--variant",
     default="",
     metavar="NAME",
+    shell_complete=completion.of_run(completion.variants),
     help="Variant of the pipeline's recipe, such as sit or repa.",
 )
 @click.option(
@@ -102,8 +103,9 @@ def main(
         files = (run / "config.json",)
     table = _settings(shards, run, variant, files, assignments, init)
     typos.check_recipe(table)
-    from reed.train import curriculum, loop, recipe
-    from reed.train import dry_run as dry_run_texts
+    with importing():
+        from reed.train import curriculum, loop, recipe
+        from reed.train import dry_run as dry_run_texts
 
     settings = config.build(recipe.TrainConfig, table)
     # Only the configuration goes to stdout, so that it can be used as a file for --config.
@@ -153,7 +155,11 @@ _RUN = click.option(
     help="File to write: .pt (the model and its average) or .safetensors (one of them).",
 )
 @click.option(
-    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=completion.of_run(completion.steps),
+    help="Step of the run's checkpoint. Default: the latest.",
 )
 @click.option(
     "--ema/--no-ema",
@@ -178,7 +184,7 @@ def export_run(
     step = export.write(run, out, step, ema)
     click.echo(f"{out}: step {step} of {run}")
     if line := export.left_out(run):
-        click.echo(f"{out}: {line}")
+        click.echo(f"{out}: {line}: {sample_command(run)}")
 
 
 @main.command("report")

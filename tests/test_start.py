@@ -1,6 +1,7 @@
 """A run starts without the compiler: neither net nor optimizer imports torch._dynamo."""
 
 import copy
+import gc
 import json
 import runpy
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from reed.cli.common import importing
 from reed.train.adamw import AdamW
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
@@ -55,6 +57,15 @@ def test_a_plain_run_never_imports_the_compiler(cache, tmp_path):
 
 def test_a_net_for_its_shape_alone_needs_no_compiler():
     assert not {"torch._dynamo", "sympy"} & imported(NETS)
+
+
+def test_garbage_is_looked_for_again_after_the_imports():
+    with importing():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    with pytest.raises(ImportError), importing():
+        raise ImportError
+    assert gc.isenabled()
 
 
 def both(**settings):

@@ -55,6 +55,7 @@ class DesignOptions:
         "purity",
         "Order in which residues are revealed: purity (most certain first) or random.",
         metavar="NAME",
+        choices=masked.ORDERS,
     )
     z: Steer = field(default_factory=Steer)
     seed: int = option(0, "Random seed.")

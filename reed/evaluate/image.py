@@ -53,6 +53,7 @@ class ImageEvaluator(Evaluator):
         "Metrics, separated by commas: fd, fid, sfid, is, pr, kid, cmmd, fd-dinov2. Default: those "
         "that the reference and the available weights allow.",
         metavar="LIST",
+        choices=METRICS,
     )
     features: str = option(
         "",
@@ -67,7 +68,10 @@ class ImageEvaluator(Evaluator):
         metavar="SPACE=FILE",
     )
     precision: str = option(
-        "fp32", "Precision of the feature networks: fp32, tf32 or bf16.", metavar="NAME"
+        "fp32",
+        "Precision of the feature networks: fp32, tf32 or bf16.",
+        metavar="NAME",
+        choices=PRECISIONS,
     )
 
     background: str = option(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reed.errors import ReedError
+from reed.guides import prompts
 from reed.guides.guide import Entry, Guide, Guides, pooled
 from reed.guides.held import Held
 from reed.guides.prior import Prior
@@ -60,6 +61,9 @@ class Reading:
             guide.spec.name: Held(guide, self._times(guide, lasts), len(indices), weight)
             for guide in guides.all()
         }
+        self._prompts = prompts.of(guides, steer.prompt, indices)
+        for name, z in self._prompts.items():
+            self._parts[name].give(z)
 
     def _check(self) -> None:
         """Check the guidance against what the net was trained on."""
@@ -126,7 +130,9 @@ class Reading:
             due = ((part.times >= t) & ~part.has).nonzero().flatten()
             if config.read == "joint" or not len(due):
                 continue
-            if config.read == "bank":
+            if guide.spec.name in self._prompts:
+                part.put(due, self._prompts[guide.spec.name][due])
+            elif config.read == "bank":
                 part.put(due, self._bank(guide, due.tolist()))
             else:
                 at = torch.full_like(part.times, t) if exact else part.times
@@ -134,11 +140,17 @@ class Reading:
 
     def _noised(self, clock: float, beside: Sequence[Tensor]) -> dict[str, tuple[Tensor, float]]:
         """Return z and its time for every joint guide, by name."""
-        pairs = zip(self.joint, beside, strict=True)
-        return {
-            guide.spec.name: (z.to(self._dtype), own_clock(z_time, guide.spec.config.lag)(clock))
-            for guide, z in pairs
-        }
+        found = {}
+        for guide, z in zip(self.joint, beside, strict=True):
+            name, time = guide.spec.name, own_clock(z_time, guide.spec.config.lag)(clock)
+            now = self._on_path(guide, clock)[0] if name in self._prompts else z
+            found[name] = now.to(self._dtype), time
+        return found
+
+    def _on_path(self, guide: Guide, clock: float) -> tuple[Tensor, Tensor]:
+        """Return the z of a prompt and its velocity at the time."""
+        time = own_clock(z_time, guide.spec.config.lag)(clock)
+        return prompts.noised(self._prompts[guide.spec.name], self.noise(guide), time)
 
     def _drawn(
         self,
@@ -211,12 +223,19 @@ class Reading:
         masks = None if mask is None else mask.repeat(len(parts), 1)
         if clock == start:
             for guide in self._parts_of("mean"):
+                if guide.spec.name in self._prompts:
+                    continue
                 z = guide.normed(guide.predicted(states, masks)).to(self._dtype)
                 part = self._parts[guide.spec.name]
                 for variant, chunk in zip(parts, z.chunk(len(parts)), strict=True):
                     if variant.z:
                         part.renew(variant.label, chunk, seen)
-        velocities = [self._velocity(guide.predicted(states, masks), parts) for guide in self.joint]
+        velocities = [
+            self._on_path(guide, clock)[1]
+            if guide.spec.name in self._prompts
+            else self._velocity(guide.predicted(states, masks), parts)
+            for guide in self.joint
+        ]
         return summed(prediction, parts), velocities
 
     def _velocity(self, stacked: Tensor, parts: list[Variant]) -> Tensor:
@@ -272,6 +291,7 @@ class Reading:
     def result(self, beside: Sequence[Tensor] = ()) -> dict[str, Any]:
         """Return z of every sample as "z/NAME", float32 arrays [B, ...]."""
         joint = {guide.spec.name: z for guide, z in zip(self.joint, beside, strict=True)}
+        joint |= self._prompts
         for part in self._parts.values():
             part.take()  # a mean has one more prediction, that of the last step
         return {

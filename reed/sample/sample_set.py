@@ -273,10 +273,11 @@ class SampleSet:
 
         # An option that did not exist when the samples were drawn is one that is empty now.
         kept = [
-            {k: v for k, v in table.items() if k not in FREE and v != []}
-            for table in (recorded, self._recipe)
+            {k: v for k, v in table.items() if k not in FREE} for table in (recorded, self._recipe)
         ]
         for name, old, new in config.differences(*kept, ""):
+            if old in (None, []) and new in (None, []):
+                continue
             raise ReedError(
                 f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}; "
                 "choose another --out"

@@ -180,14 +180,14 @@ class Sampler:
         """Check that `num` samples can be drawn with these options.
 
         Raises:
-            ReedError: A guide's bank has too few rows, or the options speak of guides that the net
-                does not have.
+            ReedError: A guide's bank has too few rows, the cache lacks the key of a prompt, or the
+                options speak of guides that the net does not have.
         """
         guides, steer = guides_of(self.net), getattr(options, "z", None)
         if isinstance(steer, Steer):  # the options of a user's domain may have another z, or none
             steer.check_used([] if guides is None else [g.spec.config.read for g in guides.all()])
         if guides is not None:
-            check_banks(guides, num, options.z.replace)
+            check_banks(guides, num, options.z)
 
     def completed(self, options: Any) -> Any:
         """Return sampling options with numbers in place of names of classes."""
