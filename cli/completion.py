@@ -31,7 +31,7 @@ def options(flags: Mapping[str, tuple[str, ...]]) -> list[click.Option]:
     """
     made = []
     for flag, choices in flags.items():
-        about = typos.takes(flag) | {"hidden": flag in typos.HIDDEN}
+        about: dict[str, Any] = typos.takes(flag) | {"hidden": flag in typos.HIDDEN}
         if flag in FILES:
             about["type"] = click.Path()
         elif flag in _OF_RUN:

@@ -113,6 +113,13 @@ def _kinds() -> Kinds:
     help="Path of the files without an ending: OUT.npz, OUT.json, … Default: a name that says how "
     "the samples were drawn, in samples/ in the run or beside the checkpoint.",
 )
+@click.option(
+    "--keep-parts/--no-keep-parts",
+    default=True,
+    show_default=True,
+    help="Keep OUT.parts, from which a larger --num or further files start; without it, they draw "
+    "all samples again.",
+)
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
@@ -121,6 +128,7 @@ def main(
     batch: int | None,
     array: str | None,
     out: Path | None,
+    keep_parts: bool,
     flags: dict[str, Any],
     assignments: tuple[str, ...],
     **requested: Any,
@@ -170,7 +178,7 @@ def main(
         for line in part.said:
             click.echo(line, err=True)
         path = _path(out, folder, sampler, options, part, len(sets) > 1)
-        _draw(sampler, options, part, path, num, batch, share)
+        _draw(sampler, options, part, path, num, batch, share, keep_parts)
     if refused:
         raise ReedError("; ".join(refused))
 
@@ -195,6 +203,7 @@ def _draw(
     num: int,
     batch: int | None,
     share: Share,
+    keep_parts: bool,
 ) -> None:
     """Draw this process's share of a set of samples; write the files once all are drawn."""
     from reed.sample.sample_set import SampleSet, batch_of, recipe_of
@@ -216,6 +225,8 @@ def _draw(
             )
             return
 
+    if not keep_parts:
+        samples.remove_parts()
     named = list(samples.problems.items())
     for number, reason in named[:SHOWN]:
         click.echo(f"{out}: sample {number}: {reason}", err=True)

@@ -6,6 +6,7 @@ names are repeated here; a test compares them with the dataclasses.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -137,14 +138,19 @@ def check_evaluation(
 ) -> None:
     """Raise ReedError for a choice that there is not, or a path to nothing; see `check_sample`."""
     typed = _typed(command, own, args, EVALUATION)
-    _check_choice("precision", typed[parameter("precision")] or "fp32", EVALUATION["precision"])
+    if precision := typed[parameter("precision")]:
+        _check_choice("precision", precision, EVALUATION["precision"])
     for name in (typed[parameter("metrics")] or "").split(","):
         if (name := name.strip()) and name not in EVALUATION["metrics"]:
             raise ReedError(f"unknown metric {name!r}.{suggest(name, EVALUATION['metrics'])}")
+
+    # Other feature spaces are named by a path, installed, or registered by this program.
     space = typed[parameter("features")] or ""
     spaces = [*EVALUATION["features"], *metadata.entry_points(group="reed.metrics").names]
-    if space and ":" not in space and space not in spaces:
+    is_own = ":" in space or "reed.metrics" in sys.modules
+    if space and not is_own and space not in spaces:
         raise ReedError(f"unknown feature space {space!r}.{suggest(space, spaces)}")
+
     if typed["reference"] is None:  # click says so
         return
     for what, place in (

@@ -57,11 +57,11 @@ class Reading:
         self._x_clock = own_clock(x_time, self.lag)
         lasts = x_time(torch.as_tensor(last, dtype=torch.float64), self.lag).expand(len(indices))
         self._check()
-        self._parts = {
-            guide.spec.name: Held(guide, self._times(guide, lasts), len(indices), weight)
-            for guide in guides.all()
-        }
+
+        # Prompts are of all guides or of none.
         self._prompts = prompts.of(guides, steer.prompt, indices)
+        parts = [Held(g, self._times(g, lasts), len(indices), weight) for g in guides.all()]
+        self._parts = {g.spec.name: part for g, part in zip(guides.all(), parts, strict=True)}
         for name, z in self._prompts.items():
             self._parts[name].give(z)
 
@@ -121,6 +121,7 @@ class Reading:
         """
         # A law of t* speaks of the time of x, which waits where a z runs ahead of it.
         noised, t = self._noised(start, beside), self._x_clock(start)
+
         for guide in self._guides.all():
             part, config = self._parts[guide.spec.name], guide.spec.config
             if config.read == "mean":
@@ -221,10 +222,8 @@ class Reading:
 
         # The labelled and the unlabelled copy each read the mean that they predict themselves.
         masks = None if mask is None else mask.repeat(len(parts), 1)
-        if clock == start:
+        if clock == start and not self._prompts:
             for guide in self._parts_of("mean"):
-                if guide.spec.name in self._prompts:
-                    continue
                 z = guide.normed(guide.predicted(states, masks)).to(self._dtype)
                 part = self._parts[guide.spec.name]
                 for variant, chunk in zip(parts, z.chunk(len(parts)), strict=True):
@@ -232,7 +231,7 @@ class Reading:
                         part.renew(variant.label, chunk, seen)
         velocities = [
             self._on_path(guide, clock)[1]
-            if guide.spec.name in self._prompts
+            if self._prompts
             else self._velocity(guide.predicted(states, masks), parts)
             for guide in self.joint
         ]

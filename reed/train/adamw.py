@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from reed.train.settings import OptimConfig
 
@@ -44,7 +44,7 @@ class AdamW(torch.optim.AdamW):
         _plain("add_param_group")(self, param_group)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters once."""
         return _plain("step")(self, closure)
 
