@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import json
 import os
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ DEVICE = click.option(
     "--device",
     default="auto",
     show_default=True,
+    shell_complete=lambda *words: completed(lambda: ("auto", "cpu", "cuda"))(*words),
     help="Device: auto (the GPU if there is one), cpu, cuda, cuda:1, …",
 )
 
@@ -35,6 +39,21 @@ class Refused(click.ClickException):
     """An error that click prints as "Error: …" on stderr, with exit code 2."""
 
     exit_code = 2
+
+
+@contextlib.contextmanager
+def importing() -> Generator[None]:
+    """Import large libraries in the `with` block without looking for garbage in between.
+
+    Modules are not garbage, and looking for it takes a tenth of the time of importing torch.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -120,6 +139,29 @@ def one_run(place: Path | None, run: Path | None, what: str) -> Path:
     if found is None:
         raise click.UsageError(f"Missing argument {what!r}.")
     return found
+
+
+def read_data(run: Path) -> dict[str, Any]:
+    """Return the data.json of a run; empty if it cannot be read."""
+    try:
+        table = json.loads((run / "data.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def kind_of(run: Path) -> str:
+    """Return the kind of a run as its data.json states it; empty if there is none."""
+    return str(read_data(run).get("domain", ""))
+
+
+def sample_command(run: Path) -> str:
+    """Return the command that draws samples from a run, with the options that its domain needs."""
+    from reed.domains.base import Asking  # here, because it imports torch
+    from reed.train.run_data import domain_class
+
+    domain = domain_class(kind_of(run))
+    return f"reed-sample --run {run} {domain.asks if isinstance(domain, Asking) else ''}".rstrip()
 
 
 def pick_device(name: str) -> str:

@@ -8,19 +8,28 @@ from typing import Any
 import click
 
 from reed.cli import typos
-from reed.cli.common import CACHES, DEVICE, RUNS, one_line_errors, one_run, pick_device
+from reed.cli.common import (
+    CACHES,
+    DEVICE,
+    RUNS,
+    importing,
+    one_line_errors,
+    one_run,
+    pick_device,
+)
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
 
 
 def _kinds() -> Kinds:
     """Return the evaluator of every kind, whose fields are options."""
-    from reed.evaluate.base import EVALUATORS
+    with importing():
+        from reed.evaluate.base import EVALUATORS
 
     return {name: (EVALUATORS.get(name),) for name in EVALUATORS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation, flags=typos.EVALUATION)
 @click.argument("samples", required=False, type=click.Path(path_type=Path))
 @click.option(
     "--run",
@@ -35,8 +44,8 @@ def _kinds() -> Kinds:
     type=click.Path(path_type=Path),
     metavar="PLACE",
     shell_complete=CACHES,
-    help="Real data to compare with: a cache; for images also a folder, .npz or .npy; for designs "
-    "also a structure file.",
+    help="Real data to compare with: a cache; for images also a folder, .tar, .zip, .npz or .npy; "
+    "for designs also a structure file.",
 )
 @click.option(
     "--num", type=click.IntRange(1), help="Fail unless there are exactly N samples.", metavar="N"
@@ -67,9 +76,9 @@ def main(
 ) -> None:
     """Measure SAMPLES, a file that reed-sample wrote: .npz, .sdf or .fasta.
 
-    Images may also come from an .npy file or a folder of image files. The reference of molecules
-    is a cache, and molecules that it lacks count as novel. For proteins, SAMPLES may also be a
-    run, and the reference is then a cache that the run was not trained on.
+    Images may also come from an .npy file, a .tar, or a folder of image files or of tars. The
+    reference of molecules is a cache, and molecules that it lacks count as novel. For proteins,
+    SAMPLES may also be a run, and the reference is then a cache that the run was not trained on.
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference. Prints a table and writes a record with the numbers, how

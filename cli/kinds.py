@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from reed import config
+from reed.cli import completion
 from reed.cli.common import Refused
 from reed.config import Option
 from reed.errors import ReedError, suggest
@@ -41,13 +42,20 @@ class KindCommand(click.Command):
             first time, because it imports the domains and with them torch.
         early: Function that checks the words before that; its arguments are the command, its own
             options and the words.
+        flags: The flags of all kinds with the values that they take, for the completion of the
+            shell, which does not wait for the kinds.
     """
 
     def __init__(
-        self, *args: Any, kinds: Callable[[], Kinds], early: Early | None = None, **more: Any
+        self,
+        *args: Any,
+        kinds: Callable[[], Kinds],
+        early: Early | None = None,
+        flags: Mapping[str, tuple[str, ...]] | None = None,
+        **more: Any,
     ) -> None:
         super().__init__(*args, **more)
-        self._kinds, self._early = kinds, early
+        self._kinds, self._early, self._known = kinds, early, flags or {}
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Check what can be checked without the options of the kinds, then parse the words."""
@@ -57,6 +65,7 @@ class KindCommand(click.Command):
                 self._early(self, super().get_params(ctx), args)
             except ReedError as error:
                 raise Refused(str(error)) from error
+        completion.remember(ctx, args)
         return super().parse_args(ctx, args)
 
     @cached_property
@@ -72,6 +81,8 @@ class KindCommand(click.Command):
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Return the options of the command itself, then those of the kinds."""
+        if ctx.resilient_parsing:
+            return [*super().get_params(ctx), *completion.options(self._known)]
         return [*super().get_params(ctx), *self._flags.values()]
 
     def invoke(self, ctx: click.Context) -> Any:

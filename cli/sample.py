@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from reed.build.engines import Share, launched_share
-from reed.cli import typos
-from reed.cli.common import DEVICE, RUNS, either, one_line_errors, pick_device
+from reed.cli import completion, typos
+from reed.cli.common import DEVICE, RUNS, either, importing, one_line_errors, pick_device
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
@@ -21,13 +21,14 @@ _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --check
 
 def _kinds() -> Kinds:
     """Return the dataclasses of every domain: options of its sampling and of its output."""
-    from reed.domains.base import DOMAINS
-    from reed.sample.sample_set import output_of
+    with importing():
+        from reed.domains.base import DOMAINS
+        from reed.sample.sample_set import output_of
 
     return {name: (DOMAINS.get(name).sampling, output_of(name)) for name in DOMAINS.names()}
 
 
-@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample)
+@click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample, flags=typos.SAMPLE)
 @click.argument(
     "place", metavar="[RUN]", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
 )
@@ -39,7 +40,11 @@ def _kinds() -> Kinds:
     help="Run to draw from; the same as RUN.",
 )
 @click.option(
-    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=completion.of_run(completion.steps),
+    help="Step of the run's checkpoint. Default: the latest.",
 )
 @click.option(
     "--checkpoint",
@@ -55,8 +60,8 @@ def _kinds() -> Kinds:
 )
 @click.option(
     "--convention",
-    metavar="NAME",
-    help="Convention of the checkpoint, if it cannot be detected: reed, sit or dit.",
+    type=click.Choice(["auto", "reed", "sit", "dit"]),
+    help="Convention of the checkpoint, if it cannot be detected.",
 )
 @click.option(
     "--heads",
@@ -108,6 +113,13 @@ def _kinds() -> Kinds:
     help="Path of the files without an ending: OUT.npz, OUT.json, … Default: a name that says how "
     "the samples were drawn, in samples/ in the run or beside the checkpoint.",
 )
+@click.option(
+    "--keep-parts/--no-keep-parts",
+    default=True,
+    show_default=True,
+    help="Keep OUT.parts, from which a larger --num or further files start; without it, they draw "
+    "all samples again.",
+)
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
@@ -116,6 +128,7 @@ def main(
     batch: int | None,
     array: str | None,
     out: Path | None,
+    keep_parts: bool,
     flags: dict[str, Any],
     assignments: tuple[str, ...],
     **requested: Any,
@@ -165,7 +178,7 @@ def main(
         for line in part.said:
             click.echo(line, err=True)
         path = _path(out, folder, sampler, options, part, len(sets) > 1)
-        _draw(sampler, options, part, path, num, batch, share)
+        _draw(sampler, options, part, path, num, batch, share, keep_parts)
     if refused:
         raise ReedError("; ".join(refused))
 
@@ -190,6 +203,7 @@ def _draw(
     num: int,
     batch: int | None,
     share: Share,
+    keep_parts: bool,
 ) -> None:
     """Draw this process's share of a set of samples; write the files once all are drawn."""
     from reed.sample.sample_set import SampleSet, batch_of, recipe_of
@@ -211,6 +225,8 @@ def _draw(
             )
             return
 
+    if not keep_parts:
+        samples.remove_parts()
     named = list(samples.problems.items())
     for number, reason in named[:SHOWN]:
         click.echo(f"{out}: sample {number}: {reason}", err=True)

@@ -10,8 +10,8 @@ import click
 
 from reed import config
 from reed.build.engines import launched_share
-from reed.cli import typos
-from reed.cli.common import CACHES, RUNS, one_line_errors, one_run
+from reed.cli import completion, typos
+from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.extras import DISTRIBUTION
 from reed.train import sweep
 from reed.train.request import Request
@@ -50,6 +50,7 @@ class _Train(click.Group):
     "--variant",
     default="",
     metavar="NAME",
+    shell_complete=completion.of_run(completion.variants),
     help="Variant of the pipeline's recipe, such as sit or repa.",
 )
 @click.option(
@@ -122,7 +123,8 @@ def main(
     # What is mistyped is told before torch is imported.
     table = request.table()
     typos.check_recipe(table)
-    from reed.train import loop, recipe
+    with importing():
+        from reed.train import loop, recipe
 
     settings = config.build(recipe.TrainConfig, table)
     if dry_run:
@@ -135,7 +137,7 @@ def main(
     if step < settings.steps:
         click.echo(f"{settings.run}: stopped at step {step} of {settings.steps}; rerun to go on")
     else:
-        click.echo(f"{settings.run}: trained; draw samples with: reed-sample --run {settings.run}")
+        click.echo(f"{settings.run}: trained; draw samples with: {sample_command(settings.run)}")
 
 
 def _sweep(request: Request, texts: tuple[str, ...], dry_run: bool) -> None:
@@ -144,7 +146,8 @@ def _sweep(request: Request, texts: tuple[str, ...], dry_run: bool) -> None:
     planned = sweep.of(request, texts)
     for each in planned.runs:
         typos.check_recipe(each.table)
-    from reed.train import sweep_runs
+    with importing():
+        from reed.train import sweep_runs
 
     members = sweep_runs.check(planned)
     if dry_run:
@@ -158,7 +161,8 @@ def _show(settings: recipe.TrainConfig) -> None:
 
     Only the configuration goes to stdout, so that it can be used as a file for --config.
     """
-    from reed.train import dry_run, loop, recipe
+    with importing():
+        from reed.train import dry_run, loop, recipe
 
     setup = recipe.check(settings)
     settings = setup.config
@@ -197,7 +201,11 @@ _RUN = click.option(
     help="File to write: .pt (the model and its average) or .safetensors (one of them).",
 )
 @click.option(
-    "--step", type=int, metavar="N", help="Step of the run's checkpoint. Default: the latest."
+    "--step",
+    type=int,
+    metavar="N",
+    shell_complete=completion.of_run(completion.steps),
+    help="Step of the run's checkpoint. Default: the latest.",
 )
 @click.option(
     "--ema/--no-ema",
@@ -222,7 +230,7 @@ def export_run(
     step = export.write(run, out, step, ema)
     click.echo(f"{out}: step {step} of {run}")
     if line := export.left_out(run):
-        click.echo(f"{out}: {line}")
+        click.echo(f"{out}: {line}: {sample_command(run)}")
 
 
 @main.command("report")

@@ -6,7 +6,7 @@ names are repeated here; a test compares them with the dataclasses.
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -15,28 +15,42 @@ from typing import Any
 import click
 
 from reed import config
-from reed.cli.common import either
+from reed.cache import classes
+from reed.cli.common import either, kind_of, read_data
 from reed.errors import ReedError, suggest
 
-_OF_GUIDES = ("guide-scale", "guide-interval", "guide-mixture", "guide-replace")  # fields of z
+_OF_GUIDES = ("guide-scale", "guide-interval", "guide-mixture", "guide-replace", "prompt-from")
 # Flag of reed-sample, of any kind -> the values that it takes; empty for any.
 SAMPLE: dict[str, tuple[str, ...]] = {
     "sampler": ("euler", "heun", "sde"),
     "labels": ("balanced", "random"),
     "rounding": ("nearest", "down"),
+    "grid": ("log", "linear"),
+    "order": ("purity", "random"),
     **dict.fromkeys("steps guidance interval label seed vae png tars shards".split(), ()),
-    **dict.fromkeys("grid noise atoms temperature order structure".split(), ()),
+    **dict.fromkeys("noise atoms temperature structure".split(), ()),
     **dict.fromkeys(_OF_GUIDES, ()),
 }
 NOT_SET = ("interval", *_OF_GUIDES)  # flags that are no fields of their own
 MORE_FIELDS = ("structures", "each", "z")  # fields that are no flags
-EVALUATION = (
-    "metrics features weights precision background posebusters steps esmfold".split()
-)  # flags of reed-eval, of any kind
+EVALUATION: dict[str, tuple[str, ...]] = {
+    "metrics": ("fd", "fid", "sfid", "is", "pr", "fd-dinov2", "kid", "cmmd"),
+    "features": (
+        "clip-l-336",
+        "digits-mlp",
+        "dinov2-l",
+        "inception",
+        "random-conv",
+        "scenes-judge",
+    ),
+    "precision": ("fp32", "tf32", "bf16"),
+    **dict.fromkeys("weights background posebusters steps esmfold".split(), ()),
+}  # the same of reed-eval; metrics are a list, and other spaces can be installed
 SWITCHES, PAIRS = (
     ("png", "tars", "shards", "posebusters", "guide-mixture", "guide-replace"),
     ("interval", "guide-interval"),
 )  # flags without a value, and with two
+SEVERAL, HIDDEN = ("label", "prompt-from", "structure", "weights"), ("shards",)
 
 # Table of a recipe -> its settings; the empty name is for the top of the file.
 RECIPE: dict[str, tuple[str, ...]] = {
@@ -111,11 +125,11 @@ def check_sample(command: click.Command, own: list[click.Parameter], args: Itera
 
     # What options a kind of the user's own has is known only once its module is imported.
     check_run(run)
-    kind = _kind(run)
+    kind = kind_of(run)
     if not kind or ":" in kind or kind in metadata.entry_points(group="reed.domains").names:
         return
 
-    given = {flag: value for flag in SAMPLE if (value := typed.get(_parameter(flag)))}
+    given = {flag: value for flag in SAMPLE if (value := typed.get(parameter(flag)))}
     names = [*(flag for flag in SAMPLE if flag not in NOT_SET), *MORE_FIELDS]
     for text in typed["assignments"] or ():
         ((name, value),) = config.assignment(text).items()
@@ -124,15 +138,44 @@ def check_sample(command: click.Command, own: list[click.Parameter], args: Itera
             raise ReedError(f"--set {text}: {problem}.{suggest(name, names)}")
         given[name] = value
     for name, value in given.items():
-        if SAMPLE.get(name) and value not in SAMPLE[name]:
-            raise ReedError(f"{name} is {value!r}, it must be one of {', '.join(SAMPLE[name])}")
+        _check_choice(name, value, SAMPLE.get(name, ()))
+    _check_run(run, given)
+
+
+def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    if known and value not in known:
+        raise ReedError(f"{name} is {value!r}, it must be one of {', '.join(known)}")
+
+
+def _check_run(run: Path, given: Mapping[str, Any]) -> None:
+    """Raise ReedError for a label or a prompt that a run cannot have."""
+    table = config.read(run / "config.json")
+    count = table.get("domain", {}).get("classes")
+    for label in given.get("label", ()):
+        if isinstance(count, int):
+            classes.number_of(str(label), read_data(run).get("classes", ()), count)
+    if (keys := given.get("prompt-from")) and not table.get("guide"):
+        raise ReedError(f"prompt-from is {keys[0]!r}, and this net has no guides; leave it out")
 
 
 def check_evaluation(
     command: click.Command, own: list[click.Parameter], args: Iterable[str]
 ) -> None:
-    """Raise ReedError if there are no samples or there is no reference; see `check_sample`."""
+    """Raise ReedError for a choice that there is not, or a path to nothing; see `check_sample`."""
     typed = _typed(command, own, args, EVALUATION)
+    if precision := typed[parameter("precision")]:
+        _check_choice("precision", precision, EVALUATION["precision"])
+    for name in (typed[parameter("metrics")] or "").split(","):
+        if (name := name.strip()) and name not in EVALUATION["metrics"]:
+            raise ReedError(f"unknown metric {name!r}.{suggest(name, EVALUATION['metrics'])}")
+
+    # Other feature spaces are named by a path, installed, or registered by this program.
+    space = typed[parameter("features")] or ""
+    spaces = [*EVALUATION["features"], *metadata.entry_points(group="reed.metrics").names]
+    is_own = ":" in space or "reed.metrics" in sys.modules
+    if space and not is_own and space not in spaces:
+        raise ReedError(f"unknown feature space {space!r}.{suggest(space, spaces)}")
+
     if typed["reference"] is None:  # click says so
         return
     for what, place in (
@@ -147,24 +190,19 @@ def _typed(
     command: click.Command, own: list[click.Parameter], args: Iterable[str], flags: Iterable[str]
 ) -> dict[str, Any]:
     """Return what was typed, as click reads it; what it does not know is left out."""
-    more = [click.Option([f"--{flag}", _parameter(flag)], **_takes(flag)) for flag in sorted(flags)]
+    more = [click.Option([f"--{flag}", parameter(flag)], **takes(flag)) for flag in sorted(flags)]
     settings = {"ignore_unknown_options": True, "allow_extra_args": True}
     parser = click.Command(command.name, params=[*own, *more], context_settings=settings)
     return parser.make_context("", list(args), resilient_parsing=True).params
 
 
-def _parameter(flag: str) -> str:
+def parameter(flag: str) -> str:
+    """Return the name of a flag of some kind among the parameters of a command."""
     return f"kind_{flag.replace('-', '_')}"
 
 
-def _takes(flag: str) -> dict[str, Any]:
+def takes(flag: str) -> dict[str, Any]:
     """Return how click reads a flag."""
-    return {"is_flag": True} if flag in SWITCHES else {"nargs": 2 if flag in PAIRS else 1}
-
-
-def _kind(run: Path) -> str:
-    """Return the kind of a run as its data.json states it; empty if there is none."""
-    try:
-        return str(json.loads((run / "data.json").read_text(encoding="utf-8"))["domain"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    if flag in SWITCHES:
+        return {"is_flag": True}
+    return {"multiple": True} if flag in SEVERAL else {"nargs": 2 if flag in PAIRS else 1}

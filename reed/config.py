@@ -8,7 +8,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ class Option:
         help: Help text.
         metavar: Name of the value in the help; None for the default.
         hidden: Whether the help leaves it out: an old name.
+        choices: Values that it takes; empty for any. The dataclass checks them.
     """
 
     flag: str
@@ -42,10 +43,17 @@ class Option:
     help: str
     metavar: str | None
     hidden: bool = False
+    choices: tuple[str, ...] = ()
 
 
 def option(
-    default: Any, help: str, *, flag: str = "", metavar: str | None = None, hidden: bool = False
+    default: Any,
+    help: str,
+    *,
+    flag: str = "",
+    metavar: str | None = None,
+    hidden: bool = False,
+    choices: Iterable[str] = (),
 ) -> Any:
     """Return a dataclass field with a help text, which makes it an option of the command line.
 
@@ -56,9 +64,10 @@ def option(
             values of one option.
         metavar: Name of the value in the help.
         hidden: Whether the help leaves it out.
+        choices: Values that it takes, for the completion of the shell; empty for any.
     """
     metadata = {"help": help, "flag": flag, "metavar": metavar, "hidden": hidden}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"choices": tuple(choices)})
 
 
 def options(cls: type, where: str = "") -> list[Option]:
@@ -85,8 +94,8 @@ def options(cls: type, where: str = "") -> list[Option]:
             if first := by_flag.get(flag):
                 default, places = (*first.default, *default), (*first.places, *places)
                 help, metavar = first.help, first.metavar
-            hidden = field.metadata.get("hidden", False)
-            by_flag[flag] = Option(flag, places, kind, several, default, help, metavar, hidden)
+            more = {name: field.metadata[name] for name in ("hidden", "choices")}
+            by_flag[flag] = Option(flag, places, kind, several, default, help, metavar, **more)
 
     return list(by_flag.values())
 

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,6 @@ class Registry:
         self._package = package
         self._group = group or package
         self._items: dict[str, Any] = {}
-        self._plugins = metadata.EntryPoints()
         self._scanned = False
 
     def register(self, name: str) -> Callable[[Any], Any]:
@@ -58,7 +58,7 @@ class Registry:
         Raises:
             ReedError: There is no such object; the message suggests the nearest name.
         """
-        self._scan()
+        self._load(name)
         prefix, colon, rest = name.partition(":")
         if colon and name not in self._items:
             make = self.prefixes.get(prefix)
@@ -73,13 +73,27 @@ class Registry:
         self._scan()
         return sorted({*self._items, *self._plugins.names})
 
+    @cached_property
+    def _plugins(self) -> metadata.EntryPoints:
+        return metadata.entry_points(group=self._group)
+
+    def _load(self, name: str) -> None:
+        """Import the module of a name if that registers it, else all modules."""
+        if self._scanned or name in self._items:
+            return
+        package = importlib.import_module(self._package)
+        modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+        if name in modules and name not in self._plugins.names:
+            importlib.import_module(f"{self._package}.{name}")
+        if name not in self._items:
+            self._scan()
+
     def _scan(self) -> None:
         if self._scanned:
             return
         package = importlib.import_module(self._package)
         for module in pkgutil.walk_packages(package.__path__, f"{self._package}."):
             importlib.import_module(module.name)
-        self._plugins = metadata.entry_points(group=self._group)
         self._scanned = True
 
     def _plugged(self, name: str) -> Any:

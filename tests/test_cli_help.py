@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import reed
+from reed.cache import plan
 from reed.errors import ReedError
 from reed.view import listing
 
@@ -164,6 +165,10 @@ def test_a_reader_that_leaves_early_is_no_error():
 # ---- completion
 
 
+GUIDE_FLAGS = ("scale", "interval", "mixture", "replace")
+METRICS = ("fd", "sfid", "is", "pr", "fd-dinov2", "kid", "cmmd")
+
+
 def completes(program, *words):
     """What bash is told for the last word, as (kind, value) pairs."""
     variable = f"_{program.replace('-', '_').upper()}_COMPLETE"
@@ -174,7 +179,7 @@ def completes(program, *words):
     }
     found = call(program, env=env)
     assert found.exit_code == 0, found.output
-    return [tuple(line.split(",", 1)) for line in found.stdout.splitlines()]
+    return [tuple(line.split(",", 1)) for line in found.stdout.splitlines() if line]
 
 
 @pytest.mark.parametrize("program", COMMANDS)
@@ -200,6 +205,21 @@ def test_a_shell_gets_its_script(program, shell):
         (("reed-train", "export", "r"), ["runs/a", "runs/demo/b"]),
         (("reed-sample", "--run", "runs/d"), ["runs/demo/b"]),
         (("reed-eval", "x.npz", "--reference", "cache/"), ["cache/one"]),
+        (("reed-train", "--shards", "keys", "--variant", "d"), ["dino-forcing"]),
+        (("reed-sample", "runs/a", "--sampler", ""), ["euler", "heun", "sde"]),
+        (("reed-sample", "runs/a", "--labels", "r"), ["random"]),
+        (("reed-sample", "runs/a", "--label", "z"), ["zebra", "zebu"]),
+        (("reed-sample", "--run", "runs/demo/b", "--label", ""), ["0", "1"]),
+        (("reed-sample", "runs/a", "--prompt-from", "k"), ["k1", "k2"]),
+        (("reed-sample", "runs/nowhere", "--prompt-from", "k"), []),
+        (("reed-sample", "runs/a", "--step", ""), ["20", "3"]),
+        (("reed-sample", "runs/a", "--order", "p"), ["purity"]),
+        (("reed-sample", "--guide-"), [f"--guide-{n}" for n in GUIDE_FLAGS]),
+        (("reed-sample", "--sha"), []),
+        (("reed-sample", "--convention", "s"), ["sit"]),
+        (("reed-eval", "x.npz", "--metrics", "fid,"), [f"fid,{n}" for n in METRICS]),
+        (("reed-eval", "x.npz", "--features", "i"), ["inception"]),
+        (("reed-eval", "x.npz", "--device", "c"), ["cpu", "cuda"]),
     ],
     ids=" ".join,
 )
@@ -207,19 +227,35 @@ def test_names_are_completed(words, wanted, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in ("cache/one/manifest.json", "runs/a/config.json", "runs/demo/b/config.json"):
         (tmp_path / place).parent.mkdir(parents=True)
-        (tmp_path / place).write_text(json.dumps({}))
+        (tmp_path / place).write_text(json.dumps({"domain": {"classes": 2}, "shards": "keys"}))
+    (tmp_path / "runs/a/data.json").write_text('{"classes": ["ant", "zebra", "zebu"]}')
+    for step in (3, 20):
+        (tmp_path / f"runs/a/step-{step:07d}").mkdir()
+    made = {"pipeline": "digits", "domain": "image", "source": "digits", "shard_size": 4}
+    plan.freeze(tmp_path / "keys", dict.fromkeys(("k1", "a", "k2"), "1"), **made)
     assert completes(*words) == [("plain", name) for name in wanted]
     assert completes("reed-train", "--shards", "/da") == [("dir", "/da")]
 
 
-def test_completing_imports_no_torch(tmp_path):
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("reed-cache build digits --encoder dig", "digits-vit"),
+        ("reed-sample runs/a --guidance 2 --sampler he", "heun"),
+        ("reed-eval x.npz --metrics fd,cm", "fd,cmmd"),
+        ("reed-train --dry", "--dry-run"),
+    ],
+)
+def test_completing_imports_no_torch(words, wanted):
+    name, *rest = words.split()
+    module = COMMANDS[name]
     program = (
         "import os, sys\n"
-        "os.environ |= {'_REED_CACHE_COMPLETE': 'bash_complete', 'COMP_CWORD': '4',\n"
-        "               'COMP_WORDS': 'reed-cache build digits --encoder dig'}\n"
-        "from reed.cli.cache import main\n"
-        "try: main(prog_name='reed-cache')\n"
+        f"os.environ |= {{'_{name.replace('-', '_').upper()}_COMPLETE': 'bash_complete',\n"
+        f"               'COMP_CWORD': '{len(rest)}', 'COMP_WORDS': {words!r}}}\n"
+        f"from {module} import main\n"
+        f"try: main(prog_name={name!r})\n"
         "finally: print('torch' in sys.modules)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["plain,digits-vit", "False"], done.stderr
+    assert done.stdout.splitlines() == [f"plain,{wanted}", "False"], done.stderr

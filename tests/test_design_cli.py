@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from reed.chem.protein import ALPHABET
 from reed.cli.evaluate import main as evaluate
 from reed.cli.sample import main as sample
-from reed.domains.protein import Structure
+from reed.cli.train import main as train
+from reed.domains.protein import ProteinDomain, Structure
+from reed.evaluate.protein import recovery
 from reed.evaluate.record import Record
 from reed.metrics.folding import Folded
 from reed.sample.outputs.protein import structure_in
@@ -51,6 +53,19 @@ def entries(path):
 def design(run, structure, out, *words):
     where = ("--run", run, "--structure", structure, "--steps", 20, "--out", out)
     return invoke(sample, *where, "--num", 3, *words)
+
+
+def test_a_trained_run_says_how_to_draw_from_it(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("reed.train.loop.train", lambda settings: settings.steps)
+    plain = {"align": {}, "curriculum": {}}
+    monkeypatch.setattr("reed.pipelines.recipe", lambda *_: plain)  # of proteins-toy, with ESM-2
+    code, said = invoke(train, "--config", run / "config.json")
+    assert code == 0, said
+    line = f"{run}: trained; draw samples with: reed-sample --run {run} --structure FILE"
+    assert said.splitlines()[-1] == line
+    words = line.partition("reed-sample ")[2].replace("FILE", str(PDB.straight(tmp_path / "a.pdb")))
+    code, said = invoke(sample, *words.split(), "--num", 1, "--steps", 2, "--out", tmp_path / "s")
+    assert code == 0, said
 
 
 def test_designs_need_no_cache(cache, run, tmp_path):
@@ -257,6 +272,30 @@ def test_a_run_is_measured_on_a_cache(run, cache, monkeypatch):
     first = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     named = [name for cell in first for name in re.findall(r"`(.*?)`", cell)]
     assert sorted(named) == sorted(found)
+
+
+def test_a_measured_run_draws_one_design_per_structure_and_the_same_ones(run, cache, monkeypatch):
+    """A batch of 64 was filled up with designs for the longest structure."""
+    asked, whole = [], ProteinDomain.generate
+
+    def generate(domain, net, fields, indices, options):
+        asked.append((indices, options))
+        return whole(domain, net, fields, indices, options)
+
+    monkeypatch.setattr(ProteinDomain, "generate", generate)
+    size = CHAINS.PROTEINS - 3
+    code, output = invoke(
+        evaluate, run, "--reference", cache, "--steps", 20, "--batch", size, "--device", "cpu"
+    )
+    assert code == 0, output
+    assert [list(indices) for indices, _ in asked] == [[*range(size)], [*range(size, size + 3)]]
+    sampler, options = Sampler.of_run(run), asked[0][1]
+    parts = [sampler.batch(number, options, size)["sequence"].tolist() for number in range(2)]
+    needed = sampler.draw(size + 3, options, batch=size, whole=False, progress=False)
+    assert needed["sequence"].tolist() == (parts[0] + parts[1])[: size + 3]
+    assert values(run / "step-0000003.eval.json")["recovery"] == pytest.approx(
+        recovery(needed["sequence"].tolist(), options.structures)["recovery"]
+    )
 
 
 def test_designs_are_measured_against_their_structure(run, cache, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from reed.domains.molecule_options import MoleculeOptions
 from reed.domains.protein import DesignOptions
 from reed.errors import ReedError
 from reed.evaluate.protein import perplexity, structures_of
+from reed.guides.guide import Guides
 from reed.guides.steer import Steer
 from reed.sample.sampler import Sampler
 from reed.train import checkpoint, log
@@ -131,6 +132,67 @@ def test_a_bank_gives_every_sample_a_row_of_the_column(samplers, caches):
     with pytest.raises(ReedError, match=f"{len(column) + 1} samples need a row each"):
         sampler.check(len(column) + 1, options("image", caches))
     sampler.check(len(column) + 1, options("image", caches, z=Steer(replace=True)))
+
+
+@pytest.mark.parametrize(("kind", "read"), CASES)
+def test_samples_get_the_rows_of_prompts_in_turn(kind, read, samplers, caches):
+    """What they become depends on the prompt, and on their numbers as ever."""
+    from reed import open_cache
+
+    sampler, place = samplers(kind, read), VECTORS[kind]
+    with open_cache(caches[kind]) as cache:
+        dataset = cache.dataset([place])
+        keys, rows = dataset.keys[4:1:-2], [dataset[number][place] for number in (4, 2)]
+    chosen = options(kind, caches, z=Steer(prompt=tuple(keys)))
+    sampler.check(1000, chosen)  # a bank would have to have as many rows
+    drawn = sampler.draw(6, chosen, batch=6, progress=False)
+    np.testing.assert_allclose(drawn["z/z"], np.stack(rows * 3), rtol=0, atol=1e-6)
+    parts = sampler.draw(6, chosen, batch=4, progress=False)
+    same(drawn, parts, atol=2e-6)
+    if kind == "image":  # as above
+        other = replace(chosen, z=Steer(prompt=(keys[0],)))
+        other = sampler.draw(6, other, batch=6, progress=False)
+        apart = np.abs(other["x"] - drawn["x"]).reshape(6, -1).max(1) > 1e-7
+        assert apart[1::2].all() and not apart[::2].any()
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "sde"])
+def test_a_z_beside_x_goes_straight_to_the_row_of_its_prompt(solver, samplers, caches, monkeypatch):
+    """Whatever the solver: the net must see what it saw in training, a noised row."""
+    lag = {} if solver == "sde" else {"lag": 0.3}
+    sampler, seen, extra = samplers("image", "joint", **lag), [], Guides.extra
+
+    def spied(guides, entries):
+        seen.append(entries["z"].z.double().numpy())
+        return extra(guides, entries)
+
+    monkeypatch.setattr(Guides, "extra", spied)
+    chosen = SampleOptions(solver, 6, z=Steer(prompt=(keys_of(caches)[5],)))
+    row = sampler.draw(2, chosen, batch=2, progress=False)["z/z"].astype(float)
+    times = [((z - row) / (seen[0] - row)) for z in seen]
+    assert all(np.ptp(time) < 1e-5 for time in times)
+    last = {"euler": 0.0, "heun": 0.0, "sde": 0.04}[solver]  # with a lag of 0.3, z is there first
+    assert times[0].max() == 1 and times[-1].mean() == pytest.approx(last, abs=1e-6)
+    assert len(seen) == {"euler": 6, "heun": 11, "sde": 6}[solver]
+
+
+def keys_of(caches):
+    from reed import open_cache
+
+    with open_cache(caches["image"]) as cache:
+        return cache.plan.keys
+
+
+def test_the_row_that_a_bank_draws_is_the_prompt_of_its_key(samplers, caches):
+    sampler = samplers("image", "bank")
+    plain = sampler.draw(1, options("image", caches), batch=1, progress=False)
+    keys = keys_of(caches)
+    for key in keys:
+        one = options("image", caches, z=Steer(prompt=(key,)))
+        drawn = sampler.draw(1, replace(one, steps=1), batch=1, progress=False)
+        if np.allclose(drawn["z/z"], plain["z/z"], rtol=0, atol=1e-6):
+            break
+    same(sampler.draw(1, one, batch=1, progress=False), plain, atol=0)
 
 
 def test_guidance_without_dropped_samples_is_refused(samplers, caches):

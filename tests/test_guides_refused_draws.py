@@ -93,7 +93,7 @@ def test_a_bank_needs_a_row_for_every_sample(sampler):
 
     # 64 samples have 64 rows, each once; the next one begins anew.
     guides = guides_of(bank.net)
-    check_banks(guides, 64, False)
+    check_banks(guides, 64, Steer())
     z = torch.from_numpy(draw(bank, 66)["z/memory"])
     assert len(z[:64].unique(dim=0)) == 64 and torch.equal(z[64:], z[:2])
 
@@ -105,6 +105,7 @@ def test_a_bank_needs_a_row_for_every_sample(sampler):
         ({"low": 0.2, "high": 0.5}, "guide-interval is [0.2, 0.5]"),
         ({"mixture": True}, "guide-mixture is on"),
         ({"replace": True}, "guide-replace is on"),
+        ({"prompt": ("s01",)}, "prompt-from is 's01'"),
     ],
 )
 def test_options_of_guides_need_guides(cache, tmp_path, options, said):

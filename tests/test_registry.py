@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,20 @@ def test_nothing_is_imported_before_it_is_asked_for(table):
     assert "shelf.apple" not in sys.modules
     table.names()
     assert "shelf.apple" in sys.modules
+
+
+def test_a_module_of_the_name_is_imported_alone(table):
+    """A run on images must not wait for the nets of proteins and molecules."""
+    assert table.get("pear") == "PEAR"
+    assert "shelf.apple" not in sys.modules
+    assert table.get("apple") == "APPLE"
+
+
+def test_a_module_of_the_name_may_register_something_else(table):
+    folder = Path(sys.modules["shelf"].__file__).parent
+    (folder / "plum.py").write_text("from shelf import THINGS\nTHINGS.register('fig')('FIG')\n")
+    (folder / "grove.py").write_text("from shelf import THINGS\nTHINGS.register('plum')('P')\n")
+    assert table.get("plum") == "P" and table.get("fig") == "FIG"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(table):

@@ -22,6 +22,7 @@ from reed.cli import train as cli_train
 from reed.cli import typos
 from reed.errors import ReedError
 from reed.guides.settings import GuideConfig
+from reed.metrics import FEATURES
 from reed.train import settings as train_settings
 from reed.train.align import AlignConfig
 
@@ -40,7 +41,7 @@ def run(tmp_path_factory):
     run = tmp_path_factory.mktemp("typos") / "run"
     (run / "step-0000001").mkdir(parents=True)
     (run / "data.json").write_text('{"domain": "image", "classes": ["ant", "bee"]}')
-    (run / "config.json").write_text("{}")
+    (run / "config.json").write_text('{"domain": {"classes": 2}}')
     return run
 
 
@@ -51,6 +52,10 @@ WRONG = [
     ),
     ("sample RUN --set labels=animals", "labels is 'animals'"),
     ("sample RUN --set nosuch=1", "samples of kind 'image' have no option 'nosuch'. Available: "),
+    ("sample RUN --order puritan", "order is 'puritan', it must be one of purity, random"),
+    ("sample RUN --label ant --label wasp", "--label 'wasp' is no class: numbers go from 0 to 1."),
+    ("sample RUN --label 2", "--label '2' is no class: numbers go from 0 to 1."),
+    ("sample RUN --prompt-from x --prompt-from y", "prompt-from is 'x', and this net has no guid"),
     ("sample --num 3 --seed 1 runs/nowhere", "runs/nowhere has no checkpoint yet; train it"),
     ("train --shards cache/nowhere", "no cache at cache/nowhere"),
     ("train --shards CACHE --set nosuch=1", "unknown setting 'nosuch'. Available: "),
@@ -61,6 +66,9 @@ WRONG = [
     ("train --shards CACHE --sweep optim.lr=1e-4,2e-4,x", "optim.lr must be float, got str 'x'"),
     ("train --shards CACHE --sweep variant=none,siit", "no variant 'siit'. Did you mean 'sit'?"),
     ("evaluate nowhere.npz --reference RUN", "cannot read samples from nowhere.npz: there is"),
+    ("evaluate RUN --reference RUN --metrics fd,fit", "unknown metric 'fit'. Did you mean 'fid'?"),
+    ("evaluate RUN --reference RUN --features incep", "unknown feature space 'incep'. Did you"),
+    ("evaluate RUN --reference RUN --precision fp8", "precision is 'fp8', it must be one of fp32"),
     ("evaluate RUN --reference nowhere", "cannot read the reference from nowhere: there is"),
     ("cache build digits --set nosuch=1", "--set nosuch=… does not name a column"),
     ("cache build digits --set digits-vit.nosuch=1", "nosuch"),
@@ -96,6 +104,8 @@ def test_the_names_that_need_no_torch_are_those_of_the_dataclasses():
     for flag, (option, cls) in options.items():
         assert (option.kind is bool) == (flag in typos.SWITCHES)
         assert (len(option.places) == 2) == (flag in typos.PAIRS)
+        assert option.choices == typos.SAMPLE[flag] and option.hidden == (flag in typos.HIDDEN)
+        assert option.several == (flag in typos.SEVERAL)
         for value in typos.SAMPLE[flag]:
             config.build(cls, {flag: value})
         if typos.SAMPLE[flag]:
@@ -122,7 +132,10 @@ def test_the_names_that_need_no_torch_are_those_of_the_dataclasses():
     assert {name: kind.__name__ for name, kind in typos.TYPES.items()} == plain
     kinds = cli_evaluate._kinds().values()
     flags = {option.flag for each in kinds for cls in each for option in config.options(cls)}
-    assert flags == set(typos.EVALUATION)
+    assert flags == typos.EVALUATION.keys()
+    options = {o.flag: o for each in kinds for cls in each for o in config.options(cls)}
+    spaces = {"features": tuple(FEATURES.names())}  # others can be installed, so it takes any
+    assert {f: o.choices for f, o in options.items()} | spaces == typos.EVALUATION
 
 
 # ---- a bug in a user's own encoder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reed.cache import schema
 from reed.cache.schema import Manifest
-from reed.errors import ReedError
+from reed.errors import ReedError, suggest
 
 
 def check(
@@ -44,6 +44,25 @@ def check(
             f"would be class {named.index(moved)}, it was {before.index(moved)}; extend it with "
             f"--set 'source.classes={json.dumps(before, ensure_ascii=False)}'"
         )
+
+
+def number_of(label: str, names: Sequence[str], count: int) -> int:
+    """Return the number of a class that a user names.
+
+    Args:
+        label: Its number or its name.
+        names: Names of the classes, by number; empty if they have none.
+        count: Number of classes.
+
+    Raises:
+        ReedError: There is no such class.
+    """
+    if label.isdecimal() and int(label) < count:
+        return int(label)
+    if label in names:
+        return list(names).index(label)
+    hint = suggest(label, names) if names else ""
+    raise ReedError(f"--label {label!r} is no class: numbers go from 0 to {count - 1}.{hint}")
 
 
 def first_moved(manifest: Manifest, keys: Sequence[str], named: Sequence[str]) -> str | None:

@@ -64,7 +64,7 @@ class Domain(Protocol):
     """One kind of data.
 
     An implementation is a frozen dataclass whose fields are its settings. It may also implement
-    Sized, Bounded and Published.
+    Sized, Bounded, Named, Asking and Published.
 
     Attributes:
         roles: Entries that the recipe's [data] table must have, such as ("x", "label").
@@ -169,6 +169,17 @@ class Named(Protocol):
             ReedError: There is no such class.
         """
         ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A domain whose samples are for something that the user names.
+
+    Attributes:
+        asks: The options that reed-sample needs, as the user types them: "--structure FILE".
+    """
+
+    asks: str
 
 
 @runtime_checkable

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from reed import config
+from reed.cache import classes
 from reed.cache.schema import Field
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.domains.image_guided import Request, drawn_with_guides
 from reed.domains.image_options import SampleOptions
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate
 from reed.guides.guide import guides_of
@@ -178,19 +179,8 @@ class ImageDomain:
 
     def with_names(self, options: SampleOptions, names: Sequence[str]) -> SampleOptions:
         """Return the options with numbers for the names of classes; see `Named`."""
-        numbers = []
-        for label in options.label:
-            if label.isdecimal() and int(label) < self.classes:
-                numbers.append(str(int(label)))
-            elif label in names:
-                numbers.append(str(names.index(label)))
-            else:
-                hint = suggest(label, names) if names else ""
-                last = self.classes - 1
-                raise ReedError(
-                    f"--label {label!r} is no class: numbers go from 0 to {last}.{hint}"
-                )
-        return replace(options, label=tuple(numbers))
+        numbers = [classes.number_of(label, names, self.classes) for label in options.label]
+        return replace(options, label=tuple(map(str, numbers)))
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw the samples in a grid; of latents, the first three channels, with full contrast."""

@@ -10,6 +10,9 @@ from reed.flows import samplers
 from reed.flows.samplers import Guidance
 from reed.guides.steer import Steer
 
+SAMPLERS = ("euler", "heun", "sde")
+LABELS = ("balanced", "random")
+
 
 @dataclass(frozen=True)
 class SampleOptions:
@@ -29,6 +32,7 @@ class SampleOptions:
         "euler",
         "Sampler: euler or heun (ODE), or sde (Euler-Maruyama, last step 0.04).",
         metavar="NAME",
+        choices=SAMPLERS,
     )
     steps: int = option(50, "Number of sampler steps.")
     guidance: Guidance = field(default_factory=Guidance)
@@ -37,6 +41,7 @@ class SampleOptions:
         "balanced",
         "Class labels: balanced (sample i gets label i mod classes) or random.",
         metavar="NAME",
+        choices=LABELS,
     )
     label: tuple[str, ...] = option(
         (),
@@ -47,10 +52,7 @@ class SampleOptions:
     seed: int = option(0, "Random seed.")
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("sampler", ("euler", "heun", "sde")),
-            ("labels", ("balanced", "random")),
-        ):
+        for name, known in (("sampler", SAMPLERS), ("labels", LABELS)):
             if getattr(self, name) not in known:
                 raise ReedError(f"{name} is {getattr(self, name)!r}, it must be one of {known}")
         samplers.check_steps(self.steps)

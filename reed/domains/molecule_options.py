@@ -29,7 +29,10 @@ class MoleculeOptions:
 
     steps: int = option(100, "Number of integration steps.")
     grid: str = option(
-        "log", "Step lengths: log (shorter towards the data) or linear (equal).", metavar="NAME"
+        "log",
+        "Step lengths: log (shorter towards the data) or linear (equal).",
+        metavar="NAME",
+        choices=GRIDS,
     )
     noise: float = option(1.0, "Rate at which atoms and bonds are resampled.")
     atoms: int = option(0, "Atoms per molecule; 0 draws their number from the cache.")

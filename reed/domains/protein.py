@@ -55,6 +55,7 @@ class DesignOptions:
         "purity",
         "Order in which residues are revealed: purity (most certain first) or random.",
         metavar="NAME",
+        choices=masked.ORDERS,
     )
     z: Steer = field(default_factory=Steer)
     seed: int = option(0, "Random seed.")
@@ -93,6 +94,7 @@ class ProteinDomain:
     roles = ("coords", "residue", "number", "chain", "neighbours")
     losses = ("diffusion",)
     sampling = DesignOptions
+    asks = "--structure FILE"
 
     backbone_noise: float = 0.1
     min_t: float = 0.01

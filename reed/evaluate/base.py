@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ def kind_of(samples: Path, reference: Path) -> str:
     """
     if not samples.exists():
         raise ReedError(f"cannot read samples from {samples}: there is nothing")
+    _refuse_representations(samples)
     if is_run(samples):
         settings = config.build(TrainConfig, config.read(samples / "config.json"))
         return RunData.of_run(samples, settings.shards, settings.data).domain
@@ -118,6 +120,23 @@ def kind_of(samples: Path, reference: Path) -> str:
         f"cannot tell what {samples} holds: reed-sample wrote no .json beside it, its content is "
         f"of none of the kinds {', '.join(EVALUATORS.names())}, and {reference} is no cache"
     )
+
+
+def _refuse_representations(samples: Path) -> None:
+    """Refuse OUT.z.npz, which lies beside the samples of a run with guides."""
+    if not samples.is_file() or not zipfile.is_zipfile(samples):
+        return
+    with zipfile.ZipFile(samples) as members:
+        names = [name.removesuffix(".npy") for name in members.namelist()]
+    if names and all(name.startswith("z/") for name in names):
+        name = samples.name.removesuffix(".npz").removesuffix(".z")
+        drawn = [samples.with_name(name + ending) for ending in (".npz", ".sdf", ".fasta")]
+        found = [str(path) for path in drawn if path.is_file() and path != samples]
+        hint = f"; measure {found[0]}" if found else "; measure the file of samples beside it"
+        raise ReedError(
+            f"{samples} holds the representations of guides ({', '.join(names)}), and no samples"
+            f"{hint}"
+        )
 
 
 def evaluator_of(kind: str, samples: Path) -> type[Evaluator]:

@@ -82,8 +82,10 @@ class ProteinEvaluator(Evaluator):
         assert isinstance(sampler.net, MPNN)  # the net of the domain that this kind names
         values = perplexity(sampler.net, structures, progress=task.progress)
         options = DesignOptions(tuple(structures), steps=self.steps)
-        batch = min(task.batch, len(structures))
-        drawn = sampler.draw(len(structures), options, batch=batch, progress=task.progress)
+        # What would fill up the last batch are designs for the longest structure, which take long.
+        drawn = sampler.draw(
+            len(structures), options, batch=task.batch, whole=False, progress=task.progress
+        )
         values |= self._measured(drawn["sequence"].tolist(), structures, task)
 
         settings = config.plain(DesignOptions(steps=self.steps)) | {"sampling": options.name}

@@ -25,8 +25,8 @@ T = TypeVar("T")
 def open_reference(task: Task, shape: tuple[int, ...], background: str) -> ImageSet:
     """Open the reference of a task.
 
-    A folder is read by the source ``images``, at the size of the samples: the same files, squares,
-    conversions and transparency.
+    A folder, a tar or a zip is read by the source ``images``, at the size of the samples: the same
+    files, squares, conversions and transparency.
 
     Args:
         task: The task.
@@ -38,7 +38,8 @@ def open_reference(task: Task, shape: tuple[int, ...], background: str) -> Image
         ReedError: There are no images, or one cannot be read.
     """
     place = task.reference
-    is_folder = place.is_dir() and not (place / "manifest.json").is_file()
+    is_cache = (place / "manifest.json").is_file()
+    is_folder = place.suffix in (".tar", ".zip") or place.is_dir() and not is_cache
     if not is_folder or shape[2:] != (3,) or shape[0] != shape[1]:
         if background:
             raise ReedError(f"--background is for a folder of images, {place} holds read ones")

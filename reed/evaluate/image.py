@@ -31,10 +31,10 @@ FAMILIES = ("dinov2", "dinov3", "siglip", "clip", "mae", "ijepa", "mocov3", "con
 @EVALUATORS.register("image")
 @dataclass
 class ImageEvaluator(Evaluator):
-    """Metrics of the images in an .npz, an .npy or a folder of image files.
+    """Metrics of the images in an .npz, an .npy, tars, or a folder of image files.
 
-    The reference is a cache with images, a folder, an .npz or an .npy; it may be an .npz of the
-    ADM suite that has statistics.
+    The reference is a cache with images, a folder, tars, a zip, an .npz or an .npy; it may be an
+    .npz of the ADM suite that has statistics.
 
     Attributes:
         metrics: Names in METRICS, separated by commas; empty for all that the reference and the
@@ -53,6 +53,7 @@ class ImageEvaluator(Evaluator):
         "Metrics, separated by commas: fd, fid, sfid, is, pr, kid, cmmd, fd-dinov2. Default: those "
         "that the reference and the available weights allow.",
         metavar="LIST",
+        choices=METRICS,
     )
     features: str = option(
         "",
@@ -67,7 +68,10 @@ class ImageEvaluator(Evaluator):
         metavar="SPACE=FILE",
     )
     precision: str = option(
-        "fp32", "Precision of the feature networks: fp32, tf32 or bf16.", metavar="NAME"
+        "fp32",
+        "Precision of the feature networks: fp32, tf32 or bf16.",
+        metavar="NAME",
+        choices=PRECISIONS,
     )
 
     background: str = option(
@@ -84,8 +88,8 @@ class ImageEvaluator(Evaluator):
 
     @classmethod
     def reads(cls, path: Path) -> bool:
-        """Return whether it is a folder, an .npy, or an .npz with arr_0 or ADM statistics."""
-        return path.is_dir() or path.suffix == ".npy" or has_images(path)
+        """Return whether it is a folder, an .npy, a .tar, or an .npz with arr_0 or statistics."""
+        return path.is_dir() or path.suffix in (".npy", ".tar") or has_images(path)
 
     def measure(self, task: Task) -> Record:
         """Measure images and write the record.

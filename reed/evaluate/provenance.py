@@ -26,6 +26,7 @@ RECIPE = (
     "images_seen",
     "config",
 )
+TARS = (".tars", ".shards")  # endings of folders of tars
 
 
 def beside(place: Path, ending: str) -> Path:
@@ -37,6 +38,8 @@ def beside(place: Path, ending: str) -> Path:
 def drawn_as(samples: Path) -> dict[str, Any]:
     """Return what reed-sample wrote to NAME.json beside samples; empty if there is no such file."""
     path = beside(samples, ".json")
+    if not path.is_file() and samples.suffix in TARS:  # OUT.tars is a folder
+        path = samples.with_suffix(".json")
     if not path.is_file():
         return {}
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from reed.errors import ReedError, at_least, suggest
+from reed.errors import ReedError, at_least
 
 ORDERS = ("purity", "random")
 
@@ -33,7 +33,7 @@ def check_sampling(steps: int, temperature: float, order: str) -> None:
     if not temperature >= 0:
         raise ReedError(f"temperature is {temperature}, it must be at least 0 (0: the likeliest)")
     if order not in ORDERS:
-        raise ReedError(f"unknown order {order!r}.{suggest(order, ORDERS)}")
+        raise ReedError(f"order is {order!r}, it must be one of {', '.join(ORDERS)}")
 
 
 @torch.no_grad()

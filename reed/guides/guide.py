@@ -34,12 +34,16 @@ class Entry:
 
 
 class Bank(Protocol):
-    """The rows of the column that a guide's representations come from."""
+    """The rows of a column of representations."""
 
     def __len__(self) -> int: ...
 
     def rows(self, numbers: Sequence[int]) -> Tensor:
         """Return decoded representations, [N, ...] float32."""
+        ...
+
+    def numbers(self, keys: Sequence[str]) -> list[int]:
+        """Return the rows of keys; ReedError if there is no such row."""
         ...
 
 
@@ -113,7 +117,8 @@ class Guide(nn.Module):
             return self.head(hidden[:, -self.spec.shape[0] :])  # without the tokens before them
         return self.head(pooled(hidden, mask))
 
-    bank: Bank | None = None  # for read = bank, in sampling
+    column: Bank | None = None  # the cached rows of its target, in sampling
+    bank: Bank | None = None  # the same, if the samples' z are drawn from them
     _row = 0  # of this guide's token among the entered ones; set by Guides
 
 

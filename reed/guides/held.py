@@ -41,6 +41,11 @@ class Held:
         self._z[True] = self._z[True].index_copy(0, rows, z.to(self._z[True]))
         self.has = self.has.index_fill(0, rows, True)
 
+    def give(self, z: Tensor) -> None:
+        """Set the z of all samples, which then need no prediction; each has it from its time on."""
+        self._z[True] = z.to(self._z[True])
+        self.known = torch.ones_like(self.known)
+
     def renew(self, label: bool, z: Tensor, seen: Tensor | None) -> None:
         """Predict z anew, for the samples in `seen` alone if it is given; see `take`."""
         if seen is None:

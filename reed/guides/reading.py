@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from reed.errors import ReedError
+from reed.guides import prompts
 from reed.guides.guide import Entry, Guide, Guides, pooled
 from reed.guides.held import Held
 from reed.guides.prior import Prior
@@ -56,10 +57,13 @@ class Reading:
         self._x_clock = own_clock(x_time, self.lag)
         lasts = x_time(torch.as_tensor(last, dtype=torch.float64), self.lag).expand(len(indices))
         self._check()
-        self._parts = {
-            guide.spec.name: Held(guide, self._times(guide, lasts), len(indices), weight)
-            for guide in guides.all()
-        }
+
+        # Prompts are of all guides or of none.
+        self._prompts = prompts.of(guides, steer.prompt, indices)
+        parts = [Held(g, self._times(g, lasts), len(indices), weight) for g in guides.all()]
+        self._parts = {g.spec.name: part for g, part in zip(guides.all(), parts, strict=True)}
+        for name, z in self._prompts.items():
+            self._parts[name].give(z)
 
     def _check(self) -> None:
         """Check the guidance against what the net was trained on."""
@@ -117,6 +121,7 @@ class Reading:
         """
         # A law of t* speaks of the time of x, which waits where a z runs ahead of it.
         noised, t = self._noised(start, beside), self._x_clock(start)
+
         for guide in self._guides.all():
             part, config = self._parts[guide.spec.name], guide.spec.config
             if config.read == "mean":
@@ -126,7 +131,9 @@ class Reading:
             due = ((part.times >= t) & ~part.has).nonzero().flatten()
             if config.read == "joint" or not len(due):
                 continue
-            if config.read == "bank":
+            if guide.spec.name in self._prompts:
+                part.put(due, self._prompts[guide.spec.name][due])
+            elif config.read == "bank":
                 part.put(due, self._bank(guide, due.tolist()))
             else:
                 at = torch.full_like(part.times, t) if exact else part.times
@@ -134,11 +141,17 @@ class Reading:
 
     def _noised(self, clock: float, beside: Sequence[Tensor]) -> dict[str, tuple[Tensor, float]]:
         """Return z and its time for every joint guide, by name."""
-        pairs = zip(self.joint, beside, strict=True)
-        return {
-            guide.spec.name: (z.to(self._dtype), own_clock(z_time, guide.spec.config.lag)(clock))
-            for guide, z in pairs
-        }
+        found = {}
+        for guide, z in zip(self.joint, beside, strict=True):
+            name, time = guide.spec.name, own_clock(z_time, guide.spec.config.lag)(clock)
+            now = self._on_path(guide, clock)[0] if name in self._prompts else z
+            found[name] = now.to(self._dtype), time
+        return found
+
+    def _on_path(self, guide: Guide, clock: float) -> tuple[Tensor, Tensor]:
+        """Return the z of a prompt and its velocity at the time."""
+        time = own_clock(z_time, guide.spec.config.lag)(clock)
+        return prompts.noised(self._prompts[guide.spec.name], self.noise(guide), time)
 
     def _drawn(
         self,
@@ -209,14 +222,19 @@ class Reading:
 
         # The labelled and the unlabelled copy each read the mean that they predict themselves.
         masks = None if mask is None else mask.repeat(len(parts), 1)
-        if clock == start:
+        if clock == start and not self._prompts:
             for guide in self._parts_of("mean"):
                 z = guide.normed(guide.predicted(states, masks)).to(self._dtype)
                 part = self._parts[guide.spec.name]
                 for variant, chunk in zip(parts, z.chunk(len(parts)), strict=True):
                     if variant.z:
                         part.renew(variant.label, chunk, seen)
-        velocities = [self._velocity(guide.predicted(states, masks), parts) for guide in self.joint]
+        velocities = [
+            self._on_path(guide, clock)[1]
+            if self._prompts
+            else self._velocity(guide.predicted(states, masks), parts)
+            for guide in self.joint
+        ]
         return summed(prediction, parts), velocities
 
     def _velocity(self, stacked: Tensor, parts: list[Variant]) -> Tensor:
@@ -272,6 +290,7 @@ class Reading:
     def result(self, beside: Sequence[Tensor] = ()) -> dict[str, Any]:
         """Return z of every sample as "z/NAME", float32 arrays [B, ...]."""
         joint = {guide.spec.name: z for guide, z in zip(self.joint, beside, strict=True)}
+        joint |= self._prompts
         for part in self._parts.values():
             part.take()  # a mean has one more prediction, that of the last step
         return {

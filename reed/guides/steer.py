@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,10 +14,12 @@ from reed.config import option
 from reed.errors import ReedError
 from reed.flows.samplers import check_interval, check_scale
 
+SHORT = 40  # characters of keys in a file's name
+
 
 @dataclass(frozen=True)
 class Steer:
-    """Guidance on the representations of guides, and the reading of a bank.
+    """Guidance on the representations of guides, and where these come from.
 
     Attributes:
         scale: Scale of the guidance, at least 1; 1 turns it off.
@@ -24,6 +28,8 @@ class Steer:
         mixture: Whether to use the paper's geometric mixture, (1 - A) v(x) + A v(x, z), with z
             drawn at the start. It is biased: it does not sample the joint distribution.
         replace: Whether a row of a bank may be used for several samples.
+        prompt: Keys of cached samples whose representations the samples get in turn, in place of
+            drawn ones; empty to draw them.
     """
 
     scale: float = option(
@@ -42,6 +48,13 @@ class Steer:
     replace: bool = option(
         False, "A row of a bank may be used for several samples.", flag="guide-replace"
     )
+    prompt: tuple[str, ...] = option(
+        (),
+        "Key of a sample in the cache whose representation is used in place of a drawn one; may be "
+        "repeated, then samples get them in turn.",
+        flag="prompt-from",
+        metavar="KEY",
+    )
 
     def __post_init__(self) -> None:
         check_scale("guide-scale", self.scale)
@@ -50,6 +63,11 @@ class Steer:
             raise ReedError(
                 f"guide-scale is {self.scale} and guide-mixture is on, which sets the scale to "
                 "A(t); leave one of them out"
+            )
+        if self.replace and self.prompt:
+            raise ReedError(
+                f"guide-replace is on and prompt-from is {self.prompt[0]!r}, with which no row is "
+                "drawn; leave one of them out"
             )
 
     def check_used(self, reads: Collection[str]) -> None:
@@ -63,6 +81,7 @@ class Steer:
         given += [f"guide-interval is {interval}"] if (self.low, self.high) != (0, 1) else []
         given += ["guide-mixture is on"] if self.mixture else []
         given += ["guide-replace is on"] if self.replace else []
+        given += [f"prompt-from is {self.prompt[0]!r}"] if self.prompt else []
         if given and not reads:
             raise ReedError(f"{given[0]}, and this net has no guides; leave it out")
         if self.replace and "bank" not in reads:
@@ -80,7 +99,15 @@ class Steer:
             if (self.low, self.high) != (0, 1):
                 parts.append(f"t{self.low:g}-{self.high:g}")
         parts += ["mixture"] if self.mixture else []
-        return "-".join(parts + (["replace"] if self.replace else []))
+        parts += ["replace"] if self.replace else []
+        return "-".join(parts + ([f"from-{_short(self.prompt)}"] if self.prompt else []))
+
+
+def _short(keys: Sequence[str]) -> str:
+    """Return keys as a part of a file's name; a hash tells apart those that cannot stand there."""
+    text = "+".join(keys)
+    safe = re.sub(r"[^\w.+-]+", "_", text)[:SHORT]
+    return text if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import sys
 import zipfile
@@ -23,6 +24,7 @@ from reed.cache.account import Account
 from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
+from reed.metrics import image_tars
 from reed.picture import to_uint8
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # arrays in a reference file of the ADM suite
@@ -34,8 +36,8 @@ class ImageSet:
     """A set of images of one size.
 
     Attributes:
-        place: The .npz or .npy file, the folder or the cache.
-        kind: ``npz``, ``npy``, ``folder`` or ``cache``.
+        place: The .npz, .npy or .tar file, the folder or the cache.
+        kind: ``npz``, ``npy``, ``tars``, ``folder`` or ``cache``.
         num: Number of images; 0 if the file holds statistics only.
         shape: Shape of an image, [H, W, C].
         sha256: Hash of the content.
@@ -66,7 +68,7 @@ class ImageSet:
 
 
 def open_images(place: Path, what: str = "images") -> ImageSet:
-    """Open an .npz or .npy file, a cache or a folder of image files.
+    """Open an .npz, .npy or .tar file, a cache, or a folder of image files or of tars.
 
     Args:
         place: The file or folder.
@@ -79,6 +81,8 @@ def open_images(place: Path, what: str = "images") -> ImageSet:
         raise ReedError(f"cannot read {what} from {place}: there is nothing")
     if place.suffix == ".npy":
         return _npy(place, what)
+    if tars := image_tars.tars_at(place):
+        return _tars(place, image_tars.members(tars, what))
     if place.is_file():
         return _npz(place, what)
     return _cache(place) if (place / "manifest.json").is_file() else _folder(place, what)
@@ -114,7 +118,9 @@ def _npy(path: Path, what: str) -> ImageSet:
 def _npz(path: Path, what: str) -> ImageSet:
     """Open a file of reed-sample or the ADM suite, without loading its images (arr_0) at once."""
     if not zipfile.is_zipfile(path):
-        raise ReedError(f"cannot read {what} from {path}: it is no .npz, .npy, folder or cache")
+        raise ReedError(
+            f"cannot read {what} from {path}: it is no .npz, .npy, .tar, folder or cache"
+        )
 
     # A reference file of the ADM suite may hold statistics and no images.
     try:
@@ -197,10 +203,29 @@ def _folder(folder: Path, what: str) -> ImageSet:
     return ImageSet(folder, "folder", len(names), shape, digest.hexdigest(), read, lambda: None)
 
 
+def _tars(place: Path, members: image_tars.Members) -> ImageSet:
+    """Open the images in tars."""
+    first = members.places[0]
+    shape = _decoded(members.content(first), f"{first[0]}: {first[3]}").shape
+
+    def read(batch: int) -> Iterator[np.ndarray]:
+        return members.read(batch, partial(_decoded, shape=shape))
+
+    num, labels = len(members.places), members.labels
+    return ImageSet(place, "tars", num, shape, members.sha256, read, lambda: labels)
+
+
 def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    """Decode one image file, uint8 [H, W, C]; if ``shape`` is given, it must match."""
+    """Decode one image file; see `_decoded`."""
+    return _decoded(path, str(path), shape)
+
+
+def _decoded(
+    file: Path | io.BytesIO, path: str, shape: tuple[int, ...] | None = None
+) -> np.ndarray:
+    """Decode an image called `path`, uint8 [H, W, C]; if ``shape`` is given, it must match."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             mode, pixels = image.mode, np.asarray(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ReedError(f"cannot decode {path}: {error}") from error
@@ -208,7 +233,7 @@ def _decode(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
         raise ReedError(f"{path} is of mode {mode}; convert it to RGB, or to L for one channel")
     pixels = pixels[..., None] if mode == "L" else pixels
     if shape is not None and pixels.shape != shape:
-        sizes = f"{list(pixels.shape)}, the first image of the folder {list(shape)}"
+        sizes = f"{list(pixels.shape)}, the first image {list(shape)}"
         raise ReedError(f"{path} is {sizes}; bring them all to one size")
     return pixels
 

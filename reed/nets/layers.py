@@ -68,7 +68,9 @@ def sincos_2d(grid: int, dim: int) -> Tensor:
     The first half of the channels encodes the column, the second half the row. Source: MAE and DiT,
     released code.
     """
-    position = torch.arange(grid)
+    # On the CPU even if a net is built for its shape alone: arithmetic on the meta device imports
+    # torch._dynamo and sympy, which takes seconds.
+    position = torch.arange(grid, device="cpu")
     rows, columns = torch.meshgrid(position, position, indexing="ij")
     halves = [sincos_1d(axis.reshape(-1), dim // 2) for axis in (columns, rows)]
     return torch.cat(halves, dim=-1).float()

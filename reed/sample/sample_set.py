@@ -8,6 +8,7 @@ OUT.npz, ...   the files that the domain's output writes from the parts
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,13 +174,17 @@ class SampleSet:
     def finish(self) -> bool:
         """Write the files if every part is drawn, one process at a time; return whether it is."""
         if self.missing():
-            return False
+            return self.is_written()  # another process may have removed the parts
         with files.only_writer(self._parts, wait=True):
             todo = {path: w for path, w in self._files.items() if not self._holds_all(path)}
             unsound = self._unsound() if todo else {}
             for path, write in todo.items():
                 self._record(path, unsound, write(path, self) or {})
         return True
+
+    def remove_parts(self) -> None:
+        """Remove the drawn parts, from which no more files can be written then."""
+        shutil.rmtree(self._parts, ignore_errors=True)
 
     @property
     def problems(self) -> dict[str, str]:
@@ -188,8 +193,8 @@ class SampleSet:
 
     def parts(self) -> Iterator[dict[str, np.ndarray]]:
         """Yield the arrays of each part by name, in order, `num` samples in total."""
-        numbers = range(self.batches)
-        for number in tqdm(numbers, "files", leave=False, unit="part", disable=self._quiet):
+        quiet = self._quiet
+        for number in tqdm(range(self.batches), "files", leave=False, unit="part", disable=quiet):
             left = self.num - number * self.batch
             values = self._read(number)
             values.pop(PROBLEM, None)
@@ -208,7 +213,7 @@ class SampleSet:
             check_readable(path)
             raise ReedError(f"cannot read {path}: {error}; delete it and rerun") from error
 
-        # A part without the named arrays is sound: most have no problem to tell of.
+        # A part without the named arrays is sound.
         rows = {name: len(value) for name, value in values.items()}
         if not (rows or names) or set(rows.values()) - {self.batch}:
             raise ReedError(
@@ -272,15 +277,11 @@ class SampleSet:
             return
 
         # An option that did not exist when the samples were drawn is one that is empty now.
-        kept = [
-            {k: v for k, v in table.items() if k not in FREE and v != []}
-            for table in (recorded, self._recipe)
-        ]
+        kept = [{k: t[k] for k in t if k not in FREE} for t in (recorded, self._recipe)]
         for name, old, new in config.differences(*kept, ""):
-            raise ReedError(
-                f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}; "
-                "choose another --out"
-            )
+            if old not in (None, []) or new not in (None, []):
+                said = f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}"
+                raise ReedError(f"{said}; choose another --out")
         if recorded["num"] > self.num:
             raise ReedError(
                 f"{self.out} has {recorded['num']} samples, more than {self.num}; the first are "

@@ -180,14 +180,14 @@ class Sampler:
         """Check that `num` samples can be drawn with these options.
 
         Raises:
-            ReedError: A guide's bank has too few rows, or the options speak of guides that the net
-                does not have.
+            ReedError: A guide's bank has too few rows, the cache lacks the key of a prompt, or the
+                options speak of guides that the net does not have.
         """
         guides, steer = guides_of(self.net), getattr(options, "z", None)
         if isinstance(steer, Steer):  # the options of a user's domain may have another z, or none
             steer.check_used([] if guides is None else [g.spec.config.read for g in guides.all()])
         if guides is not None:
-            check_banks(guides, num, options.z.replace)
+            check_banks(guides, num, options.z)
 
     def completed(self, options: Any) -> Any:
         """Return sampling options with numbers in place of names of classes."""
@@ -195,12 +195,19 @@ class Sampler:
         return self.domain.with_names(options, self.classes) if is_named else options
 
     def batch(
-        self, number: int, options: Any, size: int, strict: bool = True
+        self,
+        number: int,
+        options: Any,
+        size: int,
+        strict: bool = True,
+        *,
+        stop: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Draw samples number * size to (number + 1) * size - 1.
 
-        A batch is always full, because a matrix product may round differently if its shape
-        differs. So for one batch size a sample has the same bits, whichever process draws it.
+        A batch is full unless `stop` says otherwise, because a matrix product may round differently
+        if its shape differs. So for one batch size a sample has the same bits, whichever process
+        draws it.
 
         Args:
             number: Number of the batch.
@@ -209,14 +216,18 @@ class Sampler:
             strict: Whether to fail for one sample that is not finite. Otherwise the array
                 ``problem``, text [size], says what is wrong with such samples; without it, nothing
                 is wrong.
+            stop: Number of the first sample that is not needed; None to draw the whole batch.
 
         Returns:
-            Arrays [size, ...] by name.
+            Arrays [size, ...] by name; with ``stop``, they may be shorter.
 
         Raises:
             ReedError: A value is not finite; if not ``strict``, in every sample.
         """
         indices = range(number * size, (number + 1) * size)
+        if stop is not None:
+            indices = range(indices.start, min(indices.stop, stop))
+            size = len(indices)
         device = str(next(self.net.parameters()).device)
         with computing(device, self.precision):
             drawn = self.domain.generate(self.net, self.fields, indices, options)
@@ -238,7 +249,13 @@ class Sampler:
         return drawn | ({PROBLEM: np.array(problems)} if any(problems) else {})
 
     def draw(
-        self, which: int | range, options: Any, *, batch: int = BATCH, progress: bool = True
+        self,
+        which: int | range,
+        options: Any,
+        *,
+        batch: int = BATCH,
+        whole: bool = True,
+        progress: bool = True,
     ) -> dict[str, np.ndarray]:
         """Draw samples in the scale of the stored data.
 
@@ -248,6 +265,8 @@ class Sampler:
             which: Number of samples, counted from 0, or a range of their indices.
             options: Sampling options of the domain.
             batch: Samples per batch.
+            whole: Whether the last batch is drawn whole, which keeps the bits of its samples; else
+                nothing behind the last sample is drawn.
             progress: Whether to show a progress bar.
 
         Returns:
@@ -255,13 +274,14 @@ class Sampler:
         """
         which = range(which) if isinstance(which, int) else which
         numbers = range(which.start // batch, -(-which.stop // batch))
+        first, stop = numbers.start * batch, None if whole else which.stop
+        end = numbers.stop * batch if whole else which.stop
         parts = []
         with tqdm(
-            total=len(numbers) * batch, unit="sample", disable=not progress, dynamic_ncols=True
+            total=end - first, unit="sample", disable=not progress, dynamic_ncols=True
         ) as bar:
             for number in numbers:
-                parts.append(self.batch(number, options, batch))
-                bar.update(batch)
-        first = numbers.start * batch
+                parts.append(self.batch(number, options, batch, stop=stop))
+                bar.update(len(next(iter(parts[-1].values()))))
         cut = slice(which.start - first, which.stop - first, which.step)
         return {name: np.concatenate([part[name] for part in parts])[cut] for name in parts[0]}

@@ -108,7 +108,7 @@ def left_out(run: Path) -> str | None:
     return (
         f"the public layout has no place for guides, so {', '.join(names)} "
         f"{'is' if len(names) == 1 else 'are'} left out; the net was trained with what enters "
-        f"there, so draw samples with: reed-sample --run {run}"
+        "there, so draw samples from the run itself"
     )
 
 

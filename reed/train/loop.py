@@ -18,6 +18,7 @@ from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
 from reed.train import checkpoint, public, recipe, summary, trackers
+from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.ema import Ema
@@ -55,8 +56,7 @@ def train(settings: TrainConfig, *, progress: bool = True) -> int:
             setup.data.write(settings.run)
         trainer.resume()
         if main:
-            net = accelerator.unwrap_model(trainer.model)
-            summary.begin(setup, net, accelerator, trainer.step, progress=progress)
+            summary.begin(setup, trainer.bare, accelerator, trainer.step, progress=progress)
         is_interrupt = trainer.run(progress=progress and accelerator.is_local_main_process)
 
     # A process group that still exists when Python ends may abort the finished process.
@@ -88,36 +88,32 @@ class Trainer:
     """One process's part of a run: model, optimizer, averaged weights, and the loop over steps.
 
     Attributes:
+        bare: The model without what wraps it for several processes.
         step: Optimizer steps done.
         samples: Samples seen, over all processes.
     """
 
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
         self.setup, self.accelerator = setup, accelerator
-        optim = setup.config.optim
         model, lines = untrained(setup)
         for line in lines:
             accelerator.print(line, file=sys.stderr)
         model = model.to(accelerator.device)
 
         self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=optim.lr,
-            betas=optim.betas,
-            eps=optim.eps,
-            weight_decay=optim.weight_decay,
-            fused=True,
-        )
+        self._optimizer = AdamW.of(model, setup.config.optim)
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
         self._ema = Ema(model.net, setup.config.decay())
-        self._bare = model
-        if _compiles(setup.config.compile, accelerator.device):
+        self.bare = model
+        self._compiled = _compiles(setup.config.compile, accelerator.device)
+        if self._compiled:
             for part in model.repeated():
                 part.compile()  # in place, so that the names in the state dict stay
-        self.model, self.optimizer = accelerator.prepare(model, self._optimizer)
+        # Both are there already; placing them again would import torch.distributed.tensor.
+        parts, place = (model, self._optimizer), [False, False]
+        self.model, self.optimizer = accelerator.prepare(*parts, device_placement=place)
         self._guard = Guard(accelerator.device)
         self.step, self.samples = 0, 0
 
@@ -128,8 +124,8 @@ class Trainer:
             return
 
         saved = checkpoint.load(run)
-        checkpoint.load_strict(self._bare, saved.model, f"{run} step {saved.step}")
-        parameters = dict(self._bare.named_parameters())
+        checkpoint.load_strict(self.bare, saved.model, f"{run} step {saved.step}")
+        parameters = dict(self.bare.named_parameters())
         checkpoint.load_optimizer(self._optimizer, parameters, saved.optim)
         self._ema.load_state_dict(saved.ema)
         if self.accelerator.scaler is not None:
@@ -149,7 +145,7 @@ class Trainer:
             settings.run,
             Checkpoint(
                 self.step,
-                self._bare.state_dict(),
+                self.bare.state_dict(),
                 self._ema.state_dict(),
                 checkpoint.optimizer_tensors(self._optimizer, self._names),
                 extra,
@@ -159,11 +155,12 @@ class Trainer:
 
     def preview(self) -> np.ndarray:
         """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
-        setup, net = self.setup, self._bare.net
+        setup, net = self.setup, self.bare.net
         domain, indices = setup.domain, range(setup.config.preview.num)
         training = net.training
         # Uncompiled, because compiling for another batch size takes longer than a few pictures.
-        eager = torch.compiler.set_stance("force_eager")
+        compiled, plain = self._compiled, contextlib.nullcontext()
+        eager = torch.compiler.set_stance("force_eager") if compiled else plain
         with self._ema.weights_in(net), eager, torch.no_grad(), self.accelerator.autocast():
             samples = domain.generate(net.eval(), setup.fields, indices, setup.preview)
         net.train(training)
@@ -232,9 +229,10 @@ class Trainer:
             for name, term in terms.items():
                 logged[name] = logged.get(name, 0) + term * share
 
-        norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), settings.optim.clip or float("inf")
-        )
+        # The accelerator's clip_grad_norm_ would import what sharded weights need.
+        self.accelerator.unscale_gradients()
+        limit = settings.optim.clip or float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         for group in self._optimizer.param_groups:
             group["lr"] = settings.optim.lr * setup.lr(self.step)
         if self.accelerator.scaler is None:
@@ -255,7 +253,7 @@ class Trainer:
     def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss of one micro-batch, and its terms for the log."""
         setup = self.setup
-        batch, noised, drawn = noised_batch(setup, self._bare.net, part, self.step)
+        batch, noised, drawn = noised_batch(setup, self.bare.net, part, self.step)
         with self.accelerator.autocast():
             prediction, aligned = self.model(noised, batch, drawn)
 

@@ -111,7 +111,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     schedules = _schedules(settings, domain)
 
     active = {name: align for name, align in settings.align.items() if not schedules[name].is_off()}
-    with _shapes_alone():
+    with shapes_alone():
         net = domain.net(data.fields)
     targets = {
         name: check_target(name, align, cache.column_and_field(align.target)[1], net)
@@ -119,7 +119,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     }
 
     guides = data.guides(settings.guide, net)
-    with _shapes_alone():
+    with shapes_alone():
         attach(net, guides)
 
     stream = _stream(settings, cache, active, guides, rank=rank, world=world, pin=pin)
@@ -209,7 +209,7 @@ def claim(settings: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def _shapes_alone() -> Generator[None]:
+def shapes_alone() -> Generator[None]:
     """Make modules without memory and without drawing first weights, which takes long."""
     names = [name for name in dir(nn.init) if name.endswith("_") and not name.startswith("_")]
     initializers = {name: getattr(nn.init, name) for name in names}

@@ -55,6 +55,7 @@ class ImageOutput(Output):
         "Conversion of pixel values to integers: nearest rounds them (as in SiT), down truncates "
         "them (as in ADM, REPA and REED).",
         metavar="NAME",
+        choices=ROUNDING,
     )
     png: bool = option(False, "Also write a folder of PNG files.")
     tars: bool = option(False, "Also write WebDataset tar files.")
