@@ -70,7 +70,7 @@ def test_a_preview_is_of_the_average_and_puts_the_weights_back(make, monkeypatch
     settings = make(steps=3, preview={"num": 4, "options": {"steps": 2}})
     trainer = loop.Trainer(check(settings), Accelerator(cpu=True))
     trainer.run(progress=False)
-    own = {name: value.clone() for name, value in trainer._bare.net.state_dict().items()}
+    own = {name: value.clone() for name, value in trainer.bare.net.state_dict().items()}
     seen = {}
     monkeypatch.setattr(
         SiT,
@@ -80,10 +80,10 @@ def test_a_preview_is_of_the_average_and_puts_the_weights_back(make, monkeypatch
         ),
     )
     trainer.preview()
-    assert trainer._bare.net.training
+    assert trainer.bare.net.training
     average = trainer._ema.state_dict()
     assert all(torch.equal(seen[name], average[name]) for name in average)
-    assert all(torch.equal(v, own[n]) for n, v in trainer._bare.net.state_dict().items())
+    assert all(torch.equal(v, own[n]) for n, v in trainer.bare.net.state_dict().items())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def trainers(setting: Setting, folder: Path) -> dict[str, Trainer]:
 def sampling(trainer: Trainer, setting: Setting, steps: int) -> Callable[[], Any]:
     """Return the drawing of one batch from the net of a trainer, not averaged."""
     options, setup = SampleOptions("euler", steps), trainer.setup
-    net = trainer._bare.net
+    net = trainer.bare.net
 
     def draw() -> None:
         training = net.training
