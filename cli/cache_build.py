@@ -165,8 +165,7 @@ def build(
         source, cache = prepared.make_source(), prepared.request.cache
         how = together.Settings(cache, frozen, source, share, workers, retry)
         members = [job.member() for job in jobs.values()]
-        for columns in together.passes(members, apart):
-            together.run(columns, how, report)
+        together.run(members, how, report, apart)
     _say(account.last_line(_account(prepared, frozen, as_json)), as_json)
 
 

@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from reed import stage_one
 from reed.build import column as columns
-from reed.build import engines
+from reed.build import engines, seen
+from reed.build.seen import Seen
 from reed.build.source import listed
 from reed.cache import classes, mend, plan, schema
 from reed.cache import convert as converting
@@ -129,7 +130,8 @@ def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None
     Samples that are new in the source do no harm.
     """
     manifest = frozen.manifest
-    listing = listed(stage_one.make_source(manifest.source, data, manifest.options))
+    source = stage_one.make_source(manifest.source, data, manifest.options)
+    listing = listed(source, Seen(cache / seen.NAME))
 
     # Labels number the classes: with another list of classes they would no longer match.
     moved = classes.first_moved(manifest, frozen.keys, listing.classes)

@@ -14,7 +14,9 @@ from typing import Any
 from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import defaults, early, size
+from reed.build import seen as memory
 from reed.build.choices import Request, parse_codecs, parse_options
+from reed.build.seen import Seen
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
 from reed.cache import files, plan, schema
@@ -30,6 +32,7 @@ class Build:
     """A request with all names looked up; nothing is written yet.
 
     Attributes:
+        seen: What the listing found in each file.
         settings: Settings of the plan.
         plan: The plan as it would be frozen.
         jobs: The columns to build, inputs first.
@@ -38,6 +41,7 @@ class Build:
 
     request: Request
     listing: Listing
+    seen: Seen
     settings: Mapping[str, Any]
     plan: Plan
     jobs: tuple[JobSpec, ...]
@@ -65,6 +69,7 @@ class Build:
         with files.only_writer(cache, wait=True):
             if self.request.rebuild or (plan.is_unused(cache) and not self._is_planned()):
                 plan.discard(cache)
+            self.seen.save()
             parts = (found.passed, found.counts, found.examples)
             return plan.freeze(cache, found, *parts, **self.settings)
 
@@ -88,7 +93,8 @@ def prepare(request: Request) -> Build:
     jobs = chosen(request, source.entries if pipelines.load(request.pipeline).optional else ())
     made = {job.column: job.make_encoder() for job in jobs}
     early.check_settings(cache, settings["source"], made, source)
-    listing = early.with_planned(cache, listed(source))
+    seen = Seen(request.cache / memory.NAME)
+    listing = early.with_planned(cache, listed(source, seen))
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
@@ -97,7 +103,7 @@ def prepare(request: Request) -> Build:
     early.check_columns(cache, source, frozen, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
     placed = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, settings, frozen, placed, sizes)
+    return Build(request, listing, seen, settings, frozen, placed, sizes)
 
 
 def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ...]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from reed.build.seen import Seen
 from reed.cache import key_lists
 from reed.cache.account import Account
 
@@ -89,12 +90,27 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """The additional method of a source whose listing parses files."""
+
+    def list_with(self, seen: Seen) -> Listing:
+        """Return the listing; files that are remembered are not parsed."""
+        ...
+
+
 UNFIT = "name is no text"  # the reason for a file whose name a list of keys cannot hold
 
 
-def listed(source: Source) -> Listing:
-    """Return the listing of a source; keys that a list of keys cannot hold are passed over."""
-    stamps = source.listing()
+def listed(source: Source, seen: Seen | None = None) -> Listing:
+    """Return the listing of a source; keys that a list of keys cannot hold are passed over.
+
+    Args:
+        source: The source.
+        seen: What was found in its files before, for a source that remembers it.
+    """
+    remembers = seen is not None and isinstance(source, Remembers)
+    stamps = source.list_with(seen) if remembers else source.listing()
     listing = stamps if isinstance(stamps, Listing) else Listing(stamps)
     unfit = key_lists.unfit(listing)
     if not unfit:

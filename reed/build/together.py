@@ -94,25 +94,50 @@ class Settings:
 Report = Callable[[str, Timing, float], object]
 
 
-def run(members: Sequence[Member], settings: Settings, report: Report) -> None:
-    """Build the missing shards of a pass; a column that fails does not stop the others.
+def run(members: Sequence[Member], settings: Settings, report: Report, apart: bool = False) -> None:
+    """Build the missing shards of some columns; one that fails does not stop the others.
 
     Args:
-        members: The columns of the pass, inputs first.
+        members: The columns, inputs first.
         settings: How they are built.
         report: Function that is told what each column took.
+        apart: See `passes`.
 
     Raises:
         Exception: The error of the first column that failed, once the others are built.
     """
-    _Pass(members, settings, report).run()
+    failed: dict[str, Exception] = {}
+    groups = passes(members, apart)
+    for number, group in enumerate(groups):
+        # What reads a column that failed cannot be built.
+        for member in group:
+            if lost := member.inputs & failed.keys():
+                failed[member.name] = failed[next(iter(lost))]
+        left = [member for member in group if member.name not in failed]
+        later = [member for group in groups[number + 1 :] for member in group]
+        if left:
+            failed |= _Pass(left, later, settings, report).run()
+
+    for error in failed.values():
+        raise error
+
+
+class _AllFailed(Exception):
+    """Raised when no column of a pass is left."""
 
 
 class _Pass:
     """The columns of a pass by level: those of a level read only columns of lower ones."""
 
-    def __init__(self, members: Sequence[Member], settings: Settings, report: Report) -> None:
-        self._members, self._settings, self._report = members, settings, report
+    def __init__(
+        self,
+        members: Sequence[Member],
+        later: Sequence[Member],
+        settings: Settings,
+        report: Report,
+    ) -> None:
+        self._members, self._later = members, later
+        self._settings, self._report = settings, report
         self._levels: list[list[Member]] = []
         for member in members:
             inputs = [i for i, level in enumerate(self._levels) for m in level if _reads(member, m)]
@@ -122,13 +147,14 @@ class _Pass:
         self._works: dict[str, tuple[Work, Todo, Bar]] = {}
         self._failed: dict[str, Exception] = {}
 
-    def run(self) -> None:
-        """Build the columns, stage by stage and level by level."""
+    def run(self) -> dict[str, Exception]:
+        """Build the columns, stage by stage and level by level; return the errors by column."""
         stages = self._stages()
         shards = [shard for stage in stages for shard in stage]
         plan, source = self._settings.plan, self._settings.source
         needs = Needs([m.name for m in self._members], shards, plan.keys_of, self._readers)
         with (
+            contextlib.suppress(_AllFailed),
             SharedReader(source, plan.manifest.views, needs, self._settings.workers) as reader,
             contextlib.ExitStack() as self._stack,
         ):
@@ -145,8 +171,7 @@ class _Pass:
 
         for name, (work, _, _) in self._works.items():
             self._report(name, work.timing, work.seconds)
-        for error in self._failed.values():
-            raise error
+        return self._failed
 
     def _stages(self) -> list[list[int]]:
         """Return the shards in stages; a stage is built for all columns before the next."""
@@ -188,22 +213,25 @@ class _Pass:
         return work.job.column.name in self._works
 
     def _fail(self, name: str, error: Exception) -> None:
-        """Give up a column and all that read it; raise the error if no other column is left."""
+        """Give up a column and all that read it; _AllFailed is raised if no other one is left."""
         lost = {name}
-        for member in self._members:  # inputs come first
+        for member in (*self._members, *self._later):  # inputs come first
             if member.inputs & lost:
                 lost.add(member.name)
-        for each in lost:
-            self._failed[each] = error
-            if each in self._works:
-                work, _, bar = self._works.pop(each)
-                work.writer.close()
-                bar.close()
+        for member in self._members:
+            if member.name in lost:
+                self._failed[member.name] = error
+                work, _, bar = self._works.pop(member.name, (None, None, None))
+                if work and bar:
+                    work.writer.close()
+                    bar.close()
 
-        if all(member.name in self._failed for member in self._members):
-            raise next(iter(self._failed.values()))
-        said = " ".join(f"{place_of(error)} {type(error).__name__}: {error}".split())
-        tqdm.write(f"{name} is given up, the other columns go on: {said}", file=sys.stderr)
+        left = {m.name for m in (*self._members, *self._later)} - lost - self._failed.keys()
+        if left:  # else the error ends the command
+            said = " ".join(f"{place_of(error)} {type(error).__name__}: {error}".split())
+            tqdm.write(f"{name} is given up, the other columns go on: {said}", file=sys.stderr)
+        if not left & {member.name for member in self._members}:
+            raise _AllFailed
 
     def _finish(self, name: str, at_most: int) -> None:
         """Wait until at most so many shards of a column are unfinished."""
