@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -112,6 +112,9 @@ bench-speedup: $(STAMP) ## Count the steps to equal quality with and without ali
 # ARGS: another checkout, with which this one is compared.
 bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/listing.py $(ARGS)
+
+bench-first: $(STAMP) ## Time a first build against another checkout: ARGS=DIR
+	$(BIN)/python tests/bench/first_build.py $(ARGS)
 
 bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
 	$(BIN)/python tests/bench/contention.py $(ARGS)

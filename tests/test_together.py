@@ -375,12 +375,20 @@ def test_as_many_processes_read_as_pay(monkeypatch):
     assert workers_for(10**6) == 3 == shared.most_workers()
 
 
-@pytest.mark.parametrize(("pause", "started"), [(0.02, [4]), (0.0, [])])
+@pytest.mark.parametrize(("cost", "started"), [(0.1, [2]), (0.3, [4]), (0.06, []), (1e-4, [])])
 def test_the_cost_of_a_sample_decides_on_processes(
-    fakes, tmp_path, monkeypatch, apart, pause, started
+    fakes, tmp_path, monkeypatch, apart, cost, started
 ):
-    """60 slow samples were read one after another, as every set of fewer than 4,096."""
-    found = []
+    """60 slow samples were read one after another, as every set of fewer than 4,096.
+
+    60 samples of 0.1 s take 6 s: when nine are known, the rest pays for two processes.
+    """
+    found, clock = [], [0.0]
+
+    class Slow(Counting):
+        def read(self, key, view=0):
+            clock[0] += cost / (1 + apart.flip)
+            return super().read(key, view)
 
     class InPlace:
         def __init__(self, workers, context, begin, task):
@@ -394,10 +402,9 @@ def test_the_cost_of_a_sample_decides_on_processes(
             shared._task = None
 
     monkeypatch.setattr(shared, "ProcessPoolExecutor", InPlace)
-    monkeypatch.setattr(shared, "WORTH_IT", 0.1)
+    monkeypatch.setattr(shared, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(4))
-    source = Counting(fakes.Source())
-    source._source.pause = pause
+    source = Slow(fakes.Source())
     fakes.together(tmp_path, NAMES, source, flip=apart.flip, workers=None)
     assert found == started
     assert fakes.tree(tmp_path) == apart.tree and set(source.reads.values()) == {1}

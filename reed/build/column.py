@@ -107,7 +107,6 @@ def open_job(
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
 
-    read = [address.split("/")[0] for address in encoder.reads if "/" in address]
     wanted = Column(
         name=name,
         encoder=encoder_name or name,
@@ -117,24 +116,26 @@ def open_job(
         licence=encoder.licence,
         container=container or "tar",
         options=dict(options or {}),
-        inputs={column: schema.load_column(cache, column).identity() for column in read},
+        inputs=_inputs(cache, encoder),
     )
-
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
-    _check_parts(wanted)
-    if wanted.container not in CONTAINERS:
-        hint = suggest(wanted.container, CONTAINERS)
-        raise ReedError(f"unknown container {wanted.container!r}.{hint}")
+    _check_stored(wanted)
 
     # The file is read back, because another process may have written it first.
-    _forget(cache, wanted)
     new = Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields})
+    _forget(cache, wanted)
     if not (cache / name / "column.json").is_file():
         _create(new, reader, progress)
     column = schema.load_column(cache, name)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))
     return replace(new, column=column, state=load_state(cache, column))
+
+
+def _inputs(cache: Path, encoder: Encoder) -> dict[str, str]:
+    """Return the identities of the columns that an encoder reads."""
+    names = [address.split("/")[0] for address in encoder.reads if "/" in address]
+    return {name: schema.load_column(cache, name).identity() for name in names}
 
 
 def _forget(cache: Path, wanted: Column) -> None:
@@ -163,8 +164,14 @@ def check_entry(entry: str, source: Source, name: str) -> None:
         raise ReedError(f"encoder {name!r} reads {entry!r}, which the source lacks.{hint}")
 
 
-def _check_parts(column: Column) -> None:
-    """Raise ReedError for two parts with the same name; webdataset reads names in lower case."""
+def _check_stored(column: Column) -> None:
+    """Raise ReedError for an unknown container, or two parts with the same name.
+
+    Names are compared in lower case, as webdataset reads them.
+    """
+    if column.container not in CONTAINERS:
+        hint = suggest(column.container, CONTAINERS)
+        raise ReedError(f"unknown container {column.container!r}.{hint}")
     seen: set[str] = set()
     for part in parts_of(column.fields):
         if part.name.lower() in seen:

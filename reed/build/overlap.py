@@ -86,9 +86,11 @@ def build_shards(
         workers: See `SharedReader`.
         step: See `Work`.
     """
+    # A reader that no other column shares.
     shards = list(shards)
     entries = dict.fromkeys(job.reading.entries, job.column.name)
     needs = Needs([job.column.name], shards, job.plan.keys_of, lambda _: entries)
+
     with (
         SharedReader(job.source, job.plan.manifest.views, needs, workers) as reader,
         contextlib.closing(Writer(job)) as writer,

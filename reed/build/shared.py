@@ -154,6 +154,7 @@ class SharedReader:
             self._submit()
             return
 
+        # It was not submitted: there are no processes, or it was used before and not held.
         began = perf_counter()
         readers = self._needs.readers(shard)
         found = read_views(self._task.source, key, self._task.views, readers) if readers else []

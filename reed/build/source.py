@@ -80,9 +80,9 @@ class Source(Protocol):
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """Return the entries of one view of a sample.
 
-        Only the entries that a column reads are accessed, so the mapping may compute them on
-        access. If it has an attribute ``notes``, a list of texts such as "alpha dropped", a build
-        says of how many samples it noted which.
+        Each entry that a column reads is accessed once, others never, so the mapping may compute
+        them on access. If it has an attribute ``notes``, a list of texts such as "alpha
+        dropped", a build says of how many samples it noted which.
 
         Raises:
             BadSample: The sample cannot be read; the message is the reason.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from reed.build import overlap
 from reed.build import shard as build
 from reed.build.calibrate import calibration_shards
-from reed.build.engines import Bar, Share, Todo, todo
+from reed.build.engines import Bar, Share, todo
 from reed.build.overlap import Work
 from reed.build.reading import entries_of
 from reed.build.shard import Job, Timing
@@ -144,7 +144,7 @@ class _Pass:
             level = 1 + max(inputs, default=-1)
             self._levels[level:] = self._levels[level:] or [[]]
             self._levels[level].append(member)
-        self._works: dict[str, tuple[Work, Todo, Bar]] = {}
+        self._works: dict[str, tuple[Work, frozenset[int], Bar]] = {}  # with the missing shards
         self._failed: dict[str, Exception] = {}
 
     def run(self) -> dict[str, Exception]:
@@ -153,6 +153,8 @@ class _Pass:
         shards = [shard for stage in stages for shard in stage]
         plan, source = self._settings.plan, self._settings.source
         needs = Needs([m.name for m in self._members], shards, plan.keys_of, self._readers)
+
+        # What a column reads is in place before the column is opened, and before each shard.
         with (
             contextlib.suppress(_AllFailed),
             SharedReader(source, plan.manifest.views, needs, self._settings.workers) as reader,
@@ -196,12 +198,13 @@ class _Pass:
             self._fail(member.name, error)
             return
 
+        # The writer and the bar end with the pass.
         timing = Timing()
         bar = Bar(settings.plan, member.name, left, timing, settings.progress)
         writer = self._stack.enter_context(contextlib.closing(Writer(job)))
         self._stack.enter_context(bar)
         work = Work(job, timing, left.tally, writer, bar.step, perf_counter() - began)
-        self._works[member.name] = work, left, bar
+        self._works[member.name] = work, frozenset(left.missing), bar
         reader.batch = max(reader.batch, job.encoder.batch_size)
 
     def _attempt(self, work: Work, call: Callable[[], object]) -> bool:
@@ -264,7 +267,7 @@ class _Pass:
     def _needs(self, member: Member, shard: int) -> bool:
         """Whether a column has still to be built in a shard, as far as is known."""
         if member.name in self._works:
-            return shard in self._works[member.name][1].missing
+            return shard in self._works[member.name][1]
         marker = self._settings.cache / member.name / f"{shard:06d}.json"
         return member.name not in self._failed and not marker.is_file()
 
