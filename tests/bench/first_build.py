@@ -80,9 +80,11 @@ def main() -> None:
         ways = {"other": asked.other.resolve(), "this": HERE}
         trees = {name: laid_out(place, folder / name) for name, place in ways.items()}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-        for _ in range(asked.rounds):
+        for number in range(asked.rounds):
             for name, tree in trees.items():
                 spent[name].append(build(tree, folder / f"cache-{name}", words))
+                said = "%.1f s, %.1f CPU s" % spent[name][-1]
+                print(f"round {number + 1}, {name}: {said}", flush=True)
             assert content(folder / "cache-this") == content(folder / "cache-other")
 
     for index, what in enumerate(("seconds", "CPU seconds")):
