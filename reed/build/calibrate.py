@@ -69,7 +69,8 @@ def _collect(
         leave=False,
     ) as bar:
         for shard, keys in _cuts(job):
-            encoded = build.encode(job, shard, keys, reader and reader.views)
+            views = reader.views if reader else None
+            encoded = build.encode(job, shard, keys, views)
             tally.add(encoded.tried, encoded.failed)
             job.kept.add(shard, keys, encoded)
             if reader:

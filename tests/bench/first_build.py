@@ -83,7 +83,7 @@ def main() -> None:
         for number in range(asked.rounds):
             for name, tree in trees.items():
                 spent[name].append(build(tree, folder / f"cache-{name}", words))
-                said = "%.1f s, %.1f CPU s" % spent[name][-1]
+                said = "{:.1f} s, {:.1f} CPU s".format(*spent[name][-1])
                 print(f"round {number + 1}, {name}: {said}", flush=True)
             assert content(folder / "cache-this") == content(folder / "cache-other")
 
