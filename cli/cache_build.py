@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,120 +11,19 @@ from typing import Any
 import click
 
 from reed import pipelines, stage_one
-from reed.build import engines, overlap, ray_engine
-from reed.cache import cost, schema
+from reed.build import engines, ray_engine, together
+from reed.build.shard import Timing
+from reed.cache import cost
 from reed.cache.plan import Plan
-from reed.cli.common import CACHES, DEVICE, completed, one_line_errors, pick_device
-from reed.encoders import ENCODERS
+from reed.cli.build_options import COLUMNS, REQUEST, takes
+from reed.cli.common import DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
-from reed.sources import SOURCES
-from reed.stage_one import Build, Request
+from reed.stage_one import Build, JobSpec, Request
 from reed.view import account
-
-_COLUMNS = (
-    click.argument("pipeline", shell_complete=completed(pipelines.names)),
-    click.option(
-        "--encoder",
-        "encoders",
-        multiple=True,
-        metavar="[COLUMN=]NAME",
-        shell_complete=completed(ENCODERS.names),
-        help="Encoder to build a column with; may be repeated. Default: those of the pipeline. "
-        "For your own encoder: COLUMN=package.module:Class (modules in the current folder are "
-        "found).",
-    ),
-    click.option(
-        "--latents",
-        default="",
-        metavar="[COLUMN=]NAME",
-        shell_complete=completed(ENCODERS.names),
-        help="Encoder whose latents are trained on in place of pixels, such as sd-vae.",
-    ),
-    click.option(
-        "--cache",
-        type=click.Path(path_type=Path),
-        metavar="DIR",
-        shell_complete=CACHES,
-        help="Folder of the cache. Default: cache/PIPELINE.",
-    ),
-    click.option(
-        "--set",
-        "options",
-        multiple=True,
-        metavar="COLUMN.NAME=VALUE",
-        help="Setting of a column's encoder, such as dinov2-b.weights=FILE; or of the source: "
-        "source.NAME=VALUE, such as source.resolution=512.",
-    ),
-)
-_REQUEST = (
-    *_COLUMNS,
-    click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        metavar="PATH",
-        help="Raw data, if the source reads files.",
-    ),
-    click.option(
-        "--source",
-        default="",
-        metavar="NAME",
-        shell_complete=completed(SOURCES.names),
-        help="Source that reads the raw data (see: reed-cache list sources). Default: the "
-        "cache's, or the pipeline's for a new cache.",
-    ),
-    click.option(
-        "--codec",
-        "codecs",
-        multiple=True,
-        metavar="COLUMN/FIELD=CODEC",
-        help="Codec for a field; may be repeated. Example: digits-vit/tokens=float16.",
-    ),
-    click.option(
-        "--container",
-        type=click.Choice(schema.CONTAINERS),
-        default=None,
-        help="File format for the shards of new columns. Default: tar.",
-    ),
-    click.option("--flip", is_flag=True, help="Also store each sample mirrored, in every column."),
-    click.option(
-        "--extend",
-        is_flag=True,
-        help="Append the samples that were added to the source, as new shards.",
-    ),
-    click.option(
-        "--rebuild", is_flag=True, help="Delete the plan and ALL columns of the cache first."
-    ),
-    click.option(
-        "--max-failed",
-        default="",
-        metavar="SHARE",
-        help="Share of the samples of a column that may fail, such as 10%; recorded in the plan. "
-        "Default: that of the cache, or 1%.",
-    ),
-    click.option("--force", is_flag=True, help="Continue even if the disk seems too small."),
-    click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Print counts of samples and files, and why some were left out, as JSON; messages "
-        "go to stderr.",
-    ),
-)
-
-
-def _takes(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a decorator that adds options and arguments to a command."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 @click.command()
-@_takes(*_COLUMNS)
+@takes(*COLUMNS)
 @one_line_errors
 def prefetch(**requested: Any) -> None:
     """Download the weights that a build needs, without building.
@@ -146,7 +44,7 @@ def prefetch(**requested: Any) -> None:
 
 
 @click.command()
-@_takes(*_REQUEST)
+@takes(*REQUEST)
 @one_line_errors
 def plan(force: bool, as_json: bool, **requested: Any) -> None:
     """Show what a build would write, without writing anything.
@@ -169,14 +67,20 @@ def plan(force: bool, as_json: bool, **requested: Any) -> None:
 
 
 @click.command()
-@_takes(*_REQUEST)
+@takes(*REQUEST)
 @DEVICE
 @click.option(
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Processes that read samples ahead; with 0, reading and encoding alternate. Default: "
-    "the cores of this rank, at most 8; 0 for fewer than 4,096 samples and under Ray.",
+    help="Processes that read samples ahead; with 0, reading and encoding alternate. Default: by "
+    "the time that the first samples take, at most the cores of this rank and 8; 0 under Ray.",
+)
+@click.option(
+    "--apart",
+    is_flag=True,
+    help="Build one column after another, each reading the source, so that one encoder at a time "
+    "is in memory.",
 )
 @click.option(
     "--engine",
@@ -210,6 +114,7 @@ def build(
     as_json: bool,
     device: str,
     workers: int | None,
+    apart: bool,
     engine: str,
     begin: int,
     end: int | None,
@@ -243,26 +148,36 @@ def build(
         prepared.check_space()
 
     frozen = prepared.freeze()
-    if workers is None:
-        workers = 0 if ray else overlap.default_workers(frozen.manifest.samples)
-    for planned in prepared.jobs:
-        job = replace(planned, device=device)
-        began = time.monotonic()
-        if ray:
-            gpu, spec = device == "cuda", job.absolute()
+    jobs = {job.column: replace(job, device=device) for job in prepared.jobs}
+
+    def report(name: str, timing: Timing, seconds: float) -> None:
+        _report(jobs[name], timing, seconds, as_json)
+
+    if ray:
+        for name, job in jobs.items():
+            began, gpu, spec = time.monotonic(), device == "cuda", job.absolute()
+            few = workers or 0
             timing = ray_engine.run(
-                ray, job.column, frozen, spec, share, gpu=gpu, workers=workers, retry=retry
+                ray, name, frozen, spec, share, gpu=gpu, workers=few, retry=retry
             )
-        else:
-            timing = engines.run(job.open(), share, workers=workers, retry=retry)
-        if timing.encode:
-            cost.record(job.cache / job.column, time.monotonic() - began, device)
-            _say(f"{job.column}: {timing.summary()}", as_json)
-        for note, count in timing.noted.items():
-            _say(f"{job.column}: {count} of the samples that were read: {note}", as_json)
-        if terms := getattr(job.make_encoder(), "terms", ""):
-            _say(f"{job.column}: {terms}", as_json)
+            report(name, timing, time.monotonic() - began)
+    else:
+        source, cache = prepared.make_source(), prepared.request.cache
+        how = together.Settings(cache, frozen, source, share, workers, retry)
+        members = [job.member() for job in jobs.values()]
+        together.run(members, how, report, apart)
     _say(account.last_line(_account(prepared, frozen, as_json)), as_json)
+
+
+def _report(job: JobSpec, timing: Timing, seconds: float, as_json: bool) -> None:
+    """Record and print what a column took."""
+    if timing.encode:
+        cost.record(job.cache / job.column, seconds, job.device)
+        _say(f"{job.column}: {timing.summary()}", as_json)
+    for note, count in timing.noted.items():
+        _say(f"{job.column}: {count} of the samples that were read: {note}", as_json)
+    if terms := getattr(job.make_encoder(), "terms", ""):
+        _say(f"{job.column}: {terms}", as_json)
 
 
 def _say(line: str, as_json: bool) -> None:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from reed import stage_one
 from reed.build import column as columns
-from reed.build import computed, engines
+from reed.build import computed, engines, seen
+from reed.build.seen import Seen
 from reed.build.source import listed
 from reed.cache import classes, mend, plan, schema
 from reed.cache import convert as converting
@@ -149,7 +150,7 @@ def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None
     for name in mend.readers_of(cache, unknown):
         spec = JobSpec.of_column(cache, name, data, "cpu")
         computed.check_reader(cache, schema.load_column(cache, name), spec.make_encoder(), source)
-    listing = listed(source)
+    listing = listed(source, Seen(cache / seen.NAME))
 
     # Labels number the classes: with another list of classes they would no longer match.
     moved = classes.first_moved(manifest, frozen.keys, listing.classes)

@@ -5,122 +5,26 @@ Everything here consists of names and paths, so it can be sent to another proces
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import computed, defaults, early, size
+from reed.build import seen as memory
 from reed.build.choices import Request, parse_codecs, parse_options
-from reed.build.shard import Encoder, Job
+from reed.build.seen import Seen
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
 from reed.cache import files, plan, schema
 from reed.cache.plan import Plan
-from reed.cache.schema import Column
-from reed.encoders import ENCODERS
-from reed.errors import ReedError, placed, suggest
-from reed.registry import find_in
-from reed.sources import SOURCES
-
-
-@dataclass(frozen=True)
-class JobSpec:
-    """One column to build, by names and paths; hashable and picklable.
-
-    Attributes:
-        encoder: A registered name, or "package.module:attribute".
-        codecs: (field, codec) pairs.
-        container: Container of a new column; empty for the default.
-        folder: Folder from which modules can be imported.
-        options: Settings of the encoder, as JSON.
-    """
-
-    cache: Path
-    column: str
-    encoder: str
-    source: str
-    data: Path | None = None
-    codecs: tuple[tuple[str, str], ...] = ()
-    container: str = ""
-    device: str = "cpu"
-    folder: Path = Path()
-    options: str = "{}"
-
-    @classmethod
-    def of_column(cls, cache: Path, name: str, data: Path | None, device: str) -> JobSpec:
-        """Return the job that builds shards of an existing column again."""
-        column, manifest = schema.load_column(cache, name), schema.load_manifest(cache)
-        return cls(
-            cache,
-            name,
-            column.encoder,
-            manifest.source,
-            data,
-            tuple((field.name, field.codec) for field in column.fields),
-            column.container,
-            device,
-            Path.cwd(),
-            json.dumps(column.options),
-        )
-
-    def absolute(self) -> JobSpec:
-        """Return the same job for a process that runs in another folder."""
-        data = self.data and self.data.absolute()
-        return replace(self, cache=self.cache.absolute(), data=data, folder=self.folder.absolute())
-
-    def make_encoder(self) -> Encoder:
-        """Return the encoder, not loaded."""
-        return make_encoder(self.encoder, self.folder, json.loads(self.options))
-
-    def open(self) -> Job:
-        """Return the job: encoder loaded, column described. The plan must be frozen already."""
-        # In another process the source may be named by a module in that folder, too.
-        find_in(self.folder)
-
-        frozen = plan.load(self.cache)
-        with placed(f"column {self.column!r}"):
-            encoder = self.make_encoder()
-            encoder.load(self.device)
-            return self._opened(encoder, frozen)
-
-    def _opened(self, encoder: Encoder, frozen: Plan) -> Job:
-        """Return the job with a loaded encoder."""
-        return columns.open_job(
-            self.cache,
-            frozen,
-            self.column,
-            encoder,
-            make_source(self.source, self.data, frozen.manifest.options),
-            self._codecs(encoder),
-            encoder_name=self.encoder,
-            container=self.container,
-            options=json.loads(self.options),
-        )
-
-    def _codecs(self, encoder: Encoder) -> dict[str, str]:
-        """Return the codecs that were requested, then those of the existing column, by field."""
-        if not schema.has_shards(self.cache, self.column):
-            return dict(self.codecs)
-        names = [field.name for field in encoder.fields]
-        fields = schema.load_column(self.cache, self.column).fields
-        return {f.name: f.codec for f in fields if f.name in names} | dict(self.codecs)
-
-    def describe(self) -> Column:
-        """Return the existing column, or the new one as far as its size depends on it."""
-        if schema.has_shards(self.cache, self.column):
-            return schema.load_column(self.cache, self.column)
-        encoder = self.make_encoder()
-        fields = tuple(encoder.fields)
-        column = Column(
-            self.column, self.encoder, "", encoder.reads, fields, container=self.container or "tar"
-        )
-        return schema.with_codec(column, dict(self.codecs))
+from reed.errors import ReedError, suggest
+from reed.jobs import JobSpec as JobSpec
+from reed.jobs import make_encoder as make_encoder
+from reed.jobs import make_source as make_source
 
 
 @dataclass(frozen=True)
@@ -128,6 +32,7 @@ class Build:
     """A request with all names looked up; nothing is written yet.
 
     Attributes:
+        seen: What the listing found in each file.
         settings: Settings of the plan.
         plan: The plan as it would be frozen.
         jobs: The columns to build, inputs first.
@@ -137,11 +42,17 @@ class Build:
 
     request: Request
     listing: Listing
+    seen: Seen
     settings: Mapping[str, Any]
     plan: Plan
     jobs: tuple[JobSpec, ...]
     sizes: tuple[Size, ...]
     notes: tuple[str, ...] = ()
+
+    def make_source(self) -> Source:
+        """Return the source of the request, with the settings of the plan."""
+        settings, data = self.settings, self.request.data
+        return make_source(settings["source"], data, settings["options"])
 
     def check_space(self) -> None:
         """Raise ReedError if the missing shards do not fit on the file system of the cache."""
@@ -160,6 +71,7 @@ class Build:
         with files.only_writer(cache, wait=True):
             if self.request.rebuild or (plan.is_unused(cache) and not self._is_planned()):
                 plan.discard(cache)
+            self.seen.save()
             parts = (found.passed, found.counts, found.examples)
             return plan.freeze(cache, found, *parts, **self.settings)
 
@@ -183,7 +95,8 @@ def prepare(request: Request) -> Build:
     jobs = chosen(request, source.entries if pipelines.load(request.pipeline).optional else ())
     made = {job.column: job.make_encoder() for job in jobs}
     early.check_settings(cache, settings["source"], made, source)
-    listing = early.with_planned(cache, listed(source))
+    seen = Seen(request.cache / memory.NAME)
+    listing = early.with_planned(cache, listed(source, seen))
     if listing.classes:
         settings["options"] = settings["options"] | {"classes": list(listing.classes)}
     frozen = plan.propose(cache, listing, **settings)
@@ -193,7 +106,7 @@ def prepare(request: Request) -> Build:
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
     notes = computed.check_all(cache, [s.column for s in sizes if s.shards], source)
     placed = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, settings, frozen, placed, sizes, tuple(notes))
+    return Build(request, listing, seen, settings, frozen, placed, sizes, tuple(notes))
 
 
 def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ...]:
@@ -257,29 +170,6 @@ def prefetch(request: Request) -> Iterator[early.Weights]:
     """Download the weights of every column; ReedError says which missing file to put where."""
     for job in chosen(request):
         yield early.fetched(job.column, job.make_encoder())
-
-
-def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
-    """Return the source called ``name`` for the raw data at ``data``, with some of its settings."""
-    given = {} if data is None else {"data": data}
-    return _made(SOURCES.get(name), given, options, "source")
-
-
-def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
-    """Return the encoder called ``name``, not loaded; ``folder`` is searched for modules, too."""
-    if ":" in name:
-        find_in(folder)
-    return _made(ENCODERS.get(name), {}, options, name)
-
-
-def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Any:
-    """Return an instance of a registered class or partial of one; fields are settings."""
-    kind, preset = (item.func, item.keywords) if isinstance(item, partial) else (item, {})
-    if dataclasses.is_dataclass(kind):
-        return config.build(kind, {**preset, **given, **options}, where)
-    if options:
-        raise ReedError(f"{where} has no settings, so none called {next(iter(options))!r}")
-    return kind(**preset, **given)
 
 
 def _planned(request: Request) -> Path:

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from reed.build import column, engines
+from reed.build import together as pass_
 from reed.build.engines import Share
 from reed.build.shard import BadSample
+from reed.build.together import Member
 from reed.cache import plan
 from reed.cache.schema import Field
 
@@ -120,7 +122,24 @@ class Words(Encoder):
         return (np.array([sample["caption/text"].count(c) for c in "aeibü"], np.float32),)
 
 
-ENCODERS = {"pixels": Pixels, "tokens": Tokens, "caption": Caption, "words": Words}
+class Both(Encoder):
+    """Pixels beside the counts of letters: it reads the source and another column, calibrated."""
+
+    reads = ("pixels", "caption/text")
+    fields = (Field("both", "sample", (21,), "int8"),)
+
+    def one(self, sample):
+        counts = [sample["caption/text"].count(c) for c in "aeibü"]
+        return (np.concatenate([sample["pixels"].ravel(), counts]).astype(np.float32),)
+
+
+ENCODERS = {
+    "pixels": Pixels,
+    "tokens": Tokens,
+    "caption": Caption,
+    "words": Words,
+    "both": Both,
+}
 
 
 def make(name: str) -> Encoder:
@@ -167,6 +186,33 @@ def build(
         opened = column.open_job(cache, frozen, name, encoder, source)
         engines.run(opened, share or Share(), workers=workers, retry=retry, progress=False)
     return cache
+
+
+def together(
+    cache: Path,
+    names=NAMES,
+    source: Source | None = None,
+    share: Share | None = None,
+    shard_size: int = 16,
+    workers: int | None = 0,
+    retry: bool = False,
+    making=make,
+    **settings,
+) -> dict[str, float]:
+    """Build columns of fakes in as few passes as `reed-cache build`; returns each one's seconds."""
+    source, took = source or Source(), {}
+    encoders = column.with_inputs(cache, names, making)
+    frozen = freeze(cache, source, shard_size=shard_size, **settings)
+
+    def opening(name):
+        return lambda reader: column.open_job(
+            cache, frozen, name, encoders[name], source, reader=reader
+        )
+
+    members = [Member(name, encoder.reads, opening(name)) for name, encoder in encoders.items()]
+    how = pass_.Settings(cache, frozen, source, share or Share(), workers, retry, progress=False)
+    pass_.run(members, how, lambda name, timing, seconds: took.update({name: seconds}))
+    return took
 
 
 def tree(folder: Path) -> dict[str, bytes]:

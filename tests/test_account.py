@@ -115,7 +115,7 @@ def test_two_resolutions_are_refused_before_any_work(
     folder, monkeypatch, command, settings, values
 ):
     add(folder / "data", "cat", 3)
-    monkeypatch.setattr(stage_one, "listed", lambda source: pytest.fail("listed"))
+    monkeypatch.setattr(stage_one, "listed", lambda *_: pytest.fail("listed"))
     words = [word for each in settings for word in ("--set", each)]
     found = run(command, "photos:PHOTOS", "--cache", "c", "--data", "data", *words)
     refused(found, "Error: column 'image' takes samples of", *values)

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -368,8 +367,9 @@ def wrong(fakes, what):
 def test_a_wrong_array_is_refused_and_nothing_is_marked(fakes, tmp_path, what, parts, when):
     def attempt():
         first = wrong(fakes, what if when == "calibrating" else lambda t, m: (t, m))
-        job = fakes.job(tmp_path, "tokens", None, first)
-        engines.run(replace(job, encoder=wrong(fakes, what)), Share(), progress=False)
+        fakes.job(tmp_path, "tokens", None, first)
+        job = fakes.job(tmp_path, "tokens", None, wrong(fakes, what))
+        engines.run(job, Share(), progress=False)
 
     refused("column 'tokens'", *parts, call=attempt)
     assert not list(tmp_path.glob("tokens/0*.json")) and not list(tmp_path.glob("tokens/.*"))

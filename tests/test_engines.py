@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reed.build import column, engines, overlap
+from reed.build import calibrate, column, engines, overlap, shared
 from reed.build import shard as build
 from reed.build.engines import Share
 from reed.build.shard import Tally, Timing
@@ -74,7 +74,7 @@ def test_build_shard_gives_the_bytes_of_the_overlapped_build(fakes, cache, want)
 
 def test_ranges_of_shards_are_half_open_and_meet(fakes, tmp_path, want, monkeypatch):
     """As the jobs of an array: in any order. All see to the shards that others calibrate on."""
-    monkeypatch.setattr(column, "CALIBRATION", 10)
+    monkeypatch.setattr(calibrate, "CALIBRATION", 10)
     names = ["pixels", "caption"]
     fakes.build(tmp_path, names, share=Share(begin=2, end=3))
     assert [marker.shard for marker in markers(tmp_path, "pixels")] == [0, 2]
@@ -114,15 +114,6 @@ def test_a_marker_of_other_keys_does_not_count(fakes, cache):
     assert [build.is_done(job, shard) for shard in range(4)] == [True, False, True, True]
 
 
-@pytest.mark.parametrize("samples", [0, 4095])
-def test_few_samples_start_no_processes(samples, monkeypatch):
-    assert overlap.default_workers(samples) == 0
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
-    assert overlap.default_workers(10**6) == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert overlap.default_workers(10**6) == 3
-
-
 # ---- reading, encoding and writing overlap
 
 
@@ -138,21 +129,20 @@ def seconds(fakes, cache, workers, source_pause, encode_pause):
 
 def test_reading_overlaps_encoding(fakes, tmp_path):
     """Each takes about 0.6 s in place. In the time that processes take to start, nothing overlaps,
-    so what is compared is the waiting for chunks after the first."""
+    so what is compared is the waiting for samples after the first."""
     first, waits = [], []
-    result = overlap._result
+    read = shared.SharedReader._read
 
     def timed(*args):
         began = time.perf_counter()
-        chunk = result(*args)
+        read(*args)
         waits.append(time.perf_counter() - began)
-        return chunk
 
     apart, together, held = [], [], []
     for turn in range(3):
         apart.append(seconds(fakes, tmp_path / f"a{turn}", 0, 0.005, 0.025))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(overlap, "_result", timed)
+            patch.setattr(shared.SharedReader, "_read", timed)
             together.append(seconds(fakes, tmp_path / f"b{turn}", 2, 0.005, 0.025))
         first.append(waits[0])
         waited = sum(waits[1:])
@@ -160,9 +150,10 @@ def test_reading_overlaps_encoding(fakes, tmp_path):
         assert together[-1][1].encode > 0.5 and apart[-1][1].read > 0.5
 
         # Other processes on the machine can hold up one turn.
-        wall, timing = together[-1]
+        timing = together[-1][1]
         in_turn = apart[-1][1].read + timing.encode
-        held.append(waited < 0.5 * apart[-1][1].read and wall - first[-1] < 0.8 * in_turn)
+        spent = timing.read + timing.encode + timing.write  # without the end of the processes
+        held.append(waited < 0.5 * apart[-1][1].read and spent - first[-1] < 0.8 * in_turn)
     assert any(held), (first, apart, together)
 
 
@@ -268,7 +259,7 @@ def test_a_process_that_is_dead_when_more_is_asked_of_it_is_one_line(fakes, tmp_
     def submit(*args):
         raise BrokenProcessPool("died before")
 
-    monkeypatch.setattr(overlap.ProcessPoolExecutor, "submit", submit)
+    monkeypatch.setattr(shared.ProcessPoolExecutor, "submit", submit)
     job = fakes.job(tmp_path, "zeros", fakes.Source(), Zeros())
     refused(
         "column 'zeros'",

@@ -267,14 +267,14 @@ def test_repair_on_the_command_line(cache, fakes, whole, wired_fakes):
 @pytest.fixture
 def wired_fakes(fakes, monkeypatch):
     """The fakes as the encoders and sources that the commands know."""
-    from reed import stage_one
+    from reed import jobs
 
     class Table:
         def __init__(self, items):
             self.get = items.__getitem__
 
-    monkeypatch.setattr(stage_one, "ENCODERS", Table(fakes.ENCODERS))
-    monkeypatch.setattr(stage_one, "SOURCES", Table({"fakes": lambda data=None: fakes.Source()}))
+    monkeypatch.setattr(jobs, "ENCODERS", Table(fakes.ENCODERS))
+    monkeypatch.setattr(jobs, "SOURCES", Table({"fakes": lambda data=None: fakes.Source()}))
 
 
 def test_repair_of_a_column_is_refused(cache, fakes):
@@ -287,9 +287,9 @@ def test_repair_of_a_column_is_refused(cache, fakes):
 
 
 def test_repair_with_another_source_is_refused(cache, fakes, wired_fakes, monkeypatch):
-    from reed import stage_one
+    from reed import jobs
 
-    stage_one.SOURCES.get = {"fakes": lambda data=None: fakes.Source(30)}.__getitem__
+    jobs.SOURCES.get = {"fakes": lambda data=None: fakes.Source(30)}.__getitem__
     (cache / "tokens" / "000001.tar").write_bytes(b"damaged")
     before = fakes.tree(cache)
     result = run("repair", cache, "--device", "cpu")
@@ -298,9 +298,9 @@ def test_repair_with_another_source_is_refused(cache, fakes, wired_fakes, monkey
 
 
 def test_repair_from_a_source_that_has_grown(cache, fakes, whole, wired_fakes, monkeypatch):
-    from reed import stage_one
+    from reed import jobs
 
-    stage_one.SOURCES.get = {"fakes": lambda data=None: fakes.Source(70)}.__getitem__
+    jobs.SOURCES.get = {"fakes": lambda data=None: fakes.Source(70)}.__getitem__
     (cache / "tokens" / "000001.tar").write_bytes(b"damaged")
     result = run("repair", cache, "--device", "cpu")
     assert result.exit_code == 0, result.stderr

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reed.build import computed
-from reed.build import shard as build
+from reed.build.calibrate import calibrate
 from reed.build.shard import Encoder, Job, Source
+from reed.build.shared import SharedReader
 from reed.build.source import KEY
 from reed.bytes import file_sha256
-from reed.cache import files, reader, schema
-from reed.cache.codecs import codecs
-from reed.cache.codecs.codecs import State
+from reed.cache import files, schema
+from reed.cache.calibration import load_state
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
+from reed.cache.reader import CONTAINERS, parts_of
 from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
-
-CALIBRATION = 256  # the first records of the cache order, which is random
-PAIR_STEP = 16  # of a pair field, every 16th token is used with all its neighbours, to save memory
 
 
 def with_inputs(
@@ -74,12 +71,6 @@ def _is_complete(cache: Path, name: str) -> bool:
     return all(schema.marker_path(cache, column, shard).is_file() for shard in shards)
 
 
-def calibration_shards(planned: Plan) -> range:
-    """Return the shards with the records on which columns are calibrated."""
-    last = min(CALIBRATION, len(planned.keys)) - 1
-    return range(planned.locate(last)[0] + 1)
-
-
 def open_job(
     cache: Path,
     plan: Plan,
@@ -91,6 +82,8 @@ def open_job(
     encoder_name: str = "",
     container: str = "",
     options: Mapping[str, Any] | None = None,
+    reader: SharedReader | None = None,
+    progress: bool = False,
 ) -> Job:
     """Return the job that builds a column with a loaded encoder.
 
@@ -104,6 +97,8 @@ def open_job(
         encoder_name: Registry name of the encoder; by default the name of the column.
         container: Container of a new column; by default "tar".
         options: Settings of the encoder, to be recorded.
+        reader: The reader that several columns share; by default the source is read here.
+        progress: Whether calibration shows a bar.
 
     Raises:
         ReedError: The column was built in another way before, or something that it reads is
@@ -113,7 +108,6 @@ def open_job(
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
 
-    read = [address.split("/")[0] for address in encoder.reads if "/" in address]
     wanted = Column(
         name=name,
         encoder=encoder_name or name,
@@ -123,23 +117,26 @@ def open_job(
         licence=encoder.licence,
         container=container or "tar",
         options=dict(options or {}),
-        inputs={column: schema.load_column(cache, column).identity() for column in read},
+        inputs=_inputs(cache, encoder),
     )
-
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
-    _check_parts(wanted)
-    if wanted.container not in reader.CONTAINERS:
-        hint = suggest(wanted.container, reader.CONTAINERS)
-        raise ReedError(f"unknown container {wanted.container!r}.{hint}")
+    _check_stored(wanted)
 
     # The file is read back, because another process may have written it first.
+    new = Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields})
     _forget(cache, wanted)
     if not (cache / name / "column.json").is_file():
-        _create(Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields}))
+        _create(new, reader, progress)
     column = schema.load_column(cache, name)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))
-    return Job(cache, plan, column, source, encoder, reader.load_state(cache, column))
+    return replace(new, column=column, state=load_state(cache, column))
+
+
+def _inputs(cache: Path, encoder: Encoder) -> dict[str, str]:
+    """Return the identities of the columns that an encoder reads."""
+    names = [address.split("/")[0] for address in encoder.reads if "/" in address]
+    return {name: schema.load_column(cache, name).identity() for name in names}
 
 
 def _forget(cache: Path, wanted: Column) -> None:
@@ -168,23 +165,29 @@ def check_entry(entry: str, source: Source, name: str) -> None:
         raise ReedError(f"encoder {name!r} reads {entry!r}, which the source lacks.{hint}")
 
 
-def _check_parts(column: Column) -> None:
-    """Raise ReedError for two parts with the same name; webdataset reads names in lower case."""
+def _check_stored(column: Column) -> None:
+    """Raise ReedError for an unknown container, or two parts with the same name.
+
+    Names are compared in lower case, as webdataset reads them.
+    """
+    if column.container not in CONTAINERS:
+        hint = suggest(column.container, CONTAINERS)
+        raise ReedError(f"unknown container {column.container!r}.{hint}")
     seen: set[str] = set()
-    for part in reader.parts_of(column.fields):
+    for part in parts_of(column.fields):
         if part.name.lower() in seen:
             raise ReedError(f"column {column.name!r} stores two {part.name!r}; rename a field")
         seen.add(part.name.lower())
 
 
-def _create(job: Job) -> None:
+def _create(job: Job, reader: SharedReader | None, progress: bool) -> None:
     """Write calibration.npz, where a codec needs one, then column.json; the first writer wins.
 
     A build that was killed between the two leaves a calibration; it is valid only for an equal
     column.
     """
     column, folder = job.column, job.cache / job.column.name
-    state = _calibrate(job)
+    state = calibrate(job, reader, progress)
     if state:
         path, identity = folder / "calibration.npz", column.identity()
         if _made_for(path) != identity:
@@ -203,51 +206,6 @@ def _made_for(path: Path) -> str:
             return str(arrays["made_for"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return ""
-
-
-def _calibrate(job: Job) -> State:
-    """Return the calibration from the first records: "field/key" -> array; empty if not needed."""
-    needs = [f for f in job.column.fields if codecs.codec_of(f).needs_calibration]
-    values: dict[str, list] = {field.name: [] for field in needs}
-    if not needs:
-        return {}
-
-    chunks = (
-        job.reading.chunk(shard, keys)
-        for shard in calibration_shards(job.plan)
-        for keys in job.cuts(shard)
-    )
-    tally = build.new_tally(job)
-    encoded = build.encode_shard(job, chunks, {}, build.Timing(), tally)
-    samples = (sample for records in encoded for _, views in records for sample in views)
-    samples = (sample for sample in samples if _is_finite(sample, values))
-
-    # Only what calibration needs is kept: the fields of 256 records must fit into memory.
-    steps = {field.name: PAIR_STEP if field.kind == "pair" else 1 for field in needs}
-    for sample in islice(samples, CALIBRATION):
-        for name, arrays in values.items():
-            arrays.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
-    if not values[needs[0].name]:
-        tally.check()  # where samples failed, it says which and why
-        raise ReedError(
-            f"column {job.column.name!r}: no sample could be read to calibrate it, or none "
-            "is finite"
-        )
-
-    state: State = {}
-    for field in needs:
-        try:
-            calibration = codecs.codec_of(field).calibrate(values[field.name])
-        except ReedError as error:
-            raise ReedError(f"column {job.column.name!r}, field {field.name!r}: {error}") from error
-        state |= {f"{field.name}/{name}": array for name, array in calibration.items()}
-    return state
-
-
-def _is_finite(sample: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Whether a sample can be used to calibrate; others are left out when a shard is written."""
-    with np.errstate(over="ignore"):
-        return all(np.isfinite(np.asarray(sample[name], np.float32)).all() for name in names)
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from reed.build.reading import entries_of
 from reed.build.shard import Downloads, Encoder
-from reed.build.source import Source, is_raw
+from reed.build.source import Source
 from reed.cache import schema
 from reed.cache.schema import Column
 from reed.errors import ReedError
@@ -30,7 +31,7 @@ class Computes(Protocol):
 
 def by(reads: Sequence[str], source: Source) -> str:
     """Return what computes the entries of a source that a column reads; empty if nothing does."""
-    return source.computed_by() if is_raw(reads) and isinstance(source, Computes) else ""
+    return source.computed_by() if entries_of(reads) and isinstance(source, Computes) else ""
 
 
 def revision(encoder: Encoder, source: Source) -> str:

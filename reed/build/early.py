@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from reed import weights
-from reed.build.column import CALIBRATION, check_entry
+from reed.build.calibrate import CALIBRATION
+from reed.build.column import check_entry
 from reed.build.shard import Downloads, Encoder, NeedsLibraries, ReadsFiles
 from reed.build.source import Listing, Source
 from reed.cache import plan, schema

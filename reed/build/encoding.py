@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from reed.build.source import BadSample, Chunk, Sample
+from reed.build.kept import Record as Record
+from reed.build.reading import Chunk
+from reed.build.source import BadSample, Sample
 from reed.errors import ReedError, placed
 
 if TYPE_CHECKING:
     from reed.build.shard import Job
-
-# A sample's key and, for each of its views, {field: value}.
-Record = tuple[str, Sequence[dict[str, Any]]]
 
 
 def encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> list[Record]:

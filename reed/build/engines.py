@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from reed.build import computed, overlap
 from reed.build import shard as build
-from reed.build.column import calibration_shards
+from reed.build.calibrate import calibration_shards
 from reed.build.shard import Job, Tally, Timing
 from reed.cache import files, schema
 from reed.cache.plan import Plan
@@ -115,14 +115,20 @@ def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
 
 
 def run(
-    job: Job, share: Share, *, workers: int = 0, retry: bool = False, progress: bool = True
+    job: Job,
+    share: Share,
+    *,
+    workers: int | None = 0,
+    retry: bool = False,
+    progress: bool = True,
 ) -> Timing:
-    """Build the missing shards of this process, with a progress bar.
+    """Build the missing shards of this process of one column, with a progress bar.
 
     Args:
         job: The column.
         share: The share of this process.
-        workers: Processes that read samples ahead; 0 reads in this process.
+        workers: Processes that read samples ahead; 0 reads in this process; None decides by the
+            measured cost of a sample.
         retry: Whether to build shards with failed samples again.
         progress: Whether to show the bar.
 
@@ -130,29 +136,57 @@ def run(
         The seconds of each stage.
     """
     left, timing = todo(job, share, retry=retry), Timing()
-    built = overlap.build_shards(job, left.missing, timing, left.tally, workers)
-    with contextlib.closing(built):
-        for _ in shown(job.plan, job.column.name, left, built, timing, progress):
-            pass
+    bar = Bar(job.plan, job.column.name, left, timing, progress)
+    built = overlap.build_shards(job, left.missing, timing, left.tally, workers, bar.step)
+    with bar, contextlib.closing(built):
+        for marker in built:
+            bar.shard(marker)
     return timing
 
 
-def shown(
-    plan: Plan, name: str, left: Todo, built: Iterable[Marker], timing: Timing, progress: bool
-) -> Iterator[Marker]:
-    """Yield the markers as they come, with a bar of samples and a line per failed sample."""
-    counts = {shard: len(plan.rows(shard)) for shard in left.ours}
-    with tqdm(
-        total=sum(counts.values()),
-        initial=sum(counts[shard] for shard in set(left.ours) - set(left.missing)),
-        desc=name,
-        unit="sample",
-        disable=not progress,
-        dynamic_ncols=True,
-    ) as bar:
-        for marker in built:
-            bar.set_postfix_str(timing.summary(), refresh=False)
-            bar.update(counts[marker.shard])
-            for key, reason in marker.failed.items():
-                bar.write(f"{name}: left out {key!r}: {reason}", file=sys.stderr)
-            yield marker
+class Bar:
+    """The progress bar of a column: it counts samples as they are encoded. A context manager."""
+
+    def __init__(self, plan: Plan, name: str, left: Todo, timing: Timing, progress: bool) -> None:
+        """Show a bar.
+
+        Args:
+            plan: Plan of the cache.
+            name: Name of the column.
+            left: The remaining work.
+            timing: The seconds to show.
+            progress: Whether to show anything but the samples that failed.
+        """
+        self._name, self._timing = name, timing
+        self._left = {shard: len(plan.rows(shard)) for shard in left.ours}
+        total = sum(self._left.values())
+        self._bar = tqdm(
+            total=total,
+            initial=total - sum(self._left[shard] for shard in left.missing),
+            desc=name,
+            unit="sample",
+            disable=not progress,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()
+
+    def step(self, shard: int, count: int) -> None:
+        """Show that so many samples of a shard have been encoded."""
+        self._left[shard] -= count
+        self._bar.set_postfix_str(self._timing.summary(), refresh=False)
+        self._bar.update(count)
+
+    def shard(self, marker: Marker) -> None:
+        """Show that a shard is in place, and name its samples that failed."""
+        self.step(marker.shard, self._left[marker.shard])  # if another process has encoded them
+        for key, reason in marker.failed.items():
+            self._bar.write(f"{self._name}: left out {key!r}: {reason}", file=sys.stderr)

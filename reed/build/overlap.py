@@ -1,247 +1,169 @@
 """Reading, encoding and writing at the same time, also across shard boundaries.
 
-Worker processes read chunks ahead, the caller's thread encodes them and another thread writes
-them, so the slowest of the three limits the speed. The bytes are those of build_shard.
+Worker processes read samples ahead, the caller's thread encodes them and a thread per column
+writes them, so the slowest of the three limits the speed. Several columns encode a shard in step,
+so that a sample is read once for all of them. The bytes are those of build_shard.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import os
-import queue
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, groupby, islice
-from operator import itemgetter
 from time import perf_counter
 
 from reed.build import shard as build
-from reed.build.shard import Job, Record, Tally, Timing
-from reed.build.source import Chunk, Reading
+from reed.build.shard import Job, Tally, Timing
+from reed.build.shared import Needs, SharedReader
+from reed.build.writing import Pipe, Writer
 from reed.cache.schema import Marker
-from reed.errors import ReedError
 
-MOST_WORKERS = 8
-WORTH_IT = 4096  # samples; fewer are read before processes have started
-_CHUNKS = 2  # chunks that wait between the encoder and the writer
-_SHARDS = 2  # shards that are encoded and not yet in place
+SHARDS = 2  # shards of a column that are encoded and not yet in place
 
 
-def default_workers(samples: int) -> int:
-    """Return the number of reading processes: the cores per rank, at most 8; 0 for few samples."""
-    if samples < WORTH_IT:
-        return 0
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, ranks))
+Step = Callable[[int, int], object]
+
+
+@dataclass
+class Work:
+    """A column that is being built.
+
+    Attributes:
+        job: The column.
+        timing: The seconds of each stage; those of reading are divided among the columns that
+            read.
+        tally: Tried and failed samples.
+        writer: The thread that writes its shards.
+        step: Function that is told how many samples of a shard have been encoded.
+        seconds: Seconds that the column took of this thread, with its part of the reading.
+    """
+
+    job: Job
+    timing: Timing
+    tally: Tally
+    writer: Writer
+    step: Step
+    seconds: float = 0.0
+
+    def finished(self, at_most: int) -> list[Marker]:
+        """Return the markers of finished shards, once at most ``at_most`` are unfinished."""
+        began = perf_counter()
+        markers = list(self.writer.finished(at_most))
+        for marker in markers:
+            self.job.kept.drop(marker.shard)
+        self.timing.write += perf_counter() - began
+        return markers
+
+
+# Calls a function for a column, and says whether it succeeded; an error may be raised or noted.
+Attempt = Callable[[Work, Callable[[], object]], bool]
+
+
+def at_once(work: Work, call: Callable[[], object]) -> bool:
+    """Call a function and let its errors pass."""
+    call()
+    return True
 
 
 def build_shards(
-    job: Job, shards: Iterable[int], timing: Timing, tally: Tally, workers: int = 0
+    job: Job,
+    shards: Iterable[int],
+    timing: Timing,
+    tally: Tally,
+    workers: int | None = 0,
+    step: Step = lambda shard, count: None,
 ) -> Generator[Marker]:
-    """Build some shards; yield the marker of each once it is in place.
+    """Build some shards of one column; yield the marker of each once it is in place.
 
-    A shard that another process has built by the time its reading begins is not built again.
+    A shard that another process has built by the time it is reached is not built again.
 
     Args:
         job: The column.
         shards: The shards to build.
         timing: Receives the seconds of each stage.
         tally: Receives the number of tried and failed samples.
-        workers: Processes that read ahead; 0 reads in this process, between encoding.
+        workers: See `SharedReader`.
+        step: See `Work`.
     """
-    with contextlib.ExitStack() as stack:
-        pool = None
-        if workers and job.reading.is_raw:  # reading another column is cheap
-            pool = stack.enter_context(_pool(job.reading, workers))
-        writer = stack.enter_context(contextlib.closing(_Writer(job)))
+    # A reader that no other column shares.
+    shards = list(shards)
+    entries = dict.fromkeys(job.reading.entries, job.column.name)
+    needs = Needs([job.column.name], shards, job.plan.keys_of, lambda _: entries)
 
-        for shard, chunks in _reads(job, shards, pool, 2 * workers):
-            if chunks is not None:
-                failed: dict[str, str] = {}
-                pipe = writer.begin(shard, failed, tally)
-                for records in build.encode_shard(job, chunks, failed, timing, tally):
-                    timing.write += pipe.put(records)
-                timing.write += pipe.put(None)
-            elif marker := build.done_marker(job, shard):
-                yield marker
-            began = perf_counter()
-            yield from writer.finished(_SHARDS - 1)
-            timing.write += perf_counter() - began
-
-        began = perf_counter()
-        yield from writer.finished(0)
-        timing.write += perf_counter() - began
-
-
-# ---- reading
-
-Read = Callable[[], Chunk]
-
-
-def _reads(
-    job: Job, shards: Iterable[int], pool: ProcessPoolExecutor | None, ahead: int
-) -> Iterator[tuple[int, Iterator[Chunk] | None]]:
-    """Yield every shard and its chunks, to be consumed in turn; None for a finished shard.
-
-    With a pool, ``ahead`` chunks are read beside the one in use, also of later shards.
-    """
-
-    # Submitting a chunk starts to read it, so only as many are made as are buffered.
-    def begun() -> Iterator[tuple[int, Read | None]]:
+    with (
+        SharedReader(job.source, job.plan.manifest.views, needs, workers) as reader,
+        contextlib.closing(Writer(job)) as writer,
+    ):
+        work = Work(job, timing, tally, writer, step)
+        reader.batch = job.encoder.batch_size
         for shard in shards:
-            if build.is_done(job, shard):
-                yield shard, None
-                continue
-            for keys in job.cuts(shard):
-                if pool is None:
-                    yield shard, partial(job.reading.chunk, shard, keys)
-                else:
-                    with _worker_death_reported(job, shard):
-                        future = pool.submit(_read, shard, keys)
-                    yield shard, partial(_result, job, shard, future)
-
-    reads = begun() if pool is None else _buffered(begun(), ahead)
-    for shard, group in groupby(reads, itemgetter(0)):
-        rest = map(itemgetter(1), group)
-        first = next(rest)
-        yield shard, None if first is None else (read() for read in chain([first], rest))
+            if marker := build.done_marker(job, shard):
+                yield marker
+            else:
+                encode_shard([work], shard, reader)
+            reader.forget(shard)
+            yield from work.finished(SHARDS - 1)
+        yield from work.finished(0)
 
 
-def _buffered(items: Iterator, count: int) -> Iterator:
-    """Yield the items, of which ``count`` more than were requested have been made."""
-    made = deque(islice(items, count))
-    for item in items:
-        made.append(item)
-        yield made.popleft()
-    yield from made
+def encode_shard(
+    works: Sequence[Work],
+    shard: int,
+    reader: SharedReader,
+    attempt: Attempt = at_once,
+    again: bool = False,
+) -> None:
+    """Encode a shard of some columns, in the order in which the samples are read.
 
-
-def _result(job: Job, shard: int, future: Future[Chunk]) -> Chunk:
-    """Return a chunk that a worker process has read."""
-    with _worker_death_reported(job, shard):
-        return future.result()
-
-
-@contextlib.contextmanager
-def _worker_death_reported(job: Job, shard: int) -> Generator[None]:
-    """Turn the error of a pool whose process has died into a ReedError.
-
-    A dead process is noticed when a chunk is submitted, or when its result is requested.
+    Args:
+        works: The columns.
+        shard: Number of the shard.
+        reader: The reader that they share.
+        attempt: How a column is called.
+        again: Whether other columns will use the same samples later.
     """
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise ReedError(
-            f"column {job.column.name!r}: a reading process died near shard {shard} (killed, or "
-            "out of memory); rerun to resume, with fewer --workers, or 0 to read in place"
-        ) from error
+    begun = [_Begun(work, shard) for work in works]
+    keys, released = works[0].job.plan.keys_of(shard) if works else (), 0
+    while left := [each for each in begun if each.cuts]:
+        # The column whose next cut ends first is next, so few samples have to be held.
+        nearest = min(left, key=lambda each: each.position + len(each.cuts[0]))
+        shares = [each.work for each in left if each.work.job.reading.entries]
+        before, began = reader.seconds, perf_counter()
+        if not attempt(nearest.work, partial(nearest.encode, reader)):
+            nearest.cuts.clear()
+        _divide(nearest.work, shares, reader.seconds - before, perf_counter() - began)
+
+        position = min((each.position for each in begun if each.cuts), default=len(keys))
+        reader.release(keys[released:position], again)
+        released = position
 
 
-@contextlib.contextmanager
-def _pool(reading: Reading, workers: int) -> Generator[ProcessPoolExecutor]:
-    """Yield a pool of processes that read chunks."""
-    # spawn: a fork would inherit the locks of torch's and zarr's threads.
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, spawn, _start, (reading,))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _divide(work: Work, shares: Sequence[Work], reading: float, seconds: float) -> None:
+    """Add the seconds of a call to a column, and those of reading to all that share them."""
+    work.seconds += seconds - reading
+    work.timing.read -= reading
+    for other in shares:
+        other.seconds += reading / len(shares)
+        other.timing.read += reading / len(shares)
 
 
-_reading: Reading | None = None  # set once in each worker process
+class _Begun:
+    """A shard of one column that is being encoded."""
 
+    def __init__(self, work: Work, shard: int) -> None:
+        self.work, self._shard, self._failed = work, shard, {}
+        self.cuts = list(work.job.cuts(shard))
+        self._pipe: Pipe = work.writer.begin(shard, self._failed, work.tally)
+        self.position = 0  # samples that have been encoded
 
-def _start(reading: Reading) -> None:
-    """Prepare a worker process."""
-    global _reading
-    _reading = reading
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process with its parent; a killed parent cannot tell its workers to stop."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _read(shard: int, keys: tuple[str, ...]) -> Chunk:
-    """Read a chunk in a worker process."""
-    assert _reading is not None
-    return _reading.chunk(shard, keys)
-
-
-# ---- writing
-
-
-class _Abandoned(Exception):
-    """Raised in the writer of a shard that the encoder has abandoned."""
-
-
-class _Pipe:
-    """The queue of one shard's records to the thread that writes them."""
-
-    written: Future[Marker]  # set by the writer, see `_Writer.begin`
-
-    def __init__(self) -> None:
-        self._queue: queue.Queue[list[Record] | None | _Abandoned] = queue.Queue(_CHUNKS)
-
-    def put(self, records: list[Record] | None) -> float:
-        """Pass some records on, None after the last; return the seconds that this took."""
-        began = perf_counter()
-        while True:
-            try:
-                self._queue.put(records, timeout=0.2)
-                return perf_counter() - began
-            except queue.Full:
-                if self.written.done():
-                    self.written.result()  # raises the writer's error
-
-    def abandon(self) -> None:
-        """Make the writer give the shard up."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-        self._queue.put(_Abandoned())
-
-    def __iter__(self) -> Iterator[Record]:
-        while (records := self._queue.get()) is not None:
-            if isinstance(records, _Abandoned):
-                raise records
-            yield from records
-
-
-class _Writer:
-    """One thread that writes shards in the order in which they were begun."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="reed-write")
-        self._begun: deque[_Pipe] = deque()
-
-    def begin(self, shard: int, failed: dict[str, str], tally: Tally) -> _Pipe:
-        """Return the pipe for the records of a shard; ``failed`` is read once they have ended."""
-        pipe = _Pipe()
-        pipe.written = self._thread.submit(build.write_shard, self._job, shard, pipe, failed, tally)
-        self._begun.append(pipe)
-        return pipe
-
-    def finished(self, at_most: int) -> Iterator[Marker]:
-        """Yield the markers of finished shards, until at most ``at_most`` are unfinished."""
-        while self._begun and (len(self._begun) > at_most or self._begun[0].written.done()):
-            yield self._begun.popleft().written.result()
-
-    def close(self) -> None:
-        """Abandon unfinished shards, which there are only after an error, and end the thread."""
-        for pipe in self._begun:
-            pipe.abandon()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    def encode(self, reader: SharedReader) -> None:
+        """Encode the next cut and pass it on to the writer."""
+        work, keys = self.work, self.cuts.pop(0)
+        encoded = build.encode(work.job, self._shard, keys, reader.views)
+        encoded.count(self._failed, work.timing, work.tally)
+        work.timing.write += self._pipe.put(encoded.records)
+        self.position += len(keys)
+        if not self.cuts:
+            work.timing.write += self._pipe.put(None)
+        work.step(self._shard, len(keys))

@@ -98,8 +98,9 @@ def run(
             for task in waiting:
                 ray.cancel(task, force=True)
 
-    for _ in engines.shown(plan, name, left, built(), timing, progress):
-        pass
+    with engines.Bar(plan, name, left, timing, progress) as bar:
+        for marker in built():
+            bar.shard(marker)
     return timing
 
 

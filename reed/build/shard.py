@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,7 +13,10 @@ import numpy as np
 
 from reed.build.encoding import Record as Record
 from reed.build.encoding import encode_views
-from reed.build.source import BadSample, Chunk, Reading, Source
+from reed.build.kept import Encoded, Kept
+from reed.build.reading import Reading, Views
+from reed.build.source import BadSample as BadSample
+from reed.build.source import Source as Source
 from reed.build.tally import Tally as Tally
 from reed.build.tally import Timing as Timing
 from reed.cache import files, reader, schema, verify
@@ -111,7 +114,8 @@ class Downloads(Protocol):
 class Job:
     """One column to build: all that `build_shard` needs besides the number of the shard.
 
-    The encoder is loaded; ``state`` is the calibration by field.
+    The encoder is loaded; ``state`` is the calibration by field. What was encoded to calibrate is
+    in ``kept``, and the first build of its shards uses it up.
     """
 
     cache: Path
@@ -120,6 +124,7 @@ class Job:
     source: Source
     encoder: Encoder
     state: dict[str, State]
+    kept: Kept = dataclasses.field(default_factory=Kept, compare=False, repr=False)
 
     @property
     def reading(self) -> Reading:
@@ -163,9 +168,14 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
     timing, began = Timing(), time.perf_counter()
     failed: dict[str, str] = {}
     tally = tally or new_tally(job)
-    chunks = (job.reading.chunk(shard, keys) for keys in job.cuts(shard))
-    encoded = encode_shard(job, chunks, failed, timing, tally)
-    marker = write_shard(job, shard, chain.from_iterable(encoded), failed, tally)
+
+    def records() -> Iterator[Record]:
+        for keys in job.cuts(shard):
+            encoded = encode(job, shard, keys)
+            encoded.count(failed, timing, tally)
+            yield from encoded.records
+
+    marker = write_shard(job, shard, records(), failed, tally)
     timing.write = time.perf_counter() - began - timing.read - timing.encode
     return marker, timing
 
@@ -175,26 +185,25 @@ def new_tally(job: Job) -> Tally:
     return Tally(job.column.name, len(job.plan.keys), allowed=job.plan.manifest.max_failed)
 
 
-def encode_shard(
-    job: Job, chunks: Iterator[Chunk], failed: dict[str, str], timing: Timing, tally: Tally
-) -> Iterator[list[Record]]:
-    """Yield the encoded samples of a shard, chunk by chunk; add samples that fail to ``failed``."""
-    while True:
-        began = time.perf_counter()
-        chunk = next(chunks, None)
-        timing.read += time.perf_counter() - began
-        if chunk is None:
-            return
+def encode(job: Job, shard: int, keys: tuple[str, ...], views: Views | None = None) -> Encoded:
+    """Return one of the cuts of a shard, encoded, or what calibration has kept of it.
 
-        # Failures are counted per chunk, so that a bad source stops the build early.
-        began = time.perf_counter()
-        timing.noted += chunk.noted
-        bad = dict(chunk.failed)
-        records = encode_views(job, chunk, bad)
-        timing.encode += time.perf_counter() - began
-        failed |= bad
-        tally.add(len(chunk.samples) + len(chunk.failed), bad)
-        yield records
+    Args:
+        job: The column.
+        shard: Number of the shard.
+        keys: The keys of the cut.
+        views: See `Reading.chunk`.
+    """
+    if kept := job.kept.take(shard, keys):
+        return kept
+
+    began = time.perf_counter()
+    chunk = job.reading.chunk(shard, keys, views)
+    read = time.perf_counter()
+    failed = dict(chunk.failed)
+    records = encode_views(job, chunk, failed)
+    timing = Timing(read - began, time.perf_counter() - read, noted=chunk.noted)
+    return Encoded(records, failed, len(keys), timing)
 
 
 def write_shard(

@@ -1,25 +1,16 @@
-"""What encoders read: samples of a source, and records of other columns."""
+"""Sources, which read raw data sets, and what they list."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from reed.build.seen import Seen
 from reed.cache import key_lists
 from reed.cache.account import Account
-from reed.cache.opened import open_cache
-from reed.errors import placed
 
 Sample = dict[str, Any]
 KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
-
-
-def is_raw(reads: Sequence[str]) -> bool:
-    """Return whether any of these addresses is an entry of the source."""
-    return any("/" not in address and address != KEY for address in reads)
 
 
 class BadSample(Exception):
@@ -92,9 +83,9 @@ class Source(Protocol):
     def read(self, key: str, view: int = 0) -> Mapping[str, Any]:
         """Return the entries of one view of a sample.
 
-        Only the entries that a column reads are accessed, so the mapping may compute them on
-        access. If it has an attribute ``notes``, a list of texts such as "alpha dropped", a build
-        says of how many samples it noted which.
+        Each entry that a column reads is accessed once, others never, so the mapping may compute
+        them on access. If it has an attribute ``notes``, a list of texts such as "alpha
+        dropped", a build says of how many samples it noted which.
 
         Raises:
             BadSample: The sample cannot be read; the message is the reason.
@@ -102,12 +93,27 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembers(Protocol):
+    """The additional method of a source whose listing parses files."""
+
+    def list_with(self, seen: Seen) -> Listing:
+        """Return the listing; files that are remembered are not parsed."""
+        ...
+
+
 UNFIT = "name is no text"  # the reason for a file whose name a list of keys cannot hold
 
 
-def listed(source: Source) -> Listing:
-    """Return the listing of a source; keys that a list of keys cannot hold are passed over."""
-    stamps = source.listing()
+def listed(source: Source, seen: Seen | None = None) -> Listing:
+    """Return the listing of a source; keys that a list of keys cannot hold are passed over.
+
+    Args:
+        source: The source.
+        seen: What was found in its files before, for a source that remembers it.
+    """
+    remembers = seen is not None and isinstance(source, Remembers)
+    stamps = source.list_with(seen) if remembers else source.listing()
     listing = stamps if isinstance(stamps, Listing) else Listing(stamps)
     unfit = key_lists.unfit(listing)
     if not unfit:
@@ -115,84 +121,3 @@ def listed(source: Source) -> Listing:
     kept = {key: stamp for key, stamp in listing.items() if key not in unfit}
     passed = listing.passed | {UNFIT: tuple(unfit)}
     return Listing(kept, passed, listing.classes, listing.counts, listing.examples)
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Samples that are encoded together.
-
-    Attributes:
-        samples: One sample per view, by key.
-        failed: Reason by key, of the samples that could not be read.
-        noted: Samples of which the source noted something, by the note.
-    """
-
-    samples: dict[str, list[Sample]]
-    failed: dict[str, str]
-    noted: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """All that reading the samples of a column needs; can be sent to another process.
-
-    Attributes:
-        cache: Folder of the cache.
-        column: Name of the column.
-        source: Source of the raw data.
-        reads: Source entries and addresses of fields.
-        views: Views of a sample.
-    """
-
-    cache: Path
-    column: str
-    source: Source
-    reads: tuple[str, ...]
-    views: int
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether the source is read at all."""
-        return is_raw(self.reads)
-
-    def chunk(self, shard: int, keys: Sequence[str]) -> Chunk:
-        """Read some samples of one shard; a sample that fails in any view is left out."""
-        stored = [self._stored(shard, keys, view) for view in range(self.views)]
-        samples: dict[str, list[Sample]] = {}
-        failed: dict[str, str] = {}
-        noted: Counter[str] = Counter()
-        for key in keys:
-            notes: set[str] = set()
-            try:
-                views = range(self.views)
-                samples[key] = [self._sample(key, view, stored[view], notes) for view in views]
-            except BadSample as error:
-                failed[key] = str(error)
-            noted.update(notes)
-        return Chunk(samples, failed, noted)
-
-    def _sample(self, key: str, view: int, stored: dict[str, Sample], notes: set[str]) -> Sample:
-        """Return one view of a sample, and add the notes of the source to ``notes``.
-
-        Raises:
-            BadSample: The sample cannot be read, or is missing in a column that is read.
-        """
-        raw = [address for address in self.reads if "/" not in address]
-        with placed(f"column {self.column!r}, key {key!r}", BadSample):
-            entries = self.source.read(key, view) if self.is_raw else {}
-            sample = {address: key if address == KEY else entries[address] for address in raw}
-        notes.update(getattr(entries, "notes", ()))
-        for address, values in stored.items():
-            if key not in values:
-                raise BadSample(f"not in column {address.split('/')[0]!r}")
-            sample[address] = values[key]
-        return sample
-
-    def _stored(self, shard: int, keys: Sequence[str], view: int) -> dict[str, Sample]:
-        """Return one view of the fields of other columns: address -> key -> value."""
-        with open_cache(self.cache) as cache:
-            return {
-                address: dict(cache.records(address, view=view, shards=[shard], keys=keys))
-                for address in self.reads
-                if "/" in address
-            }

@@ -29,7 +29,7 @@ import report
 import stage1
 import train
 
-from reed.build import overlap
+from reed.build import shared
 from reed.build.shard import Timing
 from reed.encoders.image import vae
 from reed.encoders.image.batches import images
@@ -150,7 +150,7 @@ def held(encoder: Any, samples: list[dict[str, Any]], device: str) -> float:
 
 @click.command()
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/bench/gpu-data"))
-@click.option("--workers", default=overlap.default_workers(stage1.IMAGENET), show_default=True)
+@click.option("--workers", default=shared.most_workers(), show_default=True)
 @click.option("--runs", default=5, show_default=True)
 @click.option("--rounds", default=3, show_default=True, help="Runs of the training rows.")
 def main(folder: Path, workers: int, runs: int, rounds: int) -> None:

@@ -29,7 +29,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 
-from reed.build import column, engines, overlap
+from reed.build import column, engines, shared
 from reed.build.shard import Encoder, Job, Timing
 from reed.cache import files, plan, schema
 from reed.encoders.image import vision
@@ -43,7 +43,6 @@ from reed.sources.image.images import Images
 if TYPE_CHECKING:
     import torch
 
-IMAGENET = 1_281_167  # images; so many decide how many processes read
 DIFFERENT = 64  # photographs; more are copies of these
 Forward = Callable[["torch.Tensor"], Any]
 
@@ -176,7 +175,7 @@ def metered(way: Callable[[], float], images: int, rates: list[float]) -> float:
 @click.option("--grid", default=16, show_default=True)
 @click.option("--images", "count", default=24, show_default=True)
 @click.option("--batch", default=8, show_default=True)
-@click.option("--workers", default=overlap.default_workers(IMAGENET), show_default=True)
+@click.option("--workers", default=shared.most_workers(), show_default=True)
 @click.option("--runs", default=5, show_default=True)
 def main(
     folder: Path, name: str, grid: int, count: int, batch: int, workers: int, runs: int

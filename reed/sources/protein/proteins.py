@@ -5,22 +5,24 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from reed.build.seen import Seen
 from reed.build.shard import BadSample
-from reed.build.source import Listing, NoSample
-from reed.cache.account import by_ending
+from reed.build.source import Listing
 from reed.chem.letters import STANDARD, WAYS
 from reed.chem.protein import ATOMS
-from reed.chem.structure import ASSEMBLY, ENDINGS, Chain, read_structure
+from reed.chem.structure import ENDINGS, Chain, read_structure
 from reed.errors import ReedError
 from reed.sources import SOURCES
+from reed.sources.protein import found
 from reed.sources.protein.mpnn import Mpnn
 from reed.wording import counted, named
 
@@ -91,6 +93,10 @@ class Proteins:
         return self.data is not None and (self.data / "list.csv").is_file()
 
     def listing(self) -> Listing:
+        """Return every key with its stamp, see `list_with`; every file is parsed."""
+        return self.list_with(Seen())
+
+    def list_with(self, seen: Seen) -> Listing:
         """Return every key with a stamp that contains the size of its file.
 
         Unreadable files are listed, so that they fail with a reason; files without a protein, such
@@ -106,7 +112,11 @@ class Proteins:
 
         passed: dict[str, list[str]] = {}
         letters: Counter[str] = Counter()
-        listed = self._mpnn.listing(self._problem) if self._is_mpnn else self._scan(passed, letters)
+        if self._is_mpnn:
+            listed = self._mpnn.listing(self._problem)
+        else:
+            seen.begin(self.data, found.reader())
+            listed = self._scan(seen, passed, letters)
         stamps: dict[str, str] = {}
         problems: Counter[str] = Counter()
         for key, stamp, problem in listed:
@@ -128,7 +138,7 @@ class Proteins:
             ways = ", ".join(f"{count:,} {way}" for way, count in origins.items())
             tqdm.write(f"proteins: letters: {ways}", file=sys.stderr)
         counts = {f"letters: {way}": count for way, count in origins.items()}
-        if pairs := _namesakes(stamps):
+        if pairs := found.namesakes(stamps):
             shown = named([", ".join(names) for names in pairs])
             problem = f"{counted(len(pairs), 'name')} with several endings ({shown})"
             tqdm.write(
@@ -168,11 +178,12 @@ class Proteins:
         return Mpnn(self.data, self.split or "train")
 
     def _scan(
-        self, passed: dict[str, list[str]], letters: Counter[str]
+        self, seen: Seen, passed: dict[str, list[str]], letters: Counter[str]
     ) -> Iterator[tuple[str, str, str]]:
         """Yield key, stamp and problem of every sample in a folder of structures.
 
         Args:
+            seen: What was found in the files before.
             passed: Dictionary to which files that are not samples are added, by the reason.
             letters: Counter to which the letters of the samples are added, by their origin.
         """
@@ -183,31 +194,30 @@ class Proteins:
                 path.relative_to(self.data).as_posix(),
                 f"{path.stat().st_size}-{READING}",
             )
-            if reason := _reason_to_pass(path):
+            if reason := found.reason_to_pass(path):
                 passed.setdefault(reason, []).append(name)
                 continue
 
             # What cannot be read is listed all the same, so that it fails with its reason.
-            try:
-                structure = read_structure(path)
-            except NoSample:
+            file = found.Found(*seen.find(path, name, partial(found.look, path)))
+            if not file.is_structure:
                 passed.setdefault("without a protein chain", []).append(name)
                 continue
-            except BadSample:
+            if not file.is_readable or self.assembly and file.unsound:
                 yield name, stamp, ""
                 continue
-            if self.assembly and structure.unsound:
-                yield name, stamp, ""
-                continue
-            for chain_name in structure.unsound:
+            for chain_name in file.unsound:
                 yield f"{name}/{chain_name}", stamp, ""
 
-            chains = list(structure.chains.values())
+            chains = [found.Counts(*each) for each in file.chains]
             for sample in [chains] if self.assembly else [[chain] for chain in chains]:
                 key = name if self.assembly else f"{name}/{sample[0].name}"
-                sequence = "".join(chain.sequence for chain in sample)
-                problem = self._problem(sequence, structure.resolution)
-                if not problem and not any(_designable(chain).any() for chain in sample):
+                problem = self._left_out(
+                    sum(chain.length for chain in sample),
+                    sum(chain.unknown for chain in sample),
+                    float("nan") if file.resolution is None else file.resolution,
+                )
+                if not problem and not any(chain.can_be_learned for chain in sample):
                     problem = "without a residue that has N, CA, C, O and a letter"
                 if not problem:
                     letters.update(sum((Counter(chain.ways) for chain in sample), Counter()))
@@ -215,13 +225,17 @@ class Proteins:
 
     def _problem(self, sequence: str, resolution: float) -> str:
         """Return which setting leaves a sample out; empty if none does."""
+        return self._left_out(len(sequence), sequence.count("X"), resolution)
+
+    def _left_out(self, length: int, unknown: int, resolution: float) -> str:
+        """Return the same for a length and a number of X."""
         if resolution > self.max_resolution:  # False for NaN
             return "over max_resolution"
-        if len(sequence) < self.min_length:
+        if length < self.min_length:
             return "under min_length"
-        if len(sequence) > self.max_length:
+        if length > self.max_length:
             return "over max_length"
-        return "over max_x" if sequence.count("X") > self.max_x * len(sequence) else ""
+        return "over max_x" if unknown > self.max_x * length else ""
 
 
 def whole(path: Path) -> dict[str, Any]:
@@ -237,32 +251,6 @@ def whole(path: Path) -> dict[str, Any]:
     return _sample(chains, _by_sequence(chains), structure.resolution)
 
 
-def _reason_to_pass(path: Path) -> str:
-    """Return why a file is passed over; empty if it may be a structure."""
-    if path.name.startswith("."):
-        return "hidden"
-    if ENDINGS.search(path.name):
-        return ""
-    return by_ending(path.name)
-
-
-def _namesakes(keys: Iterable[str]) -> list[list[str]]:
-    """Return the files of samples that differ in the ending alone, such as 1abc.pdb and 1abc.cif.
-
-    The assemblies 1abc.pdb1 and 1abc.pdb2 do not count, unless a 1abc.pdb is there.
-    """
-    files = {key if ENDINGS.search(key) else key.rpartition("/")[0] for key in keys}
-    groups: dict[str, list[str]] = {}
-    for file in sorted(files):
-        groups.setdefault(ENDINGS.sub("", file), []).append(file)
-    return [g for g in groups.values() if len(g) > 1 and not all(map(ASSEMBLY.search, g))]
-
-
-def _designable(chain: Chain) -> np.ndarray:
-    """Return which residues can be learned from: all four atoms and one of the 20 letters, [L]."""
-    return np.isfinite(chain.coords).all((1, 2)) & (np.array(list(chain.sequence)) != "X")
-
-
 def _by_sequence(chains: list[Chain]) -> int:
     """Return a cluster number that depends on the sequences alone."""
     text = "/".join(chain.sequence for chain in chains)
@@ -275,7 +263,7 @@ def _sample(chains: list[Chain], cluster: int, resolution: float) -> dict[str, A
     Raises:
         BadSample: No residue of it can be designed.
     """
-    if not any(_designable(chain).any() for chain in chains):
+    if not any(found.designable(chain).any() for chain in chains):
         coords = np.concatenate([chain.coords for chain in chains])
         counts = np.isnan(coords).any(2).sum(0)
         atoms = [f"{name} of {count}" for name, count in zip(ATOMS, counts, strict=True) if count]
