@@ -66,7 +66,8 @@ class _Train(click.Group):
 @click.option(
     "--init",
     metavar="FILE",
-    help="Initial weights: a public checkpoint of REPA, REED, SiT or DiT, or a run.",
+    help="Initial weights: a public checkpoint of REPA, REED, SiT, DiT, SemlaFlow or ProteinMPNN, "
+    "or a run.",
 )
 @click.option(
     "--dry-run",
@@ -227,7 +228,7 @@ def _settings(
     assignments: tuple[str, ...],
     init: str | None,
 ) -> dict[str, Any]:
-    """Merge the settings: pipeline's recipe < its variant < --config < flags < --set."""
+    """Merge the settings: recipe < its variant < what --init states < --config < flags < --set."""
     given: dict[str, Any] = {}
     for file in files:
         given = config.merge(given, config.read(file))
@@ -245,7 +246,13 @@ def _settings(
     if "run" not in given:
         default = _default_run(cache, pipelines.label(manifest.pipeline), variant)
         base = {"run": str(default)} | base
-    return config.merge(base, given)
+    whole = config.merge(base, given)
+    if not whole.get("init"):
+        return whole
+
+    from reed.train import given as of_run  # it imports torch
+
+    return config.merge(config.merge(base, of_run.of_init(whole, manifest.domain)), given)
 
 
 def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
