@@ -59,78 +59,84 @@ def backbone() -> dict[str, torch.Tensor]:
     }
 
 
-def their_logits(state, inputs, letters, known) -> torch.Tensor:
-    """ProteinMPNN's logits [L, 21], written from its description: dense, one residue at a time.
+class Theirs:
+    """ProteinMPNN, written from its description: dense, one residue at a time."""
 
-    A residue sees the letter and the decoder's state of its neighbours in `known` [L], and the
-    encoder's state alone of the others.
-    """
+    def __init__(self, state):
+        self.state = state
 
-    def linear(x, name):
-        return F.linear(x, state[f"{name}.weight"], state.get(f"{name}.bias"))
+    def linear(self, x, name):
+        return F.linear(x, self.state[f"{name}.weight"], self.state.get(f"{name}.bias"))
 
-    def norm(x, name):
-        return F.layer_norm(x, x.shape[-1:], state[f"{name}.weight"], state[f"{name}.bias"])
+    def norm(self, x, name):
+        weight, bias = (self.state[f"{name}.{part}"] for part in ("weight", "bias"))
+        return F.layer_norm(x, x.shape[-1:], weight, bias)
 
-    def mlp(x, *names):
+    def mlp(self, x, *names):
         for name in names[:-1]:
-            x = F.gelu(linear(x, name))
-        return linear(x, names[-1])
+            x = F.gelu(self.linear(x, name))
+        return self.linear(x, names[-1])
 
-    xyz, there = inputs["coords"][0], inputs["resolved"][0]
-    number, chain = inputs["number"][0], inputs["chain"][0]
-    b, c = xyz[:, 1] - xyz[:, 0], xyz[:, 2] - xyz[:, 1]
-    beta = -0.58273431 * torch.linalg.cross(b, c) + 0.56802827 * b - 0.54067466 * c + xyz[:, 1]
-    atoms = dict(zip(["N", "A", "C", "O", "B"], [*xyz.unbind(1), beta], strict=True))
-    pairs = "AA NN CC OO BB AN AC AO AB NC NO NB BC BO OC NA CA OA BA CN ON BN CB OB CO".split()
-    centres = torch.linspace(2, 22, 16)
+    def graph(self, inputs):
+        """The nearest observed residues of each residue, and the features of their edges."""
+        xyz, there = inputs["coords"][0], inputs["resolved"][0]
+        number, chain = inputs["number"][0], inputs["chain"][0]
+        b, c = xyz[:, 1] - xyz[:, 0], xyz[:, 2] - xyz[:, 1]
+        beta = -0.58273431 * torch.linalg.cross(b, c) + 0.56802827 * b - 0.54067466 * c + xyz[:, 1]
+        atoms = dict(zip(["N", "A", "C", "O", "B"], [*xyz.unbind(1), beta], strict=True))
+        pairs = "AA NN CC OO BB AN AC AO AB NC NO NB BC BO OC NA CA OA BA CN ON BN CB OB CO".split()
+        centres = torch.linspace(2, 22, 16)
 
-    # The graph: the nearest observed residues, and the features of an edge.
-    neighbours, edges = {}, {}
-    for i in there.nonzero().flatten().tolist():
-        far = (xyz[:, 1] - xyz[i, 1]).norm(dim=-1).masked_fill(~there, 1e9)
-        neighbours[i] = far.argsort()[: SMALL["neighbours"]]
-        rows = []
-        for j in neighbours[i].tolist():
-            offset = int((number[i] - number[j]).clamp(-32, 32)) + 32
-            code = F.one_hot(torch.tensor(offset if chain[i] == chain[j] else 65), 66).float()
-            radial = [
-                torch.exp(-(((atoms[p][i] - atoms[q][j]).square().sum() + 1e-6).sqrt() - centres)
-                          .div(20 / 16).square())
-                for p, q in pairs
-            ]  # fmt: skip
-            position = linear(code, "features.embeddings.linear")
-            rows.append(linear(torch.cat([position, *radial]), "features.edge_embedding"))
-        edges[i] = linear(norm(torch.stack(rows), "features.norm_edges"), "W_e")
+        neighbours, edges = {}, {}
+        for i in there.nonzero().flatten().tolist():
+            far = (xyz[:, 1] - xyz[i, 1]).norm(dim=-1).masked_fill(~there, 1e9)
+            neighbours[i] = index = far.argsort()[: SMALL["neighbours"]]
+            offset = (number[i] - number[index]).clamp(-32, 32) + 32
+            code = F.one_hot(torch.where(chain[i] == chain[index], offset, 65), 66).float()
+            radial = []
+            for p, q in pairs:
+                apart = ((atoms[p][i] - atoms[q][index]).square().sum(-1) + 1e-6).sqrt()
+                radial.append(torch.exp(-(((apart[:, None] - centres) / (20 / 16)) ** 2)))
+            rows = torch.cat([self.linear(code, "features.embeddings.linear"), *radial], -1)
+            rows = self.norm(self.linear(rows, "features.edge_embedding"), "features.norm_edges")
+            edges[i] = self.linear(rows, "W_e")
+        return neighbours, edges
 
-    def updated(h, messages, name):
-        h = norm(h + messages.sum(0) / 30, f"{name}.norm1")
-        return norm(h + mlp(h, f"{name}.dense.W_in", f"{name}.dense.W_out"), f"{name}.norm2")
-
-    def joined(h, i, more):
-        return torch.cat([h[i].expand(len(more), -1), more], -1)
-
-    h = torch.zeros(LENGTH, SMALL["hidden"])
-    for name in (f"encoder_layers.{n}" for n in range(3)):
+    def step(self, h, rows, name):
+        """The states after a layer, from what every residue reads: {residue: [K, channels]}."""
         new = h.clone()
-        for i, index in neighbours.items():
-            rows = joined(h, i, torch.cat([edges[i], h[index]], -1))
-            new[i] = updated(h[i], mlp(rows, *(f"{name}.W{n}" for n in (1, 2, 3))), name)
-        h = new
-        for i, index in neighbours.items():
-            rows = joined(h, i, torch.cat([edges[i], h[index]], -1))
-            edges[i] = norm(
-                edges[i] + mlp(rows, *(f"{name}.W{n}" for n in (11, 12, 13))), f"{name}.norm3"
-            )
+        for i, more in rows.items():
+            joined = torch.cat([h[i].expand(len(more), -1), more], -1)
+            message = self.mlp(joined, *(f"{name}.W{n}" for n in (1, 2, 3))).sum(0) / 30
+            x = self.norm(h[i] + message, f"{name}.norm1")
+            x = x + self.mlp(x, f"{name}.dense.W_in", f"{name}.dense.W_out")
+            new[i] = self.norm(x, f"{name}.norm2")
+        return new
 
-    encoded, embedded = h, state["W_s.weight"][letters] * known[:, None]
-    for name in (f"decoder_layers.{n}" for n in range(3)):
-        shown, new = torch.where(known[:, None], h, encoded), h.clone()
-        for i, index in neighbours.items():
-            rows = joined(h, i, torch.cat([edges[i], embedded[index], shown[index]], -1))
-            new[i] = updated(h[i], mlp(rows, *(f"{name}.W{n}" for n in (1, 2, 3))), name)
-        h = new
-    return linear(h, "W_out")
+    def logits(self, inputs, letters, known):
+        """Logits [L, 21], where residues see letter and state of the neighbours in `known` [L].
+
+        Of the others they see the encoder's state alone.
+        """
+        neighbours, edges = self.graph(inputs)
+        h = torch.zeros(LENGTH, SMALL["hidden"])
+        for name in (f"encoder_layers.{n}" for n in range(3)):
+            h = self.step(
+                h, {i: torch.cat([edges[i], h[j]], -1) for i, j in neighbours.items()}, name
+            )
+            for i, j in neighbours.items():
+                rows = torch.cat([h[i].expand(len(j), -1), edges[i], h[j]], -1)
+                change = self.mlp(rows, *(f"{name}.W{n}" for n in (11, 12, 13)))
+                edges[i] = self.norm(edges[i] + change, f"{name}.norm3")
+
+        encoded, embedded = h, self.state["W_s.weight"][letters] * known[:, None]
+        for name in (f"decoder_layers.{n}" for n in range(3)):
+            shown = torch.where(known[:, None], h, encoded)
+            rows = {
+                i: torch.cat([edges[i], embedded[j], shown[j]], -1) for i, j in neighbours.items()
+            }
+            h = self.step(h, rows, name)
+        return self.linear(h, "W_out")
 
 
 def adopted(state=None, **settings) -> MPNN:
@@ -151,7 +157,7 @@ def case(request):
     letters = torch.from_numpy(rng.integers(0, LETTERS, LENGTH))
     known = torch.from_numpy(rng.uniform(size=LENGTH) < 0.5) & (request.param == "some letters")
     with torch.no_grad():
-        want = log_p(their_logits(small_state(), inputs, letters, known))
+        want = log_p(Theirs(small_state()).logits(inputs, letters, known))
     return inputs | {"residues": torch.where(known, letters, MASK)[None]}, want
 
 
@@ -235,7 +241,9 @@ def test_files_of_other_nets_of_the_family_are_refused_in_one_line(said, tmp_pat
     shapes = shapes | ({"features.node_embedding.weight": (16, 3)} if has_nodes else {})
     more = {name: torch.zeros(shape) for name, shape in shapes.items()}
     path = file_of(tmp_path / "v_48_020.pt", small_state() | more)
-    with pytest.raises(ReedError, match=f"v_48_020.pt .*{said}.*this net reads N, CA, C and O") as e:
+    with pytest.raises(
+        ReedError, match=f"v_48_020.pt .*{said}.*this net reads N, CA, C and O"
+    ) as e:
         public.start_from(AlignedNet(MPNN(MPNNConfig(**SMALL)), {}), path)
     assert "\n" not in str(e.value)
 

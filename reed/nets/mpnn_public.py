@@ -51,8 +51,8 @@ def told(args: Mapping[str, Any], what: str, neighbours: int) -> list[str]:
     if theirs == neighbours:
         return []
     return [
-        f"{what}: trained with {theirs} neighbours, domain.net_settings.neighbours is {neighbours}; "
-        f"set {theirs} to start from the same net"
+        f"{what}: trained with {theirs} neighbours, domain.net_settings.neighbours is "
+        f"{neighbours}; set {theirs} to start from the same net"
     ]
 
 
