@@ -250,9 +250,9 @@ def _settings(
     if not whole.get("init"):
         return whole
 
-    from reed.train import given as of_run  # it imports torch
+    from reed.train import stated  # it imports torch
 
-    return config.merge(config.merge(base, of_run.of_init(whole, manifest.domain)), given)
+    return config.merge(config.merge(base, stated.of_init(whole, manifest.domain)), given)
 
 
 def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
