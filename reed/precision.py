@@ -59,7 +59,7 @@ def pick(name: str, device: str) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
-def cast_weights(net: nn.Module, precision: str) -> nn.Module:
+def cast_weights(net: nn.Module, precision: str) -> None:
     """Cast the parameters of a net to bfloat16 for "bf16"; all other precisions keep them.
 
     Buffers, such as frequencies of positions, scales and running statistics, keep their numbers:
@@ -71,7 +71,6 @@ def cast_weights(net: nn.Module, precision: str) -> nn.Module:
     if precision == "bf16":
         for parameter in net.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)
-    return net
 
 
 def in_double(net: nn.Module) -> nn.Module:

@@ -146,7 +146,7 @@ class Esm2(PublicWeights):
         found = self._find()
         if self._is_fair(found):
             model = esm2_weights.open_fair(found, contacts=self.contacts)
-            model = cast_weights(model, self.precision)
+            cast_weights(model, self.precision)
         else:
             model = pre.open_model("EsmModel", found, self.precision)
 
