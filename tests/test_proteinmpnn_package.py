@@ -125,15 +125,21 @@ def their_designs(net, chains) -> float:
     torch.manual_seed(0)
     for chain in chains:
         inputs, letters, mask, counts = inputs_of(chain)
-        ones, free = torch.ones_like(mask), np.zeros(21, np.float32)
-        without_x = np.eye(21, dtype=np.float32)[20]
+        ones = torch.ones_like(mask)
+        settings = {
+            "mask": mask,
+            "temperature": TEMPERATURE,
+            "omit_AAs_np": np.eye(21, dtype=np.float32)[20],  # never X
+            "bias_AAs_np": np.zeros(21, np.float32),
+            "chain_M_pos": ones,
+            "pssm_bias_flag": False,
+            "pssm_log_odds_flag": False,
+            "bias_by_res": torch.zeros(1, mask.shape[1], 21),
+        }
+        graph = (inputs["chain"] + 1, inputs["number"])
         for _ in range(DESIGNS):
-            drawn = net.sample(
-                inputs["coords"], torch.randn(mask.shape), letters, ones, inputs["chain"] + 1,
-                inputs["number"], mask=mask, temperature=TEMPERATURE, omit_AAs_np=without_x,
-                bias_AAs_np=free, chain_M_pos=ones, pssm_bias_flag=False,
-                pssm_log_odds_flag=False, bias_by_res=torch.zeros(1, mask.shape[1], 21),
-            )["S"]  # fmt: skip
+            order = torch.randn(mask.shape)
+            drawn = net.sample(inputs["coords"], order, letters, ones, *graph, **settings)["S"]
             hits, total = hits + int((drawn == letters)[counts].sum()), total + int(counts.sum())
     return hits / total
 

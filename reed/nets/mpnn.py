@@ -354,10 +354,12 @@ class MPNN(Net):
         nodes, edges = encoded.nodes, torch.cat([encoded.edges, letters.to(encoded.edges)], -1)
         if extra is not None and extra.vector is not None:
             nodes = nodes + extra.vector.unsqueeze(1) * encoded.resolved.unsqueeze(-1)
-        first = self.config.encoder_layers + 1
-        last = self.config.encoder_layers + self.config.decoder_layers
+
+        # ProteinMPNN shows residues only the encoder's states of those that have no letter yet.
         entering, hidden = nodes, (residues == MASK).unsqueeze(-1)
         keeps = self.config.keeps_masked
+        first = self.config.encoder_layers + 1
+        last = self.config.encoder_layers + self.config.decoder_layers
         for number, layer in enumerate(self.decoder_layers, start=first):
             layer_seed = self._seed(seed, number)
             others = torch.where(hidden, entering.to(nodes), nodes) if keeps else None

@@ -30,6 +30,7 @@ def of_init(table: Mapping[str, Any], domain: str) -> dict[str, Any]:
     if not names or init.is_dir():
         return {}
 
+    # A run that is resumed needs no file, which may be gone by then.
     stored = Path(str(table["run"])) / "config.json"
     if stored.is_file():
         old = config.read(stored).get("domain", {})
@@ -40,6 +41,7 @@ def of_init(table: Mapping[str, Any], domain: str) -> dict[str, Any]:
             name: next((args[key] for key in keys if key in args), None)
             for name, keys in names.items()
         }
+
     return reduce(config.merge, [_nested(f"domain.{n}", v) for n, v in found.items()], {})
 
 
