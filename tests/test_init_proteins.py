@@ -72,6 +72,7 @@ def test_neighbours_and_noise_are_those_of_the_file(chains, weights, tmp_path):
     assert f"{file}: starting from its weights" in said and "trained with" not in said
     domain = domain_of(run)
     assert domain["net_settings"]["neighbours"] == 48 and domain["backbone_noise"] == 0.3
+    assert domain["net_settings"]["masked_neighbours"] == "encoder"
 
     # The run goes on without the file, whose settings it keeps.
     file.unlink()
@@ -81,9 +82,11 @@ def test_neighbours_and_noise_are_those_of_the_file(chains, weights, tmp_path):
 
 def test_a_setting_of_the_user_stands_and_the_difference_is_told(chains, weights, tmp_path):
     words = ("--set", "domain.net_settings.neighbours=30", "--set", "domain.backbone_noise=0.0")
+    words += ("--set", "domain.net_settings.masked_neighbours=decoder")
     found = train(chains, tmp_path / "run", "--init", weights, *words, "--dry-run")
     domain = json.loads(found.stdout)["domain"]
     assert domain["net_settings"]["neighbours"] == 30 and domain["backbone_noise"] == 0.0
+    assert domain["net_settings"]["masked_neighbours"] == "decoder"
     (line,) = [line for line in found.stderr.splitlines() if "48 neighbours" in line]
     assert "domain.net_settings.neighbours is 30" in line
 

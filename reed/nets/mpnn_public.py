@@ -21,6 +21,17 @@ _CA_ONLY = 16 + 16 * 9 + 7  # edge features of the CA-only net: offset, distance
 _LINEAR, _NORM = "W_edge.3", "norm_edge"  # the last layer of the update of edges, and its norm
 
 
+def stated(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the settings of the net that follow from weights of ProteinMPNN; {} for others.
+
+    Its decoder sees the encoder's states of residues without a letter. REED's weights are told by
+    the update of edges, which ProteinMPNN lacks.
+    """
+    is_own = {"W_s.weight", "features.edge_embedding.weight"} <= weights.keys()
+    has_update = any(".W_edge." in name for name in weights)
+    return {"masked_neighbours": "encoder"} if is_own and not has_update else {}
+
+
 def _refuse_others(weights: Mapping[str, Tensor], what: str) -> None:
     """Raise ReedError if the weights are of a net of the family that reads something else.
 

@@ -19,7 +19,7 @@ from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 from reed.guides.guide import guides_of
-from reed.nets import semla, sit_public
+from reed.nets import mpnn_public, semla, sit_public
 from reed.state_dict import of_slot, slot
 from reed.train import checkpoint, export
 from reed.train.align import AlignedNet
@@ -118,6 +118,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     args = dict(args) if isinstance(args, Mapping) else {}
     args |= {name: content[name] for name in STATED if name in content}
+    args = mpnn_public.stated(state) | args
 
     # The projectors of REPA and REED lie beside the net's keys, and so do the guides of a run.
     state = dict(zip(clean_names(list(state)), state.values(), strict=True))
