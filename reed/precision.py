@@ -59,6 +59,20 @@ def pick(name: str, device: str) -> str:
     return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 
+def cast_weights(net: nn.Module, precision: str) -> None:
+    """Cast the parameters of a net to bfloat16 for "bf16"; all other precisions keep them.
+
+    Buffers, such as frequencies of positions, scales and running statistics, keep their numbers:
+    `net.bfloat16()` would round them, too, and a position of 1,000 times a rounded frequency is
+    another angle.
+    """
+    import torch
+
+    if precision == "bf16":
+        for parameter in net.parameters():
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
 def in_double(net: nn.Module) -> nn.Module:
     """Convert a net to float64, and the floats that it is called with, too."""
     import torch

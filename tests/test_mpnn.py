@@ -105,17 +105,17 @@ def test_names_and_size_are_those_of_the_public_code():
     assert state["decoder_layers.2.W_edge.3.weight"].shape == (256, 384)
 
 
-def test_public_weights_load_and_the_mask_keeps_its_row():
+def test_public_weights_load():
     net = MPNN(MPNNConfig())
-    mask = net.W_s.weight[MASK].clone()
+    mask = net.W_out.weight[MASK].clone()
     weights = FILES.mpnn_state()
     said = net.adopt(weights, "v_48_020.pt")
     assert said == [
-        "v_48_020.pt: starting from its weights; 25 tensors start fresh: node_embeds, "
-        "decoder_layers.0.W_edge.0.weight, decoder_layers.0.W_edge.0.bias, …"
+        "v_48_020.pt: starting from its weights; 25 tensors that it lacks start neutral: "
+        "node_embeds, decoder_layers.0.W_edge.0.weight, decoder_layers.0.W_edge.0.bias, …"
     ]
     assert torch.equal(net.W_s.weight[:MASK], weights["W_s.weight"])
-    assert torch.equal(net.W_s.weight[MASK], mask)
+    assert torch.equal(net.W_out.weight[MASK], mask)
     whole = MPNN(MPNNConfig()).state_dict() | {"projectors_pair.0.weight": torch.zeros(256, 256)}
     assert net.adopt(whole, "reed.pt") == ["reed.pt: starting from its weights"]
     for wrong, said in ((weights, "encoder_layers.0.W1.weight is not"), ({}, "empty")):
@@ -127,7 +127,7 @@ def test_a_run_starts_from_the_public_file(tmp_path):
     path = FILES.mpnn(tmp_path / "v_48_020.pt")
     model = AlignedNet(MPNN(MPNNConfig()), {})
     said = public.start_from(model, path)
-    assert len(said) == 1 and said[0].startswith(f"{path}: starting from its weights; 25 ")
+    assert len(said) == 2 and said[0].startswith(f"{path}: starting from its weights; 25 ")
     assert torch.equal(model.net.W_e.weight, FILES.mpnn_state()["W_e.weight"])
 
 

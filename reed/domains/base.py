@@ -64,7 +64,7 @@ class Domain(Protocol):
     """One kind of data.
 
     An implementation is a frozen dataclass whose fields are its settings. It may also implement
-    Sized, Bounded, Named, Asking and Published.
+    Sized, Bounded, Named, Asking, Published and Continues.
 
     Attributes:
         roles: Entries that the recipe's [data] table must have, such as ("x", "label").
@@ -189,3 +189,14 @@ class Published(Protocol):
     def published(self) -> dict[str, Any]:
         """Return the settings that the weights do not show, under the public code's names."""
         ...
+
+
+@runtime_checkable
+class Continues(Protocol):
+    """A domain with settings that public weights state, for runs that start from such weights.
+
+    Attributes:
+        continues: Dotted name of the setting -> names that it has in files of weights.
+    """
+
+    continues: Mapping[str, tuple[str, ...]]

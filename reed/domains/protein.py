@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from reed.flows import masked
 from reed.guides.guide import guides_of
 from reed.guides.reading import Reading
 from reed.guides.steer import Steer
+from reed.nets import mpnn_public
 from reed.nets.layers import masked_mean
 from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
 from reed.seeding import Draws, seed_for
@@ -95,6 +97,13 @@ class ProteinDomain:
     losses = ("diffusion",)
     sampling = DesignOptions
     asks = "--structure FILE"
+    continues = MappingProxyType(
+        {
+            "backbone_noise": mpnn_public.NOISE,
+            "net_settings.neighbours": mpnn_public.NEIGHBOURS,
+            "net_settings.masked_neighbours": ("masked_neighbours",),
+        }
+    )
 
     backbone_noise: float = 0.1
     min_t: float = 0.01
@@ -127,7 +136,9 @@ class ProteinDomain:
     def published(self) -> dict[str, Any]:
         """Return settings under the names of ProteinMPNN's training options."""
         shape = self._settings()
-        return {
+        # The public code has the states of the decoder alone.
+        own = {"masked_neighbours": shape.masked_neighbours} if shape.keeps_masked else {}
+        return own | {
             "hidden_dim": shape.hidden,
             "num_encoder_layers": shape.encoder_layers,
             "num_decoder_layers": shape.decoder_layers,

@@ -113,13 +113,15 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
             raise ReedError(f"{problem}; restore the files of the model there") from error
 
 
-def open_model(kind: str, found: Found, precision: str) -> Any:
+def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
     """Open a frozen model on the CPU.
 
     Args:
         kind: Name of the transformers class, such as "AutoModel".
         found: The files of the model.
-        precision: ``fp32``, ``tf32`` or ``bf16``; ``bf16`` also keeps the weights in bfloat16.
+        precision: ``fp32``, ``tf32`` or ``bf16``; ``bf16`` also keeps the weights in bfloat16, but
+            not the buffers, which transformers leaves as they are.
+        **settings: Further arguments of ``from_pretrained``.
 
     Raises:
         ReedError: The files lack weights of the model.
@@ -130,7 +132,7 @@ def open_model(kind: str, found: Found, precision: str) -> Any:
     for path in found.files:
         check(path)
     folder, dtype = found.folder, torch.bfloat16 if precision == "bf16" else torch.float32
-    model, report = open_part(kind, folder, dtype=dtype, output_loading_info=True)
+    model, report = open_part(kind, folder, dtype=dtype, output_loading_info=True, **settings)
 
     # transformers adds a pooler to some models; its weights may be missing, as nothing reads it.
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)

@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reed.errors import ReedError, at_least
-from reed.nets import Extra, GraphState, Net, Tap
+from reed.errors import ReedError, at_least, suggest
+from reed.nets import Extra, GraphState, Net, Tap, mpnn_public
 from reed.nets.layers import masked_mean, placed_dropout
 from reed.nets.mpnn_features import ProteinFeatures, gather_nodes
 
 LETTERS = 20  # amino acids; index 20 is X, an unknown residue
 MASK = 21  # the absorbing state; its row follows the rows that ProteinMPNN has
 VOCABULARY = MASK + 1
+MASKED = ("decoder", "encoder")  # choices of MPNNConfig.masked_neighbours
 _SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
 
 
@@ -31,6 +32,9 @@ class MPNNConfig:
         decoder_layers: Layers of the decoder.
         neighbours: Edges of a residue.
         dropout: Probability that a channel is dropped in training.
+        masked_neighbours: State of a neighbour without a letter that the layers of the decoder see:
+            that of the layer below ("decoder", as in REED) or the one that enters the decoder
+            ("encoder", as in ProteinMPNN).
     """
 
     hidden: int = 128
@@ -38,6 +42,7 @@ class MPNNConfig:
     decoder_layers: int = 3
     neighbours: int = 30
     dropout: float = 0.1
+    masked_neighbours: str = "decoder"
 
     def __post_init__(self) -> None:
         at_least(
@@ -50,6 +55,14 @@ class MPNNConfig:
         )
         if not 0 <= self.dropout < 1:
             raise ReedError(f"net: dropout is {self.dropout}, it must be in [0, 1)")
+        if self.masked_neighbours not in MASKED:
+            problem = f"net: masked_neighbours cannot be {self.masked_neighbours!r}"
+            raise ReedError(f"{problem}.{suggest(self.masked_neighbours, MASKED)}")
+
+    @property
+    def keeps_masked(self) -> bool:
+        """Whether neighbours without a letter keep the state that enters the decoder."""
+        return self.masked_neighbours == "encoder"
 
 
 @dataclass(frozen=True)
@@ -96,16 +109,26 @@ class _FeedForward(nn.Module):
         return self.W_out(F.gelu(self.W_in(x)))
 
 
-def _over_edges(linear: nn.Linear, nodes: Tensor, edges: Tensor, index: Tensor) -> Tensor:
+def _over_edges(
+    linear: nn.Linear, nodes: Tensor, edges: Tensor, index: Tensor, others: Tensor | None = None
+) -> Tensor:
     """Compute linear([node, edge, neighbour]) for every edge, [B, L, K, hidden].
 
     Nodes are multiplied before they are gathered. This costs one product per residue instead of one
     per edge, and the concatenation is never built.
+
+    Args:
+        linear: The layer.
+        nodes: States of the residues, [B, L, hidden].
+        edges: States of the edges, [B, L, K, any].
+        index: Residue at the other end of each edge, [B, L, K].
+        others: States that residues show to their neighbours, [B, L, hidden]; by default `nodes`.
     """
+    others = nodes if others is None else others
     width = nodes.shape[-1]
     for_node, for_edge, for_other = linear.weight.split([width, edges.shape[-1], width], dim=1)
     node = F.linear(nodes, for_node, linear.bias).unsqueeze(2)
-    return node + F.linear(edges, for_edge) + gather_nodes(F.linear(nodes, for_other), index)
+    return node + F.linear(edges, for_edge) + gather_nodes(F.linear(others, for_other), index)
 
 
 class _Layer(nn.Module):
@@ -188,8 +211,10 @@ class _DecoderLayer(_Layer):
         resolved: Tensor,
         seed: Tensor | None,
         update: bool,
+        others: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        message = self.W3(F.gelu(self.W2(F.gelu(_over_edges(self.W1, nodes, edges, index)))))
+        over_edges = _over_edges(self.W1, nodes, edges, index, others)
+        message = self.W3(F.gelu(self.W2(F.gelu(over_edges))))
         if update:
             change = self.W_edge(torch.cat([message, edges], -1))
             edges = self.norm_edge(edges + self.drop(change, seed, 2))
@@ -329,12 +354,17 @@ class MPNN(Net):
         nodes, edges = encoded.nodes, torch.cat([encoded.edges, letters.to(encoded.edges)], -1)
         if extra is not None and extra.vector is not None:
             nodes = nodes + extra.vector.unsqueeze(1) * encoded.resolved.unsqueeze(-1)
+
+        # ProteinMPNN shows residues only the encoder's states of those that have no letter yet.
+        entering, hidden = nodes, (residues == MASK).unsqueeze(-1)
+        keeps = self.config.keeps_masked
         first = self.config.encoder_layers + 1
         last = self.config.encoder_layers + self.config.decoder_layers
         for number, layer in enumerate(self.decoder_layers, start=first):
             layer_seed = self._seed(seed, number)
+            others = torch.where(hidden, entering.to(nodes), nodes) if keeps else None
             nodes, edges = layer(
-                nodes, edges, index, real, encoded.resolved, layer_seed, update=number < last
+                nodes, edges, index, real, encoded.resolved, layer_seed, number < last, others
             )
             if number in taps:
                 states[number] = GraphState(nodes, edges, index, real)
@@ -347,36 +377,22 @@ class MPNN(Net):
         assert seed is not None, "training with dropout needs a seed per sample"
         return seed + (layer << 24)
 
-    def adopt(self, weights: Mapping[str, Tensor], what: str) -> list[str]:
+    def adopt(
+        self, weights: Mapping[str, Tensor], what: str, args: Mapping[str, Any] | None = None
+    ) -> list[str]:
         """Load public weights of ProteinMPNN or REED, and return the lines to show to the user.
 
-        ProteinMPNN has no mask and no update of edges. The mask's rows of W_s and W_out and the
-        parameters of that update keep their values.
+        ProteinMPNN has no mask and no update of edges (see `mpnn_public.load`): the mask's
+        letter is zero, and the update starts so that it changes little.
 
         Args:
             weights: State dict of the public net.
             what: The file, for messages.
+            args: Settings that the file states.
 
         Raises:
             ReedError: The weights are empty, or have keys that the net lacks or has in another
                 shape.
         """
-        current = self.state_dict()
-        loaded = {name: v for name, v in weights.items() if not name.startswith("projectors_")}
-
-        # Without the mask's row, these tensors have the shape of ProteinMPNN's 21 letters.
-        for name in ("W_s.weight", "W_out.weight", "W_out.bias"):
-            rows = loaded.get(name)
-            if rows is not None and len(rows) == MASK and rows.shape[1:] == current[name].shape[1:]:
-                loaded[name] = torch.cat([rows, current[name][MASK:].to(rows)])
-
-        wrong = [n for n in loaded if n not in current or current[n].shape != loaded[n].shape]
-        if wrong or not loaded:
-            problem = f"{wrong[0]} is not in this net, or has another shape" if wrong else "empty"
-            raise ReedError(f"{what} does not fit the net: {problem}; public nets are the default")
-        self.load_state_dict(loaded, strict=False)
-
-        fresh = [name for name in current if name not in loaded]
-        shown = ", ".join(fresh[:3]) + (", …" if len(fresh) > 3 else "")
-        note = f"; {len(fresh)} tensors start fresh: {shown}" if fresh else ""
-        return [f"{what}: starting from its weights{note}"]
+        lines = mpnn_public.load(self, weights, what, MASK)
+        return lines + mpnn_public.told(args or {}, what, self.config.neighbours)

@@ -19,13 +19,14 @@ from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 from reed.guides.guide import guides_of
-from reed.nets import semla, sit_public
+from reed.nets import mpnn_public, semla, sit_public
 from reed.state_dict import of_slot, slot
 from reed.train import checkpoint, export
 from reed.train.align import AlignedNet
 from reed.train.ema import clean_names
 
 GROUPS = ("ema", "model")
+STATED = ("num_edges", "noise_level")  # settings that ProteinMPNN's files hold beside the weights
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,10 @@ class PublicWeights:
 class Adopts(Protocol):
     """A net that can start from weights of some of its parameters."""
 
-    def adopt(self, weights: Mapping[str, Tensor], what: str) -> list[str]:
-        """Load the weights, and return the lines to show to the user."""
+    def adopt(
+        self, weights: Mapping[str, Tensor], what: str, args: Mapping[str, Any] | None = None
+    ) -> list[str]:
+        """Load the weights, and return the lines to show to the user; args are their settings."""
         ...
 
 
@@ -114,6 +117,8 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
     args = content.get("args", {})
     args = vars(args) if isinstance(args, argparse.Namespace) else args
     args = dict(args) if isinstance(args, Mapping) else {}
+    args |= {name: content[name] for name in STATED if name in content}
+    args = mpnn_public.stated(state) | args
 
     # The projectors of REPA and REED lie beside the net's keys, and so do the guides of a run.
     state = dict(zip(clean_names(list(state)), state.values(), strict=True))
@@ -196,7 +201,8 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
     """
     weights = read(path)
     if isinstance(model.net, Adopts) and weights.origin != "reed run":
-        return model.net.adopt(weights.net, str(path)) + _load_guides(model.net, weights)
+        lines = model.net.adopt(weights.net, str(path), weights.args)
+        return lines + _load_guides(model.net, weights)
     said = _load_guides(model.net, weights)
     guides = {k: v for k, v in model.net.state_dict().items() if k.startswith("guides.")}
     checkpoint.load_strict(model.net, weights.net | guides, str(path))

@@ -53,7 +53,7 @@ class Request:
         return merged(table, (config.assignment(text) for text in self.assignments))
 
     def table(self) -> dict[str, Any]:
-        """Return all settings: the pipeline's recipe < its variant < what is given."""
+        """Return all settings: the recipe < its variant < what `init` states < what is given."""
         given = self.given()
         cache = cache_of(given)
         manifest = schema.load_manifest(cache)
@@ -61,7 +61,18 @@ class Request:
         if "run" not in given:
             label = pipelines.label(manifest.pipeline)
             base = {"run": str(_default_run(cache, label, self.variant))} | base
-        return config.merge(base, given)
+        return over_recipe(base, given, manifest.domain)
+
+
+def over_recipe(base: Mapping[str, Any], given: Mapping[str, Any], domain: str) -> dict[str, Any]:
+    """Merge what is given over a recipe, with what the weights of `init` state in between."""
+    whole = config.merge(base, given)
+    if not whole.get("init"):
+        return whole
+
+    from reed.train import stated  # it imports torch
+
+    return config.merge(config.merge(base, stated.of_init(whole, domain)), given)
 
 
 def merged(table: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

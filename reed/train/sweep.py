@@ -17,7 +17,7 @@ from typing import Any
 from reed import config, pipelines
 from reed.cache import schema
 from reed.errors import ReedError
-from reed.train.request import Request, cache_of, merged, name_of, recipe_of
+from reed.train.request import Request, cache_of, merged, name_of, over_recipe, recipe_of
 
 VARIANT, NONE = "variant", "none"  # the setting that is no setting; the recipe without a variant
 MOST = 1000  # runs of a sweep: more are a typing error
@@ -108,8 +108,8 @@ def of(request: Request, texts: Sequence[str]) -> Sweep:
                 f"--sweep makes two runs of the name {name}: give each value once; values that "
                 "differ only in what a name of a folder cannot hold need sweeps of their own"
             )
-        table = _table(given, [table for _, table in choice], request.variant, recipe)
-        runs[name] = Planned(name, table | {"run": str(folder / name)})
+        tables = [*(table for _, table in choice), {"run": str(folder / name)}]
+        runs[name] = Planned(name, _table(given, tables, request.variant, recipe))
     return Sweep(folder, tuple(runs.values()))
 
 
@@ -190,13 +190,14 @@ def _table(
     """Return the settings of a run, as Request.table does with the chosen values as --set."""
     settings = merged(given, chosen)
     shards = cache_of(settings)
+    manifest = schema.load_manifest(shards)
     if VARIANT in settings:
         variant = settings.pop(VARIANT)
         if not isinstance(variant, str):
             raise ReedError(f"--sweep {VARIANT}: {variant!r} is no name of a variant")
-        known = pipelines.variants(schema.load_manifest(shards).pipeline)
+        known = pipelines.variants(manifest.pipeline)
         variant = "" if variant == NONE and NONE not in known else variant
-    return config.merge(recipe(shards, variant), settings)
+    return over_recipe(recipe(shards, variant), settings, manifest.domain)
 
 
 def _path(name: str, option: str) -> list[str]:

@@ -23,6 +23,7 @@ from reed.encoders.image.batches import check_precision
 from reed.encoders.protein import esm2_weights
 from reed.encoders.protein.chain import segments
 from reed.errors import ReedError
+from reed.precision import cast_weights
 from reed.weights import Found, Origin
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ class Esm2(PublicWeights):
         heads = f" {esm2_weights.contact_sha256(found)[:16]}" if self._has_beside(found) else ""
         layer = self.layer or self.card.layers
         version = pre.version("transformers", "proteins")
-        return f"{digest}{heads} {version} {self.precision} layer {layer}"
+        # Earlier versions also rounded the frequencies of positions of a .pt file in bf16.
+        rounded = " weights" if self.precision == "bf16" and self._is_fair(found) else ""
+        return f"{digest}{heads} {version} {self.precision}{rounded} layer {layer}"
 
     def _is_fair(self, found: Found) -> bool:
         return found.files[0].suffix == ".pt"
@@ -143,7 +146,7 @@ class Esm2(PublicWeights):
         found = self._find()
         if self._is_fair(found):
             model = esm2_weights.open_fair(found, contacts=self.contacts)
-            model = model.bfloat16() if self.precision == "bf16" else model
+            cast_weights(model, self.precision)
         else:
             model = pre.open_model("EsmModel", found, self.precision)
 

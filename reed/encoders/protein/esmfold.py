@@ -101,7 +101,7 @@ class EsmFold(PublicWeights):
         found = self._find()
         recycles = "own" if self.recycles < 0 else self.recycles
         version = pre.version("transformers", "proteins")
-        return f"{pre.fingerprint(found)} {version} {self.precision} recycles {recycles}"
+        return f"{pre.fingerprint(found)} {version} {self.precision} ESM too recycles {recycles}"
 
     def load(self, device: str) -> None:
         """Load the model onto ``device``.
@@ -110,7 +110,11 @@ class EsmFold(PublicWeights):
             ReedError: The model has other channels than the settings.
         """
         found = self._find()
-        model = pre.open_model("EsmForProteinFolding", found, "fp32").float()
+        # The released configuration halves its ESM-2, which would round weights and the frequencies
+        # of positions to float16, whatever the precision of this column.
+        config = pre.open_part("AutoConfig", found.folder)
+        config.esmfold_config.fp16_esm = False
+        model = pre.open_model("EsmForProteinFolding", found, "fp32", config=config)
         trunk = model.config.esmfold_config.trunk
         module = trunk.structure_module
         have = (trunk.sequence_state_dim, trunk.pairwise_state_dim, module.sequence_dim)
