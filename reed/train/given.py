@@ -1,4 +1,4 @@
-"""What a cache says when a run starts: classes, labels in range, samples that columns lack."""
+"""What is checked or added when a run starts: classes, labels, samples that columns lack."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from reed.cache.opened import Cache
 from reed.cache.stream import ShardStream
 from reed.domains.base import Bounded, Domain
 from reed.errors import ReedError
+from reed.guides.settings import GuideSpec
+from reed.train.curriculum import Schedule
 from reed.train.run_data import Lacking, RunData, domain_class
 from reed.train.settings import TrainConfig
 
@@ -81,3 +83,14 @@ def with_lacking(data: RunData, stream: ShardStream) -> RunData:
         if keys
     }
     return replace(data, left_out=stream.left_out, lacking=lacking)
+
+
+def check_trained(guides: Mapping[str, GuideSpec], schedules: Mapping[str, Schedule]) -> None:
+    """Raise ReedError for a guide whose weight is 0 throughout, unless it trains nothing."""
+    for name, guide in guides.items():
+        read = guide.config.read
+        if read != "bank" and schedules[name].is_off():
+            raise ReedError(
+                f"curriculum.{name} is 0, so what gives guide.{name} its z in sampling (read = "
+                f"{read!r}) would never be trained; give it a weight above 0, or leave it out"
+            )

@@ -137,13 +137,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
 
     lengths = (settings.steps, stream.batch, stream.samples)
     losses = [name for name, guide in guides.items() if guide.config.read != "bank"]
-    for name in losses:
-        if schedules[name].is_off():
-            raise ReedError(
-                f"curriculum.{name} is 0, so what gives guide.{name} its z in sampling (read = "
-                f"{guides[name].config.read!r}) would never be trained; give it a weight above 0, "
-                "or leave the guide out"
-            )
+    given.check_trained(guides, schedules)
     trained = [*domain.losses, *targets, *losses]
     resolved = {name: schedules[name].resolve(*lengths) for name in trained}
     lr = Schedule.of(settings.optim.schedule, "optim.schedule").resolve(*lengths)
