@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -50,6 +49,9 @@ def hub_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
     return torch.cat([prefix, resampled.flatten(2).transpose(1, 2)], dim=1)
 
 
+RESAMPLINGS = {"hub_positions": hub_positions}  # names are written to records
+
+
 class TimmSpace:
     """The embedding of one timm model before its classifier.
 
@@ -65,8 +67,8 @@ class TimmSpace:
         size: Height and width of the input in pixels; 0 for the model's own.
         head: Whether to keep the head, which in CLIP is the projection to the space shared with
             text.
-        positions: Function that resamples the position embedding to a number of tokens per side;
-            None for timm's own, which antialiases.
+        positions: Key of RESAMPLINGS, which resamples the position embedding; empty for timm's own
+            way, which antialiases.
     """
 
     outputs = ("embedding",)
@@ -80,7 +82,7 @@ class TimmSpace:
         *,
         size: int = 0,
         head: bool = False,
-        positions: Callable[[torch.Tensor, int], torch.Tensor] | None = None,
+        positions: str = "",
     ) -> None:
         self._positions = positions
         self._name, self._weights, self._precision = name, weights, precision
@@ -105,7 +107,7 @@ class TimmSpace:
         self._origin = Origin(repo, url=url, option=f"--weights {name}=FILE")
 
     def revision(self) -> str:
-        positions = f"{self._positions.__name__} " if self._positions else ""
+        positions = f"{self._positions} " if self._positions else ""
         return (
             f"sha256:{self._found().sha256} {self._create.args[0]} {self._size}px "
             f"{self._mode}-antialias {positions}{self._precision} timm-{version('timm')}"
@@ -132,7 +134,8 @@ class TimmSpace:
             model.set_input_size(img_size=(self._size, self._size))
         if self._positions:
             assert trained is not None, f"{self._name} has no position embedding"
-            model.pos_embed.data = self._positions(trained, model.patch_embed.grid_size[0])
+            resample = RESAMPLINGS[self._positions]
+            model.pos_embed.data = resample(trained, model.patch_embed.grid_size[0])
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -171,7 +174,7 @@ FEATURES.register("dinov2-l")(
         "dinov2-l",
         "vit_large_patch14_dinov2.lvd142m",
         size=224,
-        positions=hub_positions,
+        positions="hub_positions",
     )
 )
 # OpenAI trained with the quick form of GELU. As in CMMD (Jayasumana et al., arXiv 2401.09603)
