@@ -72,6 +72,11 @@ def for_timm(model: Any, state: State) -> State:
     def bare(state: State) -> State:
         return {k: v for k, v in state.items() if k in expected or not k.startswith(heads)}
 
+    # Some classifiers have more than the named layer, such as a norm before it.
+    if extra := bare(state).keys() - expected:
+        extra &= _of_classifier(model.pretrained_cfg["architecture"])
+        state = {k: v for k, v in state.items() if k not in extra}
+
     # Each model family of timm has a function that converts the family's original files. It would
     # also adapt weights of another patch size, so it is not called if the names are right.
     adapt = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
@@ -81,3 +86,13 @@ def for_timm(model: Any, state: State) -> State:
         except (KeyError, AttributeError, RuntimeError, TypeError):
             pass  # not a file of that family: the comparison of names lists what differs
     return bare(state)
+
+
+def _of_classifier(architecture: str) -> set[str]:
+    """Return the names of state that a timm model has only if it has its classifier."""
+    create, device = sys.modules["timm"].create_model, sys.modules["torch"].device
+
+    # On the device "meta" neither model takes memory.
+    with device("meta"):
+        whole, bare = create(architecture), create(architecture, num_classes=0)
+    return whole.state_dict().keys() - bare.state_dict().keys()

@@ -18,7 +18,7 @@ from torch import hub
 from reed.errors import ReedError
 from reed.extras import pip_install
 from reed.metrics import FEATURES, rgb
-from reed.metrics.timm_space import TimmSpace
+from reed.metrics.timm_space import TimmSpace, hub_positions
 
 SMALL = "test_vit.r160_in1k"
 
@@ -193,6 +193,92 @@ def test_dinov2_is_measured_at_224_pixels(tmp_path):
     assert space(pictures(1, 250))["embedding"].shape == (1, 384)
     assert space._model.patch_embed.img_size == (224, 224)
     assert "224px bicubic-antialias fp32" in space.revision()
+
+
+def cubic(distance, a=-0.75):
+    """Keys' cubic convolution kernel (1981), with the coefficient of torch."""
+    x = np.abs(distance)
+    near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def resampled(square, scale, side):
+    """Bicubic values of [M, M, C] at `side` places per axis, 1 / scale apart, borders repeated."""
+    trained = len(square)
+    places = (np.arange(side) + 0.5) / scale - 0.5
+    weights = np.zeros((side, trained))
+    for row, place in enumerate(places):
+        for tap in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+            weights[row, min(max(tap, 0), trained - 1)] += cubic(place - tap)
+    return np.einsum("iy,jx,yxc->ijc", weights, weights, square)
+
+
+@pytest.fixture(scope="module")
+def dinov2_small(tmp_path_factory):
+    """A random DINOv2-S with a position embedding of low and high frequencies, and its file."""
+    torch.manual_seed(0)
+    model = timm.create_model("vit_small_patch14_dinov2.lvd142m", num_classes=0)
+    model.requires_grad_(False).eval()
+    smooth = np.cos(np.arange(37) / 6)[:, None, None] * np.sin(np.arange(37) / 5)[:, None]
+    noise = np.random.default_rng(3).normal(size=(37, 37, 384))
+    square = torch.from_numpy(smooth + noise).float()
+    model.pos_embed.data[:, 1:] = square.reshape(1, -1, 384)
+    path = tmp_path_factory.mktemp("dinov2") / "s.safetensors"
+    save_file(model.state_dict(), path)
+    return model, path
+
+
+def like_fd_dinov2(model, path):
+    """The space of fd-dinov2 with a smaller model."""
+    settings = FEATURES.get("dinov2-l").keywords
+    space = TimmSpace("dinov2-s", model.default_cfg["architecture"], str(path), **settings)
+    space.load("cpu", None)
+    return space
+
+
+def test_fd_dinov2_resamples_positions_as_the_code_on_torch_hub(dinov2_small):
+    """Bicubic without antialiasing, scale 16.1 / 37 (dinov2/models/vision_transformer.py)."""
+    model, path = dinov2_small
+    space = like_fd_dinov2(model, path)
+    trained = model.pos_embed.detach()[0].numpy().astype(np.float64)
+    want = resampled(trained[1:].reshape(37, 37, 384), 16.1 / 37, 16)
+    have = space._model.pos_embed.detach().numpy()[0]
+    np.testing.assert_allclose(have[1:].reshape(16, 16, 384), want, rtol=0, atol=2e-5)
+    np.testing.assert_array_equal(have[0], trained[0].astype(np.float32))
+
+    # Neither timm's antialiasing nor the plain ratio of the sides would pass.
+    ratio = resampled(trained[1:].reshape(37, 37, 384), 16 / 37, 16)
+    antialiased = TimmSpace("x", "vit_small_patch14_dinov2", str(path), size=224)
+    antialiased.load("cpu", None)
+    timms = antialiased._model.pos_embed.detach().numpy()[0, 1:].reshape(16, 16, 384)
+    assert np.abs(ratio - want).mean() > 0.05 and np.abs(timms - want).mean() > 0.3
+
+
+def test_the_features_of_fd_dinov2_are_those_of_the_resampled_positions(dinov2_small):
+    model, path = dinov2_small
+    space, images = like_fd_dinov2(model, path), pictures(2, 250)
+    square = model.pos_embed.detach()[0, 1:].numpy().reshape(37, 37, 384).astype(np.float64)
+    positions = torch.from_numpy(resampled(square, 16.1 / 37, 16)).float().reshape(1, 256, 384)
+    direct = timm.create_model("vit_small_patch14_dinov2", num_classes=0, img_size=224).eval()
+    prefix = model.pos_embed[:, :1]
+    direct.load_state_dict(model.state_dict() | {"pos_embed": torch.cat([prefix, positions], 1)})
+    with torch.no_grad():
+        want = direct(space._preprocess(torch.from_numpy(rgb(images)))).numpy()
+    np.testing.assert_allclose(space(images)["embedding"], want, rtol=0, atol=1e-4)
+
+
+def test_positions_stay_as_trained_at_the_trained_size():
+    positions = torch.randn(1, 1 + 37 * 37, 4)
+    assert torch.equal(hub_positions(positions, 37), positions)
+
+
+def test_the_revision_of_fd_dinov2_says_how_positions_are_resampled(dinov2_small):
+    """Numbers and statistics of features with timm's positions are not taken for these."""
+    model, path = dinov2_small
+    other = TimmSpace("dinov2-s", model.default_cfg["architecture"], str(path), size=224)
+    revision = like_fd_dinov2(model, path).revision()
+    assert revision == other.revision().replace("antialias ", "antialias hub_positions ")
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_mocov3_checkpoints_become_timms_vit(folder):
 
 
 def test_slips_in_the_names_of_the_public_large_mocov3_are_mended():
-    from reed.encoders.image.vision import from_mocov3
+    from reed.encoders.image.timm_models import from_mocov3
 
     slips = {
         "blocks.13.norm13.weight": "blocks.13.norm1.weight",
@@ -285,7 +285,7 @@ def test_the_raw_file_of_ijepa_is_read(folder):
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
 def test_each_card_says_what_timm_says(card):
-    from reed.encoders.image.vision import create
+    from reed.encoders.image.timm_models import create
 
     with torch.device("meta"):
         model = create(card)
@@ -405,10 +405,11 @@ def test_a_timm_model_that_does_not_exist_is_named():
 def test_a_grid_that_the_model_cannot_give_is_refused(folder):
     name = "resnet18.a1_in1k"
     torch.save(random_model(name).state_dict(), folder / "r.pth")
-    encoder = loaded(f"timm:{name}", folder / "r.pth", grid=2)
-    encoder.card = dataclasses.replace(encoder.card, stages=((512, 16),))
-    with pytest.raises(ReedError, match=r"32 pixels give tokens \(1, 512\), expected \(4, 512\)"):
-        encoder.encode(pictures(1))
+    encoder = make(f"timm:{name}", folder / "r.pth", grid=2)
+    encoder.card = dataclasses.replace(encoder.card, patch=16, stages=())
+    text = "32 pixels give 1 tokens of 512 channels and a vector of 512, expected 4 tokens of 512"
+    with pytest.raises(ReedError, match=text):
+        encoder.load("cpu")
 
 
 def test_the_revision_follows_the_weights_and_every_option(dino_file, folder):

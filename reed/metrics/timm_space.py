@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,41 @@ from reed.metrics.image_set import ImageSet
 from reed.precision import computing
 from reed.state_dict import fill, for_timm
 from reed.weights import Found, Origin
+
+if TYPE_CHECKING:
+    import torch
+
+OFFSET = 0.1  # tokens that the code of DINOv2 adds to the wanted side of the position embedding
+
+
+def hub_positions(positions: torch.Tensor, side: int) -> torch.Tensor:
+    """Resample a position embedding as the code of DINOv2 on torch.hub does.
+
+    It interpolates bicubically without antialiasing. Its scale factor is that of ``side + 0.1``
+    tokens, which was meant against rounding, and which moves the points that are read.
+
+    Args:
+        positions: Embedding of the class token and of M * M patches, [1, 1 + M * M, C].
+        side: Tokens per side that are wanted.
+
+    Returns:
+        float32 [1, 1 + side * side, C].
+    """
+    import torch
+    from torch.nn import functional
+
+    prefix, patches = positions[:, :1].float(), positions[:, 1:].float()
+    trained = round(patches.shape[1] ** 0.5)
+    if trained == side:
+        return positions.float()
+
+    square = patches.reshape(1, trained, trained, -1).permute(0, 3, 1, 2)  # [1, C, M, M]
+    scale = (side + OFFSET) / trained
+    resampled = functional.interpolate(square, scale_factor=(scale, scale), mode="bicubic")
+    return torch.cat([prefix, resampled.flatten(2).transpose(1, 2)], dim=1)
+
+
+RESAMPLINGS = {"hub_positions": hub_positions}  # names are written to records
 
 
 class TimmSpace:
@@ -32,6 +67,8 @@ class TimmSpace:
         size: Height and width of the input in pixels; 0 for the model's own.
         head: Whether to keep the head, which in CLIP is the projection to the space shared with
             text.
+        positions: Key of RESAMPLINGS, which resamples the position embedding; empty for timm's own
+            way, which antialiases.
     """
 
     outputs = ("embedding",)
@@ -45,7 +82,9 @@ class TimmSpace:
         *,
         size: int = 0,
         head: bool = False,
+        positions: str = "",
     ) -> None:
+        self._positions = positions
         self._name, self._weights, self._precision = name, weights, precision
         timm, torch = (files.library(lib, f"{name}", "eval") for lib in ("timm", "torch"))
 
@@ -68,9 +107,10 @@ class TimmSpace:
         self._origin = Origin(repo, url=url, option=f"--weights {name}=FILE")
 
     def revision(self) -> str:
+        positions = f"{self._positions} " if self._positions else ""
         return (
             f"sha256:{self._found().sha256} {self._create.args[0]} {self._size}px "
-            f"{self._mode}-antialias {self._precision} timm-{version('timm')}"
+            f"{self._mode}-antialias {positions}{self._precision} timm-{version('timm')}"
         )
 
     def _found(self) -> Found:
@@ -86,8 +126,16 @@ class TimmSpace:
         model = self._create()
         state = for_timm(model, files.read(path))
         fill(model, state, f"{self._name}: {path}")
-        if hasattr(model, "set_input_size"):  # resamples the position embedding
+        model.requires_grad_(False)
+
+        # Setting the size resamples the position embedding, so the trained one is kept first.
+        trained = getattr(model, "pos_embed", None)
+        if hasattr(model, "set_input_size"):
             model.set_input_size(img_size=(self._size, self._size))
+        if self._positions:
+            assert trained is not None, f"{self._name} has no position embedding"
+            resample = RESAMPLINGS[self._positions]
+            model.pos_embed.data = resample(trained, model.patch_embed.grid_size[0])
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -118,9 +166,16 @@ def of_timm(name: str) -> partial[TimmSpace]:
 
 
 FEATURES.prefixes["timm"] = of_timm
-# 224 pixels as in dgm-eval (Stein et al., arXiv 2306.04675) and EDM2 (arXiv 2312.02696)
+# 224 pixels and the model on torch.hub, as in dgm-eval (Stein et al., arXiv 2306.04675) and EDM2
+# (Karras et al., arXiv 2312.02696)
 FEATURES.register("dinov2-l")(
-    partial(TimmSpace, "dinov2-l", "vit_large_patch14_dinov2.lvd142m", size=224)
+    partial(
+        TimmSpace,
+        "dinov2-l",
+        "vit_large_patch14_dinov2.lvd142m",
+        size=224,
+        positions="hub_positions",
+    )
 )
 # OpenAI trained with the quick form of GELU. As in CMMD (Jayasumana et al., arXiv 2401.09603)
 FEATURES.register("clip-l-336")(

@@ -17,14 +17,16 @@ class Card:
         model: Model name for ``timm.create_model``.
         origin: Location of the public weights.
         preprocess: Normalisation and resizing of the input.
-        dim: Channels of a token.
-        patch: Input pixels per token and side.
+        dim: Channels of a token of the model's output.
+        patch: Input pixels per token and side, of the model's output.
         licence: Licence of the weights.
         pooled: Whether the vector per image is the model's own pooling, because it has no class
             token.
         arguments: Further arguments of ``timm.create_model``.
-        stages: (dim, patch) of each stage, for models in which they differ between stages.
+        stages: (dim, patch) of each layer, for models in which one differs from the output.
         convert: Format of the weights file: ``timm`` or ``mocov3``.
+        vector: Channels of the vector per image; 0 for those of a token.
+        native: Input pixels and tokens per side of a model that runs at one size alone.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Card:
     arguments: tuple[tuple[str, int], ...] = ()
     stages: tuple[tuple[int, int], ...] = ()
     convert: str = "timm"
+    vector: int = 0
+    native: tuple[int, int] | None = None
 
 
 FACEBOOK = "https://dl.fbaipublicfiles.com"

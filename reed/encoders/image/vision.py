@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -16,12 +16,12 @@ from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.base import PublicWeights
+from reed.encoders.image import timm_models
 from reed.encoders.image.batches import check_precision, images
 from reed.encoders.image.cards import CARDS, Card
-from reed.encoders.image.preprocess import Preprocess
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.state_dict import fill, for_timm
+from reed.state_dict import fill
 from reed.weights import Origin
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Vision(PublicWeights):
 
     card: Card
     weights: str | None = None
-    grid: int = 16
+    grid: int = timm_models.GRID
     layer: int = 0
     norm: bool = True
     precision: str = "fp32"
@@ -72,6 +72,18 @@ class Vision(PublicWeights):
             raise ReedError(
                 f"{self.card.name}: grid {self.grid} must be 1 or more, layer {self.layer} 0{limit}"
             )
+        if self.card.native and self.grid != (own := self._native_grid()):
+            problem = f"{self.card.name} takes images of {self.card.native[0]} pixels alone"
+            raise ReedError(
+                f"{problem}, which give a grid of {own}, not {self.grid}; set grid={own}"
+            )
+
+    def _native_grid(self) -> int:
+        """Return the tokens per side of a model that runs at one size alone."""
+        assert self.card.native is not None
+        if not self.card.stages or self._is_final(len(self.card.stages)):
+            return self.card.native[1]
+        return self.card.native[0] // self._stage[1]
 
     @property
     def licence(self) -> str:
@@ -81,24 +93,32 @@ class Vision(PublicWeights):
     @property
     def fields(self) -> tuple[Field, ...]:
         """The field ``tokens``, and ``cls`` or ``pooled``."""
-        vector = "pooled" if self.card.pooled else "cls"
+        name, (dim, _) = "pooled" if self.card.pooled else "cls", self._stage
+        is_final = self._is_final(len(self.card.stages))
+        vector = (self.card.vector if is_final else 0) or dim
         return (
-            Field("tokens", "token", (self.grid**2, self._dim), "int8"),
-            Field(vector, "sample", (self._dim,), "float32"),
+            Field("tokens", "token", (self.grid**2, dim), "int8"),
+            Field(name, "sample", (vector,), "float32"),
         )
 
     @property
     def size(self) -> int:
         """Height and width of the model's input in pixels."""
-        return self.grid * self._patch
+        return self.card.native[0] if self.card.native else self.grid * self._stage[1]
 
     @property
-    def _dim(self) -> int:
-        return self.card.stages[self.layer - 1][0] if self.card.stages else self.card.dim
+    def _stage(self) -> tuple[int, int]:
+        """Channels and patch size of the chosen layer."""
+        output = (self.card.dim, self.card.patch)
+        if not self.card.stages or self._is_final(len(self.card.stages)):
+            return output
+        return self.card.stages[self.layer - 1]
 
-    @property
-    def _patch(self) -> int:
-        return self.card.stages[self.layer - 1][1] if self.card.stages else self.card.patch
+    def _is_final(self, depth: int) -> bool:
+        """Return whether the model's ordinary output is wanted, which every model has."""
+        output = (self.card.dim, self.card.patch)
+        same = not self.card.stages or self.card.stages[-1] == output
+        return self.norm and (self.layer == 0 or (self.layer == depth and same))
 
     @property
     def origin(self) -> Origin:
@@ -125,25 +145,29 @@ class Vision(PublicWeights):
         """Load the model onto ``device`` and resample its position embedding to the grid.
 
         Raises:
-            ReedError: The weights belong to another model, or the model has no such layer.
+            ReedError: The weights belong to another model, the model has no such layer, or it does
+                not give the grid.
         """
-        found = self._find()
-        model = create(self.card)
-        where = f"{self.card.name}: {found.files[0]}"
-        fill(model, state_for(model, files.read(found.files[0]), self.card.convert), where)
-        depth = len(model.feature_info)
+        path = self._find().files[0]
+        model = timm_models.create(self.card)
+        state = timm_models.state_for(model, files.read(path), self.card.convert)
+        fill(model, state, f"{self.card.name}: {path}")
+
+        depth = len(getattr(model, "feature_info", ()))
         if self.layer > depth:
             raise ReedError(f"{self.card.name}.layer is {self.layer}, the model has {depth}")
-        if hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=(self.size, self.size))
+
+        # Resized before it moves, because some models make new buffers on the CPU.
+        with self._fitting():
+            timm_models.resize(model, self.size)
         self._model, self._device = model.requires_grad_(False).eval().to(device), device
+        self._check_shapes()
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [B, T, dim], and ``cls`` or ``pooled`` [B, dim], float32.
 
         Raises:
             BadSample: An image is not uint8, RGB and square.
-            ReedError: The model returns another number of tokens or channels.
         """
         assert self._model is not None, "load() comes before encode()"
         pixels = images(samples, self._device)
@@ -154,115 +178,55 @@ class Vision(PublicWeights):
         with computing(self._device, self.precision):
             tokens, vector = self._features(x)
 
-        have, want = tuple(tokens.shape[1:]), self.fields[0].shape
-        if have != want:
-            raise ReedError(
-                f"{self.card.name}: {self.size} pixels give tokens {have}, expected {want}; "
-                "choose another grid or layer"
-            )
         values = {"tokens": tokens, self.fields[1].name: vector}
         return {name: value.float().cpu().numpy() for name, value in values.items()}
 
     def _features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens [B, T, D] and the vector [B, D] of the chosen layer."""
-        model = self._model
-        prefix = getattr(model, "num_prefix_tokens", 0)
+        depth = len(getattr(self._model, "feature_info", ()))
+        if self._is_final(depth):
+            return timm_models.final(self._model, x, pooled=self.card.pooled)
+        block = (self.layer or depth) - 1
+        return timm_models.inner(self._model, x, block, norm=self.norm, pooled=self.card.pooled)
 
-        # The last layer with its norm is the model's ordinary output, which every model has.
-        if self.norm and self.layer in (0, len(model.feature_info)):
-            last = model.forward_features(x)
-            tokens, before = _rows(last, getattr(model, "output_fmt", "NCHW"), prefix)
-            if self.card.pooled:
-                return tokens, model.forward_head(last, pre_logits=True)
-            return tokens, before[:, 0]
+    @contextmanager
+    def _fitting(self) -> Generator[None]:
+        """Say in one line that the model cannot run at this size."""
+        try:
+            yield
+        except (ReedError, *timm_models.UNFIT) as error:
+            problem = f"{self.card.name} cannot run at {self.size} pixels (grid={self.grid})"
+            reason = timm_models.one_line(error)
+            raise ReedError(f"{problem}: {reason}; choose another grid or layer") from error
 
-        # An inner layer: timm stops there, and returns class and register tokens on request.
-        block = (self.layer or len(model.feature_info)) - 1
-        more = {"return_prefix_tokens": True} if prefix else {}
-        (inner,) = model.forward_intermediates(
-            x, indices=[block], norm=self.norm, stop_early=True, intermediates_only=True, **more
-        )
-        inner, before = inner if prefix else (inner, inner[:, :0])
-        tokens = inner.flatten(2).transpose(1, 2)  # [B, D, H, W] -> [B, T, D]
-        return tokens, tokens.mean(1) if self.card.pooled else before[:, 0]
+    def _check_shapes(self) -> None:
+        """Raise ReedError if the model cannot run at this size, or returns other shapes."""
+        import torch
 
+        x = torch.zeros(1, 3, self.size, self.size, device=self._device)
+        with self._fitting(), computing(self._device, self.precision):
+            tokens, vector = self._features(x)
 
-def _rows(x: torch.Tensor, layout: str, prefix: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Split a layer's output into patch tokens [B, T, D] and prefix tokens [B, prefix, D]."""
-    if x.ndim == 4:
-        x = x.flatten(1, 2) if layout == "NHWC" else x.flatten(2).transpose(1, 2)
-    return x[:, prefix:], x[:, :prefix]
-
-
-def create(card: Card) -> Any:
-    """Create the timm model of a card, with random weights and without a classifier."""
-    timm = files.library("timm")
-    return timm.create_model(card.model, pretrained=False, num_classes=0, **dict(card.arguments))
+        have = (*tokens.shape[1:], *vector.shape[1:])
+        want = (*self.fields[0].shape, *self.fields[1].shape)
+        if have != want:
+            problem = f"{self.card.name}: {self.size} pixels give {_words(have)}"
+            raise ReedError(f"{problem}, expected {_words(want)}; choose another grid or layer")
 
 
-def state_for(model: Any, state: dict[str, Any], convert: str) -> dict[str, Any]:
-    """Convert the content of a public file to a timm state dict without the classifier."""
-    return for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
-
-
-def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:
-    """Return the query encoder of a MoCo v3 checkpoint under timm's names.
-
-    The projection head is left out. In the public large checkpoint ``norm1`` and ``fc1`` of block
-    13 are called ``norm13`` and ``fc13``, and ``norm2`` and ``fc2`` of block 14 ``norm14`` and
-    ``fc14``; here they get their usual names.
-    """
-    renamed, number_of = {}, {"13": "1", "14": "2"}
-    for key, value in state.get("state_dict", state).items():
-        # The momentum encoder and the predictor serve the training of MoCo alone.
-        inner = key.removeprefix("module.").removeprefix("base_encoder.")
-        if key.startswith(("module.momentum_encoder.", "module.predictor.")):
-            continue
-
-        if not inner.startswith("head."):
-            name = re.sub(
-                r"^(blocks\.(13|14)\.(?:mlp\.)?(?:norm|fc))\2\.",
-                lambda match: f"{match[1]}{number_of[match[2]]}.",
-                inner,
-            )
-            renamed[name] = value
-    return renamed
+def _words(shape: tuple[int | None, ...]) -> str:
+    tokens, dim, vector = shape
+    return f"{tokens} tokens of {dim} channels and a vector of {vector}"
 
 
 def of_timm(name: str) -> partial[Vision]:
     """Any timm model, by its name, with its own preprocessing.
 
     Raises:
-        ReedError: timm has no such model; the message lists similar names.
+        ReedError: timm has no such model, or it returns no tokens.
     """
-    torch, timm = files.library("torch"), files.library("timm")
-
-    # On the device "meta" the model takes no memory, and its settings can still be read.
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(name, pretrained=False, num_classes=0)
-    except (RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0]
-        near = ", ".join(timm.list_pretrained(f"{name.split('.')[0]}*")[:8]) or "timm.list_models()"
-        raise ReedError(f"cannot make the timm model {name!r}: {reason}; see {near}") from error
-
-    # Channels and patch size differ between the stages of a convolutional net.
-    settings = model.pretrained_cfg
-    stages = tuple((stage["num_chs"], stage["reduction"]) for stage in model.feature_info)
-    varies = len(set(stages)) > 1
-    mean, std = tuple(settings["mean"]), tuple(settings["std"])
-    card = Card(
-        name=f"timm:{name}",
-        model=name,
-        dim=stages[-1][0],
-        patch=stages[-1][1],
-        origin=Origin(settings.get("hf_hub_id") or "", url=settings.get("url") or ""),
-        preprocess=Preprocess(mean, std, "antialias-normalise", settings["interpolation"]),
-        licence=settings.get("license") or "unknown",
-        stages=stages if varies else (),
-        pooled=getattr(model, "cls_token", None) is None,
-    )
-    return partial(Vision, card=card)
+    card = timm_models.card_of(name)
+    return partial(Vision, card=card, grid=card.native[1] if card.native else timm_models.GRID)
 
 
 for _card in CARDS:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,11 @@ from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
 from reed.weights import Origin
 
+# Families in which padding changes the states of real tokens: a Fourier transform, a convolution,
+# landmarks or pooling reach over it. Captions are encoded together only if they are equally long.
+UNPADDED = frozenset({"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"})
+# Families whose vectors were wrong in the first version, so that their columns have to be new.
+CORRECTED = UNPADDED | {"umt5"}
 UNLIMITED = 1 << 30  # tokens; some tokenizers state 1e30, which is too large a length to pass on
 
 
@@ -50,6 +57,14 @@ def _projected(output: Any, mask: Any) -> np.ndarray:
 
 def _mean(output: Any, mask: Any) -> np.ndarray:
     return pre.masked_mean(output.last_hidden_state, mask.bool())
+
+
+def _kind(folder: Path) -> str:
+    """Return the family of the model in a folder, as its configuration says it."""
+    try:
+        return str(json.loads((folder / "config.json").read_text())["model_type"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""  # opening the model says what is wrong with its files
 
 
 @dataclass
@@ -115,10 +130,13 @@ class TextModel(PublicWeights):
 
     def revision(self) -> str:
         """Return the weights, the pooling, the treatment of long captions, and the library."""
+        found = self._find()
+        corrected = ", corrected" if _kind(found.folder) in CORRECTED else ""
         limit = f"{self.max_tokens} tokens" if self.max_tokens else "the model's limit"
         return (
-            f"{pre.fingerprint(self._find())} {pre.version('transformers')} {self.precision} "
+            f"{pre.fingerprint(found)} {pre.version('transformers')} {self.precision} "
             f"{self.card.pooling}, captions over {limit} {'cut' if self.truncate else 'refused'}"
+            f"{corrected}"
         )
 
     def load(self, device: str) -> None:
@@ -133,11 +151,9 @@ class TextModel(PublicWeights):
         self._tokenizer.padding_side = self._tokenizer.truncation_side = "right"
 
         model = pre.open_model(self.card.kind, found, self.precision)
-        projection = getattr(model, "text_projection", None)
-        dim = projection.out_features if projection is not None else model.config.hidden_size
-        if dim != self.dim:
-            problem = f"{found.folder} has vectors of {dim} channels, dim is {self.dim}"
-            raise ReedError(f"{problem}; set dim={dim}")
+        if model.config.is_encoder_decoder and hasattr(model, "decoder"):
+            problem = f"{found.folder} holds a {type(model).__name__}, which has a decoder"
+            raise ReedError(f"{problem}; use an encoder, or for a T5 --encoder t5")
 
         # The limit of a model is the smaller of its positions and its tokenizer's length.
         length = self._tokenizer.model_max_length
@@ -147,6 +163,23 @@ class TextModel(PublicWeights):
             raise ReedError(f"{problem}, max_tokens is {self.max_tokens}; lower it")
         self._limit = self.max_tokens or own
         self._model, self._device = model.to(device), device
+        self._check(found.folder)
+
+    def _check(self, folder: Path) -> None:
+        """Raise ReedError if the model cannot encode text, or gives vectors of another length."""
+        kind = self._model.config.model_type
+        inputs = self._tokenizer(
+            ["a"], return_tensors="pt", truncation=True, max_length=self._limit, verbose=False
+        )
+        try:
+            dim = self._run(inputs).shape[1]
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            problem = f"{folder} holds a {kind}, which cannot encode text alone: {reason}"
+            raise ReedError(f"{problem}; use another model") from error
+        if dim != self.dim:
+            problem = f"{folder} has vectors of {dim} channels, dim is {self.dim}"
+            raise ReedError(f"{problem}; set dim={dim}")
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``embedding`` [B, dim], float32.
@@ -154,17 +187,35 @@ class TextModel(PublicWeights):
         Raises:
             BadSample: A caption is empty, or too long and ``truncate`` is off.
         """
-        captions = pre.captions_of(samples, self.captions)
+        return {"embedding": self._vectors(pre.captions_of(samples, self.captions))}
+
+    def _vectors(self, captions: Sequence[str]) -> np.ndarray:
+        """Return the vectors of some captions, float32 [B, dim]."""
         cut = {"truncation": True, "max_length": self._limit} if self.truncate else {}
-        inputs = self._tokenizer(captions, padding=True, return_tensors="pt", verbose=False, **cut)
-        longest = int(inputs["attention_mask"].sum(1).max())
+        inputs = self._tokenizer(
+            list(captions), padding=True, return_tensors="pt", verbose=False, **cut
+        )
+        lengths = inputs["attention_mask"].sum(1)
+        longest = int(lengths.max())
         if longest > self._limit:
             problem = f"the caption has {longest} tokens, the model takes {self._limit}"
             raise BadSample(f"{problem}; truncate=true cuts it")
-        inputs = inputs.to(self._device)
+        if self._model.config.model_type not in UNPADDED:
+            return self._run(inputs)
+
+        vectors = np.empty((len(captions), self.dim), np.float32)
+        for length in lengths.unique():
+            rows = lengths == length
+            alike = {name: values[rows, :length] for name, values in inputs.items()}
+            vectors[rows.numpy()] = self._run(alike)
+        return vectors
+
+    def _run(self, inputs: Mapping[str, Any]) -> np.ndarray:
+        """Return the vectors of tokenized captions, float32 [B, dim]."""
+        on_device = {name: values.to(self._device) for name, values in inputs.items()}
         with pre.running(self._device, self.precision):
-            output = self._model(**inputs)
-            return {"embedding": self.card.pool(output, inputs["attention_mask"])}
+            output = self._model(**on_device)
+            return self.card.pool(output, on_device["attention_mask"])
 
 
 _CARDS = (
@@ -181,7 +232,7 @@ _CARDS = (
         "t5",
         "google-t5/t5-large@150ebc2c4b72291e770f58e6057481c8d2ed331a",
         1024,
-        "T5EncoderModel",
+        "AutoModelForTextEncoding",
         _mean,
         "mean over tokens",
         truncate=False,

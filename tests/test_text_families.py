@@ -1,0 +1,192 @@
+"""Families of text encoders in transformers: equal to transformers' own, or refused in one line."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers.models.auto import modeling_auto
+
+from reed import config
+from reed.encoders import ENCODERS
+from reed.encoders.text.text_models import UNPADDED, TextModel
+from reed.errors import ReedError
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_language.py"))))
+PAGE = Path(__file__).parents[1] / "docs" / "encoders.md"
+CAPTIONS = ("a dog", "A red car.", "the mat on the house and the cat on a dog in front of")
+
+# What makes a model small, under the names that the families use.
+SMALL = {
+    ("hidden_size", "emb_dim", "dim", "d_model", "embedding_size"): 32,
+    ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim"): 64,
+    ("num_hidden_layers", "n_layers", "num_layers", "encoder_layers", "decoder_layers"): 2,
+    ("decoder_ffn_dim",): 64,
+    ("num_attention_heads", "n_heads", "num_heads", "num_key_value_heads"): 4,
+    ("encoder_attention_heads", "decoder_attention_heads"): 4,
+    ("head_dim", "d_kv"): 8,
+    ("max_position_embeddings",): 64,
+    ("max_2d_position_embeddings",): 16,
+    ("pad_token_id", "decoder_start_token_id"): 0,
+    ("bos_token_id", "cls_token_id"): 2,
+    ("eos_token_id", "sep_token_id"): 3,
+    ("mask_token_id",): 4,
+}
+# Settings of families that need others. An empty value leaves a setting as it is.
+OWN: dict[str, dict[str, Any]] = {
+    "funnel": {
+        "architectures": ["FunnelModel"],  # the family has two, with and without its decoder
+        "block_sizes": [1, 1],
+        "num_hidden_layers": None,
+        "d_head": 8,
+        "d_inner": 64,
+    },
+    "luke": {"entity_vocab_size": 10, "entity_emb_size": 16},
+    "neomme": {
+        "hidden_act": "relu2",
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    },
+    "perceiver": {"num_latents": 4, "d_latents": 32, "num_self_attends_per_block": 1},
+    "reformer": {"axial_pos_embds": False, "attn_layers": ["local", "local"], "hash_seed": 0},
+    "roc_bert": {"pronunciation_vocab_size": 10, "shape_vocab_size": 10},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}
+# Their configuration describes a model of images and text, which other encoders read.
+MULTIMODAL = {"emu3", "llama4", "mllama", "modernvbert", "ultravbert"}
+WIDTH = {"reformer": 64}  # its two streams side by side; 32 elsewhere
+FEW = ("bert", "convbert", "distilbert", "fnet", "modernbert", "mt5", "roberta", "t5", "umt5")
+
+
+def families() -> list[str]:
+    """Families that transformers calls text encoders, or trains by masking text."""
+    auto = modeling_auto
+    names = {*auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, *auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES}
+    return sorted(names & set(CONFIG_MAPPING) - MULTIMODAL)
+
+
+@cache
+def tokenizer(folder: Path) -> Any:
+    """A small tokenizer that writes no token types, which many families do not take."""
+    made = AutoTokenizer.from_pretrained(TINY.sentence(folder))
+    made.model_input_names = ["input_ids", "attention_mask"]
+    return made
+
+
+def settings_of(family: str, vocabulary: int) -> dict[str, Any]:
+    """The settings of a small model, among those that a family has."""
+    small = {name: value for names, value in SMALL.items() for name in names}
+    small |= {"vocab_size": vocabulary} | OWN.get(family, {})
+    known = CONFIG_MAPPING[family]()
+    return {n: v for n, v in small.items() if v is not None and hasattr(known, n)}
+
+
+def small_config(family: str, vocabulary: int) -> Any:
+    """The configuration of a small model of a family."""
+    if family == "t5gemma":  # two halves, each with settings of its own
+        part = {name: value for names, value in SMALL.items() for name in names}
+        part["vocab_size"] = vocabulary
+        return CONFIG_MAPPING[family](encoder=part, decoder=part, vocab_size=vocabulary)
+    return CONFIG_MAPPING[family](**settings_of(family, vocabulary))
+
+
+def written(family: str, folder: Path) -> Path:
+    """A random model of a family in a folder as the hub has it."""
+    tokens = tokenizer(folder.parent / "tokenizer")
+    torch.manual_seed(0)
+    model = AutoModel.from_config(small_config(family, len(tokens)))
+    assert sum(p.numel() for p in model.parameters()) < 2_000_000
+    for parameter in model.parameters():  # also those that start at zero
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    tokens.save_pretrained(folder)
+    return TINY.save(model, folder)
+
+
+def encoder_for(family: str, folder: Path) -> TextModel:
+    """The encoder that the documentation names for a family, loaded."""
+    name = "t5" if "t5" in family else "sentence"
+    card, dim = ENCODERS.get(name).keywords["card"], WIDTH.get(family, 32)
+    settings = {"weights": str(folder), "dim": dim, "card": card}
+    encoder = config.build(TextModel, settings, name)
+    encoder.load("cpu")
+    return encoder
+
+
+def direct(family: str, folder: Path) -> np.ndarray:
+    """The vectors of the captions from transformers itself, one caption at a time."""
+    kind = AutoModelForTextEncoding if "t5" in family else AutoModel
+    model, tokens = kind.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        outputs = [model(**tokens(caption, return_tensors="pt")) for caption in CAPTIONS]
+    return np.stack([output.last_hidden_state.mean(1)[0].numpy() for output in outputs])
+
+
+def outcome(family: str, folder: Path) -> str:
+    """Compare a family with transformers; returns the line that refuses it, or nothing."""
+    written(family, folder)
+    try:
+        encoder = encoder_for(family, folder)
+    except ReedError as error:
+        assert "\n" not in str(error)
+        return str(error)
+    have = encoder.encode([{"captions/text": caption} for caption in CAPTIONS])["embedding"]
+    want = direct(family, folder)
+    np.testing.assert_allclose(have, want, rtol=0, atol=1e-5, err_msg=family)
+    assert want.std(0).max() > 1e-3, f"the captions of {family} are all alike"
+    return ""
+
+
+@pytest.mark.parametrize("family", FEW)
+def test_a_family_of_text_encoders_is_that_of_transformers(family, tmp_path):
+    """Captions of several lengths in one batch must equal each caption alone."""
+    assert outcome(family, tmp_path / family) == ""
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [("bart", "holds a BartModel, which has a decoder"), ("tapas", "cannot encode text alone")],
+)
+def test_a_model_that_does_not_encode_text_alone_is_refused(family, text, tmp_path):
+    assert text in outcome(family, tmp_path / family)
+
+
+def test_families_with_corrected_vectors_have_another_revision(tmp_path):
+    folder = written("fnet", tmp_path / "fnet")
+    card = ENCODERS.get("sentence").keywords["card"]
+    revisions = {}
+    for family in ("fnet", "bert"):
+        text = (folder / "config.json").read_text()
+        text = re.sub('"model_type": "[^"]*"', f'"model_type": "{family}"', text)
+        (folder / "config.json").write_text(text)
+        revisions[family] = TextModel(card, weights=str(folder)).revision()
+    assert revisions["fnet"].endswith(", corrected") and "corrected" not in revisions["bert"]
+
+
+@pytest.mark.slow
+def test_every_family_of_text_encoders_is_that_of_transformers_or_refused(tmp_path):
+    refused, wrong = {}, {}
+    for family in families():
+        try:
+            line = outcome(family, tmp_path / family)
+        except Exception as error:  # so that one family does not hide the rest
+            wrong[family] = f"{type(error).__name__}: {error}"[:300]
+        else:
+            refused |= {family: line} if line else {}
+    assert not wrong
+    assert UNPADDED <= set(families()) - set(refused)
+
+    said = re.search(
+        r"(\d+) of the (\d+) families of text\s+encoders in transformers (\S+)", PAGE.read_text()
+    )
+    if said[3].rstrip(",:;.") == transformers.__version__:
+        assert (int(said[1]), int(said[2])) == (len(families()) - len(refused), len(families()))

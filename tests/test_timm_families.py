@@ -1,0 +1,117 @@
+"""Families of timm as encoders: equal to timm's own output, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+
+from reed import config
+from reed.encoders import ENCODERS
+from reed.errors import ReedError
+
+SWEEP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("timm_sweep.py"))))
+HERE = [name for name in SWEEP.FAMILIES if name in timm.list_models()]  # timm may be older
+
+# One of each kind of output: wider than the last stage, with a class token that is not announced,
+# with a pooling of another width, without any pooling, of a classifier in parts, of one size alone.
+KINDS = (
+    "test_efficientnet",
+    "coat_lite_tiny",
+    "mobilenetv3_small_050",
+    "samvit_base_patch16",
+    "levit_128s",
+    "repvit_m0_9",
+    "resmlp_12_224",
+    "inception_v3",
+)
+
+
+def made(name: str, **options):
+    item = ENCODERS.get(f"timm:{name}")
+    return config.build(item.func, {**item.keywords, **options}, name)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_model_of_timm_gives_its_own_tokens_whatever_its_output_is(name):
+    result = SWEEP.check(name, most=30e6)
+    assert (result.error, result.refused) == ("", "")
+    assert result.ran == (name != "samvit_base_patch16")  # too large to run here
+
+
+def test_several_arrays_are_refused():
+    result = SWEEP.check("crossvit_tiny_240")
+    assert result.refused == (
+        "timm:crossvit_tiny_240 cannot be an encoder: it returns 2 arrays of features, of which "
+        "none is the last; choose another model"
+    )
+
+
+def test_a_model_of_one_size_runs_at_that_size_and_refuses_others():
+    encoder = made("resmlp_12_224")
+    assert (encoder.size, encoder.grid) == (224, 14) and encoder.fields[0].shape == (196, 384)
+    text = "resmlp_12_224 takes images of 224 pixels alone, which give a grid of 14, not 16"
+    with pytest.raises(ReedError, match=f"{text}; set grid=14"):
+        made("resmlp_12_224", grid=16)
+    third = made("hiera_tiny_224", layer=3, grid=14)
+    assert third.size == 224 and third.fields[0].shape == (14**2, 384)
+
+
+def test_the_last_stage_and_the_output_of_an_efficientnet_are_both_at_hand(tmp_path):
+    torch.manual_seed(0)
+    model = timm.create_model("test_efficientnet", num_classes=0).eval().requires_grad_(False)
+    torch.save(model.state_dict(), tmp_path / "e.pth")
+    stages = [stage["num_chs"] for stage in model.feature_info]
+    widths = {"output": model.num_features, "stage": stages[-1]}
+    assert widths["output"] != widths["stage"]
+    for options, width in (
+        ({}, "output"),
+        ({"layer": len(stages)}, "stage"),
+        ({"norm": False}, "stage"),
+    ):
+        encoder = made("test_efficientnet", weights=str(tmp_path / "e.pth"), grid=2, **options)
+        encoder.load("cpu")  # compares with what the model returns
+        assert encoder.fields[0].shape == (4, widths[width])
+
+
+def test_a_size_that_does_not_fit_is_one_line_when_the_model_is_loaded(tmp_path, monkeypatch):
+    model = timm.create_model("test_vit", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "v.pth")
+
+    encoder = made("test_vit", weights=str(tmp_path / "v.pth"), grid=3)
+
+    def fail(self, img_size):
+        raise AssertionError(f"{img_size} is odd\nand more")
+
+    monkeypatch.setattr(type(model), "set_input_size", fail)
+    size = encoder.size
+    text = rf"test_vit cannot run at {size} pixels \(grid=3\): \({size}, {size}\) is odd; choose"
+    with pytest.raises(ReedError, match=text) as error:
+        encoder.load("cpu")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", HERE)
+def test_a_small_model_of_every_family_runs_and_equals_timm(name):
+    result = SWEEP.check(name, most=500e6)
+    assert result.error == "" and (result.ran or result.refused)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_architecture_equals_timm_or_is_refused_in_one_line(tmp_path):
+    """Shapes and files of all, on the device "meta", and numbers of the small ones."""
+    names = timm.list_models()
+    files = [tmp_path / "even.jsonl", tmp_path / "odd.jsonl"]  # one process for each core
+    halves = [SWEEP.started(names[part::2], files[part]) for part in (0, 1)]
+    assert [half.wait() for half in halves] == [0, 0]
+    results = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    assert len(results) == len(names)
+    assert [result for result in results if result["error"]] == []
