@@ -15,7 +15,7 @@ from torch import nn
 from reed import config, stage_one
 from reed import weights as files
 from reed.encoders import ENCODERS
-from reed.encoders.image import vision
+from reed.encoders.image import timm_models, vision
 from reed.encoders.protein import esm2, esm2_weights
 from reed.errors import ReedError
 from reed.precision import cast_weights
@@ -138,7 +138,8 @@ def drawn(monkeypatch):
     monkeypatch.setattr(files, "find", lambda *_: Found(Path(), (Path("w.safetensors"),)))
     monkeypatch.setattr(files, "read", lambda *_: {})
     monkeypatch.setattr(vision, "fill", lambda *_: None)
-    monkeypatch.setattr(vision, "state_for", lambda *_: {})
+    monkeypatch.setattr(timm_models, "state_for", lambda *_: {})
+    monkeypatch.setattr(vision.Vision, "_check_shapes", lambda _: None)
 
 
 VISION = [name for name in CAST if name not in SMALL]

@@ -197,12 +197,14 @@ class TextModel(PublicWeights):
         )
         lengths = inputs["attention_mask"].sum(1)
         longest = int(lengths.max())
+
         if longest > self._limit:
             problem = f"the caption has {longest} tokens, the model takes {self._limit}"
             raise BadSample(f"{problem}; truncate=true cuts it")
         if self._model.config.model_type not in UNPADDED:
             return self._run(inputs)
 
+        # Padding would change what these models return, so captions of one length run together.
         vectors = np.empty((len(captions), self.dim), np.float32)
         for length in lengths.unique():
             rows = lengths == length
