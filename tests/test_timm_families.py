@@ -13,6 +13,7 @@ import torch
 
 from reed import config
 from reed.encoders import ENCODERS
+from reed.encoders.image import timm_models
 from reed.errors import ReedError
 
 SWEEP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("timm_sweep.py"))))
@@ -94,6 +95,44 @@ def test_a_size_that_does_not_fit_is_one_line_when_the_model_is_loaded(tmp_path,
     with pytest.raises(ReedError, match=text) as error:
         encoder.load("cpu")
     assert "\n" not in str(error.value)
+
+
+class Stub:
+    """A model of timm that returns one array, and gives no access to its layers."""
+
+    pretrained_cfg = {
+        "input_size": (3, 32, 32),
+        "mean": (0.5,) * 3,
+        "std": (0.5,) * 3,
+        "interpolation": "bicubic",
+    }
+    feature_info = ()
+    num_prefix_tokens = 0
+
+    def __init__(self, shape) -> None:
+        self.shape = shape
+
+    def forward_features(self, x):
+        return torch.zeros(self.shape)
+
+    def forward_head(self, x, pre_logits):
+        return x.flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "text"),
+    [((1, 6, 8), "it makes 6 tokens of 32 pixels"), ((1, 8), r"its features are \[1, 8\]")],
+)
+def test_what_is_no_grid_of_tokens_is_refused(shape, text, monkeypatch):
+    timm_models.card_of.cache_clear()
+    monkeypatch.setattr(timm_models, "_on_meta", lambda name: Stub(shape))
+    with pytest.raises(ReedError, match=f"timm:stub cannot be an encoder: {text}"):
+        timm_models.card_of("stub")
+
+
+def test_a_model_without_access_to_its_layers_says_what_to_set():
+    with pytest.raises(ReedError, match="no access to its inner layers; use layer=0 and norm=true"):
+        timm_models.inner(Stub((1, 4, 8)), None, 0, norm=True, pooled=True)
 
 
 @pytest.mark.slow

@@ -201,6 +201,8 @@ class TextModel(PublicWeights):
         if longest > self._limit:
             problem = f"the caption has {longest} tokens, the model takes {self._limit}"
             raise BadSample(f"{problem}; truncate=true cuts it")
+
+        # Padding is harmless in most families, and one call is faster than one for each length.
         if self._model.config.model_type not in UNPADDED:
             return self._run(inputs)
 
