@@ -132,6 +132,7 @@ class Build:
         plan: The plan as it would be frozen.
         jobs: The columns to build, inputs first.
         sizes: What each column has still to write.
+        notes: Lines on what will be stored in another way than was asked for.
     """
 
     request: Request
@@ -140,6 +141,7 @@ class Build:
     plan: Plan
     jobs: tuple[JobSpec, ...]
     sizes: tuple[Size, ...]
+    notes: tuple[str, ...] = ()
 
     def check_space(self) -> None:
         """Raise ReedError if the missing shards do not fit on the file system of the cache."""
@@ -187,10 +189,11 @@ def prepare(request: Request) -> Build:
     frozen = plan.propose(cache, listing, **settings)
 
     described = {job.column: job.describe() for job in jobs}
-    early.check_columns(cache, source, frozen, described)
+    early.check_reads(cache, source, described)
+    described, notes = early.lowered(cache, frozen, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
     placed = tuple(replace(job, cache=request.cache) for job in jobs)
-    return Build(request, listing, settings, frozen, placed, sizes)
+    return Build(request, listing, settings, frozen, placed, sizes, tuple(notes))
 
 
 def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ...]:

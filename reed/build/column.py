@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from reed.build import calibrate
 from reed.build import shard as build
+from reed.build.calibrate import CALIBRATION
 from reed.build.shard import Encoder, Job, Source
 from reed.build.source import KEY
-from reed.bytes import file_sha256
 from reed.cache import files, reader, schema
-from reed.cache.codecs import codecs
+from reed.cache.codecs import components
 from reed.cache.codecs.codecs import State
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
 from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
-
-CALIBRATION = 256  # the first records of the cache order, which is random
-PAIR_STEP = 16  # of a pair field, every 16th token is used with all its neighbours, to save memory
 
 
 def with_inputs(
@@ -126,19 +121,39 @@ def open_job(
     )
 
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
-    _check_parts(wanted)
+    new = replace(wanted, fields=tuple(map(components.lowered, wanted.fields)))
+    _check_parts(new)
     if wanted.container not in reader.CONTAINERS:
         hint = suggest(wanted.container, reader.CONTAINERS)
         raise ReedError(f"unknown container {wanted.container!r}.{hint}")
 
     # The file is read back, because another process may have written it first.
-    _forget(cache, wanted)
+    _forget(cache, _as_recorded(cache, wanted))
     if not (cache / name / "column.json").is_file():
-        _create(Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields}))
-    column = schema.load_column(cache, name)
+        states: dict[str, State] = {field.name: {} for field in new.fields}
+        _create(Job(cache, plan, new, source, encoder, states), wanted)
+    column, wanted = schema.load_column(cache, name), _as_recorded(cache, wanted)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))
     return Job(cache, plan, column, source, encoder, reader.load_state(cache, column))
+
+
+def _as_recorded(cache: Path, wanted: Column) -> Column:
+    """Return the wanted column with the K that an existing one could keep of the same ``pca:K``.
+
+    The samples of an extension could allow more components than were fitted.
+    """
+    if not (cache / wanted.name / "column.json").is_file():
+        return wanted
+    recorded = schema.load_column(cache, wanted.name)
+    names = [field.name for field in wanted.fields]
+    try:
+        state = reader.load_state(cache, recorded)
+    except ReedError:  # it is told when the column is opened
+        return wanted
+    fields = [field for field in recorded.fields if field.name in names]
+    same = [f for f in fields if components.asked(f, state[f.name]) == wanted.field(f.name).codec]
+    return schema.with_codec(wanted, {field.name: field.codec for field in same})
 
 
 def _forget(cache: Path, wanted: Column) -> None:
@@ -176,38 +191,21 @@ def _check_parts(column: Column) -> None:
         seen.add(part.name.lower())
 
 
-def _create(job: Job) -> None:
-    """Write calibration.npz, where a codec needs one, then column.json; the first writer wins.
+def _create(job: Job, asked: Column) -> None:
+    """Write the calibration, where a codec needs one, and the description of a new column.
 
-    A build that was killed between the two leaves a calibration; it is valid only for an equal
-    column.
+    Args:
+        job: The column.
+        asked: The column as it was asked for; its codecs may keep more components than there are
+            channels.
     """
-    column, folder = job.column, job.cache / job.column.name
-    state = _calibrate(job)
-    if state:
-        path, identity = folder / "calibration.npz", column.identity()
-        if _made_for(path) != identity:
-            file = io.BytesIO()
-            arrays: dict[str, Any] = {"made_for": np.array(identity), **state}
-            np.savez(file, **arrays)
-            files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
-        column = schema.replace(column, calibration=file_sha256(path))
-    files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
+    column, state = calibrate.fit(job.column, _calibration_values(job), asked)
+    calibrate.describe(job.cache, column, state)
 
 
-def _made_for(path: Path) -> str:
-    """Return the identity of the column that a calibration was made for; empty if invalid."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return str(arrays["made_for"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return ""
-
-
-def _calibrate(job: Job) -> State:
-    """Return the calibration from the first records: "field/key" -> array; empty if not needed."""
-    needs = [f for f in job.column.fields if codecs.codec_of(f).needs_calibration]
-    values: dict[str, list] = {field.name: [] for field in needs}
+def _calibration_values(job: Job) -> dict[str, list[np.ndarray]]:
+    """Return the values on which fields are calibrated, from the first records of the column."""
+    needs = calibrate.needing(job.column)
     if not needs:
         return {}
 
@@ -219,34 +217,14 @@ def _calibrate(job: Job) -> State:
     tally = build.new_tally(job)
     encoded = build.encode_shard(job, chunks, {}, build.Timing(), tally)
     samples = (sample for records in encoded for _, views in records for sample in views)
-    samples = (sample for sample in samples if _is_finite(sample, values))
-
-    # Only what calibration needs is kept: the fields of 256 records must fit into memory.
-    steps = {field.name: PAIR_STEP if field.kind == "pair" else 1 for field in needs}
-    for sample in islice(samples, CALIBRATION):
-        for name, arrays in values.items():
-            arrays.append(sample[name][:: steps[name]] if steps[name] > 1 else sample[name])
+    values = calibrate.first_values(needs, samples)
     if not values[needs[0].name]:
         tally.check()  # where samples failed, it says which and why
         raise ReedError(
             f"column {job.column.name!r}: no sample could be read to calibrate it, or none "
             "is finite"
         )
-
-    state: State = {}
-    for field in needs:
-        try:
-            calibration = codecs.codec_of(field).calibrate(values[field.name])
-        except ReedError as error:
-            raise ReedError(f"column {job.column.name!r}, field {field.name!r}: {error}") from error
-        state |= {f"{field.name}/{name}": array for name, array in calibration.items()}
-    return state
-
-
-def _is_finite(sample: Mapping[str, Any], names: Iterable[str]) -> bool:
-    """Whether a sample can be used to calibrate; others are left out when a shard is written."""
-    with np.errstate(over="ignore"):
-        return all(np.isfinite(np.asarray(sample[name], np.float32)).all() for name in names)
+    return values
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:
