@@ -20,7 +20,7 @@ from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.shard import Encoder, Job
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
-from reed.cache import files, plan, schema
+from reed.cache import files, origin, plan, schema
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.encoders import ENCODERS
@@ -213,8 +213,13 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
     # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
     # build, which has no shard, are not kept.
     def encoder_of(name: str) -> str:
-        is_kept = name not in asked and schema.has_shards(cache, name)
-        return schema.load_column(cache, name).encoder if is_kept else asked.get(name, name)
+        if not schema.has_shards(cache, name):
+            return asked.get(name, name)
+        column = schema.load_column(cache, name)
+        if column.made_from:
+            again = origin.command(request.cache, column)
+            raise ReedError(f"no encoder makes column {name!r}, it was transcoded: {again}")
+        return asked.get(name, column.encoder)
 
     def options_of(name: str) -> dict[str, Any]:
         exists = schema.has_shards(cache, name)

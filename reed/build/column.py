@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,20 +24,32 @@ from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 
 
+class Reads(Protocol):
+    """What makes a column out of other columns: an encoder, or a transcoding."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source entries ("pixels"), fields of other columns ("describe/caption"), and "key"."""
+        ...
+
+
+Maker = TypeVar("Maker", bound=Reads)
+
+
 def with_inputs(
-    cache: Path, names: Sequence[str], make: Callable[[str], Encoder]
-) -> dict[str, Encoder]:
+    cache: Path, names: Sequence[str], make: Callable[[str], Maker]
+) -> dict[str, Maker]:
     """Return the encoders of some columns and of the columns that they read, inputs first.
 
     Args:
         cache: Folder of the cache; columns that are complete there are not added.
         names: Names of the columns.
-        make: Function that makes the encoder of a column.
+        make: Function that makes the encoder of a column, or another maker of it.
 
     Raises:
         ReedError: Encoders read one another in a circle.
     """
-    ordered: dict[str, Encoder] = {}
+    ordered: dict[str, Maker] = {}
 
     def add(name: str, readers: tuple[str, ...]) -> None:
         if name in readers:

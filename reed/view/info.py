@@ -11,6 +11,7 @@ import numpy as np
 from reed.bytes import human
 from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
+from reed.cache.origin import origin_of
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
@@ -110,6 +111,9 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
     )
     licence = f", licence {column.licence}" if column.licence else ""
     yield f"  encoder {column.encoder}, reads {', '.join(column.reads)}{licence}"
+    if column.made_from:
+        pairs = (f"{place.partition('/')[2]}={codec}" for place, codec in column.made_from.items())
+        yield f"  made from {origin_of(column)}: {', '.join(pairs)}"
     yield f"  revision {column.revision}"
     yield f"  container {column.container}, identity {column.identity()}"
 
@@ -138,8 +142,11 @@ def _field(
     if (decoded := codecs.codec_of(field).decoded_shape(field)) != field.shape:
         yield f"    decodes to {shape(decoded)}"
     if cosine is not None:
+        # A field that was copied keeps the cosine to what the encoder gave.
+        is_recoded = any(place.partition("/")[2] == field.name for place in column.made_from)
+        what = f"column {origin_of(column)}" if is_recoded else "the original"
         yield (
-            f"    cosine to the original, on the calibration records: "
+            f"    cosine to {what}, on the calibration records: "
             f"mean {cosine[0]:.6f}, worst {cosine[1]:.6f}"
         )
     stats = [m.stats[field.name] for m in markers if m.stats.get(field.name, {}).get("count")]
