@@ -174,7 +174,7 @@ class Build:
 def prepare(request: Request) -> Build:
     """Look up and plan everything; raise every ReedError that is possible before encoding."""
     cache = _planned(request)
-    settings = defaults.plan_settings(request, cache)
+    settings = defaults.plan_settings(request, cache, _fresh)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
         raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
@@ -208,7 +208,7 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
     """
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
     asked, options = defaults.asked(request, pipeline, entries), parse_options(request.options)
-    plan_settings = defaults.plan_settings(request, cache)
+    plan_settings = defaults.plan_settings(request, cache, _fresh)
 
     # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
     # build, which has no shard, are not kept.
@@ -268,6 +268,11 @@ def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Sou
     """Return the source called ``name`` for the raw data at ``data``, with some of its settings."""
     given = {} if data is None else {"data": data}
     return _made(SOURCES.get(name), given, options, "source")
+
+
+def _fresh(name: str) -> Mapping[str, Any]:
+    """Return the settings that new plans of a source record, see `reed.build.source.Source`."""
+    return getattr(SOURCES.get(name), "for_new_plans", {})
 
 
 def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
