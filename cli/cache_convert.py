@@ -57,7 +57,7 @@ def convert(
     codecs: tuple[str, ...],
     name: str,
 ) -> None:
-    """Copy a cache into another file format, or a column into another codec.
+    """Copy a cache in another format, or a column in another codec.
 
     With --to and --out: write a copy of the cache with its shards in another file format. With
     --codec: make a new column of this cache from the values of an existing one, without the raw
@@ -75,6 +75,8 @@ def convert(
             )
         _transcode(cache, codecs, name)
         return
+
+    # Neither is required by click, because --codec takes the place of both.
     if name:
         raise click.UsageError("--name is for the column that --codec makes; give that, too")
     if not to or not out:
@@ -94,6 +96,8 @@ def _transcode(cache: Path, codecs: tuple[str, ...], name: str) -> None:
             f"--name {name!r} is for one new column, --codec names {', '.join(chosen)}; run the "
             "command once per column"
         )
+
+    # What was made may keep fewer components than --codec says, so both codecs are shown.
     for source, pairs in chosen.items():
         if len(dict(pairs)) < len(pairs):
             raise ReedError(f"--codec names a field of {source!r} twice; give each field once")

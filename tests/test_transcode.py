@@ -469,7 +469,7 @@ def test_values_that_the_new_codec_cannot_store_leave_samples_out_up_to_the_shar
 
 
 def test_a_build_does_not_make_a_transcoded_column(fakes, transcoded):
-    request = Request("digits", transcoded, encoders=("tokens-float16",))
+    request = Request("digits", transcoded, encoders=("tokens-float16",), source="digits")
     with pytest.raises(ReedError, match="no encoder makes column 'tokens-float16'") as error:
         stage_one.chosen(request)
     words = f"convert {transcoded} --codec tokens/tokens=float16 --name tokens-float16"

@@ -16,7 +16,6 @@ from reed.build.shard import Encoder, Job, Source
 from reed.build.source import KEY
 from reed.cache import files, reader, schema
 from reed.cache.codecs import components
-from reed.cache.codecs.codecs import State
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
@@ -118,7 +117,6 @@ def open_job(
     if not schema.is_column_name(name):
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
-
     read = [address.split("/")[0] for address in encoder.reads if "/" in address]
     wanted = Column(
         name=name,
@@ -142,8 +140,7 @@ def open_job(
     # The file is read back, because another process may have written it first.
     _forget(cache, _as_recorded(cache, wanted))
     if not (cache / name / "column.json").is_file():
-        states: dict[str, State] = {field.name: {} for field in new.fields}
-        _create(Job(cache, plan, new, source, encoder, states), wanted)
+        _create(Job(cache, plan, new, source, encoder, {}), wanted)
     column, wanted = schema.load_column(cache, name), _as_recorded(cache, wanted)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))

@@ -16,9 +16,9 @@ from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 from reed.view import shares
-from reed.wording import counted
+from reed.wording import classes_of, counted
 
-FAILURES, CLASSES = 5, 12  # how many of each are shown
+FAILURES = 5  # how many are shown
 INDICES = ("int32", "int64")  # codecs of data whose mean says nothing, such as neighbours
 
 
@@ -94,14 +94,6 @@ def lines(cache: Path) -> Iterator[str]:
     for name in schema.columns(cache):
         yield ""
         yield from _column(cache, summary(cache, frozen, name), manifest.classes)
-
-
-def classes_of(names: Sequence[str]) -> str | None:
-    """Return number and names of classes, such as "3: cat, dog, zebra"; None without classes."""
-    if not names:
-        return None
-    more = f", … {names[-1]}" if len(names) > CLASSES else ""
-    return f"{len(names)}: {', '.join(names[:CLASSES])}{more}"
 
 
 def _column(cache: Path, summary: Summary, classes: Sequence[str]) -> Iterator[str]:

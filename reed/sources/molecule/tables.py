@@ -73,6 +73,7 @@ class Dialect:
         if not is_table or not self.header:
             return 0 if self.column else 1
 
+        # In a table the second column may be anything, so it has to be called a name.
         for called in ("name", "title", "id"):
             if called in lower:
                 return lower.index(called)
