@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from reed.cli.cache_build import build, plan, prefetch
-from reed.cli.cache_keep import convert, reindex, repair, verify
+from reed.cli.cache_convert import convert
+from reed.cli.cache_keep import reindex, repair, verify
 from reed.cli.cache_look import doctor, info, list_, peek, study
 from reed.extras import DISTRIBUTION
 

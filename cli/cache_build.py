@@ -59,7 +59,7 @@ def plan(force: bool, as_json: bool, **requested: Any) -> None:
     """
     prepared = stage_one.prepare(_request(**requested))
     lines = account.plan_lines(prepared)
-    for line in (prepared.listing.line, *lines, *prepared.open_files(fetch=False)):
+    for line in (prepared.listing.line, *lines, *prepared.notes, *prepared.open_files(fetch=False)):
         _say(line, as_json)
     _account(prepared, prepared.plan, as_json)
     if not force:

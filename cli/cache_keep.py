@@ -1,8 +1,9 @@
-"""reed-cache verify, repair, reindex and convert: check a cache and repair or convert it."""
+"""reed-cache verify, repair and reindex: check a cache and repair it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -10,11 +11,11 @@ from tqdm import tqdm
 
 from reed import stage_one
 from reed.build import column as columns
-from reed.build import computed, engines, seen
+from reed.build import computed, engines, seen, transcode
 from reed.build.seen import Seen
+from reed.build.shard import Encoder
 from reed.build.source import listed
 from reed.cache import classes, mend, plan, schema
-from reed.cache import convert as converting
 from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.schema import Marker
@@ -49,8 +50,9 @@ def verify(cache: Path, deep: bool, jobs: int) -> None:
     problems = _problems(cache, frozen, deep, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
-    if note := verifying.note(cache, frozen):
-        click.echo(f"{cache}: {note}")
+    for note in (verifying.note(cache, frozen), *verifying.lost_origins(cache)):
+        if note:
+            click.echo(f"{cache}: {note}")
     total = frozen.shards * len(verifying.names(cache))
     click.echo(f"{cache}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
     if problems:
@@ -116,14 +118,16 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
             "restore the file, or remove the column's folder and build it again"
         )
 
-    # Whether the shards can be built again is known before the bad ones are removed.
+    # Whether the shards can be made again is known before the bad ones are removed.
     names = list(dict.fromkeys(problem.column for problem in problems))
-    unknown = _check_source(cache, frozen, names, data) if names else []
+    makers = _makers(cache, names)
+    encoded = [name for name, maker in makers.items() if not isinstance(maker, _Transcoded)]
+    unknown = _check_source(cache, frozen, encoded, data) if encoded else []
     before = mend.markers(cache, problems)
     dropped = mend.repair(cache, problems)
-    if dropped:
+    if makers:
         device = pick_device(device)
-        _rebuild(cache, list(dropped), data, device)
+        _rebuild(cache, makers, data, device)
         _follow(cache, before, unknown, data, device)
     count = sum(len(shards) for shards in dropped.values())
     were = "was bad and is" if count == 1 else "were bad and are"
@@ -148,8 +152,9 @@ def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None
 
     # Their values may change, so the columns that read them must be ones that can be built again.
     for name in mend.readers_of(cache, unknown):
-        spec = JobSpec.of_column(cache, name, data, "cpu")
-        computed.check_reader(cache, schema.load_column(cache, name), spec.make_encoder(), source)
+        maker = _maker(cache, name)
+        if not isinstance(maker, _Transcoded):
+            computed.check_reader(cache, schema.load_column(cache, name), maker, source)
     listing = listed(source, Seen(cache / seen.NAME))
 
     # Labels number the classes: with another list of classes they would no longer match.
@@ -192,14 +197,43 @@ def _follow(
     # What was built again from the new values just now is left as it is.
     stale = {place: problem for place, problem in stale.items() if place not in before}
     if dropped := mend.repair(cache, stale.values()):
-        _rebuild(cache, list(dropped), data, device)
+        _rebuild(cache, _makers(cache, list(dropped)), data, device)
 
 
-def _rebuild(cache: Path, names: list[str], data: Path | None, device: str) -> None:
-    """Build the missing shards of columns with the settings of their first build."""
-    specs = {name: JobSpec.of_column(cache, name, data, device) for name in schema.columns(cache)}
-    for name in columns.with_inputs(cache, names, lambda name: specs[name].make_encoder()):
-        engines.run(specs[name].open(), engines.Share())
+@dataclass(frozen=True)
+class _Transcoded:
+    """The maker of a column that no encoder makes, in place of one.
+
+    Attributes:
+        reads: The fields of the column that it was made from.
+    """
+
+    reads: tuple[str, ...]
+
+
+def _makers(cache: Path, names: Sequence[str]) -> dict[str, Encoder | _Transcoded]:
+    """Return what makes some columns and those that they read, inputs first."""
+    return columns.with_inputs(cache, names, lambda name: _maker(cache, name))
+
+
+def _maker(cache: Path, name: str) -> Encoder | _Transcoded:
+    """Return the encoder of a column, or what it was transcoded from; ReedError if that is gone."""
+    column = schema.load_column(cache, name)
+    if column.made_from:
+        transcode.check(cache, column)
+        return _Transcoded(tuple(column.made_from))
+    return JobSpec.of_column(cache, name, None, "cpu").make_encoder()
+
+
+def _rebuild(
+    cache: Path, makers: Mapping[str, Encoder | _Transcoded], data: Path | None, device: str
+) -> None:
+    """Make the missing shards of columns as they were first made, inputs first."""
+    for name, maker in makers.items():
+        if isinstance(maker, _Transcoded):
+            transcode.remake(cache, name)
+        else:
+            engines.run(JobSpec.of_column(cache, name, data, device).open(), engines.Share())
 
 
 @click.command()
@@ -226,38 +260,3 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
             )
             count += 1
     click.echo(f"{cache}: {counted(count, 'marker')} written")
-
-
-@click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
-@click.option(
-    "--to",
-    required=True,
-    type=click.Choice(schema.CONTAINERS),
-    help="File format for the shards of the new cache.",
-)
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the new cache.",
-)
-@click.option(
-    "--column",
-    "names",
-    multiple=True,
-    metavar="NAME",
-    help="Column to convert, others are copied; may be repeated. Default: all.",
-)
-@one_line_errors
-def convert(cache: Path, to: str, out: Path, names: tuple[str, ...]) -> None:
-    """Write a copy of a cache with its shards in another file format.
-
-    Rerun the same command to resume.
-
-    Example: reed-cache convert cache/digits --to h5 --out cache/digits-h5
-    """
-    frozen = converting.convert(cache, out, to, names)
-    total = frozen.shards * len(schema.columns(out))
-    click.echo(f"{out}: {counted(total, 'shard')}, every record read back and compared")

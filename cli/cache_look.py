@@ -41,7 +41,7 @@ def list_(what: str) -> None:
     }
     lines = list(tables[what]())
     if not lines:
-        click.echo(f"no {what} in cache/ here; build one: reed-cache build digits", err=True)
+        click.echo(listing.nothing(what, Path()), err=True)
     width = max((len(name) for name, _ in lines), default=0)
     for name, text in lines:
         click.echo(f"{name:{width}}  {text}".rstrip())

@@ -16,6 +16,6 @@ PIPELINE = Pipeline(
     base=("molecule",),
     encoders=("rdkit3d",),
     shard_size=256,
-    # The components that rdkit3d keeps by default take more molecules than some files have.
+    # All channels: how many components could be kept would depend on the number of molecules.
     codecs=("rdkit3d/sample=standard+int8",),
 )

@@ -16,6 +16,7 @@ from reed.errors import ReedError, suggest
 
 T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
+OMITTED = {"if": "empty"}  # metadata of a dataclass field that `plain` leaves out where it is empty
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,8 @@ def settable(cls: type) -> list[dataclasses.Field]:
 def plain(value: Any) -> Any:
     """Return plain data for JSON: dataclasses become tables, tuples lists, and paths text."""
     if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        entries = {f: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return {f.name: plain(v) for f, v in entries.items() if v or f.metadata != OMITTED}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -19,12 +19,13 @@ from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.seen import Seen
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
-from reed.cache import files, plan, schema
+from reed.cache import files, origin, plan, schema
 from reed.cache.plan import Plan
 from reed.errors import ReedError, suggest
 from reed.jobs import JobSpec as JobSpec
 from reed.jobs import make_encoder as make_encoder
 from reed.jobs import make_source as make_source
+from reed.sources import SOURCES
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Build:
         plan: The plan as it would be frozen.
         jobs: The columns to build, inputs first.
         sizes: What each column has still to write.
-        notes: Lines for the user on columns of earlier versions.
+        notes: Lines for the user: on columns of earlier versions, and on what will be stored in
+            another way than was asked for.
     """
 
     request: Request
@@ -86,7 +88,7 @@ class Build:
 def prepare(request: Request) -> Build:
     """Look up and plan everything; raise every ReedError that is possible before encoding."""
     cache = _planned(request)
-    settings = defaults.plan_settings(request, cache)
+    settings = defaults.plan_settings(request, cache, _fresh)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
         raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
@@ -102,9 +104,10 @@ def prepare(request: Request) -> Build:
     frozen = plan.propose(cache, listing, **settings)
 
     described = {job.column: job.describe() for job in jobs}
-    early.check_columns(cache, source, frozen, described)
+    early.check_reads(cache, source, described)
+    described, notes = early.lowered(cache, frozen, described)
     sizes = tuple(size.size_of(cache, frozen, column) for column in described.values())
-    notes = computed.check_all(cache, [s.column for s in sizes if s.shards], source)
+    notes += computed.check_all(cache, [s.column for s in sizes if s.shards], source)
     placed = tuple(replace(job, cache=request.cache) for job in jobs)
     return Build(request, listing, seen, settings, frozen, placed, sizes, tuple(notes))
 
@@ -121,13 +124,18 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
     """
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
     asked, options = defaults.asked(request, pipeline, entries), parse_options(request.options)
-    plan_settings = defaults.plan_settings(request, cache)
+    plan_settings = defaults.plan_settings(request, cache, _fresh)
 
     # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
     # build, which has no shard, are not kept.
     def encoder_of(name: str) -> str:
-        is_kept = name not in asked and schema.has_shards(cache, name)
-        return schema.load_column(cache, name).encoder if is_kept else asked.get(name, name)
+        if not schema.has_shards(cache, name):
+            return asked.get(name, name)
+        column = schema.load_column(cache, name)
+        if column.made_from:
+            again = origin.command(request.cache, column)
+            raise ReedError(f"no encoder makes column {name!r}, it was transcoded: {again}")
+        return asked.get(name, column.encoder)
 
     def options_of(name: str) -> dict[str, Any]:
         exists = schema.has_shards(cache, name)
@@ -170,6 +178,11 @@ def prefetch(request: Request) -> Iterator[early.Weights]:
     """Download the weights of every column; ReedError says which missing file to put where."""
     for job in chosen(request):
         yield early.fetched(job.column, job.make_encoder())
+
+
+def _fresh(name: str) -> Mapping[str, Any]:
+    """Return the settings that new plans of a source record, see `reed.build.source.Source`."""
+    return getattr(SOURCES.get(name), "for_new_plans", {})
 
 
 def _planned(request: Request) -> Path:

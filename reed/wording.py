@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 SHOWN = 3  # names in a line
+CLASSES = 12  # names of classes in a line
 
 
 def counted(count: int, noun: str) -> str:
@@ -27,3 +28,11 @@ def named(names: Sequence[str], count: int | None = None) -> str:
     """
     more = ", …" if (len(names) if count is None else count) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
+
+
+def classes_of(names: Sequence[str]) -> str | None:
+    """Return number and names of classes, such as "3: cat, dog, zebra"; None without classes."""
+    if not names:
+        return None
+    more = f", … {names[-1]}" if len(names) > CLASSES else ""
+    return f"{len(names)}: {', '.join(names[:CLASSES])}{more}"

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reed.build import calibrate, column, engines, overlap, shared
+from reed.build import column, engines, fitting, overlap, shared
 from reed.build import shard as build
 from reed.build.engines import Share
 from reed.build.shard import Tally, Timing
@@ -74,7 +74,7 @@ def test_build_shard_gives_the_bytes_of_the_overlapped_build(fakes, cache, want)
 
 def test_ranges_of_shards_are_half_open_and_meet(fakes, tmp_path, want, monkeypatch):
     """As the jobs of an array: in any order. All see to the shards that others calibrate on."""
-    monkeypatch.setattr(calibrate, "CALIBRATION", 10)
+    monkeypatch.setattr(fitting, "CALIBRATION", 10)
     names = ["pixels", "caption"]
     fakes.build(tmp_path, names, share=Share(begin=2, end=3))
     assert [marker.shard for marker in markers(tmp_path, "pixels")] == [0, 2]

@@ -60,9 +60,33 @@ def test_an_encoder_says_its_model_and_licence():
 
 def test_where_there_is_no_cache_a_line_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    found = CliRunner().invoke(main, ["list"])
-    assert found.exit_code == 0 and found.stdout == ""
-    assert found.stderr == "no caches in cache/ here; build one: reed-cache build digits\n"
+    build = "build one: reed-cache build digits (reed-cache list pipelines shows the others)\n"
+
+    def said():
+        found = CliRunner().invoke(main, ["list"])
+        assert found.exit_code == 0 and found.stdout == ""
+        return found.stderr
+
+    place = tmp_path / "cache"
+    assert said() == f"no caches: there is no folder {place}; go where it is, or {build}"
+    place.mkdir()
+    assert said() == f"no caches: no folder in {place} has a manifest.json; {build}"
+    (place / "half" / "pixels").mkdir(parents=True)
+    (place / "README.md").touch()
+    looked = f"no folder in {place} has a manifest.json (1 folder without one: half)"
+    assert said() == f"no caches: {looked}; {build}"
+
+
+@pytest.mark.parametrize("what", ["pipelines", "encoders", "sources", "codecs"])
+def test_an_empty_listing_says_so(what, tmp_path, monkeypatch):
+    """`reed-cache list encoders` without an encoder spoke of caches."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pipeline_lines", "source_lines", "codec_lines"):
+        monkeypatch.setattr(listing, name, lambda: iter(()))
+    monkeypatch.setattr(listing, "encoder_lines", lambda folder: iter(()))
+    found = CliRunner().invoke(main, ["list", what])
+    again = "install it again, then: reed-cache doctor\n"
+    assert found.output == f"no {what} are installed with reed; {again}"
 
 
 def test_a_codec_says_how_it_stores_the_values():

@@ -8,7 +8,7 @@ import torch
 
 from reed import open_cache
 from reed.cache import plan, reader, schema
-from reed.cache.codecs import codecs, fidelity, pca
+from reed.cache.codecs import codecs, components, fidelity, pca
 from reed.cache.codecs.codecs import codec_of
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
@@ -309,3 +309,36 @@ def test_what_cannot_be_standardised():
         bad = features(1)[0]
         bad[0, 0] = np.inf
         codec_of(field("standard")).encode(bad, state)
+
+
+@pytest.mark.parametrize(
+    ("codec", "shape", "vectors", "kept"),
+    [
+        ("pca:128", (16, 12), None, "pca:12"),
+        ("pca:128+int8", (16, 12), 7, "pca:6+int8"),
+        ("pca:6", (16, 12), 7, "pca:6"),
+        ("pca:6", (16, 12), 1, "pca:6"),  # nothing can be fitted, which is told elsewhere
+        ("pca:6", (), 7, "pca:6"),
+        ("standard", (16, 12), 1, "standard"),
+        ("int8", (16, 12), 1, "int8"),
+    ],
+)
+def test_as_many_components_are_kept_as_can_be_fitted(codec, shape, vectors, kept):
+    assert components.lowered(field(codec, shape), vectors).codec == kept
+
+
+def test_more_components_than_channels_keep_all_channels(fakes, tmp_path, capsys):
+    """It was refused: "cannot be pca:99: it has 8 channels"."""
+    fakes.build(tmp_path, ["pixels"])
+
+    class Wide(fakes.Tokens):
+        fields = (Field("tokens", "token", (6, 8), "pca:99+int8"), fakes.Tokens.fields[1])
+
+    for _ in range(2):  # the second time, the column is there and the same codec asks for it
+        job = fakes.job(tmp_path, "tokens", None, Wide())
+        assert job.column.field("tokens").codec == "pca:8+int8"
+    said = capsys.readouterr().err
+    assert said.count("pca:99+int8 is lowered to pca:8+int8") == said.count("\n") == 1
+    fakes.engines.run(job, fakes.Share(), progress=False)
+    with open_cache(tmp_path) as opened:
+        assert all(value.shape == (6, 8) for _, value in opened.records("tokens/tokens"))

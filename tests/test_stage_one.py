@@ -434,18 +434,50 @@ def test_a_bad_request_is_refused_before_anything_is_read(tmp_path):
         stage_one.prepare(Request("digts", tmp_path))
 
 
-@pytest.mark.parametrize("command", ["plan", "build"])
-def test_a_codec_that_needs_more_samples_is_refused_before_any_work(tmp_path, monkeypatch, command):
-    """It was found when the columns before it were encoded."""
-    data, cache = tmp_path / "x.smi", tmp_path / "c"
+def codecs_of(cache, name):
+    return {field.name: field.codec for field in schema.load_column(cache, name).fields}
+
+
+def test_few_samples_keep_fewer_components_and_an_extension_keeps_as_many(tmp_path):
+    """Fewer than 65 molecules were refused, and fewer than 129 atoms failed after the encoding."""
+    data, cache = tmp_path / "x", tmp_path / "c"
     words = ("geom", "--data", data, "--cache", cache, "--encoder", "rdkit3d")
-    data.write_text("".join(f"{'C' * (i + 1)}O\n" for i in range(12)))
-    parts = ("column 'rdkit3d', field 'sample'", "pca:64+int8", "at least 65 vectors")
-    refused((*parts, "12 samples give 12", "--codec rdkit3d/sample=pca:K"), command, *words)
+    data.mkdir()
+    (data / "a.smi").write_text("".join(f"{'C' * (i + 1)}O\n" for i in range(3)))  # 6, 9, 12 atoms
+    lines = [
+        "column 'rdkit3d', field 'sample': pca:64+int8 is lowered to pca:2+int8, which is what 3 "
+        "vectors of 1,217 channels can be fitted with",
+        "column 'rdkit3d', field 'token': pca:128+int8 is lowered to pca:26+int8, which is what 27 "
+        "vectors of 755 channels can be fitted with",
+    ]
+    assert lines[0] in done("plan", *words).stdout.splitlines() and not cache.exists()
+    said = done("build", *words).stderr.splitlines()
+    assert [line for line in said if "lowered" in line] == lines
+    kept = {"sample": "pca:2+int8", "token": "pca:26+int8"}
+    assert codecs_of(cache, "rdkit3d") == kept
+    with np.load(cache / "rdkit3d" / "calibration.npz") as arrays:
+        assert (arrays["sample/asked"], arrays["token/asked"]) == (64, 128)
+        assert arrays["sample/basis"].shape == (2, 1217)
+
+    (data / "b.smi").write_text("".join(f"{'C' * (i + 1)}N\n" for i in range(4)))
+    before = {path: path.read_bytes() for path in (cache / "rdkit3d").glob("*.*[nz]")}
+    asked = ("--codec", "rdkit3d/sample=pca:64+int8")  # what the first build asked for
+    said = done("build", *words, "--extend", *asked).output
+    assert "lowered" not in said and codecs_of(cache, "rdkit3d") == kept
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert "0 problems" in done("verify", cache, "--deep").output
+    other = ("--codec", "rdkit3d/sample=pca:63+int8")
+    refused(("was built with fields", "pca:2+int8", "pca:63+int8"), "build", *words, *other)
+
+
+@pytest.mark.parametrize("command", ["plan", "build"])
+def test_one_sample_has_no_components(tmp_path, command):
+    data, cache = tmp_path / "x.smi", tmp_path / "c"
+    data.write_text("CCO\n")
+    words = ("geom", "--data", data, "--cache", cache, "--encoder", "rdkit3d")
+    parts = ("column 'rdkit3d', field 'sample'", "pca:64+int8", "at least 2 vectors")
+    refused((*parts, "from 1 sample come 1", "--codec rdkit3d/sample=float16"), command, *words)
     assert not cache.exists()
-    codecs = ("--codec", "rdkit3d/sample=pca:12", "--codec", "rdkit3d/token=float16")
-    refused(("at least 13 vectors", "12 samples give 12"), command, *words, *codecs)
-    done(command, *words, "--codec", "rdkit3d/sample=pca:11", *codecs[2:])
 
 
 def test_numbers_and_nouns_agree(tmp_path):

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-import numpy as np
-
-from reed.build import computed
-from reed.build.calibrate import calibrate
+from reed.build import calibrate, computed, fitting
 from reed.build.shard import Encoder, Job, Source
 from reed.build.shared import SharedReader
 from reed.build.source import KEY
-from reed.bytes import file_sha256
 from reed.cache import files, schema
 from reed.cache.calibration import load_state
+from reed.cache.codecs import components
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.plan import load as load_plan
@@ -27,20 +22,32 @@ from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 
 
+class Reads(Protocol):
+    """What makes a column out of other columns: an encoder, or a transcoding."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Source entries ("pixels"), fields of other columns ("describe/caption"), and "key"."""
+        ...
+
+
+Maker = TypeVar("Maker", bound=Reads)
+
+
 def with_inputs(
-    cache: Path, names: Sequence[str], make: Callable[[str], Encoder]
-) -> dict[str, Encoder]:
+    cache: Path, names: Sequence[str], make: Callable[[str], Maker]
+) -> dict[str, Maker]:
     """Return the encoders of some columns and of the columns that they read, inputs first.
 
     Args:
         cache: Folder of the cache; columns that are complete there are not added.
         names: Names of the columns.
-        make: Function that makes the encoder of a column.
+        make: Function that makes the encoder of a column, or another maker of it.
 
     Raises:
         ReedError: Encoders read one another in a circle.
     """
-    ordered: dict[str, Encoder] = {}
+    ordered: dict[str, Maker] = {}
 
     def add(name: str, readers: tuple[str, ...]) -> None:
         if name in readers:
@@ -107,7 +114,6 @@ def open_job(
     if not schema.is_column_name(name):
         raise ReedError(f"column name {name!r}: use letters, digits, '.', '_' and '-' only")
     _check_reads(cache, encoder, source, name)
-
     wanted = Column(
         name=name,
         encoder=encoder_name or name,
@@ -120,23 +126,42 @@ def open_job(
         inputs=_inputs(cache, encoder),
     )
     wanted = schema.with_codec(wanted, dict(codec_names or {}))
-    _check_stored(wanted)
+    new = replace(wanted, fields=tuple(map(components.lowered, wanted.fields)))
+    _check_stored(new)
 
     # The file is read back, because another process may have written it first.
-    new = Job(cache, plan, wanted, source, encoder, {f.name: {} for f in wanted.fields})
-    _forget(cache, wanted)
+    job = Job(cache, plan, new, source, encoder, {f.name: {} for f in new.fields})
+    _forget(cache, _as_recorded(cache, wanted))
     if not (cache / name / "column.json").is_file():
-        _create(new, reader, progress)
-    column = schema.load_column(cache, name)
+        _create(job, wanted, reader, progress)
+    column, wanted = schema.load_column(cache, name), _as_recorded(cache, wanted)
     files.sweep(cache / name, {"column.json", "calibration.npz"})
     _compare(cache, column, wanted if container else replace(wanted, container=column.container))
-    return replace(new, column=column, state=load_state(cache, column))
+    return replace(job, column=column, state=load_state(cache, column))
 
 
 def _inputs(cache: Path, encoder: Encoder) -> dict[str, str]:
     """Return the identities of the columns that an encoder reads."""
     names = [address.split("/")[0] for address in encoder.reads if "/" in address]
     return {name: schema.load_column(cache, name).identity() for name in names}
+
+
+def _as_recorded(cache: Path, wanted: Column) -> Column:
+    """Return the wanted column with the K that an existing one could keep of the same ``pca:K``.
+
+    The samples of an extension could allow more components than were fitted.
+    """
+    if not (cache / wanted.name / "column.json").is_file():
+        return wanted
+    recorded = schema.load_column(cache, wanted.name)
+    names = [field.name for field in wanted.fields]
+    try:
+        state = load_state(cache, recorded)
+    except ReedError:  # it is told when the column is opened
+        return wanted
+    fields = [field for field in recorded.fields if field.name in names]
+    same = [f for f in fields if components.asked(f, state[f.name]) == wanted.field(f.name).codec]
+    return schema.with_codec(wanted, {field.name: field.codec for field in same})
 
 
 def _forget(cache: Path, wanted: Column) -> None:
@@ -180,32 +205,19 @@ def _check_stored(column: Column) -> None:
         seen.add(part.name.lower())
 
 
-def _create(job: Job, reader: SharedReader | None, progress: bool) -> None:
-    """Write calibration.npz, where a codec needs one, then column.json; the first writer wins.
+def _create(job: Job, asked: Column, reader: SharedReader | None, progress: bool) -> None:
+    """Write the calibration, where a codec needs one, and the description of a new column.
 
-    A build that was killed between the two leaves a calibration; it is valid only for an equal
-    column.
+    Args:
+        job: The column.
+        asked: The column as it was asked for; its codecs may keep more components than there are
+            channels.
+        reader: The reader that several columns share.
+        progress: Whether to show a bar.
     """
-    column, folder = job.column, job.cache / job.column.name
-    state = calibrate(job, reader, progress)
-    if state:
-        path, identity = folder / "calibration.npz", column.identity()
-        if _made_for(path) != identity:
-            file = io.BytesIO()
-            arrays: dict[str, Any] = {"made_for": np.array(identity), **state}
-            np.savez(file, **arrays)
-            files.write_atomic(path, file.getvalue(), overwrite=path.is_file())
-        column = schema.replace(column, calibration=file_sha256(path))
-    files.write_atomic(folder / "column.json", schema.dump(column), overwrite=False)
-
-
-def _made_for(path: Path) -> str:
-    """Return the identity of the column that a calibration was made for; empty if invalid."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return str(arrays["made_for"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return ""
+    values = calibrate.first_values(job, reader, progress)
+    column, state = fitting.fit(job.column, values, asked)
+    fitting.describe(job.cache, column, state)
 
 
 def _compare(cache: Path, column: Column, wanted: Column) -> None:

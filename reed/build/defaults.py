@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,16 @@ def followed(encoder: Encoder, source: Mapping[str, Any]) -> dict[str, Any]:
     return {name: source[name] for name in names if name in source}
 
 
-def plan_settings(request: Request, cache: Path) -> dict[str, Any]:
-    """Return the settings of the plan; others than the requested ones stay as in the cache."""
+def plan_settings(
+    request: Request, cache: Path, fresh: Callable[[str], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the settings of the plan; others than the requested ones stay as in the cache.
+
+    Args:
+        request: The options of the command.
+        cache: Folder of the cache.
+        fresh: Function that returns the settings that a new plan of a source records.
+    """
     pipeline, source, recorded = pipelines.load(request.pipeline), request.source, None
     if (cache / "manifest.json").is_file():
         manifest = schema.load_manifest(cache)
@@ -74,8 +82,10 @@ def plan_settings(request: Request, cache: Path) -> dict[str, Any]:
         options = recorded
     options = config.merge(options, given or {})
 
-    # Class names are frozen with the plan, whatever settings of the source are given now.
-    named = {"classes": recorded["classes"]} if recorded and "classes" in recorded else {}
+    # These are frozen with the plan, whatever settings of the source are given now: an earlier
+    # version may have planned without them.
+    frozen = dict(fresh(source)) if recorded is None else recorded
+    named = {name: frozen[name] for name in ("classes", *fresh(source)) if name in frozen}
     return {
         "pipeline": request.pipeline,
         "domain": pipeline.domain,

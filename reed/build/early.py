@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from reed import weights
-from reed.build.calibrate import CALIBRATION
 from reed.build.column import check_entry
+from reed.build.fitting import CALIBRATION, lowered_line
 from reed.build.shard import Downloads, Encoder, NeedsLibraries, ReadsFiles
 from reed.build.source import Listing, Source
 from reed.cache import plan, schema
-from reed.cache.codecs import codecs
+from reed.cache.codecs import codecs, components
 from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
@@ -69,23 +69,14 @@ class NeedsSettings(Protocol):
         ...
 
 
-def check_columns(
-    cache: Path, source: Source, planned: Plan, described: Mapping[str, Column]
-) -> None:
-    """Raise ReedError for what a column reads and will be missing, or a codec without samples.
+def check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
+    """Raise ReedError for the first entry or field that a column reads and that will be missing.
 
     Args:
         cache: Folder of the cache.
         source: Source of the raw data.
-        planned: The plan, which need not be frozen.
         described: The columns that will be built, by name.
     """
-    _check_reads(cache, source, described)
-    _check_calibration(cache, planned, described)
-
-
-def _check_reads(cache: Path, source: Source, described: Mapping[str, Column]) -> None:
-    """Raise ReedError for the first entry or field that a column reads and that will be missing."""
     for name, column in described.items():
         for address in column.reads:
             owner, _, field = address.partition("/")
@@ -125,29 +116,42 @@ def check_settings(
                 )
 
 
-def _check_calibration(cache: Path, planned: Plan, described: Mapping[str, Column]) -> None:
-    """Raise ReedError for a new column whose codec needs more samples than there are.
+def lowered(
+    cache: Path, planned: Plan, described: Mapping[str, Column]
+) -> tuple[dict[str, Column], list[str]]:
+    """Return the columns as they can be calibrated, and a line per codec that keeps less.
 
-    Fields whose number of vectors per sample is not known yet are checked when they are encoded.
+    Fields whose number of vectors per sample is not known yet are looked at when they are encoded.
+
+    Args:
+        cache: Folder of the cache.
+        planned: The plan, which need not be frozen.
+        described: The columns that will be built, by name.
+
+    Raises:
+        ReedError: A codec is fitted to more samples than there are.
     """
     records = min(CALIBRATION, len(planned.keys) * planned.manifest.views)
+    columns, lines = dict(described), []
 
     # An existing column is calibrated already.
     for name, column in described.items():
-        existing = name in schema.columns(cache)
-        for field in () if existing else column.fields:
-            fewest = codecs.codec_of(field).fewest
-            lengths = field.shape[:-1]
-            if None in lengths or field.kind == "pair":
-                continue
-            vectors = records * prod(n for n in lengths if n is not None)
-            if vectors < fewest:
-                have = f"{counted(len(planned.keys), 'sample')} give {vectors:,}"
-                codec = f"--codec {name}/{field.name}=pca:K with a smaller K, or =float16"
+        for field in () if name in schema.columns(cache) else column.fields:
+            lengths = [n for n in field.shape[:-1] if n is not None]
+            is_known = len(lengths) == len(field.shape[:-1]) and field.kind != "pair"
+            vectors = records * prod(lengths) if is_known else None
+            fitted = components.lowered(field, vectors)
+            if vectors is not None and codecs.codec_of(fitted).fewest > vectors:
+                have = f"from {counted(len(planned.keys), 'sample')} come {vectors:,}"
                 raise ReedError(
                     f"column {name!r}, field {field.name!r}: the codec {field.codec} is fitted to "
-                    f"at least {fewest} vectors, {have}; add samples, or choose {codec}"
+                    f"at least 2 vectors, {have}; add samples, or choose --codec "
+                    f"{name}/{field.name}=float16"
                 )
+            if fitted != field and vectors is not None:
+                lines.append(lowered_line(name, fitted, field.codec, vectors))
+            columns[name] = schema.with_codec(columns[name], {field.name: fitted.codec})
+    return columns, lines
 
 
 def open_files(name: str, encoder: Encoder, fetch: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from reed.build import computed, overlap
 from reed.build import shard as build
-from reed.build.calibrate import calibration_shards
+from reed.build.fitting import calibration_shards
 from reed.build.shard import Job, Tally, Timing
 from reed.cache import files, schema
 from reed.cache.plan import Plan

@@ -36,7 +36,10 @@ Values = Sequence[Any] | np.ndarray
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 
-    An encoder whose output has terms of use states them in ``terms``, which a build prints.
+    An encoder whose output has terms of use states them in ``terms``, which a build prints. One
+    with a field of numbers that stand for letters, elements or the like states them in ``symbols``,
+    {field: {number: name}}; `reed-cache info` then shows the share of each. Other numbers, such as
+    padding, are not counted.
     """
 
     @property

@@ -60,7 +60,9 @@ class Source(Protocol):
 
     Instances are pickled into the reading processes, so they keep no open files and are cheap to
     send. A source whose listing names classes has a setting ``classes``: the names that a cache
-    has frozen, by number, with which those of the listing begin.
+    has frozen, by number, with which those of the listing begin. A source may have
+    ``for_new_plans``: settings that a new plan records unless others are given, where the defaults
+    have to stay those of plans of earlier versions.
 
     A source that computes entries, with a library whose results change from version to version,
     says so in a method ``computed_by``, see `reed.build.computed`.

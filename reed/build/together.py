@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from reed.build import overlap
 from reed.build import shard as build
-from reed.build.calibrate import calibration_shards
 from reed.build.engines import Bar, Share, todo
+from reed.build.fitting import calibration_shards
 from reed.build.overlap import Work
 from reed.build.reading import entries_of
 from reed.build.shard import Job, Timing

@@ -137,10 +137,10 @@ def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], sh
         parts=index,
         stats={},
     )
-    return schema.replace(marker, stats=_stats(path, column, marker, state, len(members)))
+    return schema.replace(marker, stats=stats_of(path, column, marker, state, len(members)))
 
 
-def _stats(
+def stats_of(
     path: Path, column: Column, marker: Marker, state: dict[str, State], records: int
 ) -> dict:
     """Return the statistics of the stored values; they are exact where the codec is lossless."""

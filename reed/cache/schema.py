@@ -94,6 +94,7 @@ class Column:
         inputs: The identity of every column that the encoder read, by name.
         calibration: The sha256 of calibration.npz; empty without one.
         options: The settings that the encoder was given, to build it in the same way again.
+        made_from: "column/field" -> codec, of a column that was transcoded; empty for others.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Column:
     inputs: dict[str, str] = dataclasses.field(default_factory=dict)
     calibration: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    made_from: dict[str, str] = dataclasses.field(default_factory=dict, metadata=config.OMITTED)
 
     def field(self, name: str) -> Field:
         """Return the field called ``name``; ReedError, with the nearest name, if there is none."""

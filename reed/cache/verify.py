@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.bytes import file_sha256
-from reed.cache import account, reader, schema
+from reed.cache import account, origin, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
 from reed.cache.codecs.finite import is_sound
@@ -114,6 +114,14 @@ def note(cache: Path, plan: Plan) -> str:
         grown = " (it was extended)" if len(plan.manifest.segments) > 1 else ""
         risks.insert(0, f"a list of classes that is not frozen, so an extension renumbers{grown}")
     return f"planned before sources kept an account: it may have {', '.join(risks)}"
+
+
+def lost_origins(cache: Path) -> Iterator[str]:
+    """Yield a line per transcoded column that could not be made again; it may itself be whole."""
+    for name in schema.columns(cache):
+        with contextlib.suppress(ReedError):  # a damaged description is a problem of its own
+            if reason := origin.why_lost(cache, schema.load_column(cache, name)):
+                yield f"column {name!r} cannot be repaired: {reason}"
 
 
 def _check(

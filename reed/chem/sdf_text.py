@@ -64,6 +64,27 @@ def _is_new(before: list[bytes]) -> bool:
     return before[-1 - HEADER].strip() in (b"", END.encode())
 
 
+def title(head: bytes) -> str:
+    """Return the title of an entry, the first line of its header; empty if it has none.
+
+    Args:
+        head: The first bytes of the entry, with its counts line.
+    """
+    lines = [line.rstrip(b"\r\n") for line in _LINES.findall(head)]
+    counts = next((i for i, line in enumerate(lines) if _is_counts(line)), HEADER)
+    if counts < HEADER or counts > len(lines):  # a program has removed the blank lines
+        return ""
+    first = lines[counts - HEADER]
+    try:
+        return first.decode().strip()
+    except UnicodeDecodeError:
+        return first.decode("latin-1").strip()
+
+
+def _is_counts(line: bytes) -> bool:
+    return line.rstrip().endswith((b"V2000", b"V3000")) and bool(_COUNTS.match(line.rstrip()))
+
+
 def mol_block(text: str) -> str:
     """Return the mol block of an entry with three lines before its counts line.
 
@@ -71,11 +92,7 @@ def mol_block(text: str) -> str:
     line behind ``$$$$``. Text without a counts line is returned with its line ends changed only.
     """
     lines = _BREAK.split(text)
-    is_counts = (
-        line.rstrip().endswith(("V2000", "V3000")) and _COUNTS.match(line.rstrip().encode())
-        for line in lines
-    )
-    counts = next((number for number, found in enumerate(is_counts) if found), HEADER)
+    counts = next((i for i, line in enumerate(lines) if _is_counts(line.encode())), HEADER)
     lines = [""] * (HEADER - counts) + lines[max(0, counts - HEADER) :]
     after = range(HEADER, len(lines))
     end = next((number for number in after if lines[number].rstrip() == END), len(lines))

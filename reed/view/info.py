@@ -11,12 +11,15 @@ import numpy as np
 from reed.bytes import human
 from reed.cache import account, plan, reader, schema
 from reed.cache.codecs import codecs
+from reed.cache.origin import origin_of
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
-from reed.wording import counted
+from reed.view import shares
+from reed.wording import classes_of, counted
 
-FAILURES, CLASSES = 5, 12  # how many of each are shown
+FAILURES = 5  # how many are shown
+INDICES = ("int32", "int64")  # codecs of data whose mean says nothing, such as neighbours
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,10 @@ def lines(cache: Path) -> Iterator[str]:
 
     for name in schema.columns(cache):
         yield ""
-        yield from _column(cache, summary(cache, frozen, name))
+        yield from _column(cache, summary(cache, frozen, name), manifest.classes)
 
 
-def classes_of(names: Sequence[str]) -> str | None:
-    """Return number and names of classes, such as "3: cat, dog, zebra"; None without classes."""
-    if not names:
-        return None
-    more = f", … {names[-1]}" if len(names) > CLASSES else ""
-    return f"{len(names)}: {', '.join(names[:CLASSES])}{more}"
-
-
-def _column(cache: Path, summary: Summary) -> Iterator[str]:
+def _column(cache: Path, summary: Summary, classes: Sequence[str]) -> Iterator[str]:
     column, markers, failed = summary.column, summary.markers, summary.failed
     state = "complete" if summary.is_complete else "INCOMPLETE"
     yield (
@@ -110,6 +105,9 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
     )
     licence = f", licence {column.licence}" if column.licence else ""
     yield f"  encoder {column.encoder}, reads {', '.join(column.reads)}{licence}"
+    if column.made_from:
+        pairs = (f"{place.partition('/')[2]}={codec}" for place, codec in column.made_from.items())
+        yield f"  made from {origin_of(column)}: {', '.join(pairs)}"
     yield f"  revision {column.revision}"
     yield f"  container {column.container}, identity {column.identity()}"
 
@@ -123,7 +121,13 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
         yield f"  calibration {column.calibration[:16]}"
 
     for field in column.fields:
-        yield from _field(column, field, kept.get(field.name, {}).get("cosine"), markers)
+        yield from _field(column, field, kept.get(field.name, {}).get("cosine"))
+        symbols = shares.symbols_of(column, field, classes)
+        if symbols is None:
+            yield from _moments(field, markers)
+        elif markers:
+            built = [marker.shard for marker in markers]
+            yield f"    {shares.line(cache, column, field, symbols, built)}"
     for key, reason in list(failed.items())[:FAILURES]:
         yield f"  left out {key!r}: {reason}"
     if len(failed) > FAILURES:
@@ -131,17 +135,24 @@ def _column(cache: Path, summary: Summary) -> Iterator[str]:
         yield f"  … and {more:,} more {'was' if more == 1 else 'were'} left out"
 
 
-def _field(
-    column: Column, field: Field, cosine: np.ndarray | None, markers: tuple[Marker, ...]
-) -> Iterator[str]:
+def _field(column: Column, field: Field, cosine: np.ndarray | None) -> Iterator[str]:
     yield f"  {column.name}/{field.name}: {field.kind}, {shape(field.shape)}, {field.codec}"
     if (decoded := codecs.codec_of(field).decoded_shape(field)) != field.shape:
         yield f"    decodes to {shape(decoded)}"
     if cosine is not None:
+        # A field that was copied keeps the cosine to what the encoder gave.
+        is_recoded = any(place.partition("/")[2] == field.name for place in column.made_from)
+        what = f"column {origin_of(column)}" if is_recoded else "the original"
         yield (
-            f"    cosine to the original, on the calibration records: "
+            f"    cosine to {what}, on the calibration records: "
             f"mean {cosine[0]:.6f}, worst {cosine[1]:.6f}"
         )
+
+
+def _moments(field: Field, markers: tuple[Marker, ...]) -> Iterator[str]:
+    """Yield mean and standard deviation of the values, unless they are indices."""
+    if field.kind == "data" and field.codec in INDICES:
+        return
     stats = [m.stats[field.name] for m in markers if m.stats.get(field.name, {}).get("count")]
     if stats:
         count = sum(shard["count"] for shard in stats)

@@ -14,6 +14,7 @@ from reed.build.shard import Encoder
 from reed.cache.codecs import codecs
 from reed.encoders import ENCODERS
 from reed.sources import SOURCES
+from reed.wording import counted, named
 
 STANDARD = "Each channel minus its mean, divided by its standard deviation"
 COMPONENTS = "The K leading whitened principal components of the channels"
@@ -24,6 +25,19 @@ def caches(folder: Path) -> Iterator[Line]:
     """Yield the path of every cache in the folder's cache/."""
     for path in sorted((folder / "cache").glob("*/manifest.json")):
         yield str(path.parent), ""
+
+
+def nothing(what: str, folder: Path) -> str:
+    """Return the line for a listing without lines: what was looked for, where, and what to do."""
+    if what != "caches":
+        return f"no {what} are installed with reed; install it again, then: reed-cache doctor"
+    place = folder.absolute() / "cache"
+    build = "build one: reed-cache build digits (reed-cache list pipelines shows the others)"
+    if not place.is_dir():
+        return f"no caches: there is no folder {place}; go where it is, or {build}"
+    others = sorted(path.name for path in place.iterdir() if path.is_dir())
+    found = f" ({counted(len(others), 'folder')} without one: {named(others)})" if others else ""
+    return f"no caches: no folder in {place} has a manifest.json{found}; {build}"
 
 
 def pipeline_lines() -> Iterator[Line]:

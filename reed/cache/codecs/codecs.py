@@ -6,7 +6,6 @@ and shape, as containers take them. Encoding uses numpy; decoding uses torch on 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -18,6 +17,7 @@ from reed.cache.codecs import fidelity, pca
 from reed.cache.codecs.base import Codec as Codec
 from reed.cache.codecs.base import Part as Part
 from reed.cache.codecs.base import State as State
+from reed.cache.codecs.components import WHITENED, components
 from reed.cache.codecs.finite import extremes, is_sound
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
@@ -209,7 +209,6 @@ CODECS: dict[str, Codec] = {
 }
 
 NAMES = (*sorted(CODECS), "pca:K", "pca:K+int8", "standard", "standard+int8")
-_PCA = re.compile(r"(?:pca:([1-9][0-9]{0,5})|standard)(\+int8)?")
 
 
 @lru_cache
@@ -224,11 +223,11 @@ def codec_of(field: Field) -> Codec:
         ReedError: There is no such codec (the message suggests the nearest), or it does not suit
             the field.
     """
-    match = _PCA.fullmatch(field.codec)
+    match = WHITENED.fullmatch(field.codec)
     if not match and field.codec not in CODECS:
         hint = suggest(field.codec, NAMES)
         raise ReedError(f"field {field.name!r} has the unknown codec {field.codec!r}.{hint}")
-    kept = int(match[1] or 0) if match else 0
+    kept = components(field.codec)
     if problem := _misfit(field, kept, is_whitened=bool(match)):
         raise ReedError(f"{field.kind} field {field.name!r} cannot be {field.codec}: {problem}")
     return _pca(kept, "int8" if match[2] else "float16") if match else CODECS[field.codec]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from reed.build.shard import BadSample, Values
 from reed.cache.schema import Field
 from reed.chem import rdkit, rdkit_reading
-from reed.chem.molecule import DEGREE, Molecule, to_matrix
+from reed.chem.molecule import AROMATIC, ATOMS, CHARGES, DEGREE, Molecule, to_matrix
 from reed.encoders import ENCODERS
 from reed.encoders.base import Weightless
 from reed.errors import ReedError
@@ -45,6 +45,11 @@ class Copied(Weightless):
     )
     batch_size = 64
     version = "1"  # raise it when the vocabulary changes
+    symbols: ClassVar = {
+        "atoms": dict(enumerate(ATOMS)),
+        "charges": {charge: f"{charge:+d}" if charge else "0" for charge in CHARGES},
+        "orders": {1: "single", 2: "double", 3: "triple", AROMATIC: "aromatic"},
+    }
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return one value per field and sample."""

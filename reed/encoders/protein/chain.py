@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class ProteinChain(Weightless):
     )
     batch_size = 64
     version = "1"  # raise it when the graph or the alphabet changes
+    symbols: ClassVar = {"residue": dict(enumerate(ALPHABET))}
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return one array per field and sample.

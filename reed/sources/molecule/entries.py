@@ -107,6 +107,23 @@ def smiles_of(path: Path, number: int, smiles: str = "") -> str:
     return found
 
 
+def name(path: Path, number: int, smiles: str, names: str) -> str:
+    """Return the name of an entry; empty if it has none.
+
+    Args:
+        path: The file.
+        number: Number of the entry, from 0.
+        smiles: The column of the SMILES, see `smiles_of`.
+        names: The column of the names, or "auto", see `tables.Dialect.name_column`.
+    """
+    opened = _current(path, smiles)
+    first, last = opened.spans[number]
+    if opened.dialect is None:
+        return sdf_text.title(opened.data[first : min(last, first + HEAD)])
+    column = opened.dialect.name_column(names, ending(path) in TABLES, str(path))
+    return opened.dialect.name(text(opened.data[first:last]), column)
+
+
 @dataclass(frozen=True)
 class _Opened:
     """A file's bytes, where each entry begins and ends, and how a list is written."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tqdm import tqdm
@@ -20,7 +20,7 @@ from reed.chem.molecule_geometry import implausible
 from reed.errors import ReedError, suggest
 from reed.seeding import seed_for
 from reed.sources import SOURCES
-from reed.sources.molecule import data_files, entries, qm9
+from reed.sources.molecule import data_files, entries, naming, qm9
 from reed.sources.molecule.data_files import Files
 from reed.sources.molecule.faults import FAULTS, misplaced, parsed, readable
 from reed.sources.molecule.geom import Geom
@@ -67,6 +67,10 @@ class Molecules:
         conformers: Conformers per molecule of GEOM, those of lowest energy, or the first ones in
             the files of MiDi.
         seed: Seed of the conformers of SMILES.
+        names: What the keys of SDF files and lists are, behind the path of the file: ``none`` for
+            the number of the molecule, as in all plans of earlier versions; ``auto`` for its name,
+            which is the title line of an SDF or a column of a list (reed.sources.molecule.tables);
+            or the column of the lists. New plans have ``auto``. See reed.sources.molecule.naming.
     """
 
     data: Path | None = None
@@ -76,7 +80,9 @@ class Molecules:
     max_atoms: int = 255
     conformers: int = 5
     seed: int = 0
+    names: str = naming.NONE
 
+    for_new_plans: ClassVar[dict[str, Any]] = {"names": naming.AUTO}
     entries = ENTRIES
     views = 1
 
@@ -119,15 +125,29 @@ class Molecules:
             if problem in faulty and len(faulty[problem]) < KEPT:
                 faulty[problem].append(key)
 
+        shared = [key for key in self._shared(files.paths) if key in stamps]
         left_out = dict(sorted(left_out.items()))
+        if shared:
+            tqdm.write(naming.line(shared), file=sys.stderr)
         if left_out or self.split != "all":
             tqdm.write(self._line(len(stamps), left_out, faulty), file=sys.stderr)
+        counts = {f"left out: {reason}": count for reason, count in left_out.items()}
         return Listing(
             stamps,
             files.passed,
-            counts={f"left out: {reason}": count for reason, count in left_out.items()},
-            examples={f"left out: {fault}": keys for fault, keys in faulty.items()},
+            counts=counts | ({naming.SHARED: len(shared)} if shared else {}),
+            examples={f"left out: {fault}": keys for fault, keys in faulty.items()}
+            | {naming.SHARED: shared[:KEPT]},
         )
+
+    def _shared(self, paths: Sequence[Path]) -> Iterator[str]:
+        """Yield the keys of molecules whose name another one in the file has, too."""
+        for path in () if self._layout or self.names == naming.NONE else paths:
+            keys = naming.keys_of(path, self.smiles, self.names)
+            yield from (self._key(path, keys.tails[number]) for number in keys.shared)
+
+    def _key(self, path: Path, tail: str) -> str:
+        return f"{path.relative_to(self._root).as_posix()}/{tail}"
 
     def _line(
         self, samples: int, left_out: Mapping[str, int], faulty: Mapping[str, Sequence[str]]
@@ -167,11 +187,12 @@ class Molecules:
         """
         if layout := self._layout:
             return self._placed(layout.read(key))
-        name, _, number = key.rpartition("/")
-        if not name or not number.isdecimal():
-            raise BadSample(f"no molecule {key!r}: keys are the file and the number in it")
+        name, _, tail = key.rpartition("/")
         path = self._root / name
-        mol = parsed(path, int(number), self.smiles)
+        number = naming.number_of(path, tail, self.smiles, self.names) if name else None
+        if number is None:
+            raise BadSample(f"no molecule {key!r}: keys are the file and a number or name in it")
+        mol = parsed(path, number, self.smiles)
         if entries.is_sdf(path):
             return self._placed(mol)
         if problem := self._problem(mol):
@@ -202,10 +223,11 @@ class Molecules:
         """Yield the same as ``_all`` for SDF files and lists."""
         for path in paths:
             omitted, sides = qm9.omitted(path), qm9.splits(path)
-            stamp = f"{path.stat().st_size}-{READING}"
-            numbers = range(entries.count(path, self.smiles))
-            for number in tqdm(numbers, f"list {path.name}", unit="molecule", disable=None):
-                key = f"{path.relative_to(self._root).as_posix()}/{number:06d}"
+            stamp = f"{path.stat().st_size}-{READING}{naming.stamp(self.names)}"
+            tails = naming.keys_of(path, self.smiles, self.names).tails
+            bar = tqdm(tails, f"list {path.name}", unit="molecule", disable=None)
+            for number, tail in enumerate(bar):
+                key = self._key(path, tail)
                 mol, fault = readable(path, number, self.smiles)
 
                 # QM9 states which of its molecules are unsound, and MiDi the split of each.

@@ -18,6 +18,9 @@ _BLANK = " \r\n"
 NOTHING = frozenset({"", "-", "na", "n/a", "nan", "none", "null"})  # cells of no SMILES, lower case
 _SHORT = 3
 LOOKED = 10  # records that show what a list holds
+_NAMES = re.compile(r"(?:[^a-z]|\A)(?:name|title|id)\Z")  # "zinc_id", "Compound ID"
+# The SMILES; the extension of a CXSMILES, which is no column; what separates the name; the name.
+_WORDS = re.compile(r"\s*\S+(?:[ \t]+\|[^|\r\n]*\|)?([ \t]+)(\S.*)")
 _EXCEL = re.compile(rb'"?sep=(.)"?[ \t]*(?:\r\n|\r|\n|\Z)', re.IGNORECASE)
 _LONGEST = 131072  # characters of a quoted cell, as in Python's csv: a stray quote ends nowhere
 
@@ -29,17 +32,64 @@ class Dialect:
     Attributes:
         separator: Between cells, or BLANKS.
         column: The number of the cell that holds the SMILES, from 0.
-        width: Number of columns that the first record names; 0 if it names none.
+        header: Names of the columns in the first record; empty if it names none.
     """
 
     separator: str
     column: int
-    width: int = 0
+    header: tuple[str, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Return the number of columns that the first record names; 0 if it names none."""
+        return len(self.header)
 
     @property
     def has_header(self) -> bool:
         """Whether the first record names the columns."""
         return self.width > 0
+
+    def name_column(self, wanted: str, is_table: bool, path: str) -> int | None:
+        """Return the column of the names; None if the list has none.
+
+        Args:
+            wanted: Name of the column, or "auto": the first one beside the SMILES; in a table with
+                a header, the one called name, title or id, or the only one that ends so.
+            is_table: Whether the ending is that of a table.
+            path: The path of the file, for the message.
+
+        Raises:
+            ReedError: No column has the name that is asked for.
+        """
+        lower = [name.lower() for name in self.header]
+        if wanted != "auto" and self.header:
+            if wanted.lower() not in lower:
+                names = ", ".join(self.header)
+                raise ReedError(
+                    f"{path} has no column {wanted!r} of names; its first line is {names[:200]!r}: "
+                    "name another by --set source.names=NAME, or use numbers: source.names=none"
+                )
+            return lower.index(wanted.lower())
+        if not is_table or not self.header:
+            return 0 if self.column else 1
+
+        # In a table the second column may be anything, so it has to be called a name.
+        for called in ("name", "title", "id"):
+            if called in lower:
+                return lower.index(called)
+        ending = [i for i, name in enumerate(lower) if _NAMES.search(name) and i != self.column]
+        return ending[0] if len(ending) == 1 else None
+
+    def name(self, record: str, column: int | None) -> str:
+        """Return the cell of a record that holds its name; empty if there is none."""
+        if column is None:
+            return ""
+        if self.separator == BLANKS and not self.header:
+            match = _WORDS.match(record)
+            # Blanks may be part of a name behind a tab.
+            return _named(match[2].split("\t" if "\t" in match[1] else None)) if match else ""
+        values = cells(record, self.separator)
+        return _named(values[column:])
 
     def spans(self, data: bytes | mmap.mmap, start: int) -> list[tuple[int, int]]:
         """Return where each record begins and ends, without the header; blank lines are none."""
@@ -64,6 +114,12 @@ class Dialect:
         while len(values) > self.width and not values[-1]:
             values.pop()
         return len(values) if len(values) > self.width else 0
+
+
+def _named(values: list[str]) -> str:
+    """Return the first cell as a name; empty if there is none."""
+    found = values[0].strip() if values else ""
+    return "" if found.lower() in NOTHING else found
 
 
 def separator_of_excel(data: bytes | mmap.mmap, start: int) -> tuple[str, int]:
@@ -102,7 +158,7 @@ def dialect(
     if headers:
         separator = max(headers, key=lambda sep: _certainty(headers[sep], sep, smiles))
         column = _column(headers[separator], smiles, path)
-        found = Dialect(separator, column, len(headers[separator]))
+        found = Dialect(separator, column, tuple(headers[separator]))
         if not smiles and headers[separator][column].lower() != NAME:
             _check_rivals(found, data, start, headers[separator], path)
         return found

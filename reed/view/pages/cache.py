@@ -18,6 +18,7 @@ from reed.cache.schema import Field
 from reed.view import info
 from reed.view.info import Summary
 from reed.view.pages import cache_charts, items, page, samples
+from reed.wording import classes_of
 
 FAILURES = 200  # failures listed, at most
 COLUMNS = (
@@ -101,7 +102,7 @@ def _facts(cache: Path, frozen: Plan, summaries: Sequence[Summary]) -> list[tupl
     incomplete = [each.column.name for each in summaries if not each.is_complete]
     state = f"incomplete: {', '.join(incomplete)}" if incomplete else "complete"
     containers = sorted({each.column.container for each in summaries})
-    classes, passed = info.classes_of(manifest.classes), account.load(cache).line
+    classes, passed = classes_of(manifest.classes), account.load(cache).line
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
 
     # Facts that not every cache has are left out, instead of shown as empty.

@@ -19,7 +19,7 @@ from reed.cache import schema
 from reed.errors import ReedError
 from reed.train import log
 from reed.train.run_data import RunData
-from reed.view.info import classes_of
+from reed.wording import classes_of
 
 NEEDED = {  # settings of every run, and their types
     "shards": str,
