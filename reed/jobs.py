@@ -136,6 +136,11 @@ def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Sou
     return _made(SOURCES.get(name), given, options, "source")
 
 
+def fresh(name: str) -> Mapping[str, Any]:
+    """Return the settings that new plans of a source record, see `reed.build.source.Source`."""
+    return getattr(SOURCES.get(name), "for_new_plans", {})
+
+
 def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder:
     """Return the encoder called ``name``, not loaded; ``folder`` is searched for modules, too."""
     if ":" in name:

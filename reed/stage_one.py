@@ -23,9 +23,9 @@ from reed.cache import files, origin, plan, schema
 from reed.cache.plan import Plan
 from reed.errors import ReedError, suggest
 from reed.jobs import JobSpec as JobSpec
+from reed.jobs import fresh
 from reed.jobs import make_encoder as make_encoder
 from reed.jobs import make_source as make_source
-from reed.sources import SOURCES
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Build:
 def prepare(request: Request) -> Build:
     """Look up and plan everything; raise every ReedError that is possible before encoding."""
     cache = _planned(request)
-    settings = defaults.plan_settings(request, cache, _fresh)
+    settings = defaults.plan_settings(request, cache, fresh)
     source = make_source(settings["source"], request.data, settings["options"])
     if request.flip and source.views < 2:
         raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
@@ -124,7 +124,7 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
     """
     pipeline, cache, folder = pipelines.load(request.pipeline), _planned(request), Path.cwd()
     asked, options = defaults.asked(request, pipeline, entries), parse_options(request.options)
-    plan_settings = defaults.plan_settings(request, cache, _fresh)
+    plan_settings = defaults.plan_settings(request, cache, fresh)
 
     # The cache records encoders and settings, so a rerun need not repeat them. Those of a failed
     # build, which has no shard, are not kept.
@@ -178,11 +178,6 @@ def prefetch(request: Request) -> Iterator[early.Weights]:
     """Download the weights of every column; ReedError says which missing file to put where."""
     for job in chosen(request):
         yield early.fetched(job.column, job.make_encoder())
-
-
-def _fresh(name: str) -> Mapping[str, Any]:
-    """Return the settings that new plans of a source record, see `reed.build.source.Source`."""
-    return getattr(SOURCES.get(name), "for_new_plans", {})
 
 
 def _planned(request: Request) -> Path:

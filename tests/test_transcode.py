@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from reed import open_cache, stage_one
+from reed import jobs, open_cache, stage_one
 from reed.build import transcode
 from reed.build.fitting import CALIBRATION, PAIR_STEP
 from reed.cache import plan, reader, schema, verify
@@ -345,9 +345,9 @@ def test_both_columns_are_repaired_the_source_first(fakes, transcoded, monkeypat
     want = fakes.tree(transcoded)
     for name in ("tokens", "tokens-float16"):
         damage(transcoded, name)
-    monkeypatch.setattr(stage_one, "ENCODERS", SimpleNamespace(get=fakes.ENCODERS.__getitem__))
+    monkeypatch.setattr(jobs, "ENCODERS", SimpleNamespace(get=fakes.ENCODERS.__getitem__))
     sources = {"fakes": lambda data=None: fakes.Source()}
-    monkeypatch.setattr(stage_one, "SOURCES", SimpleNamespace(get=sources.__getitem__))
+    monkeypatch.setattr(jobs, "SOURCES", SimpleNamespace(get=sources.__getitem__))
     done = run("repair", transcoded, "--device", "cpu")
     assert done.exit_code == 0 and "4 shards were bad" in done.output, done.output
     assert fakes.tree(transcoded) == want

@@ -9,7 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from reed import pipelines, stage_one
+from reed import jobs, pipelines
 from reed.cache import plan, schema, verify
 from reed.cli import cache as cli
 from reed.pipelines import Pipeline
@@ -175,7 +175,7 @@ def wired(fakes, monkeypatch, tmp_path):
         encoders.register(name)(encoder)
     sources.register("fakes")(lambda data=None: fakes.Source())
     spec = Pipeline("image", "fakes", ("pixels",), ("words", "tokens"), 16)
-    for module in (stage_one, listing):
+    for module in (jobs, listing):
         monkeypatch.setattr(module, "ENCODERS", encoders)
         monkeypatch.setattr(module, "SOURCES", sources)
     real = pipelines.load

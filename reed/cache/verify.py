@@ -90,8 +90,12 @@ def verify(
 
 
 def _of_other_inputs(cache: Path, column: Column) -> str:
-    """Return which column this one was made from is not there any more; empty if all are."""
-    for name, identity in column.inputs.items():
+    """Return which column this one was made from is not there any more; empty if all are.
+
+    What a transcoded column was made from only says whether it can be made again, see
+    `lost_origins`.
+    """
+    for name, identity in () if column.made_from else column.inputs.items():
         if name not in schema.columns(cache):  # removed, perhaps to save space
             continue
         try:
