@@ -22,7 +22,7 @@ from reed.build.shared import Needs, SharedReader
 from reed.build.source import Source
 from reed.build.writing import Writer
 from reed.cache.plan import Plan
-from reed.errors import place_of
+from reed.errors import ReedError, place_of
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,9 @@ class _Pass:
             job = member.open(reader)
             left = todo(job, settings.share, retry=settings.retry)
         except Exception as error:
+            # What was asked for cannot be: that is told before anything is built.
+            if isinstance(error, ReedError) and not self._works and member in self._levels[0]:
+                raise
             self._fail(member.name, error)
             return
 
