@@ -177,12 +177,10 @@ def test_the_public_sizes(name, layers, dim):
     assert (tokens.shape, mean.shape) == ((None, dim), (dim,)) and encoder.card.layers == layers
     assert encoder.origin.repo == f"EvolutionaryScale/esmc-{name}-2024-12"
     assert encoder.origin.files == (f"data/weights/esmc_{name}_2024_12_v0.pth",)
-    with torch.device("meta"):
-        net = esmc_net.EsmCNet(dim, layers)
-    sizes = {name: tuple(value.shape) for name, value in net.state_dict().items()}
+    sizes = esmc_net.shapes(dim, layers)
     inner = {960: 2560, 1152: 3072}[dim]
     assert sizes[f"transformer.blocks.{layers - 1}.ffn.1.weight"] == (2 * inner, dim)
-    assert net.transformer.blocks[0].attn.heads == dim // 64 == {960: 15, 1152: 18}[dim]
+    assert dim // esmc_net.CHANNELS == {960: 15, 1152: 18}[dim]  # heads
 
 
 def test_settings_that_cannot_be(path):

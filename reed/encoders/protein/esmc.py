@@ -19,7 +19,7 @@ from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
-from reed.encoders.protein import per_chain
+from reed.encoders.protein import esmc_net, per_chain
 from reed.encoders.protein.esm2 import CLS, EOS, PAD, token
 from reed.errors import ReedError
 from reed.precision import computing
@@ -69,7 +69,7 @@ class EsmC(PublicWeights):
     precision: str = "fp32"
     batch_size: int = 8
 
-    _net: Any = field(default=None, init=False, repr=False)
+    _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _device: str = field(default="cpu", init=False, repr=False)
 
     reads = ("sequence", "chain")
@@ -107,16 +107,14 @@ class EsmC(PublicWeights):
         return f"{self._find().sha256[:16]} 1 {self.precision} layer {layer}"
 
     def load(self, device: str) -> None:
-        """Load the network onto ``device``.
+        """Load the weights onto ``device``.
 
         Raises:
             ReedError: The weights are those of another model, or of another size.
         """
-        from reed.encoders.protein import esmc_net
-
         path = self._find().files[0]
-        net = esmc_net.open_net(path, files.read(path), self.card.dim, self.card.layers)
-        self._net, self._device = net.to(device), device
+        state = esmc_net.checked(path, files.read(path), self.card.dim, self.card.layers)
+        self._state, self._device = {k: v.to(device) for k, v in state.items()}, device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [L, dim] and ``mean`` [dim] of each sample, float32."""
@@ -133,7 +131,8 @@ class EsmC(PublicWeights):
         ids = ids.to(self._device)
 
         with computing(self._device, self.precision):
-            states = self._net(ids, ids != PAD, self.layer or self.card.layers)
+            layer = self.layer or self.card.layers
+            states = esmc_net.forward(self._state, ids, ids != PAD, layer)
         values = states.float().cpu().numpy()
         return [values[i, 1 : len(text) + 1] for i, text in enumerate(texts)]
 

@@ -2,7 +2,8 @@
 
 Source: the package esm (EvolutionaryScale), esm/models/esmc.py and esm/layers; transformers,
 models/esmc, which keeps the same tensors under other names. Queries, keys and values are one matrix
-here and three there.
+here and three there. It is written as functions, because the registry imports this module to list
+the encoders, and that must not import torch.
 """
 
 from __future__ import annotations
@@ -11,14 +12,13 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
-from torch.nn import functional
+from typing import TYPE_CHECKING, Any
 
 from reed.errors import ReedError
-from reed.state_dict import fill
+from reed.state_dict import compare
+
+if TYPE_CHECKING:
+    import torch
 
 VOCABULARY = 64  # rows of the embedding, of which 33 are used
 CHANNELS = 64  # of an attention head, in every size
@@ -40,90 +40,92 @@ FUSED = {
 }
 
 
-class Attention(nn.Module):
-    """Attention with normalised queries and keys, and rotary positions."""
+def shapes(width: int, layers: int) -> dict[str, tuple[int, ...]]:
+    """Return name and shape of every tensor that the network reads."""
+    # The inner width is 8/3 of the outer one, rounded up to a multiple of 256.
+    inner = int(8 / 3 * width + 255) // 256 * 256
+    block = {
+        "attn.layernorm_qkv.0.weight": (width,),
+        "attn.layernorm_qkv.0.bias": (width,),
+        "attn.layernorm_qkv.1.weight": (3 * width, width),
+        "attn.q_ln.weight": (width,),
+        "attn.k_ln.weight": (width,),
+        "attn.out_proj.weight": (width, width),
+        "ffn.0.weight": (width,),
+        "ffn.0.bias": (width,),
+        "ffn.1.weight": (2 * inner, width),
+        "ffn.3.weight": (width, inner),
+    }
 
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.heads = width // CHANNELS
-        self.layernorm_qkv = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 3 * width, bias=False)
-        )
-        self.out_proj = nn.Linear(width, width, bias=False)
-        self.q_ln = nn.LayerNorm(width, bias=False)
-        self.k_ln = nn.LayerNorm(width, bias=False)
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-        """Return the update of the states [B, T, width]."""
-        query, key, value = self.layernorm_qkv(x).chunk(3, -1)
-
-        def split(part: torch.Tensor) -> torch.Tensor:
-            return part.unflatten(-1, (self.heads, CHANNELS)).transpose(1, 2)  # [B, H, T, 64]
-
-        # Norm and rotation are in float32 under autocast; the product is in that of the values.
-        query = rotated(split(self.q_ln(query)), turn).to(value.dtype)
-        key = rotated(split(self.k_ln(key)), turn).to(value.dtype)
-        found = functional.scaled_dot_product_attention(query, key, split(value), mask)
-        return self.out_proj(found.transpose(1, 2).flatten(2))
+    names = {
+        f"transformer.blocks.{i}.{name}": shape
+        for i in range(layers)
+        for name, shape in block.items()
+    }
+    return {"embed.weight": (VOCABULARY, width), **names, "transformer.norm.weight": (width,)}
 
 
-class Gated(nn.Module):
-    """SwiGLU: the SiLU of the first half of the channels times the second half."""
+def forward(
+    state: Mapping[str, torch.Tensor], ids: torch.Tensor, real: torch.Tensor, layer: int
+) -> torch.Tensor:
+    """Return the states [B, T, width] after a layer; the last one is followed by the norm.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Halve the channels of x [..., 2C]."""
-        gate, up = x.chunk(2, -1)
-        return functional.silu(gate) * up
+    Args:
+        state: The tensors of `shapes`.
+        ids: Tokens [B, T].
+        real: bool [B, T], False for padding, which follows the tokens.
+        layer: Number of the layer, counted from 1.
+    """
+    layers = sum(name.endswith(".ffn.3.weight") for name in state)
+    scale = math.sqrt(layers / 36)  # keeps the sum of many layers near one
+    x, turn = state["embed.weight"][ids], angles(ids.shape[1], ids.device)
 
-
-class Block(nn.Module):
-    """Attention and a gated feed-forward layer, both scaled by the depth of the net."""
-
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        self.scale = math.sqrt(layers / 36)
-        inner = int(8 / 3 * width + 255) // 256 * 256
-        self.attn = Attention(width)
-        self.ffn = nn.Sequential(
-            nn.LayerNorm(width),
-            nn.Linear(width, 2 * inner, bias=False),
-            Gated(),
-            nn.Linear(inner, width, bias=False),
-        )
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
-        """Return the states [B, T, width] after this layer."""
-        x = x + self.attn(x, mask, turn) / self.scale
-        return x + self.ffn(x) / self.scale
+    for i in range(layer):
+        start = f"transformer.blocks.{i}."
+        block = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        x = x + _attention(block, x, real[:, None, None], turn) / scale
+        x = x + _gated(block, x) / scale
+    return _norm(x, state["transformer.norm.weight"]) if layer == layers else x
 
 
-class EsmCNet(nn.Module):
-    """The encoder of ESM-C, without its language head."""
+def _attention(
+    block: Mapping[str, torch.Tensor], x: torch.Tensor, mask: torch.Tensor, turn: torch.Tensor
+) -> torch.Tensor:
+    """Return the update [B, T, width] by attention with normalised queries and keys."""
+    from torch.nn.functional import linear, scaled_dot_product_attention
 
-    def __init__(self, width: int, layers: int) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(VOCABULARY, width)
-        self.transformer = nn.Module()
-        self.transformer.blocks = nn.ModuleList(Block(width, layers) for _ in range(layers))
-        self.transformer.norm = nn.LayerNorm(width, bias=False)
+    normed = _norm(x, block["attn.layernorm_qkv.0.weight"], block["attn.layernorm_qkv.0.bias"])
+    query, key, value = linear(normed, block["attn.layernorm_qkv.1.weight"]).chunk(3, -1)
 
-    def forward(self, ids: torch.Tensor, real: torch.Tensor, layer: int) -> torch.Tensor:
-        """Return the states [B, T, width] after a layer; the last one is followed by the norm.
+    def split(part: torch.Tensor) -> torch.Tensor:
+        return part.unflatten(-1, (-1, CHANNELS)).transpose(1, 2)  # [B, H, T, 64]
 
-        Args:
-            ids: Tokens [B, T].
-            real: bool [B, T], False for padding, which follows the tokens.
-            layer: Number of the layer, counted from 1.
-        """
-        blocks = list(self.transformer.blocks)
-        x, turn = self.embed(ids), angles(ids.shape[1], ids.device)
-        for block in blocks[:layer]:
-            x = block(x, real[:, None, None], turn)
-        return self.transformer.norm(x) if layer == len(blocks) else x
+    # Norm and rotation are in float32 under autocast; the product is in that of the values.
+    query = rotated(split(_norm(query, block["attn.q_ln.weight"])), turn).to(value.dtype)
+    key = rotated(split(_norm(key, block["attn.k_ln.weight"])), turn).to(value.dtype)
+    found = scaled_dot_product_attention(query, key, split(value), mask)
+    return linear(found.transpose(1, 2).flatten(2), block["attn.out_proj.weight"])
+
+
+def _gated(block: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """Return the update [B, T, width] by the feed-forward layer, a SwiGLU."""
+    from torch.nn.functional import linear, silu
+
+    normed = _norm(x, block["ffn.0.weight"], block["ffn.0.bias"])
+    gate, up = linear(normed, block["ffn.1.weight"]).chunk(2, -1)
+    return linear(silu(gate) * up, block["ffn.3.weight"])
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    from torch.nn.functional import layer_norm
+
+    return layer_norm(x, weight.shape, weight, bias)
 
 
 def angles(length: int, device: torch.device) -> torch.Tensor:
     """Return the angles of the rotary positions in float32, [T, 32]."""
+    import torch
+
     powers = torch.arange(0, CHANNELS, 2, dtype=torch.float32, device=device) / CHANNELS
     places = torch.arange(length, dtype=torch.float32, device=device)
     return torch.outer(places, 1.0 / 10000.0**powers)
@@ -131,13 +133,17 @@ def angles(length: int, device: torch.device) -> torch.Tensor:
 
 def rotated(x: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     """Rotate channel i with channel i + 32 of x [B, H, T, 64] by ``turn``, in float32."""
+    import torch
+
     left, right = x.float().chunk(2, -1)
     cos, sin = turn.cos(), turn.sin()
     return torch.cat([left * cos - right * sin, right * cos + left * sin], -1)
 
 
-def open_net(path: Path, content: Mapping[str, Any], width: int, layers: int) -> EsmCNet:
-    """Return the frozen network with the weights of a file, in float32 on the CPU.
+def checked(
+    path: Path, content: Mapping[str, Any], width: int, layers: int
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of `shapes` from a file, in float32.
 
     Args:
         path: The file, for messages.
@@ -157,13 +163,14 @@ def open_net(path: Path, content: Mapping[str, Any], width: int, layers: int) ->
     if have != want:
         raise ReedError(f"{path} has {have} layers and channels, this encoder has {want}")
 
-    net = EsmCNet(width, layers)
-    fill(net, {key: value.float() for key, value in state.items()}, str(path))
-    return net.requires_grad_(False).eval()
+    compare(str(path), shapes(width, layers), state)
+    return {key: value.float() for key, value in state.items()}
 
 
 def of_esm(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return tensors under the names of the package esm, whichever names they had."""
+    import torch
+
     state = {key.removeprefix("esmc."): value for key, value in content.items()}
     if "embed_tokens.weight" not in state:
         return state
