@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LICENCES = {
     "Qwen/Qwen2-VL-2B-Instruct": "Apache-2.0",
     "Qwen/Qwen2-VL-7B-Instruct": "Apache-2.0",
+    **{f"Qwen/Qwen3-VL-{size}-Instruct": "Apache-2.0" for size in ("2B", "4B", "8B")},
+    **{f"Qwen/Qwen3-Embedding-{size}": "Apache-2.0" for size in ("0.6B", "4B", "8B")},
     "openai/clip-vit-large-patch14": "MIT",
     "google-t5/t5-large": "Apache-2.0",
     "sentence-transformers/all-mpnet-base-v2": "Apache-2.0",

@@ -32,7 +32,7 @@ import report
 from reed.build import column, engines, shared
 from reed.build.shard import Encoder, Job, Timing
 from reed.cache import files, plan, schema
-from reed.encoders.image import vision
+from reed.encoders.image import timm_models, vision
 from reed.encoders.image.batches import images
 from reed.encoders.image.cards import CARDS
 from reed.precision import computing
@@ -76,7 +76,7 @@ def random_vision(folder: Path, name: str, **settings: Any) -> vision.Vision:
     if not path.is_file():
         torch.manual_seed(0)
         with files.new_file(path) as temp:
-            save_file(vision.create(card).state_dict(), temp)
+            save_file(timm_models.create(card).state_dict(), temp)
     return vision.Vision(card, weights=str(path), **settings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reed.encoders.image.preprocess import HALF, IMAGENET, OPENAI, Preprocess
 from reed.weights import Origin
@@ -24,7 +24,8 @@ class Card:
             token.
         arguments: Further arguments of ``timm.create_model``.
         stages: (dim, patch) of each layer, for models in which one differs from the output.
-        convert: Format of the weights file: ``timm`` or ``mocov3``.
+        convert: Format of the weights file: ``timm``, ``mocov3``, or for files of transformers,
+            which are read beside timm's, ``dinov3`` or ``siglip``.
         vector: Channels of the vector per image; 0 for those of a token.
         native: Input pixels and tokens per side of a model that runs at one size alone.
     """
@@ -61,12 +62,37 @@ def _dinov2(size: str, registers: bool) -> Card:
     return Card(name, model, _on_timm(model), REPA, dim, 14, "Apache-2.0")
 
 
-def _dinov3(size: str) -> Card:
+def _dinov3(name: str, word: str, dim: int) -> Card:
     """Return the card of a DINOv3 (Siméoni et al., 2025)."""
-    word, dim = SIZES[size]
     model = f"vit_{word}_patch16_dinov3.lvd1689m"
     resize = Preprocess(*IMAGENET, order="antialias-normalise")
-    return Card(f"dinov3-{size}", model, _on_timm(model), resize, dim, 16, "DINOv3")
+    origin = _on_timm(model)
+    return Card(f"dinov3-{name}", model, origin, resize, dim, 16, "DINOv3", convert="dinov3")
+
+
+def _dinov3_convnext(size: str) -> Card:
+    """Return the card of a ConvNeXt that was distilled from DINOv3."""
+    word, first = {"t": ("tiny", 96), "s": ("small", 96), "b": ("base", 128), "l": ("large", 192)}[
+        size
+    ]
+    model, resize = f"convnext_{word}.dinov3_lvd1689m", Preprocess(*IMAGENET, "antialias-normalise")
+    stages = tuple((first << stage, 4 << stage) for stage in range(4))
+    name, origin, dim = f"dinov3-convnext-{size}", _on_timm(model), first << 3
+    return Card(name, model, origin, resize, dim, 32, "DINOv3", pooled=True, stages=stages)
+
+
+def _pe(kind: str, size: str) -> Card:
+    """Return the card of a Perception Encoder (Bolya et al., 2025)."""
+    word, dim, patch = {
+        "b": ("base", 768, 16),
+        "l": ("large", 1024, 14),
+        "g": ("gigantic", 1536, 14),
+    }[size]
+    side = {"core": {"b": 224, "l": 336, "g": 448}, "spatial": {"b": 512, "l": 448, "g": 448}}
+    model = f"vit_pe_{kind}_{word}_patch{patch}_{side[kind][size]}.fb"
+    resize = Preprocess(*HALF, order="antialias-normalise")
+    name, origin, pooled = f"pe-{kind}-{size}", _on_timm(model), size == "g"  # no class token
+    return Card(name, model, origin, resize, dim, patch, "Apache-2.0", pooled=pooled)
 
 
 def _mocov3(size: str) -> Card:
@@ -138,11 +164,15 @@ def _others() -> list[Card]:
     ]
 
     # These families differ in size alone.
-    for name, dim, model in (
-        ("siglip2-b", 768, "vit_base_patch16_siglip_256.v2_webli"),
-        ("siglip2-so400m", 1152, "vit_so400m_patch16_siglip_256.v2_webli"),
+    for name, dim, word in (
+        ("b", 768, "base"),
+        ("l", 1024, "large"),
+        ("so400m", 1152, "so400m"),
+        ("g", 1536, "giantopt"),
     ):
-        cards.append(Card(name, model, _on_timm(model), siglip, dim, 16, "Apache-2.0", pooled=True))
+        model, name = f"vit_{word}_patch16_siglip_256.v2_webli", f"siglip2-{name}"
+        card = Card(name, model, _on_timm(model), siglip, dim, 16, "Apache-2.0", pooled=True)
+        cards.append(replace(card, convert="siglip"))
     for size in "bl":
         model = f"vit_{SIZES[size][0]}_patch16_224.mae"
         origin, dim = _on_timm(model), SIZES[size][1]
@@ -152,7 +182,12 @@ def _others() -> list[Card]:
 
 CARDS = (
     *(_dinov2(size, registers) for registers in (False, True) for size in "sblg"),
-    *(_dinov3(size) for size in "sbl"),
+    *(_dinov3(size, *SIZES[size]) for size in "sbl"),
+    _dinov3("s-plus", "small_plus", 384),
+    _dinov3("h-plus", "huge_plus", 1280),
+    _dinov3("7b", "7b", 4096),
+    *(_dinov3_convnext(size) for size in "tsbl"),
+    *(_pe(kind, size) for kind in ("core", "spatial") for size in "blg"),
     *(_mocov3(size) for size in "sbl"),
     *_others(),
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from reed import weights as files
 from reed.encoders.image.cards import Card
 from reed.encoders.image.preprocess import Preprocess
+from reed.encoders.image.public_names import CONVERTERS
 from reed.errors import ReedError
 from reed.state_dict import for_timm
 from reed.weights import Origin
@@ -48,7 +49,8 @@ def create(card: Card) -> Any:
 
 def state_for(model: Any, state: dict[str, Any], convert: str) -> dict[str, Any]:
     """Convert the content of a public file to a timm state dict without the classifier."""
-    return for_timm(model, from_mocov3(state) if convert == "mocov3" else state)
+    converters = CONVERTERS | {"mocov3": from_mocov3}
+    return for_timm(model, converters[convert](state) if convert in converters else state)
 
 
 def from_mocov3(state: dict[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def starts_of(path: Path, chains: Sequence[str]) -> np.ndarray:
     job = path.parents[1]
     entities = _entities(job)
     proteins = [entity for entity in entities if entity.sequence]
-    _compare([protein.sequence for protein in proteins], chains)
+    compare_chains([protein.sequence for protein in proteins], chains)
 
     # With one token per residue, token and residue numbers are the same.
     total = sum(map(len, chains))
@@ -160,26 +160,32 @@ def _entities(job: Path) -> list[Entity]:
     return entities
 
 
-def _compare(have: Sequence[str], want: Sequence[str]) -> None:
-    """Raise BadSample, with the first difference, unless the sequences are equal."""
+def compare_chains(have: Sequence[str], want: Sequence[str], program: str = "AlphaFold 3") -> None:
+    """Raise BadSample, with the first difference, unless the sequences are equal.
+
+    Args:
+        have: The proteins of a job, in order.
+        want: The chains of a sample.
+        program: What the job was given to, for the message.
+    """
     if list(have) == list(want):
         return
 
     # Leaving out the X is the most likely cause, and has a remedy.
     if list(have) == [sequence.replace("X", "") for sequence in want]:
         raise BadSample(
-            "AlphaFold 3 was given the sequence without its X, so that rows do not match residues; "
+            f"{program} was given the sequence without its X, so that rows do not match residues; "
             "leave such chains out with source.max_x=0, or embed them with the X"
         )
     if len(have) != len(want):
-        raise BadSample(f"AlphaFold 3 was given {len(have)} proteins, the sample has {len(want)}")
+        raise BadSample(f"{program} was given {len(have)} proteins, the sample has {len(want)}")
 
     for given, expected in zip(have, want, strict=True):
         pairs = enumerate(zip(given, expected, strict=False))
         index = next((i for i, (a, b) in pairs if a != b), min(len(given), len(expected)))
         if given != expected:
             raise BadSample(
-                f"AlphaFold 3 was given another sequence: {len(given)} residues for "
+                f"{program} was given another sequence: {len(given)} residues for "
                 f"{len(expected)}, first difference at {index + 1} "
                 f"({given[index : index + 8]!r} for {expected[index : index + 8]!r})"
             )

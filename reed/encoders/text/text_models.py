@@ -1,4 +1,4 @@
-"""Text encoders of captions: CLIP, T5 and sentence encoders."""
+"""Text encoders of captions: CLIP, T5, sentence encoders and Qwen3-Embedding."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Card:
         pool: Function from output and attention mask to float32 [B, dim].
         pooling: Description of ``pool``, for the revision.
         truncate: Whether captions over the model's limit are cut by default.
+        end: Token that ends every caption, for models whose tokenizer may leave it out.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Card:
     pool: Callable[[Any, Any], np.ndarray]
     pooling: str
     truncate: bool
+    end: str = ""
 
 
 def _projected(output: Any, mask: Any) -> np.ndarray:
@@ -65,6 +67,12 @@ def _kind(folder: Path) -> str:
         return str(json.loads((folder / "config.json").read_text())["model_type"])
     except (OSError, ValueError, LookupError, TypeError):
         return ""  # opening the model says what is wrong with its files
+
+
+def _last(output: Any, mask: Any) -> np.ndarray:
+    """Return the state of the last real token; padding is on the right."""
+    rows = output.last_hidden_state[range(len(mask)), mask.sum(1) - 1]
+    return rows.float().cpu().numpy()
 
 
 @dataclass
@@ -147,6 +155,8 @@ class TextModel(PublicWeights):
         """
         found = self._find()
         self._tokenizer = pre.open_part("AutoTokenizer", found.folder)
+        if self.card.end:
+            end_with(self._tokenizer, self.card.end)
         # Absolute positions count from the left, so padding on the left would shift them.
         self._tokenizer.padding_side = self._tokenizer.truncation_side = "right"
 
@@ -222,6 +232,39 @@ class TextModel(PublicWeights):
             return self.card.pool(output, on_device["attention_mask"])
 
 
+def end_with(tokenizer: Any, token: str) -> None:
+    """Make a tokenizer end every text with a token, once, as some public files already do.
+
+    Raises:
+        ReedError: The tokenizer has no such token.
+    """
+    number = tokenizer.convert_tokens_to_ids(token)
+    if number is None or token not in tokenizer.get_vocab():
+        raise ReedError(f"{tokenizer.name_or_path} has no token {token!r}; give a Qwen3-Embedding")
+    if tokenizer("a")["input_ids"][-1] == number:
+        return
+
+    # As a special token it is counted when a text is cut to the limit.
+    from tokenizers.processors import TemplateProcessing
+
+    ended = TemplateProcessing(single=f"$A {token}", special_tokens=[(token, number)])
+    tokenizer.backend_tokenizer.post_processor = ended
+
+
+def _qwen3(name: str, size: str, dim: int) -> Card:
+    """Return the card of a Qwen3-Embedding (Zhang et al., 2025); captions are its documents."""
+    return Card(
+        f"qwen3-embedding-{name}",
+        f"Qwen/Qwen3-Embedding-{size}",
+        dim,
+        "AutoModel",
+        _last,
+        "state of the end token",
+        truncate=False,
+        end="<|endoftext|>",
+    )
+
+
 _CARDS = (
     Card(
         "clip-text",
@@ -250,6 +293,9 @@ _CARDS = (
         "mean over tokens",
         truncate=False,
     ),
+    _qwen3("600m", "0.6B", 1024),
+    _qwen3("4b", "4B", 2560),
+    _qwen3("8b", "8B", 4096),
 )
 
 for _card in _CARDS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +20,41 @@ from reed.weights import Origin
 if TYPE_CHECKING:
     import torch
 
-NAME = "qwen2-vl-7b"
-HUB = "Qwen/Qwen2-VL-7B-Instruct@eed13092ef92e448dd6875b2a00151bd3f7db0ac"
 SPANS = ("all", "caption", "image")
 PARITIES = ("", "reed")
 
 
-@ENCODERS.register(NAME)
+@dataclass(frozen=True)
+class Card:
+    """One public model.
+
+    Attributes:
+        name: Name in the registry.
+        hub: Default repository of the weights.
+        dim: Channels of a hidden state.
+        layer: Default number of the hidden state.
+    """
+
+    name: str
+    hub: str
+    dim: int
+    layer: int
+
+
+# REED takes the state that enters layer 15 of 28; that of larger models is as far up.
+CARDS = (
+    Card(
+        "qwen2-vl-7b",
+        "Qwen/Qwen2-VL-7B-Instruct@eed13092ef92e448dd6875b2a00151bd3f7db0ac",
+        3584,
+        15,
+    ),
+    Card("qwen3-vl-2b", "Qwen/Qwen3-VL-2B-Instruct", 2048, 15),
+    Card("qwen3-vl-4b", "Qwen/Qwen3-VL-4B-Instruct", 2560, 19),
+    Card("qwen3-vl-8b", "Qwen/Qwen3-VL-8B-Instruct", 4096, 19),
+)
+
+
 @dataclass
 class VlmEmbedding(PublicWeights):
     """Mean hidden state of one layer over a dialogue of image, prompt and caption.
@@ -35,11 +64,14 @@ class VlmEmbedding(PublicWeights):
     padding.
 
     Attributes:
-        hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text.
+        card: The default model.
+        hub: REPOSITORY@REVISION of any model that transformers opens as image-text-to-text; empty
+            for that of the card.
         licence: Licence of the weights; empty to look it up.
         weights: Folder with the model's files, used instead of ``hub``.
-        dim: Channels of a hidden state.
+        dim: Channels of a hidden state; 0 for those of the card.
         layer: Number of the hidden state. 0 is the embedding; the last one is after the final norm.
+            None for that of the card.
         span: Tokens to average: ``all`` of the dialogue, with its headers and the model's own
             system turn, or those of the ``caption`` or the ``image`` alone.
         parity: ``reed`` ends the dialogue with an empty assistant header, as the public REED code
@@ -52,11 +84,12 @@ class VlmEmbedding(PublicWeights):
 
     libraries, extra = ("transformers",), "images"
 
-    hub: str = HUB
+    card: Card = CARDS[0]
+    hub: str = ""
     licence: str = ""
     weights: str | None = None
-    dim: int = 3584
-    layer: int = 15
+    dim: int = 0
+    layer: int | None = None
     span: str = "all"
     parity: str = ""
     prompt: str = "Describe this image."
@@ -64,12 +97,12 @@ class VlmEmbedding(PublicWeights):
     precision: str = "bf16"
     batch_size: int = 16
 
-    name = NAME
-
     def __post_init__(self) -> None:
         pre.one_of("span", self.span, SPANS)
         pre.one_of("parity", self.parity, PARITIES)
-        check_precision(NAME, self.precision)
+        check_precision(self.card.name, self.precision)
+        self.hub, self.dim = self.hub or self.card.hub, self.dim or self.card.dim
+        self.layer = self.card.layer if self.layer is None else self.layer
         self.licence = self.licence or pre.licence_of(self.hub)
         if self.parity and self.span != "all":
             raise ReedError(f"parity {self.parity!r} needs the span 'all', got {self.span!r}")
@@ -88,6 +121,11 @@ class VlmEmbedding(PublicWeights):
     def origin(self) -> Origin:
         """Location of the public weights."""
         return pre.origin_of(self.hub)
+
+    @property
+    def name(self) -> str:
+        """Name of the encoder, from its card."""
+        return self.card.name
 
     def revision(self) -> str:
         """Return the weights, the library, the dialogue, the layer and the averaged tokens."""
@@ -210,3 +248,7 @@ def _cut(decoder: Any, layer: int, layers: int) -> None:
     if layer < layers:
         decoder.layers = decoder.layers[:layer]
         decoder.norm = torch.nn.Identity()
+
+
+for _card in CARDS:
+    ENCODERS.register(_card.name)(partial(VlmEmbedding, card=_card))
