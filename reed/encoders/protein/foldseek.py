@@ -38,7 +38,7 @@ def states(coords: np.ndarray) -> str:
 
     with np.errstate(invalid="ignore"):  # of atoms that are not observed
         (sequence,), _ = to_3di(atoms)
-    is_known = np.isfinite(coords[:, :3]).all((1, 2))
+    is_known = [np.isfinite(residue[:3]).all() for residue in coords]
     letters = zip(str(sequence), is_known, strict=True)
     return "".join(letter if known else UNKNOWN for letter, known in letters)
 
