@@ -65,6 +65,8 @@ class KindCommand(click.Command):
                 self._early(self, super().get_params(ctx), args)
             except ReedError as error:
                 raise Refused(str(error)) from error
+            except OSError as error:  # such as a folder that may not be entered
+                raise Refused(f"{error.filename}: {error.strerror}") from error
         completion.remember(ctx, args)
         return super().parse_args(ctx, args)
 

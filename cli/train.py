@@ -10,6 +10,7 @@ import click
 
 from reed import config
 from reed.build.engines import launched_share
+from reed.bytes import is_closed
 from reed.cli import completion, typos
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.extras import DISTRIBUTION
@@ -25,8 +26,10 @@ class _Train(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a first word that is the folder of a run as --run."""
-        if args and args[0] not in self.commands and Path(args[0], "config.json").is_file():
-            args = ["--run", *args]
+        if args and args[0] not in self.commands:
+            run = Path(args[0])
+            if is_closed(run) or (run / "config.json").is_file():
+                args = ["--run", *args]
         return super().parse_args(ctx, args)
 
 

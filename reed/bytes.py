@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 from reed.errors import NoPermission, ReedError
@@ -28,11 +29,28 @@ def check_readable(path: Path) -> None:
         pass
 
 
+def is_closed(folder: Path) -> bool:
+    """Return whether this user may not list or enter a folder, which then seems to be empty."""
+    try:
+        os.stat(folder / ".")
+        with os.scandir(folder):
+            return False
+    except OSError as error:  # another error is reported by the caller
+        return isinstance(error, PermissionError)
+
+
+def check_enterable(folder: Path) -> None:
+    """Raise NoPermission if this user may not list or enter a folder."""
+    if is_closed(folder):
+        raise NoPermission(f"no permission to read the folder {folder} {_advice(folder)}")
+
+
 def _advice(path: Path) -> str:
     """Return the mode of what may not be read, and what its owner can do."""
     try:
         mode = f"{path.stat().st_mode & 0o777:04o}"
-        return f"(mode {mode}); its owner can allow it: chmod a+r {path}"
+        allow = "a+rx" if path.is_dir() else "a+r"
+        return f"(mode {mode}); its owner can allow it: chmod {allow} {path}"
     except PermissionError:  # a folder above it may not be entered
         return f"(nor to enter its folder); the owner can allow it: chmod a+rx {path.parent}"
 

@@ -264,6 +264,23 @@ def test_an_offset_of_the_features_does_not_change_precision_and_recall(half):
     assert far.recall == pytest.approx(near.recall, abs=0.02)
 
 
+def test_groups_of_features_far_apart_keep_the_digits_of_their_distances():
+    """The mean of two groups is far from both, and one far feature moves the mean."""
+    draw = torch.Generator().manual_seed(0)
+    a, b = torch.randn(200, 8, generator=draw), 1.1 * torch.randn(200, 8, generator=draw)
+    far = torch.where(torch.arange(200) % 2 == 0, 1e4, -1e4)[:, None]
+    a, b = ((x.double() + far).float() for x in (a, b))
+    pairs = torch.cdist(a.double(), b.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    within = [
+        torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+        for x in (a, b)
+    ]
+    of_a, of_b = (x.kthvalue(4).values for x in within)
+    found = precision_recall(a, b)
+    assert found.precision == float((pairs <= of_b).any(1).double().mean()) < 0.95
+    assert found.recall == float((pairs.T <= of_a).any(1).double().mean()) < 0.95
+
+
 def test_other_distances_keep_their_digits_far_from_zero():
     """Moments are about a point among the features; kernels are computed in float64."""
     x, y = features(1), features(2)

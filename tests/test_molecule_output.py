@@ -143,6 +143,18 @@ def test_hydrogens_are_added_where_a_file_writes_none(tmp_path):
         molecule_set.load(tmp_path / "z.sdf")
 
 
+@pytest.mark.parametrize(
+    ("smiles", "said"), [("C[Na]", "the element Na, which"), ("N->[H]", "a bond of kind DATIVE")]
+)
+def test_what_the_arrays_cannot_hold_is_named(tmp_path, smiles, said):
+    chem = rdkit.library()
+    mol = chem.MolFromSmiles(smiles, sanitize=False)
+    mol.AddConformer(chem.Conformer(mol.GetNumAtoms()))
+    (tmp_path / "x.sdf").write_text(chem.MolToV3KMolBlock(mol, kekulize=False) + "\n$$$$\n")
+    with pytest.raises(ReedError, match=f"entry 0 cannot be measured, it has {said}"):
+        molecule_set.load(tmp_path / "x.sdf")
+
+
 def test_a_thousand_words_make_an_sdf(run, cache):
     out = run / "drawn"
     words = ["--run", run, "--num", 5, "--steps", 3, "--batch", 3, "--device", "cpu", "--out", out]

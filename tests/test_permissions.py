@@ -21,9 +21,11 @@ from reed.build import column, engines
 from reed.bytes import check_readable, file_sha256
 from reed.cache import files, plan, schema, verify
 from reed.cli import cache as commands
+from reed.cli.evaluate import main as evaluate
 from reed.cli.sample import main as sample
 from reed.cli.train import main as train
 from reed.errors import NoPermission
+from reed.train import log
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parent / "tiny_cache.py")))
 MASKS = [0o022, 0o027, 0o002, 0o077]
@@ -137,3 +139,57 @@ def test_a_build_does_not_replace_a_shard_whose_marker_may_not_be_read(cache, de
     deny(cache / "pixels" / "000001.json")
     with pytest.raises(NoPermission, match="no permission to read .*000001.json"):
         verify.marker_in_place(cache, frozen, described, 1)
+
+
+@pytest.fixture
+def closed(monkeypatch):
+    """A function after which a folder can neither be listed nor entered, also by root."""
+    denied = set()
+
+    def refusing(whole, *, itself):
+        def called(name=".", *more, **options):
+            path = "" if isinstance(name, int) else os.fspath(name)
+            at = {path} if itself else set()
+            if denied & (at | {path[:i] for i, letter in enumerate(path) if letter == "/"}):
+                raise PermissionError(13, "Permission denied", path)
+            return whole(name, *more, **options)
+
+        return called
+
+    monkeypatch.setattr("os.scandir", refusing(os.scandir, itself=True))
+    monkeypatch.setattr("os.stat", refusing(os.stat, itself=False))
+    for place in ("builtins.open", "io.open"):
+        monkeypatch.setattr(place, refusing(io.open, itself=False))
+    return lambda folder: denied.add(str(folder))
+
+
+@pytest.mark.parametrize("words", [["verify"], ["verify", "--deep"], ["repair"], ["info"]])
+def test_a_column_that_may_not_be_entered_is_not_passed_over(cache, closed, words):
+    folder = cache / "digits-vit"
+    folder.chmod(0o700)
+    closed(folder)
+    found = CliRunner().invoke(commands.main, [words[0], str(cache), *words[1:]])
+    assert found.exit_code, found.output
+    assert f"no permission to read the folder {folder} (mode 0700)" in found.output
+    assert "chmod a+rx" in found.output and "Traceback" not in found.output
+
+
+def test_a_log_without_permission_need_not_be_restored(tmp_path, deny):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    deny(path)
+    with pytest.raises(NoPermission) as caught:
+        log.read(tmp_path)
+    assert "restore" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [train, evaluate])
+def test_words_that_lead_to_a_closed_folder_end_in_one_line(cache, tmp_path, closed, command):
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o700)
+    (folder / "a.npz").touch()
+    closed(folder)
+    words = [folder] if command is train else [folder / "a.npz", "--reference", cache]
+    found = CliRunner().invoke(command, [str(word) for word in words])
+    assert found.exit_code == 2 and isinstance(found.exception, SystemExit), found.exception
+    assert f"{folder}" in found.output and "ermission" in found.output, found.output

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reed import config
+from reed.bytes import check_enterable, is_closed
 from reed.cache.sealed import dump as dump
 from reed.cache.sealed import read
 from reed.errors import ReedError, suggest
@@ -224,6 +225,7 @@ def load_column(cache: Path, name: str) -> Column:
             damaged.
     """
     path = cache / name / "column.json"
+    check_enterable(path.parent)
     if not is_column_name(name) or not path.is_file():
         raise ReedError(f"cache {cache} has no column {name!r}.{suggest(name, columns(cache))}")
 
@@ -270,13 +272,15 @@ def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) 
 
 
 def columns(cache: Path) -> list[str]:
-    """Return the names of the columns of a cache, complete or not."""
-    return sorted(path.parent.name for path in cache.glob("*/column.json"))
+    """Return the columns of a cache, complete or not, and folders that may not be entered."""
+    closed = {p.name for p in cache.glob("*/") if is_column_name(p.name) and is_closed(p)}
+    return sorted(closed | {path.parent.name for path in cache.glob("*/column.json")})
 
 
 def has_shards(cache: Path, name: str) -> bool:
     """Whether a column has a finished shard; without one, it binds no later build."""
     folder = cache / name
+    check_enterable(folder)
     return (folder / "column.json").is_file() and any(folder.glob("[0-9]*.json"))
 
 

@@ -81,10 +81,13 @@ def plain_arrays(mol: Any) -> Molecule:
     """Return the arrays of a molecule that has a conformer, sound or not; adds no hydrogens.
 
     Raises:
-        ValueError: An element is unknown.
-        KeyError: A kind of bond is unknown.
+        ValueError: The arrays have no number for an element or a kind of bond.
     """
     numbers = {kind: number for number, kind in _kinds().items()}
+    if odd := {atom.GetSymbol() for atom in mol.GetAtoms()} - set(ATOMS):
+        raise ValueError(f"the element {min(odd)}, which the arrays have no number for")
+    if kinds := {str(b.GetBondType()) for b in mol.GetBonds() if b.GetBondType() not in numbers}:
+        raise ValueError(f"a bond of kind {min(kinds)}")
     bonds = np.zeros((mol.GetNumAtoms(),) * 2, np.uint8)
     for bond in mol.GetBonds():
         a, b = bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()

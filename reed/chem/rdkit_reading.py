@@ -100,10 +100,9 @@ def read_sdf(path: Path) -> Iterator[Molecule]:
             mol = chem.AddHs(mol, addCoords=True)
         try:
             yield plain_arrays(mol)
-        except (ValueError, KeyError) as error:
-            raise ReedError(
-                f"{path}: entry {number} has an element or a bond that our arrays lack: {error}"
-            ) from error
+        except ValueError as error:
+            problem = f"{path}: entry {number} cannot be measured, it has {error}"
+            raise ReedError(f"{problem}; leave it out") from error
 
 
 def _sound_or_not(block: str) -> Any | None:

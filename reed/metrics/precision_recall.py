@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reed.errors import ReedError
 
-VALUES = 50_000_000  # maximum number of distances in memory at a time
+VALUES = 25_000_000  # maximum number of distances in memory at a time
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,9 @@ def precision_recall(
 ) -> PrecisionRecall:
     """Compute precision and recall; a manifold is the balls up to the k-th nearest neighbour.
 
-    Squared distances are computed from the features less the mean of both sets, because
-    ``|x|^2 - 2 x y + |y|^2`` loses its digits where the features are far from zero.
+    Squared distances are computed in float64 from the features less the mean of both sets, because
+    ``|x|^2 - 2 x y + |y|^2`` loses its digits where the features are far from zero. The mean alone
+    does not help if the features are in groups that are far apart, or if one of them is far away.
 
     Source: Kynkäänniemi et al. (arXiv 1904.06991), equations 1 and 2.
 
@@ -77,7 +78,7 @@ def _parts(rows: Tensor, others: Tensor) -> tuple[Tensor, ...]:
 
 
 def _distances(a: Tensor, b: Tensor, centre: Tensor, half: bool) -> Tensor:
-    """Return squared distances, float32 [N, M]; those in float32 are taken about a centre [D]."""
+    """Return squared distances, float32 [N, M]; except in float16, they are about a centre [D]."""
     if half:
         x, y = a.half(), b.half()
         # Products are added in float32 and rounded once, so that all devices agree.
@@ -85,5 +86,6 @@ def _distances(a: Tensor, b: Tensor, centre: Tensor, half: bool) -> Tensor:
         squares = (x.square().sum(1)[:, None] - 2 * dots + y.square().sum(1)).clamp(min=0)
         if squares.isfinite().all():
             return squares.float()
-    x, y = ((rows.double() - centre).float() for rows in (a, b))
-    return (x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)).clamp(min=0)
+    x, y = (rows.double() - centre for rows in (a, b))
+    squares = x.square().sum(1)[:, None] - 2 * x @ y.T + y.square().sum(1)
+    return squares.clamp(min=0).float()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.bytes import check_readable
 from reed.cache.files import write_atomic
 from reed.errors import ReedError
 from reed.picture import save_png
@@ -75,6 +76,7 @@ def read(run: Path) -> list[dict[str, Any]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
     except (OSError, UnicodeDecodeError) as error:
+        check_readable(path)
         raise ReedError(f"cannot read {path}: {error}; restore it") from error
     return [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
 
