@@ -68,6 +68,24 @@ def vae(folder: Path) -> Path:
     return folder
 
 
+SAPROT, QWEN3 = (
+    SimpleNamespace(**runpy.run_path(str(HERE / f"test_{name}.py"))) for name in ("saprot", "qwen3")
+)
+
+
+def saprot(folder: Path) -> Path:
+    SAPROT.public_folder(folder)
+    return folder
+
+
+def qwen3_embedding(folder: Path) -> Path:
+    return QWEN3.embedding_folder(folder, True)
+
+
+def named(start: str) -> list[str]:
+    return [name for name in ENCODERS.names() if name.startswith(start)]
+
+
 ESM2 = {"card": esm2.Card("tiny", "", 2, 40, 4)}
 # Encoder -> writer of small weights in a true format, and the settings that they need.
 SMALL = {
@@ -78,8 +96,12 @@ SMALL = {
     "sd-vae": (vae, {}),
     "sentence": (LANGUAGE.sentence, {"dim": 32}),
     "t5": (LANGUAGE.t5, {"dim": 32}),
-    **dict.fromkeys((n for n in ENCODERS.names() if n.startswith("esm2-")), (esm2_file, ESM2)),
+    **dict.fromkeys(named("esm2-"), (esm2_file, ESM2)),
+    **dict.fromkeys(named("saprot-"), (saprot, {"card": SAPROT.CARD})),
+    **dict.fromkeys(named("qwen3-embedding-"), (qwen3_embedding, {"dim": 32})),
+    **dict.fromkeys(named("qwen3-vl-"), (QWEN3.qwen3_vl, {"dim": 32, "layer": 2})),
 }
+WITHOUT_MODULE = named("esmc-")  # functions of its weights, so there is no buffer to be cast
 
 
 def make(name: str, **settings):
@@ -96,7 +118,7 @@ def can_be_cast(name: str) -> bool:
         return False
 
 
-CAST = [name for name in ENCODERS.names() if can_be_cast(name)]
+CAST = [n for n in ENCODERS.names() if n not in WITHOUT_MODULE and can_be_cast(n)]
 
 
 def buffers(encoder) -> dict[str, torch.Tensor]:

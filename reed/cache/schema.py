@@ -40,8 +40,7 @@ class Field:
         kind: A key of ``KINDS``.
         shape: Shape of one sample; a leading None where the length varies.
         codec: How the values are stored, see `reed.cache.codecs.codecs`.
-        scale: A net sees (stored - shift) * scale; one number, or one per channel.
-        shift: See ``scale``.
+        scale, shift: A net sees (stored - shift) * scale; one number, or one per channel.
     """
 
     name: str
@@ -115,8 +114,8 @@ class Column:
         for field in self.fields:
             if field.name == name:
                 return field
-        names = [field.name for field in self.fields]
-        raise ReedError(f"column {self.name!r} has no field {name!r}.{suggest(name, names)}")
+        hint = suggest(name, [field.name for field in self.fields])
+        raise ReedError(f"column {self.name!r} has no field {name!r}.{hint}")
 
     def identity(self) -> str:
         """Return a short hash of all that the values depend on; the container is not part of it."""
@@ -255,8 +254,7 @@ def load_marker(cache: Path, column: Column, shard: int, *, stats: bool = True) 
         cache: Folder of the cache.
         column: The column.
         shard: Number of the shard.
-        stats: Whether to parse the statistics, too; they are most of the file, and records can be
-            read without them.
+        stats: Whether to parse the statistics, too, which are most of the file.
 
     Raises:
         ReedError: The marker is missing, damaged or that of another shard.

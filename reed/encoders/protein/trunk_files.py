@@ -139,6 +139,8 @@ def residues(program: Program, path: Path, folder: Path, job: str) -> Residues:
     if not structures:
         problem = f"{place.relative_to(folder)} has no structure that {program.name} predicted"
         raise BadSample(f"{problem} (.cif or .pdb), which says what its tokens are; keep one")
+
+    # All structures of a job have the same tokens, so the first one says what they are.
     try:
         model = gemmi.read_structure(str(structures[0]))[0]
         chains = list(model)
@@ -211,6 +213,8 @@ def _pooled(path: Path, name: str, array: np.ndarray, where: Residues) -> np.nda
     if array.shape != shape or array.dtype.kind != "f":
         form = f"{array.dtype} {list(array.shape)}"
         raise BadSample(f"{path.name}: {name} is {form}, the structure beside needs {list(shape)}")
+
+    # What ligands have may be anything; only the proteins' tokens are kept.
     kept = array[np.ix_(where.index, where.index)] if axes == 2 else array[where.index]
     if not np.isfinite(kept).all():
         raise BadSample(f"{path.name}: {name} has values that are not finite")

@@ -178,9 +178,8 @@ class TextModel(PublicWeights):
     def _check(self, folder: Path) -> None:
         """Raise ReedError if the model cannot encode text, or gives vectors of another length."""
         kind = self._model.config.model_type
-        inputs = self._tokenizer(
-            ["a"], return_tensors="pt", truncation=True, max_length=self._limit, verbose=False
-        )
+        cut = {"truncation": True, "max_length": self._limit, "verbose": False}
+        inputs = self._tokenizer(["a"], return_tensors="pt", **cut)
         try:
             dim = self._run(inputs).shape[1]
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -188,8 +187,8 @@ class TextModel(PublicWeights):
             problem = f"{folder} holds a {kind}, which cannot encode text alone: {reason}"
             raise ReedError(f"{problem}; use another model") from error
         if dim != self.dim:
-            problem = f"{folder} has vectors of {dim} channels, dim is {self.dim}"
-            raise ReedError(f"{problem}; set dim={dim}")
+            have = f"{folder} has vectors of {dim} channels"
+            raise ReedError(f"{have}, dim is {self.dim}; set dim={dim}")
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``embedding`` [B, dim], float32.
@@ -206,9 +205,8 @@ class TextModel(PublicWeights):
             list(captions), padding=True, return_tensors="pt", verbose=False, **cut
         )
         lengths = inputs["attention_mask"].sum(1)
-        longest = int(lengths.max())
 
-        if longest > self._limit:
+        if (longest := int(lengths.max())) > self._limit:
             problem = f"the caption has {longest} tokens, the model takes {self._limit}"
             raise BadSample(f"{problem}; truncate=true cuts it")
 
