@@ -119,6 +119,16 @@ class Stub:
         return x.flatten(1)
 
 
+def test_an_encoder_that_refuses_to_pool_has_the_mean_of_its_tokens(monkeypatch):
+    def refuse(self, x, pre_logits):
+        raise NotImplementedError("no classification")
+
+    monkeypatch.setattr(Stub, "forward_head", refuse)
+    monkeypatch.setattr(Stub, "forward_features", lambda self, x: torch.arange(8.0).view(1, 4, 2))
+    tokens, vector = timm_models.final(Stub(()), None, pooled=True)
+    assert tokens.shape == (1, 4, 2) and vector.tolist() == [[3.0, 4.0]]
+
+
 @pytest.mark.parametrize(
     ("shape", "text"),
     [((1, 6, 8), "it makes 6 tokens of 32 pixels"), ((1, 8), r"its features are \[1, 8\]")],

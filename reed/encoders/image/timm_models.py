@@ -105,7 +105,10 @@ def final(model: Any, x: torch.Tensor, *, pooled: bool) -> tuple[torch.Tensor, t
     tokens, before = _rows(model, last)
     if not pooled:
         return tokens, before[:, 0]
-    vector = model.forward_head(last, pre_logits=True)
+    try:
+        vector = model.forward_head(last, pre_logits=True)
+    except (NotImplementedError, TypeError):  # an encoder for use within another model
+        vector = tokens
     return tokens, vector if vector.ndim == 2 else tokens.mean(1)
 
 
