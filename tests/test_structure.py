@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -88,6 +91,67 @@ def test_a_hinge_is_found_by_the_tm_score():
     model[45:] = (points[45:] - points[45]) @ [[c, s, 0], [-s, c, 0], [0, 0, 1]] + points[45]
     assert 0.5 < tm_score(model, points) < 0.75
     assert rmsd(model, points) > 3
+
+
+def one_by_one(model, reference):
+    """The search of the TM-score over one fragment after another, as it was at first."""
+    length, best = len(reference), 0.0
+    scale = max(0.5, 1.24 * np.cbrt(length - 15) - 1.8) if length > 15 else 0.5
+    size, sizes = length, [length]
+    while size > 4:
+        size = max(4, size // 2)
+        sizes.append(size)
+    for size in sizes:
+        for first in range(0, length - size + 1, max(1, size // 4)):
+            weight, score = np.zeros(length), 0.0
+            weight[first : first + size] = 1
+            for _ in range(40):
+                turn, shift = superpose(model, reference, weight)
+                terms = 1 / (1 + np.square(model @ turn + shift - reference).sum(1) / scale**2)
+                before, score = score, float(terms.mean())
+                if score < before + 1e-5:
+                    break
+                weight = terms**2
+            best = max(best, score)
+    return best
+
+
+def chains():
+    """CA positions of chains of the PDB, by entry and letter."""
+    with np.load(Path(__file__).with_name("data") / "ca.npz") as arrays:
+        return {name: values.astype(np.float64) for name, values in arrays.items()}
+
+
+def compared():
+    """Pairs to compare: two chains, a chain and a noisy copy, and unlike folds."""
+    real, rng = chains(), np.random.default_rng(0)
+    pairs = {}
+    for one, other in itertools.combinations(real, 2):
+        length = min(len(real[one]), len(real[other]))
+        pairs[f"{one} and {other}"] = real[one][:length], real[other][:length]
+    for name, points in real.items():
+        for noise in (0.0, 2.0, 6.0):
+            model = turned(points + noise * rng.standard_normal(points.shape), 1)
+            pairs[f"{name} with noise {noise}"] = model, points
+    for length in (3, 4, 9, 33):
+        pairs[f"{length} at random"] = tuple(rng.standard_normal((2, length, 3)) * 8)
+    return pairs
+
+
+@pytest.mark.parametrize("pair", compared())
+def test_the_search_of_all_fragments_at_once_loses_nothing(pair):
+    model, reference = compared()[pair]
+    found, before = tm_score(model, reference), one_by_one(model, reference)
+    assert before - 1e-9 <= found < before + 2e-4 and found <= 1
+
+
+def test_fragments_are_superposed_together(monkeypatch):
+    """1,200 fragments of 500 residues, in blocks; one by one there were thousands of calls."""
+    calls, svd = [], np.linalg.svd
+    monkeypatch.setattr(np.linalg, "svd", lambda *a, **k: calls.append(1) or svd(*a, **k))
+    points = helices(500, 6)
+    assert tm_score(points + np.random.default_rng(0).standard_normal(points.shape), points) > 0.9
+    assert len(calls) < 300
 
 
 @pytest.mark.parametrize("length", [3, 4, 10, 15, 16, 21])
