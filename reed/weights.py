@@ -234,6 +234,20 @@ def check(path: Path) -> None:
 def read(path: Path, allow: Sequence[type] = ()) -> State:
     """Read a weights file to the CPU: tensors by name, or nested tables of them.
 
+    The arguments are those of `content`.
+
+    Raises:
+        ReedError: The file cannot be read, or it is no table.
+    """
+    state = content(path, allow)
+    if not isinstance(state, Mapping):
+        raise ReedError(f"{path} holds {type(state).__name__}, not a table of tensors")
+    return dict(state)
+
+
+def content(path: Path, allow: Sequence[type] = ()) -> Any:
+    """Read a weights file to the CPU, whatever container its tensors are in.
+
     The file is safetensors, or a pickle that torch reads with weights_only=True. A pickle that
     would run code is refused.
 
@@ -263,9 +277,7 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
     except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         problem = f"cannot read the weights {path} ({_first_line(error)})"
         raise ReedError(f"{problem}; download them again") from error
-    if not isinstance(state, Mapping):
-        raise ReedError(f"{path} holds {type(state).__name__}, not a table of tensors")
-    return dict(state)
+    return state
 
 
 def _first_line(error: Exception) -> str:

@@ -131,6 +131,20 @@ def test_arrays_are_taken_by_key(tmp_path, kind, packed):
         encoder.encode([{"key": "../a/0"}])
 
 
+def test_states_of_atoms_have_as_many_rows_as_the_molecule(tmp_path):
+    """States of a potential (ANI, MACE) are computed elsewhere, one row per atom."""
+    np.savez(tmp_path / "x.npz", a=np.ones((3, 4)), b=np.ones((2, 4)))
+    encoder = ArrayFile(tmp_path / "x.npz", "token", channels=4, rows="molecule/atoms")
+    encoder.load("cpu")
+    assert encoder.reads == ("key", "molecule/atoms") and ArrayFile().reads == ("key",)
+    water = {"molecule/atoms": np.array([2, 0, 0])}
+    assert encoder.encode([{"key": "a"} | water])["array"][0].shape == (3, 4)
+    with pytest.raises(BadSample, match="has 2 rows, molecule/atoms has 3"):
+        encoder.encode([{"key": "b"} | water])
+    with pytest.raises(ReedError, match="kind is 'sample'; only arrays of the kind 'token' have"):
+        ArrayFile(rows="molecule/atoms")
+
+
 def test_arrays_that_do_not_fit(tmp_path):
     hostile = np.array([{"a": 1}], dtype=object)
     np.savez(tmp_path / "x.npz", short=np.zeros(3), text=np.array(["a"] * 4), hostile=hostile)

@@ -32,6 +32,9 @@ class ArrayFile:
         file: The .npz file or the folder.
         kind: ``sample`` for arrays of shape [channels], ``token`` for [N, channels].
         channels: Length of the last axis of every array.
+        rows: For the kind ``token``, a field of the same sample that has as many rows, such as
+            ``molecule/atoms`` or ``chain/residue``; an array of another length fails. Empty to
+            accept any length.
         licence: Licence of the arrays.
         batch_size: Samples per call of ``encode``.
     """
@@ -39,15 +42,22 @@ class ArrayFile:
     file: Path = Path("arrays.npz")
     kind: str = "sample"
     channels: int = 512
+    rows: str = ""
     licence: str = "as stated with the arrays"
     batch_size: int = 256
-
-    reads = ("key",)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ReedError(f"array-file: unknown kind {self.kind!r}.{suggest(self.kind, KINDS)}")
         at_least(1, "array-file: ", channels=self.channels)
+        if self.rows and self.kind != "token":
+            problem = f"array-file: rows is {self.rows!r}, kind is {self.kind!r}"
+            raise ReedError(f"{problem}; only arrays of the kind 'token' have rows")
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The key, and the field whose length is compared."""
+        return ("key", *([self.rows] if self.rows else []))
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -88,9 +98,14 @@ class ArrayFile:
         """Return the ``array`` of each sample.
 
         Raises:
-            BadSample: An array is missing, does not hold plain numbers or has another shape.
+            BadSample: An array is missing, does not hold plain numbers or has another shape, or not
+                the rows of the field ``rows``.
         """
-        return {"array": [self._array(sample["key"]) for sample in samples]}
+        arrays = [self._array(sample["key"]) for sample in samples]
+        for sample, array in zip(samples, arrays, strict=True):
+            if self.rows and len(array) != (count := len(sample[self.rows])):
+                raise BadSample(f"has {len(array)} rows, {self.rows} has {count}")
+        return {"array": arrays}
 
     def _array(self, key: str) -> np.ndarray:
         try:

@@ -133,6 +133,7 @@ def residues(program: Program, path: Path, folder: Path, job: str) -> Residues:
     """
     import gemmi
 
+    # Every structure of a job has the same residues, so that the first one will do.
     place = next(parent for parent in path.parents if parent.name == job)
     found = place.glob(program.structures.format(job=_literal(job)))
     structures = sorted(p for p in found if p.suffix in STRUCTURES)
@@ -146,12 +147,20 @@ def residues(program: Program, path: Path, folder: Path, job: str) -> Residues:
         chains = list(model)
     except (OSError, RuntimeError, ValueError, IndexError) as error:
         raise BadSample(f"cannot read {structures[0].name}: {error}") from error
+    return _tokens(chains)
+
+
+def _tokens(chains: Sequence[Any]) -> Residues:
+    """Count the tokens of the chains of a structure, in order."""
+    import gemmi
 
     sequences, index, counts, tokens = [], [], [], 0
     for chain in chains:
         known = [gemmi.find_tabulated_residue(residue.name) for residue in chain]
         is_protein = any(info.is_amino_acid() for info in known)
         letters = ""
+
+        # Whatever else is in a chain with amino acids gets a letter, so that it is not overlooked.
         for residue, info in zip(chain, known, strict=True):
             size = 1 if residue.name in ONE_TOKEN else len(residue)
             if is_protein:
@@ -202,7 +211,8 @@ def _read(program: Program, path: Path, names: Sequence[str]) -> dict[str, np.nd
             raise BadSample(f"{path.name} has no {key}, only {', '.join(table)}; leave {name} out")
         value = table[key]
         array = np.asarray(value.float() if hasattr(value, "float") else value)
-        arrays[name] = array[0] if array.ndim and array.shape[0] == 1 else array
+        axes = 4 if name == "pair" else 3
+        arrays[name] = array[0] if array.ndim == axes and array.shape[0] == 1 else array
     return arrays
 
 
@@ -214,7 +224,7 @@ def _pooled(path: Path, name: str, array: np.ndarray, where: Residues) -> np.nda
         form = f"{array.dtype} {list(array.shape)}"
         raise BadSample(f"{path.name}: {name} is {form}, the structure beside needs {list(shape)}")
 
-    # What ligands have may be anything; only the proteins' tokens are kept.
+    # Only what is kept has to be finite.
     kept = array[np.ix_(where.index, where.index)] if axes == 2 else array[where.index]
     if not np.isfinite(kept).all():
         raise BadSample(f"{path.name}: {name} has values that are not finite")

@@ -154,8 +154,8 @@ class VlmEmbedding(PublicWeights):
         self._control = tuple(self._processor.tokenizer.get_added_vocab())
 
         # Layers above the chosen one are dropped before the model moves to the device.
-        assert self.layer is not None
         model = pre.open_model("AutoModel", found, self.precision)
+        assert self.layer is not None, "__post_init__ has set it"
         _cut(model.get_decoder(), self.layer, text.num_hidden_layers)
         self._model, self._device = model.to(device), device
 
@@ -167,8 +167,7 @@ class VlmEmbedding(PublicWeights):
         if text.hidden_size != self.dim:
             problem = f"{folder} has hidden states of {text.hidden_size} channels"
             raise ReedError(f"{problem}, dim is {self.dim}; set dim={text.hidden_size}")
-        assert self.layer is not None
-        if not 0 <= self.layer <= text.num_hidden_layers:
+        if self.layer is None or not 0 <= self.layer <= text.num_hidden_layers:
             problem = f"{folder} has {text.num_hidden_layers} layers, layer is {self.layer}"
             raise ReedError(f"{problem}; use 0 (the embedding) to {text.num_hidden_layers}")
 
