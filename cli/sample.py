@@ -60,7 +60,7 @@ def _kinds() -> Kinds:
 )
 @click.option(
     "--convention",
-    type=click.Choice(["auto", "reed", "sit", "dit"]),
+    type=click.Choice("auto reed sit dit".split()),
     help="Convention of the checkpoint, if it cannot be detected.",
 )
 @click.option(

@@ -19,12 +19,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from reed import config
+from reed import jobs
 from reed.cache import cost, plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
-from reed.encoders import ENCODERS
 from reed.encoders.image.preprocess import IMAGENET, Preprocess
 from reed.pipelines import imagenet
 from reed.sources.image.crop import square
@@ -230,7 +229,7 @@ def test_captions_and_their_embeddings_equal_the_encoders_one_at_a_time(cache, w
     captions, vectors = stored(cache, "captions"), stored(cache, "qwen2-vl-7b")
     assert len({value["text"] for value in captions.values()}) > 5
     for name, key in itertools.product(("captions", "qwen2-vl-7b"), list(captions)[:5]):
-        made = config.build(ENCODERS.get(name), schema.load_column(cache, name).options, name)
+        made = jobs.make_encoder(name, Path(), schema.load_column(cache, name).options)
         made.load("cpu")
         sample = {"image": pixels[key], "captions/text": captions[key]["text"]}
         (value,) = next(iter(made.encode([sample]).values()))

@@ -188,7 +188,7 @@ def test_an_array_of_images_is_measured_and_another_is_one_line(cache, tmp_path)
     np.save(path, np.zeros((3, 4)))
     assert "it is float64 [3, 4], images are uint8 [N, H, W, C]" in refused(*words)
     (tmp_path / "x.txt").write_text("nothing")
-    assert "it is no .npz, .npy, folder or cache" in refused(tmp_path / "x.txt", *words[1:])
+    assert "it is no .npz, .npy, .tar, folder or cache" in refused(tmp_path / "x.txt", *words[1:])
 
 
 def test_metrics_are_those_that_can_be_taken(cache, tmp_path, monkeypatch):

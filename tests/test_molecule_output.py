@@ -252,7 +252,7 @@ def test_an_sdf_is_measured_as_the_arrays_beside_it(tmp_path, cache):
 def test_an_sdf_that_arrays_cannot_hold_is_one_line(tmp_path, cache):
     for text, part in (
         ("no molecule\n$$$$\n", "cannot read entry 0 with coordinates"),
-        (_gold(), "entry 0 has"),
+        (_gold(), "entry 0 cannot be measured, it has the element Au"),
     ):
         (tmp_path / "x.sdf").write_text(text)
         words = [str(tmp_path / "x.sdf"), "--reference", str(cache)]

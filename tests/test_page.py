@@ -77,7 +77,7 @@ def test_lines_stand_out_from_both_grounds():
 
 
 def test_what_is_not_known_is_said():
-    assert [page._number(x) for x in (None, 1234, 0.123456, "a")] == [
+    assert [page.number(x) for x in (None, 1234, 0.123456, "a")] == [
         "not known",
         "1,234",
         "0.1235",
