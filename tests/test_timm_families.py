@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from reed.encoders.image import timm_models
 from reed.errors import ReedError
 
 SWEEP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("timm_sweep.py"))))
+PAGE = Path(__file__).parents[1] / "docs" / "encoders.md"
 HERE = [name for name in SWEEP.FAMILIES if name in timm.list_models()]  # timm may be older
 
 # One of each kind of output: wider than the last stage, with a class token that is not announced,
@@ -30,6 +32,13 @@ KINDS = (
     "repvit_m0_9",
     "resmlp_12_224",
     "inception_v3",
+)
+
+# The sentence of the documentation with the counts.
+LINE = re.compile(
+    r"(?P<encoders>\d+) of the (?P<all>\d+)\s+architectures\s+of\s+timm (?P<version>\S+)\s+are"
+    r"\s+encoders.*?(?P<refused>\d+)\s+are\s+refused.*?(?P<ran>\d+)\s+really\s+ran",
+    re.DOTALL,
 )
 
 
@@ -164,3 +173,10 @@ def test_every_architecture_equals_timm_or_is_refused_in_one_line(tmp_path):
     results = [json.loads(line) for file in files for line in file.read_text().splitlines()]
     assert len(results) == len(names)
     assert [result for result in results if result["error"]] == []
+
+    refused = sum(bool(result["refused"]) for result in results)
+    ran = sum(result["ran"] for result in results)
+    counts = (len(results) - refused, len(results), refused, ran)
+    said = re.search(LINE, PAGE.read_text())
+    if said["version"] == timm.__version__:
+        assert tuple(int(said[n]) for n in ("encoders", "all", "refused", "ran")) == counts
