@@ -316,7 +316,16 @@ def test_a_run_that_another_process_trains_is_left_to_it(fake):
     assert not Path("runs/digits-sweep/seed=2/began").exists()
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own reaction to SIGINT, which processes in a shell's background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("interruptible")
 def test_a_signal_ends_the_run_with_a_checkpoint_and_then_the_sweep(fake, number):
     began = Path("runs/digits-sweep/seed=5/began")
 
