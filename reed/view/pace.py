@@ -110,9 +110,9 @@ def _freeze(prepared: Build, cache: Path) -> int:
     """Freeze the plan of a cache of a few samples, in two shards; return their number."""
     listing, keys = prepared.listing, sorted(prepared.listing)
     few = keys[:: max(1, len(keys) // (2 * SAMPLES))][: 2 * SAMPLES]
-    settings = {**prepared.settings, "shard_size": -(-len(few) // 2), "extend": False}
+    own = {"shard_size": -(-len(few) // 2), "extend": False, "max_failed": 1.0}
     found = Listing({key: listing[key] for key in few}, classes=listing.classes)
-    plan.freeze(cache, found, **settings | {"max_failed": 1.0})
+    plan.freeze(cache, found, {}, {}, {}, **{**prepared.settings, **own})
     return len(few) - len(few) // 2
 
 
