@@ -10,13 +10,13 @@ import numpy as np
 
 from reed.build.kept import Batch, Values, select
 from reed.cache.codecs import codecs
-from reed.cache.codecs.codecs import State
+from reed.cache.codecs.codecs import Codec, State
 from reed.cache.containers import tar
 from reed.cache.containers.block import Block
 from reed.cache.schema import Column, Field
 from reed.cache.stats import Stats
 
-PIECE = 4 << 20  # bytes that are encoded and written at a time, so that they stay in the cache
+PIECE = 16 << 20  # bytes that are encoded and written at a time: fewer calls, and bounded memory
 
 
 class Storing:
@@ -28,7 +28,7 @@ class Storing:
     """
 
     def __init__(self, column: Column, state: Mapping[str, State]) -> None:
-        self._column, self._state = column, state
+        self._fields = [(f, codecs.codec_of(f), state[f.name]) for f in column.fields]
         self._stats = {
             field.name: Stats(field)
             for field in column.fields
@@ -46,16 +46,17 @@ class Storing:
         views = []
         for values in batch.views:
             parts = []
-            for field in self._column.fields:
-                found, sound = _encoded(field, values[field.name], self._state[field.name])
+            for field, codec, state in self._fields:
+                found, sound = _encoded(field, codec, values[field.name], state)
                 parts += found
                 fits &= sound
             views.append(parts)
-        chosen = np.flatnonzero(fits).tolist()
-        unfit = {batch.keys[i]: self._reason(batch, i) for i in np.flatnonzero(~fits).tolist()}
 
         # Samples that fail leave no trace in the file or in the statistics.
-        if unfit:
+        unfit: dict[str, str] = {}
+        if not fits.all():
+            unfit = {batch.keys[i]: self._reason(batch, i) for i in np.flatnonzero(~fits).tolist()}
+            chosen = np.flatnonzero(fits).tolist()
             batch = batch.some(chosen)
             views = [[select(part, chosen) for part in parts] for parts in views]
         self.keys += batch.keys
@@ -72,17 +73,17 @@ class Storing:
     def _reason(self, batch: Batch, i: int) -> str:
         """Return why a sample does not fit: the first reason there is."""
         for values in batch.views:
-            for field in self._column.fields:
-                codec, state = codecs.codec_of(field), self._state[field.name]
+            for field, codec, state in self._fields:
                 value = values[field.name][i]
-                if not _encoded(field, [value], state)[1][0]:
+                if not _encoded(field, codec, [value], state)[1][0]:
                     return f"field {field.name!r} {codec.refusal(value, state)}"
         raise AssertionError(f"{batch.keys[i]!r} fits")
 
 
-def _encoded(field: Field, values: Values, state: State) -> tuple[Sequence[Any], np.ndarray]:
+def _encoded(
+    field: Field, codec: Codec, values: Values, state: State
+) -> tuple[Sequence[Any], np.ndarray]:
     """Return the parts of a field of some samples, and which samples fit."""
-    codec = codecs.codec_of(field)
     if field.kind == "text" or isinstance(values, np.ndarray):
         return codec.encode_all(values, state)
     arrays = [np.asarray(value) for value in values]

@@ -123,13 +123,14 @@ def serve() -> None:
 def started(package: Path | None) -> subprocess.Popen[str]:
     """A process that serves; with a package in another folder, if one is given."""
     own = "sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; "
-    here = str(Path(__file__).parent)
-    code = f"import sys; {own if package else ''}sys.path.append({here!r}); "
+    code = f"import sys; {own if package else ''}"
     env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     env |= {"PYTHONPATH": str(package)} if package else {}
     words = [sys.executable, "-c", f"{code}import reed, writing; writing.serve()"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=env)
+    # the working folder comes before the path, and may be a checkout
+    here = Path(__file__).parent
+    return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=env, cwd=here)
 
 
 def asked(process: subprocess.Popen[str], codec: str) -> float:

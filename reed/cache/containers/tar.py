@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
 from reed.cache.containers.block import Block, Record, blocks, lengths_of
@@ -60,7 +62,7 @@ def write(
     with open(path, "wb") as file:
         for layout, block in _even(parts, blocks(records)):
             # The headers are laid out once for all blocks of as many records of the same sizes.
-            if image is None or (image.layout, len(image)) != (layout, len(block.names)):
+            if image is None or image.layout is not layout or len(image) != len(block.names):
                 image = Image(layout, len(block.names))
             content = image.fill(block)
             file.write(content)
@@ -85,7 +87,13 @@ def _even(parts: Sequence[Part], given: Iterable[Block]) -> Iterator[tuple[Layou
     """Yield blocks whose records all have the same sizes, with their layout."""
     parts = tuple(parts)
     for block in given:
-        columns = zip(parts, block.values, strict=True)
+        columns = list(zip(parts, block.values, strict=True))
+        if all(isinstance(values, np.ndarray) for _, values in columns):
+            sizes = tuple(lengths_of(part, values[:1])[0] for part, values in columns)
+            yield layout_of(parts, sizes), block
+            continue
+
+        # Neighbours of the same sizes are written together.
         lengths = list(zip(*(lengths_of(part, values) for part, values in columns), strict=True))
         start = 0
         for sizes, run in groupby(lengths):
