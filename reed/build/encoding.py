@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from reed.build import device
 from reed.build.kept import Batch
 from reed.build.reading import Chunk
 from reed.build.source import BadSample, Sample
@@ -30,7 +29,8 @@ def encode_views(job: Job, chunk: Chunk, failed: dict[str, str]) -> Batch:
     good = [key for key in chunk.samples if key not in failed]
     wanted = set(good)
     kept = [view.some([i for i, key in enumerate(view.keys) if key in wanted]) for view in views]
-    return Batch(good, [view.views[0] for view in kept])
+    events = [event for view in kept for event in view.events]
+    return Batch(good, [view.views[0] for view in kept], events)
 
 
 def _encode(job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]) -> Batch:
@@ -43,7 +43,8 @@ def _encode(job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]) -
             found = [_encode(job, [pair], failed) for pair in batch]
             found = [each for each in found if each.keys]
             joined = {n: [each.views[0][n][0] for each in found] for n in names}
-            return Batch([each.keys[0] for each in found], [joined])
+            events = [event for each in found for event in each.events]
+            return Batch([each.keys[0] for each in found], [joined], events)
         failed[batch[0][0]] = str(error)
         return Batch([], [{}])
 
@@ -54,7 +55,8 @@ def _encode(job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]) -
                 f"column {job.column.name!r}: the encoder gave {len(values.get(name, ()))} values "
                 f"of field {name!r} for {len(batch)} samples"
             )
-    encoded = Batch([key for key, _ in batch], [{name: values[name] for name in names}])
+    found = {name: device.placed(values[name]) for name in names}
+    encoded = Batch([key for key, _ in batch], [found], [device.mark(found)])
     _check_shapes(job, encoded)
     return encoded
 
@@ -63,7 +65,7 @@ def _check_shapes(job: Job, encoded: Batch) -> None:
     """Raise ReedError if a value has another shape than the encoder states."""
     for field in job.column.fields:
         values = encoded.views[0][field.name]
-        few = values[:1] if isinstance(values, np.ndarray) else values  # all have one shape
+        few = values if isinstance(values, list) else values[:1]  # all have one shape
         for key, value in zip(encoded.keys, few, strict=False):
             shape = tuple(getattr(value, "shape", ()))
             fits = len(shape) == len(field.shape) and all(

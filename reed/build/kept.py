@@ -10,6 +10,7 @@ import numpy as np
 
 from reed.build.reading import size_of
 from reed.build.tally import Tally, Timing
+from reed.cache.codecs.batch import is_tensor, on_host
 
 # One value for each sample of a batch, in order; they may be the rows of one array.
 Values = Sequence[Any] | np.ndarray
@@ -23,17 +24,19 @@ class Batch:
     Attributes:
         keys: Their keys.
         views: For each view of the samples, {field: one value per key}.
+        events: After which values on a GPU are there, see `reed.build.device.mark`.
     """
 
     keys: Sequence[str]
     views: Sequence[Mapping[str, Values]]
+    events: Sequence[Any] = ()
 
     def some(self, chosen: Sequence[int]) -> Batch:
         """Return some of the samples, in the order in which they are."""
         if len(chosen) == len(self.keys):
             return self
         views = [{n: select(v, chosen) for n, v in view.items()} for view in self.views]
-        return Batch([self.keys[i] for i in chosen], views)
+        return Batch([self.keys[i] for i in chosen], views, self.events)
 
     def pieces(self, size: int) -> Iterator[Batch]:
         """Yield the samples in batches of about so many bytes."""
@@ -41,26 +44,26 @@ class Batch:
         for start in range(0, len(self.keys), step):
             part = slice(start, start + step)
             views = [{n: v[part] for n, v in view.items()} for view in self.views]
-            yield Batch(self.keys[part], views)
+            yield Batch(self.keys[part], views, self.events)
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Yield the values of every view of every sample."""
         for i in range(len(self.keys)):
             for view in self.views:
-                yield {name: values[i] for name, values in view.items()}
+                yield {name: on_host(values[i]) for name, values in view.items()}
 
     @property
     def bytes(self) -> int:
         """The approximate size in memory."""
         every = [values for view in self.views for values in view.values()]
         return sum(
-            size_of(v) if isinstance(v, np.ndarray) else sum(map(size_of, v)) for v in every
+            size_of(v) if hasattr(v, "nbytes") else sum(map(size_of, v)) for v in every
         )
 
 
 def select(values: Values, chosen: Sequence[int]) -> Values:
     """Return some of the values."""
-    if isinstance(values, np.ndarray):
+    if isinstance(values, np.ndarray) or is_tensor(values):
         return values[list(chosen)]
     return [values[i] for i in chosen]
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from reed.build import device
 from reed.build.kept import Batch, Values, select
 from reed.cache.codecs import codecs
+from reed.cache.codecs.batch import is_tensor, on_host
 from reed.cache.codecs.codecs import Codec, State
 from reed.cache.containers import tar
 from reed.cache.containers.block import Block
@@ -41,7 +43,15 @@ class Storing:
         return {name: running.summary() for name, running in self._stats.items()}
 
     def block(self, batch: Batch) -> tuple[Block, dict[str, str]]:
-        """Return the records of some samples, and why others do not fit, by key."""
+        """Return the records of some samples, and why others do not fit, by key.
+
+        What is on a GPU is encoded and counted there.
+        """
+        with device.beside(batch.events):
+            return self._block(batch)
+
+    def _block(self, batch: Batch) -> tuple[Block, dict[str, str]]:
+        """See `block`."""
         fits = np.ones(len(batch.keys), bool)
         views = []
         for values in batch.views:
@@ -50,7 +60,7 @@ class Storing:
                 found, sound = _encoded(field, codec, values[field.name], state)
                 parts += found
                 fits &= sound
-            views.append(parts)
+            views.append(device.fetched(parts))
 
         # Samples that fail leave no trace in the file or in the statistics.
         unfit: dict[str, str] = {}
@@ -74,7 +84,7 @@ class Storing:
         """Return why a sample does not fit: the first reason there is."""
         for values in batch.views:
             for field, codec, state in self._fields:
-                value = values[field.name][i]
+                value = on_host(values[field.name][i])
                 if not _encoded(field, codec, [value], state)[1][0]:
                     return f"field {field.name!r} {codec.refusal(value, state)}"
         raise AssertionError(f"{batch.keys[i]!r} fits")
@@ -84,9 +94,9 @@ def _encoded(
     field: Field, codec: Codec, values: Values, state: State
 ) -> tuple[Sequence[Any], np.ndarray]:
     """Return the parts of a field of some samples, and which samples fit."""
-    if field.kind == "text" or isinstance(values, np.ndarray):
+    if field.kind == "text" or isinstance(values, np.ndarray) or is_tensor(values):
         return codec.encode_all(values, state)
-    arrays = [np.asarray(value) for value in values]
+    arrays = [np.asarray(on_host(value)) for value in values]
     if len({(a.shape, a.dtype) for a in arrays}) == 1:
         return codec.encode_all(np.stack(arrays), state)
 
@@ -109,4 +119,8 @@ def _in_turn(views: Sequence[Values]) -> Values:
     if all(isinstance(view, np.ndarray) for view in views):
         stacked = np.stack(views, axis=1)
         return stacked.reshape(len(views) * len(views[0]), *stacked.shape[2:])
+    if all(map(is_tensor, views)):
+        import torch
+
+        return torch.stack(list(views), 1).flatten(0, 1)
     return [value for sample in zip(*views, strict=True) for value in sample]

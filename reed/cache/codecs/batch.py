@@ -23,6 +23,11 @@ def is_tensor(values: Any) -> bool:
     return hasattr(values, "is_cuda")
 
 
+def on_host(value: Any) -> Any:
+    """Return a tensor as an array, anything else as it is."""
+    return value.detach().cpu().numpy() if is_tensor(value) else value
+
+
 def tensor_of(array: np.ndarray) -> Tensor:
     """Return a tensor with the memory of an array; a copy if that may not be written."""
     import torch

@@ -74,10 +74,11 @@ class Raw(_Plain):
 
     def encode_all(self, values: Any, state: State) -> Encoded:
         if self._dtype.kind == "f":
+            values = batch.on_host(values) if self._holds_nan else values
             stored = batch.cast(values, self._dtype.str)
-            missing = np.isnan(stored) if self._holds_nan else False
-            return (stored,), batch.finite(np.where(missing, 0, stored) if self._holds_nan else stored)
-        values = np.asarray(values)
+            known = np.nan_to_num(stored, posinf=np.inf, neginf=-np.inf) if self._holds_nan else stored
+            return (stored,), batch.finite(known)
+        values = np.asarray(batch.on_host(values))
         with np.errstate(invalid="ignore"):  # refused below
             stored = np.asarray(values, dtype=self._dtype, order="C")
         same = True if stored is values else stored == values
@@ -99,7 +100,7 @@ class BFloat16(_Plain):
         return (Part(field.name, "<u2", field.shape),)
 
     def encode_all(self, values: Any, state: State) -> Encoded:
-        stored = batch.cast(values, "float32")
+        stored = batch.cast(batch.on_host(values), "float32")
         bits = stored.view(np.uint32).astype(np.uint64)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
         is_finite = np.isfinite(stored) & ((rounded & 0x7F80) != 0x7F80)
