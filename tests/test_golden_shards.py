@@ -126,7 +126,13 @@ def hashes(folder: Path, name: str, container: str) -> dict[str, str]:
     """Build a column; return the sha256 of its files."""
     source, cache = Source(), folder / f"{name}-{container}"
     frozen = plan.freeze(
-        cache, source.listing(), pipeline="p", domain="image", source="s", shard_size=SHARD, flip=True
+        cache,
+        source.listing(),
+        pipeline="p",
+        domain="image",
+        source="s",
+        shard_size=SHARD,
+        flip=True,
     )
     encoder = Encoder(name)
     described = column.Column(name, "e", "1", encoder.reads, encoder.fields, "", container)

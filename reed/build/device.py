@@ -1,4 +1,4 @@
-"""Batches on a GPU: encoded there, beside the encoder, so that only stored bytes come to the host."""
+"""Batches on a GPU: encoded there, beside the encoder, so that only stored bytes are copied."""
 
 from __future__ import annotations
 

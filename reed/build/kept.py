@@ -56,9 +56,7 @@ class Batch:
     def bytes(self) -> int:
         """The approximate size in memory."""
         every = [values for view in self.views for values in view.values()]
-        return sum(
-            size_of(v) if hasattr(v, "nbytes") else sum(map(size_of, v)) for v in every
-        )
+        return sum(size_of(v) if hasattr(v, "nbytes") else sum(map(size_of, v)) for v in every)
 
 
 def select(values: Values, chosen: Sequence[int]) -> Values:

@@ -25,6 +25,7 @@ from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.weights import Found, Origin
 
+
 class Encoder(Protocol):
     """A frozen map from samples to one record per field.
 

@@ -116,7 +116,7 @@ def _in_turn(views: Sequence[Values]) -> Values:
     """Return the values of all views, sample by sample."""
     if len(views) == 1:
         return views[0]
-    if all(isinstance(view, np.ndarray) for view in views):
+    if all(isinstance(v, np.ndarray) for v in views) and len({v.shape for v in views}) == 1:
         stacked = np.stack(views, axis=1)
         return stacked.reshape(len(views) * len(views[0]), *stacked.shape[2:])
     if all(map(is_tensor, views)):

@@ -56,7 +56,13 @@ class Stats:
         """Return the sums of each sample; None if they have to be added one by one."""
         on_device = is_tensor(values)
         exact = on_device or (isinstance(values, np.ndarray) and values.dtype.str[1:] in _EXACT)
-        if not exact or len(values.shape) < 2 or not len(values) or 0 in values.shape:
+        if (
+            not exact
+            or self._length
+            or len(values.shape) < 2
+            or not len(values)
+            or 0 in values.shape
+        ):
             return None
         channels = values.shape[1 + self._axis] if self._axis >= 0 else values.shape[-1]
         if channels == 1:  # numpy adds up a single channel in pairs

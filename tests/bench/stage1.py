@@ -177,7 +177,7 @@ def metered(way: Callable[[], float], images: int, rates: list[float]) -> float:
 
 
 @click.command()
-@click.argument("other", required=False, type=click.Path(path_type=Path, exists=True))
+@click.argument("before", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/bench/stage1-data"))
 @click.option("--encoder", "name", default="dinov2-b", show_default=True)
 @click.option("--grid", default=16, show_default=True)
@@ -186,7 +186,14 @@ def metered(way: Callable[[], float], images: int, rates: list[float]) -> float:
 @click.option("--workers", default=shared.most_workers(), show_default=True)
 @click.option("--runs", default=5, show_default=True)
 def main(
-    other: Path | None, folder: Path, name: str, grid: int, count: int, batch: int, workers: int, runs: int
+    before: Path | None,
+    folder: Path,
+    name: str,
+    grid: int,
+    count: int,
+    batch: int,
+    workers: int,
+    runs: int,
 ) -> None:
     """Measure every way in turn and publish the figures."""
     data = photographs(folder, count)
@@ -215,7 +222,7 @@ def main(
             figures.append(replace(per_core, name=f"per core: {per_core.name}"))
         figures += seconds(way, spent[way])
     with tempfile.TemporaryDirectory() as temp:
-        figures += writing.figures(other and installed(other, Path(temp)), runs)
+        figures += writing.figures(before and installed(before, Path(temp)), runs)
     report.publish("stage1", __doc__ or "", figures)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from reed.cache.schema import Field
+from reed.errors import ReedError
 
 if TYPE_CHECKING:
     import torch
@@ -94,3 +95,19 @@ class Codec(Protocol):
     def restore(self, values: np.ndarray, state: State) -> np.ndarray:
         """Return decoded values in the encoder's channels, as exactly as they were stored."""
         ...
+
+
+class Single:
+    """Encoding one sample as a batch of one; a mixin for codecs."""
+
+    if TYPE_CHECKING:  # what the codec has
+        encode_all = Codec.encode_all
+        refusal = Codec.refusal
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        """Return the parts of one sample; ReedError when the value does not fit."""
+        is_text = isinstance(value, str)
+        parts, fits = self.encode_all([value] if is_text else np.asarray(value)[None], state)
+        if not fits[0]:
+            raise ReedError(self.refusal(value, state))
+        return tuple(part[0] if is_text else np.asarray(part[0]) for part in parts)

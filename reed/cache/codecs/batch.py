@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 _PIECE = 1 << 18  # numbers that int8 is computed of at a time, so that they stay in the cache

@@ -18,6 +18,7 @@ from reed.cache.codecs import batch, fidelity, pca
 from reed.cache.codecs.base import Codec as Codec
 from reed.cache.codecs.base import Encoded as Encoded
 from reed.cache.codecs.base import Part as Part
+from reed.cache.codecs.base import Single
 from reed.cache.codecs.base import State as State
 from reed.cache.codecs.components import WHITENED, components
 from reed.cache.codecs.finite import extremes
@@ -28,18 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Single:
-    """Encoding one record as a batch of one."""
-
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
-        values = [value] if isinstance(self, Utf8) else np.asarray(value)[None]
-        parts, fits = self.encode_all(values, state)
-        if not fits[0]:
-            raise ReedError(self.refusal(value, state))
-        return tuple(part[0] if isinstance(self, Utf8) else np.asarray(part[0]) for part in parts)
-
-
-class _Plain(_Single):
+class _Plain(Single):
     """The common part of most codecs: no calibration, and the shape does not change."""
 
     needs_calibration = False
@@ -76,7 +66,9 @@ class Raw(_Plain):
         if self._dtype.kind == "f":
             values = batch.on_host(values) if self._holds_nan else values
             stored = batch.cast(values, self._dtype.str)
-            known = np.nan_to_num(stored, posinf=np.inf, neginf=-np.inf) if self._holds_nan else stored
+            known = (
+                np.nan_to_num(stored, posinf=np.inf, neginf=-np.inf) if self._holds_nan else stored
+            )
             return (stored,), batch.finite(known)
         values = np.asarray(batch.on_host(values))
         with np.errstate(invalid="ignore"):  # refused below
@@ -152,7 +144,7 @@ class Int8(_Plain):
         return steps.float().mul_(scale.unsqueeze(-1)).mul_(state["rms"])
 
 
-class Pca(_Single):
+class Pca(Single):
     """The leading whitened principal components of the channels, stored by another codec.
 
     The decoded values are the components, [..., kept]; as a target they have that many channels. A

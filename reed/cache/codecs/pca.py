@@ -108,7 +108,9 @@ def whiten_all(values: Any, state: Mapping[str, np.ndarray]) -> Any:
         if values.ndim == 2:  # a vector a record
             return whiten(values[:, None], state)[:, 0]
         return whiten(values, state)
-    on = {name: batch.tensor_of(state[name]).to(values.device).double() for name in _USED & set(state)}
+    on = {
+        name: batch.tensor_of(state[name]).to(values.device).double() for name in _USED & set(state)
+    }
     centred = values.double() - on["mean"]
     return (centred @ on["basis"].T if "basis" in on else centred) / on["std"]
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import columnar
-from reed.cache.containers.columnar import Array
 from reed.cache.containers.block import Block, Record
+from reed.cache.containers.columnar import Array
 from reed.cache.containers.offsets import Shard as Shard
 from reed.errors import ReedError
 
@@ -27,9 +27,7 @@ from reed.errors import ReedError
 _CONTIGUOUS, _CHUNKED = ("v108", "v110"), ("v110", "v110")
 
 
-def write(
-    path: Path, parts: Sequence[Part], records: Iterable[Record | Block]
-) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index, as `reed.cache.containers.tar.write` does.
 
     Args:

@@ -39,9 +39,7 @@ _MEMBER_KEY = re.compile(r"[A-Za-z0-9_%-]{1,64}(~[1-9])?")
 _SHAPE = re.compile(rb"'shape': \((\d{1,18}),")
 
 
-def write(
-    path: Path, parts: Sequence[Part], records: Iterable[Record | Block]
-) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index.
 
     The file is synced but not renamed; the caller renames it.

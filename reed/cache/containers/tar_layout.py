@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -74,7 +73,10 @@ def layout_of(parts: tuple[Part, ...], lengths: tuple[int, ...]) -> Layout:
         size, header = length, b""
         if part.dtype != "utf8":
             shape = part.shape_at(length)
-            size, header = np.dtype(part.dtype).itemsize * math.prod(shape), npy_header(part.dtype, shape)
+            size, header = (
+                np.dtype(part.dtype).itemsize * math.prod(shape),
+                npy_header(part.dtype, shape),
+            )
         template += tar_header("", len(header) + size) + header
         starts.append(len(template))
         sizes.append(size)

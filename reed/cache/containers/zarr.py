@@ -27,9 +27,7 @@ from reed.errors import ReedError
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
-def write(
-    path: Path, parts: Sequence[Part], records: Iterable[Record | Block]
-) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index, as `reed.cache.containers.tar.write` does.
 
     Args:
