@@ -181,7 +181,7 @@ def settable(cls: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(cls) if field.init]
 
 
-_PLAIN = {int, float, str, bool, type(None)}
+_LEAVES = {int, float, str, bool, type(None)}
 
 
 def plain(value: Any) -> Any:
@@ -192,7 +192,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        is_plain = _PLAIN.issuperset(map(type, value))  # long lists of numbers are
+        is_plain = _LEAVES.issuperset(map(type, value))  # long lists of numbers are
         return list(value) if is_plain else [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 

@@ -26,11 +26,8 @@ print(faults())
 def faults(*words: str, **variables: str) -> int:
     """Page faults of filling four buffers of 48 MiB, one after another."""
     plain = {n: v for n, v in os.environ.items() if not n.startswith(("MALLOC_", "GLIBC_"))}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, *words], env=plain | variables, check=True,
-        capture_output=True, text=True,
-    )  # fmt: skip
-    return int(done.stdout)
+    command = [sys.executable, "-c", CODE, *words]
+    return int(subprocess.check_output(command, env=plain | variables, text=True))
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")

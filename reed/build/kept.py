@@ -59,7 +59,7 @@ class Batch:
         return sum(size_of(v) if hasattr(v, "nbytes") else sum(map(size_of, v)) for v in every)
 
 
-def select(values: Values, chosen: Sequence[int]) -> Values:
+def select(values: Any, chosen: Sequence[int]) -> Any:
     """Return some of the values."""
     if isinstance(values, np.ndarray) or is_tensor(values):
         return values[list(chosen)]

@@ -112,7 +112,7 @@ def _encoded(
     return split, np.array([sound[a:b].all() for a, b in pairwise(bounds)])
 
 
-def _in_turn(views: Sequence[Values]) -> Values:
+def _in_turn(views: Sequence[Any]) -> Any:
     """Return the values of all views, sample by sample."""
     if len(views) == 1:
         return views[0]

@@ -6,6 +6,7 @@ in the order of the records. Batches of any size thus give the same sums, bit by
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,20 +57,16 @@ class Stats:
         """Return the sums of each sample; None if they have to be added one by one."""
         on_device = is_tensor(values)
         exact = on_device or (isinstance(values, np.ndarray) and values.dtype.str[1:] in _EXACT)
-        if (
-            not exact
-            or self._length
-            or len(values.shape) < 2
-            or not len(values)
-            or 0 in values.shape
-        ):
+        if not exact or self._length or len(values.shape) < 2 or 0 in values.shape:
             return None
+
         channels = values.shape[1 + self._axis] if self._axis >= 0 else values.shape[-1]
         if channels == 1:  # numpy adds up a single channel in pairs
             return None
 
-        flat = np.moveaxis if not on_device else _moved
-        rows = flat(values, 1 + self._axis if self._axis >= 0 else -1, -1)
+        # Channels come last, [N, T, C].
+        move = values.movedim if on_device else partial(np.moveaxis, values)
+        rows = move(1 + self._axis if self._axis >= 0 else -1, -1)
         rows = rows.reshape(len(values), -1, channels)
         of = _on_device if on_device else _wide if channels >= _WIDE else _narrow
         sums, squares = of(rows)
@@ -109,8 +106,3 @@ def _on_device(rows: Any) -> tuple[np.ndarray, np.ndarray]:
     exact = rows.double()
     sums = exact.sum(1)
     return sums.cpu().numpy(), exact.square_().sum(1).cpu().numpy()
-
-
-def _moved(values: Any, source: int, destination: int) -> Any:
-    """Return a tensor with an axis at another place."""
-    return values.movedim(source, destination)

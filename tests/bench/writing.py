@@ -155,9 +155,7 @@ def figures(other: Path | None, runs: int) -> list[report.Figure]:
             ways[f"floor, {codec}"] = lambda s=size: RECORDS / floor(Path(folder), s)
         rates = report.interleaved(ways, runs)
     for process in servers.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+        process.communicate()  # ends its input, and so the process
 
     found = [report.figure(f"writing: {way}", rate, "records/CPU s") for way, rate in rates.items()]
     for codec in CODECS:

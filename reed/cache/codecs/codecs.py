@@ -74,7 +74,8 @@ class Raw(_Plain):
         with np.errstate(invalid="ignore"):  # refused below
             stored = np.asarray(values, dtype=self._dtype, order="C")
         same = True if stored is values else stored == values
-        return (stored,), np.broadcast_to(same, stored.shape).reshape(len(stored), -1).all(1)
+        fits = np.broadcast_to(same, stored.shape).reshape(len(stored), -1)
+        return (stored,), np.asarray(fits.all(axis=1))
 
     def refusal(self, value: Any, state: State) -> str:
         return f"does not fit {self._dtype}: {extremes(np.asarray(value))}"

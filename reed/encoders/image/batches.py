@@ -27,7 +27,7 @@ def check_precision(name: str, precision: str) -> None:
         raise ReedError(f"{name}.precision cannot be {precision!r}.{hint}")
 
 
-def handed_over(values: torch.Tensor) -> torch.Tensor | np.ndarray:
+def handed_over(values: torch.Tensor) -> Any:
     """Return values as an encoder does, float32: on a GPU they stay there until they are stored."""
     values = values.float()
     return values if values.is_cuda else values.cpu().numpy()
