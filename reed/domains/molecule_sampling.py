@@ -17,10 +17,44 @@ from reed.guides.reading import Reading
 from reed.guides.view import View
 from reed.nets import Extra, State
 from reed.nets.semla import probable
+from reed.nets.semla_drawing import mirrored, upper
 from reed.nets.semla_layers import centred
 
 # Name and shape -> random numbers [B, *shape], where 0 stands for the number of atoms.
 Numbers = Callable[..., Tensor]
+_CALL = 1_000  # pairs of atoms in whose time the net could be called once more, on a CPU
+
+
+def alike(counts: Sequence[int]) -> list[list[int]]:
+    """Divide molecules into groups of similar sizes, so that little work is done on padding.
+
+    The pairs of atoms with padding, and `_CALL` for each group, are as few as possible.
+
+    Args:
+        counts: Numbers of atoms.
+
+    Returns:
+        Rows of the molecules of each group.
+    """
+    rows = sorted(range(len(counts)), key=lambda row: (counts[row], row))
+    ends = [
+        n
+        for n in range(1, len(rows) + 1)
+        if n == len(rows) or counts[rows[n]] > counts[rows[n - 1]]
+    ]
+
+    # The cheapest division of the first `end` molecules, by the size of its last group.
+    cost, begin = {0: 0}, {}
+    for end in ends:
+        size = counts[rows[end - 1]]
+        cost[end], begin[end] = min(
+            (cost[start] + (end - start) * size * size + _CALL, start) for start in cost
+        )
+    groups, end = [], len(rows)
+    while end:
+        groups.append(rows[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
 
 
 @dataclass
@@ -85,8 +119,10 @@ def integrate(
         now.coords = now.coords + (past["coords"] - now.coords) * ((s_next - s) / (1 - s))
         step, u = (s, s_next - s, options.noise), numbers(f"atoms{number}", 0)
         now.atoms = categorical.stepped(now.atoms, past["atoms"], *step, u)
+        # Bonds are symmetric: half of them say the rest.
         u = symmetric(numbers(f"bonds{number}", 0, 0))
-        now.bonds = categorical.stepped(now.bonds, past["bonds"], *step, u)
+        halves = categorical.stepped(upper(now.bonds), upper(past["bonds"]), *step, upper(u))
+        now.bonds = mirrored(halves, mask.shape[1])
     assert past is not None
     return past, {} if reading is None else reading.result(z)
 
