@@ -37,16 +37,13 @@ def alike(counts: Sequence[int]) -> list[list[int]]:
         Rows of the molecules of each group.
     """
     rows = sorted(range(len(counts)), key=lambda row: (counts[row], row))
-    ends = [
-        n
-        for n in range(1, len(rows) + 1)
-        if n == len(rows) or counts[rows[n]] > counts[rows[n - 1]]
-    ]
+    sizes = [counts[row] for row in rows]
+    ends = [n for n, size in enumerate(sizes, 1) if [size] != sizes[n : n + 1]]
 
     # The cheapest division of the first `end` molecules, by the size of its last group.
     cost, begin = {0: 0}, {}
     for end in ends:
-        size = counts[rows[end - 1]]
+        size = sizes[end - 1]
         cost[end], begin[end] = min(
             (cost[start] + (end - start) * size * size + _CALL, start) for start in cost
         )

@@ -19,7 +19,7 @@ LETTERS = 20  # amino acids; index 20 is X, an unknown residue
 MASK = 21  # the absorbing state; its row follows the rows that ProteinMPNN has
 VOCABULARY = MASK + 1
 MASKED = ("decoder", "encoder")  # choices of MPNNConfig.masked_neighbours
-_SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
+SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Layer(nn.Module):
         self, nodes: Tensor, message: Tensor, real: Tensor, resolved: Tensor, seed: Tensor | None
     ) -> Tensor:
         """Update the nodes by the sum of their real messages, then by the feed-forward net."""
-        total = (message * real.unsqueeze(-1)).sum(2) / _SCALE
+        total = (message * real.unsqueeze(-1)).sum(2) / SCALE
         nodes = self.norm1(nodes + self.drop(total, seed, 0))
         nodes = self.norm2(nodes + self.drop(self.dense(nodes), seed, 1))
         return nodes * resolved.unsqueeze(-1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from reed.chem.molecule import ATOMS, BONDS, CHARGES
 from reed.nets import Extra, Net, Tap, semla_drawing
+from reed.nets.layers import is_drawing
 from reed.nets.semla_layers import (
     BondRefine,
     CoordNorm,
@@ -193,7 +194,7 @@ class Semla(Net):
         h = self.feat_proj(torch.cat(features, -1))
         if extra is not None and extra.vector is not None:
             h = h + extra.vector.unsqueeze(1)
-        drawing = semla_drawing.is_drawing(coords)
+        drawing = is_drawing(coords)
         edges = (
             semla_drawing.bonds_in(self.edge_in_proj, bonds)
             if drawing
@@ -217,7 +218,7 @@ class Semla(Net):
 
 def probable(prediction: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a prediction with probabilities instead of logits."""
-    if semla_drawing.is_drawing(prediction["coords"]):
+    if is_drawing(prediction["coords"]):
         softmax = semla_drawing.softmax
     else:
         softmax = functools.partial(torch.softmax, dim=-1)

@@ -1,9 +1,9 @@
 """The layers of Semla as sampling computes them: the same numbers up to rounding, in less time.
 
 Training keeps the layers as they are in reed.nets.semla_layers, and so its bits. Without a gradient
-there is more freedom. Channels come before pairs of atoms, [B, C, N, N], so that sums over neighbours
-are matrix products and a softmax reads memory in order. A linear layer of two atoms is one product
-per atom, not per pair. Sums that follow a linear layer are taken before it.
+there is more freedom. Channels come before pairs of atoms, [B, C, N, N], so that sums over
+neighbours are matrix products and a softmax reads memory in order. A linear layer of two atoms is
+one product per atom, not per pair. Sums that follow a linear layer are taken before it.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from reed.nets import semla_layers as layers
 
 EPS = 1e-6  # that of the layers
-
-
-def is_drawing(x: Tensor) -> bool:
-    """Whether samples are drawn, in one precision; autocast rounds what these products subtract."""
-    return torch.is_inference_mode_enabled() and not torch.is_autocast_enabled(x.device.type)
 
 
 def softmax(logits: Tensor) -> Tensor:
