@@ -186,7 +186,7 @@ class _EncoderLayer(_Layer):
         return nodes, self.norm3(edges + self.drop(message, seed, 2))
 
 
-class _DecoderLayer(_Layer):
+class DecoderLayer(_Layer):
     """A decoder layer: messages from the neighbours and their letters update nodes and edges.
 
     Keys: norm1, norm2, W1-3 and dense as in ProteinMPNN; W_edge and norm_edge as in REED.
@@ -251,7 +251,7 @@ class MPNN(Net):
             _EncoderLayer(hidden, config.dropout) for _ in range(config.encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
+            DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
         )
         self.W_out = nn.Linear(hidden, VOCABULARY)
 

@@ -7,7 +7,7 @@ only residues without a letter count, because nobody reads the logits of the oth
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor
 from reed.nets.mpnn_features import gather_nodes
 
 if TYPE_CHECKING:
-    from reed.nets.mpnn import MPNN, Encoded
+    from reed.nets.mpnn import MPNN, DecoderLayer, Encoded
 
 
 class DesignDecoder:
@@ -32,6 +32,7 @@ class DesignDecoder:
 
     def __init__(self, net: MPNN, encoded: Encoded, mask: int, scale: float, letters: int) -> None:
         self._net, self._encoded = net, encoded
+        self._layers = cast("list[DecoderLayer]", list(net.decoder_layers))
         self._mask, self._scale, self._letters = mask, scale, letters
         batch, length, neighbours = encoded.index.shape
         first = torch.arange(0, batch * length, length, device=encoded.index.device)
@@ -54,7 +55,7 @@ class DesignDecoder:
             messages, edges = messages[rows], edges[rows]
 
         wanted = (letters == self._mask).flatten().nonzero().squeeze(1)
-        layers = list(self._net.decoder_layers)
+        layers = self._layers
         nodes = encoded.nodes
         for number, layer in enumerate(layers[:-1]):
             if number:
@@ -74,7 +75,7 @@ class DesignDecoder:
 
     def _advance(self, letters: Tensor, rows: Tensor) -> None:
         """Bring the first layer up to date with the letters [n, L] of these rows."""
-        encoded, layer = self._encoded, self._net.decoder_layers[0]
+        encoded, layer = self._encoded, self._layers[0]
         changed = torch.zeros_like(self._seen, dtype=torch.bool)
         changed[rows] = letters != self._seen[rows]
         self._seen[rows] = letters
@@ -89,7 +90,7 @@ class DesignDecoder:
         message = torch.cat([nodes[begins], edges, nodes[ends]], -1)
         message = layer.W3(F.gelu(layer.W2(F.gelu(layer.W1(message)))))
         self._messages.flatten(0, 2)[which] = message
-        if len(self._net.decoder_layers) > 1:
+        if len(self._layers) > 1:
             edges = _updated(layer, edges, message)
         self._edges.flatten(0, 2)[which] = edges
 
@@ -100,7 +101,7 @@ class DesignDecoder:
 
     def _message(
         self,
-        layer: torch.nn.Module,
+        layer: DecoderLayer,
         nodes: Tensor,
         edges: Tensor,
         encoded: Encoded,
@@ -119,7 +120,7 @@ class DesignDecoder:
         self, nodes: Tensor, edges: Tensor, encoded: Encoded, letters: Tensor, wanted: Tensor
     ) -> Tensor:
         """Return the logits of the wanted residues [m], whose edges are [m, K, 2 hidden]."""
-        layer, width = self._net.decoder_layers[-1], nodes.shape[-1]
+        layer, width = self._layers[-1], nodes.shape[-1]
         for_node, for_edge, for_other = layer.W1.weight.split([width, edges.shape[-1], width], 1)
         others = F.linear(self._others(nodes, encoded, letters), for_other).flatten(0, 1)
         length = letters.shape[1]
@@ -136,6 +137,6 @@ class DesignDecoder:
         return self._net.W_out(nodes)[:, : self._letters]
 
 
-def _updated(layer: Any, edges: Tensor, message: Tensor) -> Tensor:
+def _updated(layer: DecoderLayer, edges: Tensor, message: Tensor) -> Tensor:
     """Return the edges after a layer of the decoder."""
     return layer.norm_edge(edges + layer.W_edge(torch.cat([message, edges], -1)))

@@ -94,7 +94,7 @@ def edge_messages(
     block: layers.EdgeMessages, centre: Tensor, h: Tensor, edges: Tensor | None
 ) -> Tensor:
     """Compute messages [B, C, N, N] from centred coordinates, as `block.forward` does."""
-    first, _, last = block.message_mlp
+    first, last = _linear_layers(block.message_mlp)
     batch, sets, size, _ = centre.shape
     nodes, width = block.node_proj(block.node_norm(h)), block.node_proj.out_features
     for_node, for_other, for_dots, for_edges = first.weight.split(
@@ -144,7 +144,7 @@ def bond_refine(
     block: layers.BondRefine, x: Tensor, h: Tensor, mask: Tensor, edges: Tensor
 ) -> Tensor:
     """Compute `block.forward`."""
-    first, _, last = block.message_mlp
+    first, last = _linear_layers(block.message_mlp)
     x = block.coord_norm(x.unsqueeze(1), mask).squeeze(1)
     square = (x.unsqueeze(2) - x.unsqueeze(1)).square().sum(-1)
     nodes, width = block.node_proj(block.node_norm(h)), block.node_proj.out_features
@@ -157,6 +157,13 @@ def bond_refine(
     hidden += F.linear(nodes, for_node, first.bias).unsqueeze(2)
     hidden += F.linear(nodes, for_other).unsqueeze(1)
     return last(F.silu(hidden, inplace=True))
+
+
+def _linear_layers(mlp: nn.Sequential) -> tuple[nn.Linear, nn.Linear]:
+    """Return the layers around the activation."""
+    first, _, last = mlp
+    assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
+    return first, last
 
 
 def _mixed(weight: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:

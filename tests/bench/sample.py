@@ -83,9 +83,9 @@ WAYS: dict[str, Callable[[], tuple[Any, Callable]]] = {
     "64 molecules of 6 to 20 atoms, small net, 10 steps": lambda: molecules(
         {name: int(n) for name, n in (word.split("=") for word in SMALL.split())}, 64, 20, 10
     ),
-    "16 molecules of 15 to 45 atoms, published net, 2 steps": lambda: molecules({}, 16, 45, 2),
-    "4 designs of 60 residues, 40 steps": lambda: designs(4, 60, 40),
-    "4 designs of 60 residues, 500 steps": lambda: designs(4, 60, 500),
+    "12 molecules of 15 to 45 atoms, published net, 2 steps": lambda: molecules({}, 12, 45, 2),
+    "2 designs of 60 residues, 20 steps": lambda: designs(2, 60, 20),
+    "2 designs of 40 residues, 500 steps": lambda: designs(2, 40, 500),
 }
 
 
