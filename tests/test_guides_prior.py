@@ -79,14 +79,14 @@ class Exact(Prior):
     """A prior whose velocity is the exact one of that Gaussian."""
 
     def _given(self, state, t):
-        return None
+        return state
 
     def _modulations(self, given, r):
-        assert (r == r[0]).all()
-        return float(r[0])
+        return [r.expand(1, -1)]
 
     def _velocity(self, z, modulations):
-        share = modulations
+        share = float(modulations[0].ravel()[0])
+        assert (modulations[0] == share).all()
         inverse = torch.linalg.inv((1 - share) ** 2 * COV + share**2 * EYE)
         gain = (share * EYE - (1 - share) * COV) @ inverse
         return (z - (1 - share) * MEAN) @ gain.T - MEAN
