@@ -19,10 +19,48 @@ from reed.nets import Extra, State
 from reed.nets.semla import probable
 from reed.nets.semla_drawing import mirrored, upper
 from reed.nets.semla_layers import centred
+from reed.seeding import seed_for
 
 # Name and shape -> random numbers [B, *shape], where 0 stands for the number of atoms.
 Numbers = Callable[..., Tensor]
 _CALL = 1_000  # pairs of atoms in whose time the net could be called once more, on a CPU
+
+
+@dataclass(frozen=True)
+class SampleNoise:
+    """The random numbers of sample `index`, which depend only on (seed, index)."""
+
+    seed: int
+    index: int
+
+    def pick(self, sizes: Sequence[int]) -> int:
+        """Pick one of the numbers of atoms."""
+        return sizes[seed_for(self.seed, "size", self.index) % len(sizes)]
+
+    def draw(self, name: str, *shape: int) -> Tensor:
+        """Draw uniform numbers, or standard normal ones if `name` is "normal"."""
+        seed = seed_for(self.seed, "molecule", self.index, name)
+        draw = torch.randn if name == "normal" else torch.rand
+        return draw(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def numbers_of(samples: Sequence[SampleNoise], counts: Sequence[int], device: Any) -> Numbers:
+    """Return the random numbers of samples with these numbers of atoms.
+
+    They are drawn per molecule in its own size, so that they do not depend on the other molecules
+    of the batch.
+    """
+    length = max(counts)
+
+    def numbers(name: str, *shape: int) -> Tensor:
+        """Draw [B, *shape], where 0 in `shape` stands for the number of atoms; pad with 0."""
+        rows = torch.zeros(len(counts), *[length if n == 0 else n for n in shape])
+        for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+            values = sample.draw(name, *[count if n == 0 else n for n in shape])
+            rows[(row, *map(slice, values.shape))] = values
+        return rows.to(device)
+
+    return numbers
 
 
 def alike(counts: Sequence[int]) -> list[list[int]]:

@@ -82,14 +82,7 @@ def unmask(
         if begin is not None:
             begin((step + 1) / steps, tokens, due.any(1))
 
-        # A sequence that reveals nothing in this step needs no logits.
-        rows = torch.arange(len(tokens), device=tokens.device)
-        if some is not None:
-            rows = due.any(1).nonzero().squeeze(1)
-            logits = some(tokens[rows], rows).double()
-        else:
-            assert denoiser is not None  # one of the two predicts
-            logits = denoiser(tokens).double()
+        rows, logits = _predicted(denoiser, some, tokens, due.any(1))
         hidden, due = masked[rows], due[rows]
         letters = (logits + temperature * gumbel[rows]).argmax(-1)
 
@@ -103,6 +96,17 @@ def unmask(
         tokens[rows] = torch.where(due, letters, tokens[rows])
         masked[rows] = hidden & ~due
     return tokens
+
+
+def _predicted(
+    denoiser: Denoiser | None, some: SomeRows | None, tokens: Tensor, due: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return sequences, and the logits of theirs: those that are due if `some` predicts."""
+    if some is not None:
+        rows = due.nonzero().squeeze(1)
+        return rows, some(tokens[rows], rows).double()
+    assert denoiser is not None  # one of the two predicts
+    return torch.arange(len(tokens), device=tokens.device), denoiser(tokens).double()
 
 
 def steps_of(u: Tensor, masked: Tensor, steps: int) -> Tensor:
