@@ -80,10 +80,10 @@ def designs(num: int, length: int, steps: int) -> tuple[Any, Callable]:
 
 WAYS: dict[str, Callable[[], tuple[Any, Callable]]] = {
     "64 images, 25 steps": images,
-    "64 molecules of 6 to 20 atoms, small net, 10 steps": lambda: molecules(
-        {name: int(n) for name, n in (word.split("=") for word in SMALL.split())}, 64, 20, 10
+    "64 molecules of 6 to 20 atoms, small net, 5 steps": lambda: molecules(
+        {name: int(n) for name, n in (word.split("=") for word in SMALL.split())}, 64, 20, 5
     ),
-    "12 molecules of 15 to 45 atoms, published net, 2 steps": lambda: molecules({}, 12, 45, 2),
+    "12 molecules of 15 to 45 atoms, published net, 1 step": lambda: molecules({}, 12, 45, 1),
     "2 designs of 60 residues, 20 steps": lambda: designs(2, 60, 20),
     "2 designs of 40 residues, 500 steps": lambda: designs(2, 40, 500),
 }
@@ -133,12 +133,12 @@ def doubled() -> tuple[float, float]:
     return took[0], took[1]
 
 
-def child(package: Path, name: str) -> Any:
-    """Measure one way with a package, in a process of its own."""
+def child(package: Path, which: str) -> Any:
+    """Measure with a package, in a process of its own."""
     own = "import sys; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]"
     code = f"{own}; sys.argv[:] = sys.argv[1:]; import runpy"
     code += f"; runpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')"
-    words = [sys.executable, "-c", code, "sample.py", "--one", name]
+    words = [sys.executable, "-c", code, "sample.py", "--one", which]
     env = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
     return json.loads(done.stdout.splitlines()[-1])
@@ -151,21 +151,26 @@ def child(package: Path, name: str) -> Any:
 def main(other: Path, rounds: int, one: str | None) -> None:
     """Draw in turns, print the ratios, write runs/bench/sample.json."""
     if one:  # a process of its own
-        click.echo(json.dumps(doubled() if one == GUIDED else drawn(one)))
+        found = doubled() if one == GUIDED else {name: drawn(name) for name in WAYS}
+        click.echo(json.dumps(found))
         return
 
-    figures = []
+    took: dict[str, list[Any]] = {"other": [], "this": [], GUIDED: []}
     with tempfile.TemporaryDirectory() as temp:
         places = {"other": other, "this": start.HERE}
         packages = {name: start.installed(path, Path(temp) / name) for name, path in places.items()}
-        for way in WAYS:
-            ways = {n: lambda p=p, w=way: child(p, w) for n, p in packages.items()}
-            values = report.interleaved(ways, rounds)
-            figures += [report.figure(f"{n}: {way}", v, "CPU s") for n, v in values.items()]
-            figures.append(report.ratios(values, "other", "this"))
-        pairs = [child(packages["this"], GUIDED) for _ in range(rounds)]
-    values = {"ours": [ours for ours, _ in pairs], GUIDED: [theirs for _, theirs in pairs]}
-    figures.append(report.ratios(values, GUIDED, "ours"))
+        for _ in range(rounds):
+            for name, package in packages.items():
+                took[name].append(child(package, "all"))
+            took[GUIDED].append(child(packages["this"], GUIDED))
+
+    figures = []
+    for way in WAYS:
+        values = {name: [found[way] for found in took[name]] for name in packages}
+        figures += [report.figure(f"{n}: {way}", v, "CPU s") for n, v in values.items()]
+        figures.append(report.ratios(values, "other", "this"))
+    ours, theirs = (list(each) for each in zip(*took[GUIDED], strict=True))
+    figures.append(report.ratios({"ours": ours, GUIDED: theirs}, GUIDED, "ours"))
     report.publish("sample", "CPU time of drawing, another checkout and this one", figures)
 
 
