@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import report
 import start
 
+import reed
+
 SMALL = "width=96 layers=4 heads=8 sets=16 message=32 hidden=32 edge=32 size_emb=16"
 GUIDED = "guided images, doubling every step"
 
@@ -140,8 +142,11 @@ def child(package: Path, which: str) -> Any:
     code += f"; runpy.run_path({str(Path(__file__).resolve())!r}, run_name='__main__')"
     words = [sys.executable, "-c", code, "sample.py", "--one", which]
     env = os.environ | {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
-    return json.loads(done.stdout.splitlines()[-1])
+    # The folder it runs in comes first on the path.
+    done = subprocess.run(words, check=True, capture_output=True, text=True, env=env, cwd=package)
+    used, found = json.loads(done.stdout.splitlines()[-1])
+    assert Path(used).is_relative_to(package), f"{used} was measured instead of {package}"
+    return found
 
 
 @click.command()
@@ -152,7 +157,7 @@ def main(other: Path, rounds: int, one: str | None) -> None:
     """Draw in turns, print the ratios, write runs/bench/sample.json."""
     if one:  # a process of its own
         found = doubled() if one == GUIDED else {name: drawn(name) for name in WAYS}
-        click.echo(json.dumps(found))
+        click.echo(json.dumps([reed.__file__, found]))
         return
 
     took: dict[str, list[Any]] = {"other": [], "this": [], GUIDED: []}
