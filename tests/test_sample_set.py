@@ -445,7 +445,7 @@ def test_bf16_computes_in_bf16(net, run):
         (["--guidance", 1.5], ["guidance.scale = 1.0, now it is 1.5"]),
         (["--labels", "random"], ["labels = 'balanced', now it is 'random'"]),
         (["--batch", 2], ["batch = 4, now it is 2"]),
-        (["--precision", "bf16"], ["precision = 'fp64', now it is 'bf16'"]),
+        (["--precision", "bf16"], ["precision = 'fp32', now it is 'bf16'"]),
         (["--step", 10], ["step = 20, now it is 10"]),
         (["--no-ema"], ["ema = True, now it is False"]),
     ],
