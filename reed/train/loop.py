@@ -262,7 +262,7 @@ class Trainer:
         terms = {name: value.mean() for name, value in (losses | aligned.losses).items()}
         total = sum(weights[name] * term for name, term in terms.items())
         logged = {name: terms[name].detach() for name in losses}
-        logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
+        logged |= {name: value.mean() for name, value in aligned.logged().items()}
         for name, error in aligned.errors.items():
             logged |= by_time(f"z/{name}", error.values, error.counts, noised.t)
         return total, logged | {"loss": total.detach()}

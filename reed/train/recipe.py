@@ -21,7 +21,6 @@ from reed.errors import ReedError, suggest
 from reed.guides.guide import attach
 from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
-from reed.train.align import AlignConfig, Target, check_target
 from reed.train.curriculum import Schedule
 from reed.train.identity import Identity
 from reed.train.run_data import RunData
@@ -32,6 +31,7 @@ from reed.train.settings import (
     PreviewConfig,
     TrainConfig,
 )
+from reed.train.targets import AlignConfig, Target, check_target
 
 __all__ = [
     "EveryConfig",

@@ -16,6 +16,7 @@ from reed import __version__
 from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule
 from reed.train.recipe import Setup
+from reed.train.targets import Target
 from reed.wording import counted
 
 NAME = "environment.jsonl"
@@ -104,7 +105,7 @@ def lines(setup: Setup, model: AlignedNet, accelerator: Accelerator, step: int) 
 def progress(line: Mapping[str, Any], losses: tuple[str, ...]) -> str:
     """Return what the bar shows of a line of the log: the losses of the domain, the cosines."""
     shown = {name: line[name] for name in losses if name in line}
-    shown |= {name: value for name, value in line.items() if name.startswith("cos/")}
+    shown |= {name: value for name, value in line.items() if name.startswith(("cos/", "gram/"))}
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
@@ -112,9 +113,24 @@ def _of_targets(setup: Setup) -> list[str]:
     """Return a line on each alignment target."""
     return [
         f"align       {name}: {target.config.target} at tap {target.config.tap}, weight "
-        f"{_over(setup.schedules[name], setup.config.steps)}"
+        f"{', '.join([_over(setup.schedules[name], setup.config.steps), *_set(target)])}"
         for name, target in setup.targets.items()
     ]
+
+
+def _set(target: Target) -> list[str]:
+    """Return what is set of a target besides its tap and its weight."""
+    config = target.config
+    parts = {
+        "probe": config.probe,
+        f"{config.head} head": config.head != "mlp",
+        f"{config.resize} {target.resized_from}x{target.resized_from} to "
+        f"{target.grid}x{target.grid}": target.resized_from,
+        f"spatial norm {config.normalize.gamma:g}": config.normalize.kind != "none",
+        f"{config.loss} loss": config.loss != "cosine",
+        "token weights": config.token_weight,
+    }
+    return [text for text, is_set in parts.items() if is_set]
 
 
 def _of_guides(setup: Setup) -> list[str]:

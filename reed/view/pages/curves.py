@@ -140,6 +140,11 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
     aligned = (
         "Mean cosine between the projected hidden states and the cached representation; 1 is equal."
     )
+    grams = [key for key in keys if key.startswith("gram/")]
+    apart = (
+        "Mean squared difference of the cosines between tokens, of the projected hidden states and "
+        "of the cached representation; 0 is equal."
+    )
     factor = f"What each loss is multiplied by. {dotted}"
     curriculum = [
         _Panel("Weight", "weight", factor, weights, zero=True, each=True),
@@ -148,7 +153,14 @@ def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
 
     panels = [
         ("loss", "Loss", _loss_panels(losses)),
-        ("alignment", "Alignment", [_Panel("Alignment", "cosine", aligned, cosines, each=True)]),
+        (
+            "alignment",
+            "Alignment",
+            [
+                _Panel("Alignment", "cosine", aligned, cosines, each=True),
+                _Panel("Relations", "squared difference", apart, grams, zero=True, each=True),
+            ],
+        ),
         ("guides", "Guides", _guide_panels(keys)),
         ("curriculum", "Curriculum", curriculum),
         ("speed", "Speed and gradients", _speed_panels()),
