@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,6 +81,10 @@ class AlignedNet(nn.Module):
     def repeated(self) -> list[nn.Module]:
         """Return the modules that torch.compile compiles one by one."""
         return [*self.net.repeated(), *self.heads.values()]
+
+    def resting(self, released: Iterable[str]) -> list[nn.Parameter]:
+        """Return the weights of the heads of targets that have been released."""
+        return [p for name in released for p in self.heads[self._slots[name]].parameters()]
 
     def forward(
         self, noised: Noised, batch: Batch, drawn: Mapping[str, Drawn] | None = None

@@ -99,7 +99,7 @@ def lines(setup: Setup, model: AlignedNet, accelerator: Accelerator, step: int) 
     }
     said = [f"{name.ljust(10)}  {text}" for name, text in table.items()]
     said += [setup.data.said] if setup.data.said else []
-    return said + _of_targets(setup) + _of_guides(setup)
+    return said + of_targets(setup) + _of_guides(setup)
 
 
 def progress(line: Mapping[str, Any], losses: tuple[str, ...]) -> str:
@@ -109,13 +109,17 @@ def progress(line: Mapping[str, Any], losses: tuple[str, ...]) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
-def _of_targets(setup: Setup) -> list[str]:
+def of_targets(setup: Setup) -> list[str]:
     """Return a line on each alignment target."""
-    return [
-        f"align       {name}: {target.config.target} at tap {target.config.tap}, weight "
-        f"{', '.join([_over(setup.schedules[name], setup.config.steps), *_set(target)])}"
-        for name, target in setup.targets.items()
-    ]
+    lines = []
+    for name, target in setup.targets.items():
+        parts = [f"weight {_over(setup.schedules[name], setup.config.steps)}", *_set(target)]
+        if (release := setup.releases.get(name)) is not None:
+            when = f"at step {release.at:,}" if release.at else f"on a plateau ({release.below:g})"
+            parts.append(f"released {when}")
+        where = f"{target.config.target} at tap {target.config.tap}"
+        lines.append(f"align       {name}: {where}, {', '.join(parts)}")
+    return lines
 
 
 def _set(target: Target) -> list[str]:

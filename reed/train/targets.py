@@ -53,6 +53,7 @@ class AlignConfig:
         resize: How a target on another grid is interpolated to the net's: "area" or "bicubic".
         loss: "cosine", or "gram", which compares the cosines between the tokens of a sample.
         token_weight: Whether tokens that are still far from their target weigh more (RARE).
+        release: When the alignment ends: a time, or a table (see reed.train.release); "" for never.
     """
 
     target: str
@@ -65,6 +66,7 @@ class AlignConfig:
     resize: str = ""
     loss: str = "cosine"
     token_weight: bool = False
+    release: Any = ""
 
 
 @dataclass(frozen=True)
