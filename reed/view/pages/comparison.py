@@ -10,7 +10,7 @@ from typing import Any
 
 from reed import config
 from reed.view.pages import page, scores
-from reed.view.pages.curves import OWN, is_time_bin
+from reed.view.pages.panels import OWN, is_time_bin
 from reed.view.pages.run_folder import Run
 from reed.wording import counted
 
