@@ -33,7 +33,10 @@ PARTS: dict[str, dict[str, Any]] = {
     "step, token weights": {"token_weight": True},
     "step, Gram": {"loss": "gram"},
     "step, all together": RARE | VA,
+    "step, all and a Gram target": RARE | VA,
 }
+# A second target at the same tap, of the last way: token weights and Gram exclude one another.
+RELATIONS = {"target": "image/tokens", "tap": train.SMALL.taps[0], "head": "conv", "loss": "gram"}
 GOAL = "goal: all together at most 1.08 times the CPU time of the plain aligned step"
 
 
@@ -53,12 +56,16 @@ def measure(
     for name, part in PARTS.items():
         table = config.plain(train.settings_of(setting, cache, folder / name))
         table = config.merge(table, {"align": {"image": part}})
+        if name.endswith("a Gram target"):
+            more = {"align": {"relations": RELATIONS}, "curriculum": {"relations": 0.5}}
+            table = config.merge(table, more)
         settings = config.build(TrainConfig, table)
         trainers[name] = Trainer(recipe.check(settings), accelerator_for(settings))
 
     first = trainers[PLAIN]
     with closing(Feed(first.setup.stream, first.accelerator.device).batches(0)) as batches:
         fed = next(batches)
+    fed = replace(fed, values=fed.values | {"relations": fed.values["image"]})
     timed = {
         name: partial(images_per_cpu_second, partial(each.train_step, fed), setting.batch, steps)
         for name, each in trainers.items()
