@@ -75,7 +75,7 @@ def planned(run: Run) -> tuple[dict[str, Line], str]:
     steps, batch = settings["steps"], per_step(run)
     epoch = run.data.samples if run.data and not settings.get("one_per") else None
     for key, schedule, factor in _schedules(run):
-        times = [(ramp.begins, ramp.ends) for ramp in schedule.ramps]
+        times: list[Any] = [(ramp.begins, ramp.ends) for ramp in schedule.ramps]
         release = _release(run, key)
         times += [(release.at, release.ramp)] if release else []
         text = " ".join(f"{first} {second}" for first, second in times)
