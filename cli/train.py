@@ -165,7 +165,7 @@ def _show(settings: recipe.TrainConfig) -> None:
     Only the configuration goes to stdout, so that it can be used as a file for --config.
     """
     with importing():
-        from reed.train import dry_run, loop, recipe
+        from reed.train import dry_run, loop, recipe, summary
 
     setup = recipe.check(settings)
     settings = setup.config
@@ -173,7 +173,9 @@ def _show(settings: recipe.TrainConfig) -> None:
     for line in loop.untrained(setup)[1] if settings.init else []:
         click.echo(line, err=True)
 
-    # What the numbers mean over the run and over the times of a sample.
+    # What is aligned, and what the numbers mean over the run and over the times of a sample.
+    for line in summary.of_targets(setup):
+        click.echo(line, err=True)
     click.echo(f"weights over {settings.steps} steps:", err=True)
     click.echo(dry_run.sketch_weights(setup.schedules, setup.lr, settings.steps), err=True)
     if setup.guides:

@@ -66,7 +66,10 @@ RECIPE: dict[str, tuple[str, ...]] = {
 }
 # Table of a recipe that has a table for each name -> the settings of that.
 ENTRIES: dict[str, tuple[str, ...]] = {
-    "align": ("target", "tap", "hidden", "time_weight", "probe"),
+    "align": tuple(
+        "target tap hidden time_weight probe head normalize resize loss token_weight "
+        "release".split()
+    ),
     "guide": tuple(
         "target when read enter drop tap norm noise truth loss lag hidden depth".split()
     ),

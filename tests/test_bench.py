@@ -165,6 +165,15 @@ def test_train(bench, monkeypatch):
     check(list(figures.values()), 2)
     for other in ("bare", "public way", "public way, stored tokens"):
         assert figures[f"small: ours / small: {other}"]["compared_with"] == f"small: {other}"
+    for part in (
+        "conv head",
+        "spatial norm",
+        "token weights",
+        "Gram",
+        "all together",
+        "all and a Gram target",
+    ):
+        assert figures[f"cost of a step, {part}"]["compared_with"] == "step, aligned"
 
 
 def test_the_operations_of_a_training_step(bench, tmp_path):

@@ -111,6 +111,8 @@ def test_a_dry_run_of_every_recipe_is_sound(built, name, variant):
     assert settings["shards"] == str(built(name))
     # The weights of the losses come first, then when each guide's representation enters.
     weights, _, shares = found.stderr.partition("share of the samples with z")
+    aligned, _, weights = weights.partition("weights over")
+    assert all(line.startswith("align  ") for line in aligned.splitlines())
     sketched = [line.split()[0] for line in weights.splitlines()[1:]]
     off = [n for n, weight in settings["curriculum"].items() if weight == 0.0]
     heads = {n for n, guide in settings["guide"].items() if guide["read"] != "bank"}

@@ -26,7 +26,7 @@ WIDER = 1.0  # of the width of a range, on either side, that a run may leave it
 LEAST = 0.02  # of the value, which a range is at least wide
 # Settings in which the runs of one recipe may differ; a curriculum may depend on the steps.
 OWN = (*(name for name in FREE if name != "steps"), "seed")
-_COSINE, _NORM = "cos/", "grad_norm"
+_COMPARED, _NORM = ("cos/", "gram/"), "grad_norm"
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _range(name: str, steps: Sequence[int], lines: Sequence[Mapping[int, Any]]) 
 def _watched(table: Mapping[str, Any], line: Mapping[str, Any]) -> list[str]:
     """Return the quantities of a log that tell something of the training."""
     losses = {*table["curriculum"], "loss"} - {*table["align"], *table["guide"]}
-    return [name for name in line if name in losses or name == _NORM or name.startswith(_COSINE)]
+    return [name for name in line if name in losses or name == _NORM or name.startswith(_COMPARED)]
 
 
 def _recipe(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
-from reed.train.align import AlignConfig
 from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.targets import AlignConfig
 
 CHOICES = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
