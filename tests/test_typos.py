@@ -249,10 +249,10 @@ number = 3
         ("--encoder own=mine:number", "mine:number cannot be made: 'int' object is not callable"),
         ("--encoder own=mine:Wrong", "column 'own': the encoder gave a value of type NoneType; re"),
         ("--encoder own=mine:NoValues", "the encoder gave field 'v' of type NoneType; return one "),
-        ("--encoder own=mine:NoRevision", "column 'own', mine.py:18: KeyError: 'weights' (--tr"),
+        ("--encoder own=mine:NoRevision", "column 'own', mine.py:20: KeyError: 'weights' (--tr"),
         ("--source mine:Bare", "source 'mine:Bare' lacks entries, views, listing, read; add what"),
         ("--source mine:Nothing", "the source lists a value of type NoneType; return {key: stamp}"),
-        ("--source mine:Listless", "the listing of the source, mine.py:26: ZeroDivisionError: "),
+        ("--source mine:Listless", "the listing of the source, mine.py:28: ZeroDivisionError: "),
     ],
 )
 def test_a_class_that_is_no_encoder_or_source_is_one_line(folder, words, said):
@@ -295,7 +295,7 @@ def test_a_run_is_named_by_position_or_by_run(trained, tmp_path):
         assert done.exit_code == 0 and json.loads(done.stdout)["steps"] == 3, done.output
     assert call(cli_train, "export", "--out", tmp_path / "x.pt").exit_code == 2
     assert "Missing argument 'SAMPLES'" in call(cli_evaluate, "--reference", tmp_path).output
-    line = "nowhere is neither a run (no config.json) nor a command (export, report)"
+    line = "nowhere is no run (no config.json); a new one takes its cache from --shards"
     assert line in call(cli_train, "nowhere").output
 
 
@@ -335,7 +335,7 @@ def test_labels_are_named_or_numbered(trained, tmp_path, monkeypatch):
     # The folders 1, 10 and 2 are the classes 0, 1 and 2: a label has no two meanings.
     names = ["1", "10", "2"]
     assert [classes.number_of(name, names, 3) for name in names] == [0, 1, 2]
-    with pytest.raises(ReedError, match="'0' is no class: names are numbers here, and count. Avai"):
+    with pytest.raises(ReedError, match="'0' is no class: names are numbers here, and count. Did"):
         classes.number_of("0", names, 3)
     assert classes.number_of("1", ["0", "1", "2"], 3) == 1
 
