@@ -29,9 +29,8 @@ class _Train(click.Group):
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             run = Path(args[0])
             if not is_closed(run) and not (run / "config.json").is_file():
-                raise click.UsageError(
-                    f"{run} is no run (no config.json); a new one takes its cache from --shards"
-                )
+                known = ", ".join(sorted(self.commands))
+                raise click.UsageError(f"{run} is neither a run (no config.json) nor {known}")
             args = ["--run", *args]
         return super().parse_args(ctx, args)
 
@@ -287,6 +286,8 @@ def report_runs(
         written = expected.write(run_folder.expanded(runs)[0], expect)
         click.echo(f"{expect}: {len(written.ranges)} quantities of {written.runs} runs")
         return
+
+    # The page of several runs belongs to none of their folders.
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: name it with --out FILE")
     out = out or runs[0] / "report.html"
