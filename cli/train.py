@@ -26,10 +26,12 @@ class _Train(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a first word that is the folder of a run as --run."""
-        if args and args[0] not in self.commands:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
             run = Path(args[0])
-            if is_closed(run) or (run / "config.json").is_file():
-                args = ["--run", *args]
+            if not is_closed(run) and not (run / "config.json").is_file():
+                known = ", ".join(sorted(self.commands))
+                raise click.UsageError(f"{run} is neither a run (no config.json) nor {known}")
+            args = ["--run", *args]
         return super().parse_args(ctx, args)
 
 

@@ -74,13 +74,12 @@ def plan_settings(
         source = source or manifest.source
         recorded = manifest.options if source == manifest.source else None
 
-    # The pipeline's settings are those of its own source; another one may not have them.
+    # The pipeline's settings are those of its own source; another one may not have them. A cache
+    # keeps its own, so that one that is given does not reset the others.
     source = source or pipeline.source
     options = dict(pipeline.settings.get("source", {})) if source == pipeline.source else {}
-    given = parse_options(request.options).get("source")
-    if given is None and recorded is not None:
-        options = recorded
-    options = config.merge(options, given or {})
+    given = parse_options(request.options).get("source", {})
+    options = config.merge(options if recorded is None else recorded, given)
 
     # These are frozen with the plan, whatever settings of the source are given now: an earlier
     # version may have planned without them.

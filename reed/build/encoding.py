@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
 from reed.build import device
@@ -49,16 +49,26 @@ def _encode(job: Job, batch: list[tuple[str, Sample]], failed: dict[str, str]) -
         return Batch([], [{}])
 
     # The encoder may be a user's own, so what it returns is checked.
-    for name in names:
-        if len(values.get(name, ())) != len(batch):
-            raise ReedError(
-                f"column {job.column.name!r}: the encoder gave {len(values.get(name, ()))} values "
-                f"of field {name!r} for {len(batch)} samples"
-            )
+    _check_counts(job, names, values, len(batch))
     found = {name: device.placed(values[name]) for name in names}
     encoded = Batch([key for key, _ in batch], [found], [device.mark(found)])
     _check_shapes(job, encoded)
     return encoded
+
+
+def _check_counts(job: Job, names: list[str], values: Any, count: int) -> None:
+    """Raise ReedError unless an encoder returned a value of every field for every sample."""
+    where = f"column {job.column.name!r}: the encoder gave"
+    if not isinstance(values, Mapping):
+        kind = type(values).__name__
+        raise ReedError(f"{where} a value of type {kind}; return {{field: one value per sample}}")
+    for name in names:
+        given = values.get(name, ())
+        if not isinstance(given, Sized) or getattr(given, "shape", None) == ():
+            kind = type(given).__name__
+            raise ReedError(f"{where} field {name!r} of type {kind}; return one value per sample")
+        if len(given) != count:
+            raise ReedError(f"{where} {len(given)} values of field {name!r} for {count} samples")
 
 
 def _check_shapes(job: Job, encoded: Batch) -> None:

@@ -269,8 +269,8 @@ def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
         return "only data may lack values"
     if is_whitened and not field.is_target:
         return "only what is aligned to may lose channels, and that is a token, sample or pair"
-    if (is_whitened or field.codec == "int8") and not field.shape:
-        return f"{field.codec} needs an axis of channels"
+    if (is_whitened or field.codec == "int8") and not (field.shape and field.shape[-1]):
+        return f"{field.codec} needs an axis of channels, whose length does not vary"
     if kept and kept > (field.shape[-1] or 0):
         return f"it has {field.shape[-1]} channels; keep at most as many"
     return ""
