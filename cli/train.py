@@ -13,6 +13,7 @@ from reed.build.engines import launched_share
 from reed.bytes import is_closed
 from reed.cli import completion, typos
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
+from reed.cli.report import report_runs
 from reed.extras import DISTRIBUTION
 from reed.train import sweep
 from reed.train.request import Request
@@ -240,62 +241,7 @@ def export_run(
         click.echo(f"{out}: {line}: {sample_command(run)}")
 
 
-@main.command("report")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--run",
-    "more",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=RUNS,
-    help="Run; the same as RUNS.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="File of the page. Default: report.html in the run or the folder of the sweep.",
-)
-@click.option(
-    "--expect",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Instead of a page, write the ranges of runs that differ in their seeds to a file; "
-    "NAME.expected.json beside a recipe NAME.toml is read by reed-train.",
-)
-@one_line_errors
-def report_runs(
-    runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None, expect: Path | None
-) -> None:
-    """Write an HTML page about a run, several runs, or a sweep.
-
-    \b
-    Examples:
-      reed-train report runs/digits
-      reed-train report runs/digits-sweep
-      reed-train report runs/digits-sit runs/digits --out compared.html
-      reed-train report runs/digits-sweep --expect pipelines/digits.expected.json
-    """
-    from reed.view.pages import run, run_folder
-
-    runs = (*runs, *more)
-    if not runs:
-        raise click.UsageError("Missing argument 'RUNS'.")
-    if expect:
-        from reed.train import expected
-
-        written = expected.write(run_folder.expanded(runs)[0], expect)
-        click.echo(f"{expect}: {len(written.ranges)} quantities of {written.runs} runs")
-        return
-
-    # The page of several runs belongs to none of their folders.
-    if out is None and len(runs) > 1:
-        raise click.UsageError("several runs make one page: name it with --out FILE")
-    out = out or runs[0] / "report.html"
-    for line in run.write(runs, out):
-        click.echo(line)
-    click.echo(out)
+main.add_command(report_runs)
 
 
 if __name__ == "__main__":
