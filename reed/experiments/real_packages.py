@@ -26,6 +26,8 @@ from reed.errors import ReedError
 
 AR = b"!<arch>\n"  # a .deb begins with it
 AR_HEAD = 60  # bytes before each member of a .deb
+DAMAGED = (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError)
+DAMAGED += (zlib.error,)  # what reading a damaged archive raises
 
 
 @dataclass(frozen=True)
@@ -158,10 +160,9 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
     """
     try:
         yield from {".whl": _zipped, ".tgz": _tarred, ".deb": _debian}[path.suffix](path)
-    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ReedError(f"cannot read {path} ({error}); remove it and rerun this") from error
-    except (lzma.LZMAError, zlib.error) as error:
-        raise ReedError(f"cannot unpack {path} ({error}); remove it and rerun this") from error
+    except DAMAGED as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ReedError(f"cannot read {path} ({reason}); remove it and rerun this") from error
 
 
 def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
