@@ -25,7 +25,7 @@ from reed.sources.image.images import Images
 from reed.sources.toy.scenes import GROUNDS, scene_at
 
 WEIGHTS = Path("data/weights/efficientnet-lite2.pth")
-SIZE = 128  # pixels of the judge's input: the images have 28 or 32
+SIZE = 96  # pixels of the input of the judge: the images have 28 or 32
 RIDGE = 1e-2  # of the classifier, per sample, for features of unit variance
 BATCH = 100
 

@@ -70,7 +70,7 @@ class Setting:
     build: dict[str, Any] = field(default_factory=dict)
     whole: bool = False
     images: int = 16_000
-    points: int = 8
+    points: int = 6
     drawn: int = 1000
     real: int = 5000
     options: SampleOptions = field(default_factory=lambda: SampleOptions("heun", 8))
