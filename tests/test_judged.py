@@ -123,7 +123,7 @@ def test_missing_data_say_which_command_fetches_them(bench, tmp_path, monkeypatc
     judged = bench("judged")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(click.ClickException, match="make data-emoji"):
-        judged.prepare("emoji", tmp_path, tmp_path / "cache", judged.Setting())
+        judged.prepare(judged.Run("emoji", tmp_path, tmp_path, "sit", 0), judged.Setting())
 
 
 def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, tmp_path):

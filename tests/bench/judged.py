@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ class Run:
     def folder(self) -> Path:
         return self.root / f"{self.variant}-{self.seed}"
 
+    @property
+    def judge(self) -> Path:
+        """The features of the real images, which all runs of a cache share."""
+        return self.root.parent / f"judge-{self.cache.name}.npz"
+
     def record(self, setting: Setting) -> Path:
         """The file of what was measured: step -> measure -> value."""
         return self.folder / f"judged-{setting.drawn}.json"
@@ -154,7 +159,7 @@ def measured(run: Run, setting: Setting) -> Path:
     missing = [step for step in steps if str(step) not in known]
     if not missing:
         return path
-    real, features = judge.Judge.load(run.root / "judge.npz"), DATA[run.data].judge(DEVICE)
+    real, features = judge.Judge.load(run.judge), DATA[run.data].judge(DEVICE)
     for step in missing:
         images, labels = draw(run.folder, step, setting, real.other_labels)
         known[str(step)] = real.measure(features(images), labels)
@@ -176,8 +181,9 @@ def draw(
     return picture.to_uint8(drawn["x"], sampler.fields["x"]), labels
 
 
-def prepare(data: str, root: Path, cache: Path, setting: Setting) -> None:
+def prepare(run: Run, setting: Setting) -> None:
     """Build the cache, and the judge from the real images, where they are missing."""
+    data, cache, place = run.data, run.cache, run.judge
     about, options = DATA[data], dict(pipelines.load(data).settings.get("source", {}))
     options |= {k.partition(".")[2]: v for k, v in setting.build.items() if "source." in k}
     words = [] if about.train else ["--set", f"source.samples={setting.images}"]
@@ -192,7 +198,9 @@ def prepare(data: str, root: Path, cache: Path, setting: Setting) -> None:
         sys.exit(code)
 
     # Every run is compared with the same features, which take minutes.
-    if (root / "judge.npz").is_file():
+    run.root.mkdir(parents=True, exist_ok=True)
+    if place.is_file():
+        write_atomic(run.root / "floor.json", json.dumps(judge.Judge.load(place).floor()).encode())
         return
     if about.train:
         classes = judge.classes_of(archive)
@@ -206,8 +214,8 @@ def prepare(data: str, root: Path, cache: Path, setting: Setting) -> None:
     sets = (known.images, reference.images, other.images)
     arrays = [features(images) for images in tqdm(sets, desc="judge", unit="set")]
     found = judge.Judge(*arrays, known.labels, other.labels)
-    found.save(root / "judge.npz")
-    write_atomic(root / "floor.json", json.dumps(found.floor(), indent=1).encode())
+    found.save(place)
+    write_atomic(run.root / "floor.json", json.dumps(found.floor()).encode())
 
 
 def measure_all(runs: list[Run], setting: Setting) -> None:
@@ -226,18 +234,28 @@ def measure_all(runs: list[Run], setting: Setting) -> None:
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--first", default=0, help="The first seed; recipes are tuned from 1000 on.")
 @click.option("--variant", "variants", multiple=True, help="Variant of the recipe; repeatable.")
+@click.option("--set", "assignments", multiple=True, help="Setting of the recipe; repeatable.")
 @click.option("--table", is_flag=True, help="Train nothing: print the table of what is there.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"))
 def main(
-    data: str, name: str, seeds: int, first: int, variants: tuple[str, ...], table: bool, out: Path
+    data: str,
+    name: str,
+    seeds: int,
+    first: int,
+    variants: tuple[str, ...],
+    assignments: tuple[str, ...],
+    table: bool,
+    out: Path,
 ) -> None:
     """Train every variant from every seed, judge the checkpoints, print and draw what was found."""
-    setting, root = setting_of(data, name), out / f"judged-{data}-{name}"
-    cache, variants = Path("cache") / f"{data}-{name}", variants or VARIANTS
+    setting, cache = setting_of(data, name), Path("cache") / f"{data}-{name}"
+    # Runs with other settings get a folder of their own.
+    root, variants = out / "-".join((f"judged-{data}-{name}", *assignments)), variants or VARIANTS
+    for text in assignments:
+        setting = replace(setting, over=config.merge(setting.over, config.assignment(text)))
     runs = [Run(data, root, cache, v, s) for s in range(first, first + seeds) for v in variants]
     if not table:
-        root.mkdir(parents=True, exist_ok=True)
-        prepare(data, root, cache, setting)
+        prepare(runs[0], setting)
         measure_all(runs, setting)
     records = {(run.variant, run.seed): run.record(setting) for run in runs}
     judged_table.publish(root, records, f"{data}, {name}")
