@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -72,8 +72,11 @@ browser: ## Install Chromium, in which the tests look at HTML pages
 	  >/dev/null 2>&1; } || echo "no chromium and chromedriver: tests of pages will be skipped"
 
 # worksteal starts each worker on a run of neighbouring tests, so module fixtures are shared.
-test: $(STAMP) browser ## Run the tests, but for the slow ones and those that need a GPU
+test: $(STAMP) browser ## Run the tests, but for the slow ones, the documentation's and those that need a GPU
 	$(PYTEST) -n 2 --dist worksteal $(ARGS)
+
+test-docs: $(STAMP) ## Build the documentation and run every command in it, and the recipe of ImageNet
+	$(PYTEST) -n 2 --dist worksteal -m "docs and not slow" $(ARGS)
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)

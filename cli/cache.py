@@ -8,6 +8,7 @@ from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_convert import convert
 from reed.cli.cache_keep import reindex, repair, verify
 from reed.cli.cache_look import doctor, info, list_, peek, study
+from reed.cli.cache_space import prune, rm
 from reed.extras import DISTRIBUTION
 
 
@@ -21,7 +22,7 @@ def main() -> None:
 
 
 building, looking = (plan, prefetch, build), (list_, info, study, peek, doctor)
-keeping = (verify, repair, reindex, convert)
+keeping = (verify, repair, reindex, convert, rm, prune)
 for command in (*building, *looking, *keeping):
     main.add_command(command)
 

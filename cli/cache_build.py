@@ -19,7 +19,7 @@ from reed.cli.build_options import COLUMNS, REQUEST, takes
 from reed.cli.common import DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import Build, JobSpec, Request
-from reed.view import account
+from reed.view import account, pace
 
 
 @click.command()
@@ -45,21 +45,31 @@ def prefetch(**requested: Any) -> None:
 
 @click.command()
 @takes(*REQUEST)
+@DEVICE
+@click.option(
+    "--measure",
+    is_flag=True,
+    help="Also time disk, reading, encoding and writing on a few samples: which of them limits "
+    "the build, and how long it takes.",
+)
 @one_line_errors
-def plan(force: bool, as_json: bool, **requested: Any) -> None:
-    """Show what a build would write, without writing anything.
+def plan(force: bool, as_json: bool, device: str, measure: bool, **requested: Any) -> None:
+    """Show what a build would write, without building anything.
 
     Fails if the disk is too small for it.
 
     \b
     Examples:
       reed-cache plan digits
+      reed-cache plan digits --measure
       reed-cache plan imagenet --data /data/imagenet/train
       reed-cache plan digits --codec digits-vit/tokens=float16
     """
     prepared = stage_one.prepare(_request(**requested))
     lines = account.plan_lines(prepared)
     for line in (prepared.listing.line, *lines, *prepared.notes, *prepared.open_files(fetch=False)):
+        _say(line, as_json)
+    for line in pace.lines(prepared, pick_device(device)) if measure else ():
         _say(line, as_json)
     _account(prepared, prepared.plan, as_json)
     if not force:

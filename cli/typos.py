@@ -57,7 +57,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "": tuple(
         "shards run steps data domain batch tokens one_per align guide curriculum optim accumulate "
         "seed precision compile ema_decay ema_sigma_rel stop_after_bad init tracker keep "
-        "wait_minutes every preview loader".split()
+        "wait_minutes every preview loader reference".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
     "every": ("log", "save", "keep"),

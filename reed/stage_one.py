@@ -15,7 +15,7 @@ from reed import config, pipelines
 from reed.build import column as columns
 from reed.build import computed, defaults, early, size
 from reed.build import seen as memory
-from reed.build.choices import Request, parse_codecs, parse_encoder, parse_options
+from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.seen import Seen
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
@@ -149,8 +149,7 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
     # The pipeline's own codecs are for new columns of its own encoders.
-    own = dict(map(parse_encoder, (*pipeline.base, *pipeline.encoders)))
-    new = [n for n in wanted if encoder_of(n) == own.get(n, n) and not schema.has_shards(cache, n)]
+    new = {n: encoder_of(n) for n in wanted if not schema.has_shards(cache, n)}
     codecs = parse_codecs(defaults.codecs(request, pipeline, new))
     for flag, names, others in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:

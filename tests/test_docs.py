@@ -70,11 +70,13 @@ def site(tmp_path_factory):
     return out
 
 
+@pytest.mark.docs
 def test_every_page_is_built(site):
     for page in DOCS.glob("*.md"):
         assert (site / f"{page.stem}.html").is_file(), page
 
 
+@pytest.mark.docs
 def test_a_page_fetches_nothing_from_elsewhere(site):
     for page in site.glob("*.html"):
         text = page.read_text()

@@ -77,7 +77,10 @@ def page_in(world, tmp_path, monkeypatch):
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [page if page == "README.md" else pytest.param(page, marks=pytest.mark.docs) for page in PAGES],
+)
 def test_the_commands_of_a_page_run(page, page_in):
     failed = page_in(page, fully=False)
     assert not failed, "\n\n".join(failed)

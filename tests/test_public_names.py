@@ -54,7 +54,7 @@ def seen(card) -> torch.Tensor:
 
 
 def close(have, want) -> None:
-    np.testing.assert_allclose(np.stack(have), want.numpy(), rtol=0, atol=2e-5)
+    np.testing.assert_allclose(np.stack(have), want.detach().numpy(), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize(

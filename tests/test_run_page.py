@@ -409,7 +409,7 @@ def test_only_numbers_that_can_be_compared_make_a_line(tmp_path):
     for step, num in ((20, 256), (40, 256), (40, 1000)):
         write_score(place, f"step-{step:07d}-n{num}", step, {"fd": step / num}, num=num)
     write_score(place, "step-0000040-n256-x", 40, {"once": 1.0}, num=256)
-    (chart,) = scores.charts(scores.read(place, "a"), several=False)
+    (chart,) = scores.charts(scores.read(place, "a"), several=False, references={})
     assert list(chart.columns) == ["step", "n256, 256 samples", "n1000, 1000 samples"]
     assert chart.rows == [[20, 20 / 256, ""], [40, 40 / 256, 40 / 1000]]
 

@@ -29,6 +29,7 @@ class Size:
     Attributes:
         column: Name of the column.
         shards: Shards without a marker.
+        samples: Samples of these shards.
         bytes: Bytes of these shards.
         record: Bytes of one record.
         basis: How the bytes are known: "exact", "close", "from shard 3" (its mean record), or a
@@ -38,6 +39,7 @@ class Size:
 
     column: str
     shards: int
+    samples: int
     bytes: int
     record: float
     basis: str
@@ -68,7 +70,7 @@ def size_of(cache: Path, plan: Plan, column: Column) -> Size:
     total = sum(round(fixed + record * count * views) for count in samples)
     rate = _seconds_per_shard(cache, column, [path for path in markers if path.is_file()])
     seconds = None if rate is None else rate * len(missing)
-    return Size(column.name, len(missing), total, record, basis, seconds)
+    return Size(column.name, len(missing), sum(samples), total, record, basis, seconds)
 
 
 def _seconds_per_shard(cache: Path, column: Column, markers: Sequence[Path]) -> float | None:

@@ -53,7 +53,7 @@ def new_folder(path: Path) -> Generator[Path]:
             _follow_umask(file)
             sync(file)
         sync(temp)
-        _remove(path)
+        remove(path)
         os.replace(temp, path)
 
 
@@ -78,7 +78,7 @@ def _appearing(path: Path) -> Generator[Path]:
         problem = f"cannot write {path}: {error.strerror}"
         raise ReedError(f"{problem}; make room there, then rerun to resume") from error
     finally:
-        _remove(temp)
+        remove(temp)
 
 
 def sweep(folder: Path, names: Collection[str]) -> None:
@@ -91,11 +91,11 @@ def sweep(folder: Path, names: Collection[str]) -> None:
     """
     for temp in folder.glob(".*.tmp"):
         if temp.name[1:].rsplit(".", 2)[0] in names:
-            _remove(temp)
+            remove(temp)
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a folder if it exists."""
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:

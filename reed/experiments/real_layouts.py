@@ -120,6 +120,7 @@ def emoji(archives: Archives, out: Path) -> None:
     ):
         folder, seen = "/assets/" if artist == "fluent" else "/img/google/64/", set[str | bytes]()
         for name, content in members(archives[package]):
+            # Both packages hold more than emoji: sheets, letters of flags, parts of sequences.
             code = bare(PurePosixPath(name).stem)
             if folder not in f"/{name}" or not name.endswith(ending) or code not in named:
                 continue
@@ -128,6 +129,7 @@ def emoji(archives: Archives, out: Path) -> None:
                 about = named[code]
                 picture = Picture(about.group, f"{artist}-{code}{ending}", about.caption, content)
                 splits[split_of("emoji", about.concept)].append(picture)
+
     for split, pictures in splits.items():
         pack(out / f"{split}.zip", sorted(pictures, key=lambda p: (p.label, p.name)), len(pictures))
 
@@ -181,6 +183,8 @@ def openclipart(archives: Archives, out: Path) -> None:
     }
     splits: dict[str, list[Picture]] = {"train": [], "test": []}
     seen = set()
+
+    # Links to a drawing in another folder are no files, and so are passed over.
     for name, content in members(archives["openclipart-png"]):
         key = _below(name, "png")
         if not captions.get(key) or content in seen or format_of(content[:HEAD]) != "PNG":
@@ -221,6 +225,8 @@ def moses(archives: Archives, out: Path) -> None:
         if split not in splits or not name.endswith(".csv.gz"):
             continue
         splits.discard(split)
+
+        # Lists of a size that a laptop can compute conformers for.
         rows = csv.DictReader(io.StringIO(gzip.decompress(content).decode()))
         smiles = [row["SMILES"] for row in rows]
         (out / split).mkdir()

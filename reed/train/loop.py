@@ -17,7 +17,7 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, public, recipe, summary, trackers
+from reed.train import checkpoint, expected, public, recipe, summary, trackers
 from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -208,7 +208,9 @@ class Trainer:
     def _log(self) -> RunLog:
         """Open the log, and the tracker if the recipe names one."""
         settings = self.setup.config
-        return RunLog(settings.run, self.step, trackers.start(self.accelerator, settings))
+        known = expected.watch(settings, self.setup.data)
+        started = trackers.start(self.accelerator, settings)
+        return RunLog(settings.run, self.step, started, known.unusual if known else None)
 
     def train_step(self, fed: Fed) -> dict[str, Tensor]:
         """Do one optimizer step on one batch, and return the values to log, still on the device."""

@@ -46,8 +46,9 @@ __all__ = [
 
 # Settings that a rerun in the same folder may change.
 FREE = (
-    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
-)
+    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes "
+    "reference"
+).split()
 
 
 @dataclass(frozen=True)
