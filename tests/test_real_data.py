@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import shutil
@@ -251,7 +252,7 @@ def test_the_teachers_are_the_packages_own_to_the_bit(tmp_path):
     subprocess.run([sys.executable, "-m", "pip", *words], cwd=tmp_path, check=True)
     sys.path.insert(0, str(next(tmp_path.glob("efficientnet_lite_pytorch*.whl"))))
     try:
-        from efficientnet_lite_pytorch import EfficientNet
+        EfficientNet = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
     finally:
         sys.path.pop(0)
 

@@ -74,6 +74,7 @@ def fashion(archives: Archives, out: Path) -> None:
             problem = f"{len(images)} images and {len(labels)} labels up to {labels.max()}"
             raise ReedError(f"the {split} split of Fashion-MNIST has {problem}")
 
+        # Smaller archives, because a build reads whole ones.
         counts = {split: len(images)}
         counts |= {f"train-{n}": c for n, c in SHARES.items() if split == "train"}
         for name, count in counts.items():
