@@ -442,7 +442,7 @@ def test_codecs_of_a_pipeline_hold_for_the_columns_that_it_names_itself(tmp_path
     kept = {"image", "labels", "captions-beside", "lite0"}
     assert chosen()["lite0"] == (("tokens", "pca:64+int8"),)
     assert chosen("lite0=timm:tf_efficientnet_lite0")["lite0"] == (("tokens", "pca:64+int8"),)
-    other = chosen("lite0=gradients")
+    other = chosen("lite0=timm:tf_efficientnet_lite2")
     assert other.keys() == kept and other["lite0"] == ()
 
 
