@@ -164,7 +164,7 @@ def test_scenes_are_judged_from_end_to_end(bench, tmp_path, monkeypatch):
     judged.main(words, standalone_mode=False)
     root = tmp_path / "runs/bench/judged-scenes-cpu"
     table = (root / "table.md").read_text()
-    assert "| repa |" in table and "1 seeds, 2 steps" in table and (root / "curves.png").is_file()
+    assert "| repa |" in table and "1 seed, 2 steps" in table and (root / "curves.png").is_file()
 
     monkeypatch.setattr(judged, "draw", None)  # a rerun finds everything measured
     judged.main(words, standalone_mode=False)

@@ -259,7 +259,9 @@ def test_the_teachers_are_the_packages_own_to_the_bit(tmp_path):
     draws = torch.Generator().manual_seed(0)
     for number, size in ((0, 224), (2, 260)):  # the package pads as for this size
         path = tmp_path / f"efficientnet-lite{number}.pth"
-        own = EfficientNet.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
+        own = EfficientNet.from_pretrained(
+            f"efficientnet-lite{number}", weights_path=str(path)
+        ).eval()
         model = timm.create_model(f"tf_efficientnet_lite{number}").eval()
         fill(model, for_timm(model, torch.load(path, weights_only=True)), "the package")
         x = torch.randn(2, 3, size, size, generator=draws)

@@ -12,6 +12,7 @@ import curves
 import paired
 
 from reed.cache.files import write_atomic
+from reed.wording import counted
 
 BASE = "sit"
 Record = dict[int, dict[str, float]]  # step -> measure -> value
@@ -35,7 +36,7 @@ def publish(root: Path, places: Mapping[tuple[str, int], Path], what: str) -> No
         raise click.ClickException(f"{root}: no seed has all of {', '.join(variants)} yet")
     runs = {v: [records[v, seed] for seed in seeds] for v in variants}
     floor = json.loads((root / "floor.json").read_text())
-    title = f"{what}: {len(seeds)} seeds, {last} steps"
+    title = f"{what}: {counted(len(seeds), 'seed')}, {last} steps"
     lines = [title, "", *table(runs, floor)]
     write_atomic(root / "table.md", ("\n".join(lines) + "\n").encode())
     fds = {v: [curve(record, "fd") for record in each] for v, each in runs.items()}
