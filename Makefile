@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -131,6 +131,9 @@ bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DI
 
 bench-start: $(STAMP) ## Time the start of reed-train against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/start.py $(ARGS)
+
+bench-sample: $(STAMP) ## Time drawing samples against another checkout: ARGS=DIR
+	$(BIN)/python tests/bench/sample.py $(ARGS)
 
 bench-first: $(STAMP) ## Time a first build against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/first_build.py $(ARGS)

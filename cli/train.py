@@ -284,6 +284,8 @@ def report_runs(
         written = expected.write(run_folder.expanded(runs)[0], expect)
         click.echo(f"{expect}: {len(written.ranges)} quantities of {written.runs} runs")
         return
+
+    # The page of several runs belongs to none of their folders.
     if out is None and len(runs) > 1:
         raise click.UsageError("several runs make one page: name it with --out FILE")
     out = out or runs[0] / "report.html"

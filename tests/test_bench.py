@@ -86,6 +86,12 @@ def test_protein(bench):
     assert figures["all in RAM"]["value"] > 24 * 64 * 64 * 128 * 4 / 2**20
 
 
+def test_sample(bench):
+    sample = bench("sample")
+    assert all(seconds > 0 for seconds in sample.doubled())  # it checks that the samples are equal
+    assert sample.drawn("64 images, 25 steps") > 0
+
+
 def test_molecule(bench, monkeypatch):
     molecule = bench("molecule")
     small = molecule.SemlaConfig(width=16, heads=2, sets=8, message=8, hidden=8, edge=8, size_emb=4)

@@ -93,11 +93,11 @@ WRONG = {
     "reed-cache build digits --fast": "No such option",
     "reed-cache list encoders  # cache/digits": "there is no cache/digits after it",
     "reed-cache plan imagenet --data /data/imagenet/val": "has no file /data/imagenet/val",
-    f"reed-eval {DRAWN}/step-0000801-euler50-fp64.npz --reference cache/digits": (
+    f"reed-eval {DRAWN}/step-0000801-euler50-fp32.npz --reference cache/digits": (
         "the recipe has no such checkpoint: 800 steps, every 200"
     ),
-    f"reed-eval {DRAWN}/step-0000800-euler9-fp64.npz --reference cache/digits": (
-        "step-0000002-euler9-fp64.npz"
+    f"reed-eval {DRAWN}/step-0000800-euler9-fp32.npz --reference cache/digits": (
+        "step-0000002-euler9-fp32.npz"
     ),
     "make demos": "No rule to make target",
     "make bench-speedup ARGS='--settings gpu'": "No such option",

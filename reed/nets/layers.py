@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def is_drawing(x: Tensor) -> bool:
+    """Whether samples are drawn, in one precision; autocast rounds what these products subtract."""
+    return torch.is_inference_mode_enabled() and not torch.is_autocast_enabled(x.device.type)
+
+
 def init_linear(linear: nn.Linear) -> None:
     """Initialise a layer with a Xavier-uniform weight and zero bias, as the code of DiT does."""
     nn.init.xavier_uniform_(linear.weight)

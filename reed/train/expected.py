@@ -140,6 +140,7 @@ def write(places: Sequence[Path], path: Path) -> Expected:
                 f"{old!r}; give runs that differ in their seeds"
             )
 
+    # Runs may have been logged at other steps; those that all have count.
     lines = [{line["step"]: line for line in log.read(place)} for place in places]
     steps = sorted(set.intersection(*map(set, lines)))
     if not steps:

@@ -118,6 +118,8 @@ def charts(
                 xs, ys = lines.setdefault(name, {}).setdefault(name_of_line, ([], []))
                 xs.append(score.step)
                 ys.append(metric["value"])
+
+    # Points of another run are shown even where this one has not been measured yet.
     caption = "By the step of the checkpoint that the samples were drawn from."
     told: dict[str, str] = {}
     for name, known_run in references.items():
