@@ -185,3 +185,31 @@ def test_bad_decays():
 def test_half_precision_parameters_are_our_own_bug():
     with pytest.raises(AssertionError, match="bfloat16"):
         Ema(nn.Linear(3, 2).bfloat16(), constant_decay())
+
+
+def test_several_averages_are_each_what_one_alone_is():
+    """One fused call for all of them gives the bits of one call for each."""
+    decays = {"0.9": constant_decay(0.9), "0.5": constant_decay(0.5), "power": power_decay(0.1)}
+    net = Net()
+    together = Ema(net, decays["0.9"], {name: decays[name] for name in ("0.5", "power")})
+    alone = {name: Ema(net, decay) for name, decay in decays.items()}
+    for step in range(1, 6):
+        with torch.no_grad():
+            for tensor in (*net.parameters(), net.buf):
+                tensor.normal_()
+        for each in (together, *alone.values()):
+            each.update(step)
+
+    ours = {"0.9": together.state_dict()} | together.others()
+    assert list(ours) == list(decays)
+    for name, state in ours.items():
+        theirs = alone[name].state_dict()
+        assert list(state) == list(theirs)
+        assert all(torch.equal(state[key], theirs[key]) for key in state), name
+    assert not torch.equal(ours["0.9"]["lin.bias"], ours["0.5"]["lin.bias"])
+
+    other = Ema(Net(), decays["0.9"], {name: decays[name] for name in ("0.5", "power")})
+    other.load_state_dict(together.state_dict(), together.others())
+    assert all(torch.equal(other.others()["power"][k], v) for k, v in ours["power"].items())
+    with pytest.raises(ReedError, match="ema: .*another model"):
+        other.load_state_dict(together.state_dict(), {"0.5": {}, "power": {}})

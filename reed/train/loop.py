@@ -105,7 +105,8 @@ class Trainer:
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
-        self._ema = Ema(model.net, setup.config.decay())
+        first, *others = setup.config.averages().values()
+        self._ema = Ema(model.net, first.decay, {each.name: each.decay for each in others})
         self.bare = model
         self._compiled = _compiles(setup.config.compile, accelerator.device)
         if self._compiled:
@@ -123,11 +124,11 @@ class Trainer:
         if not checkpoint.steps(run):
             return
 
-        saved = checkpoint.load(run)
+        saved = checkpoint.load(run, averages=self._ema.others())
         checkpoint.load_strict(self.bare, saved.model, f"{run} step {saved.step}")
         parameters = dict(self.bare.named_parameters())
         checkpoint.load_optimizer(self._optimizer, parameters, saved.optim)
-        self._ema.load_state_dict(saved.ema)
+        self._ema.load_state_dict(saved.ema, saved.averages)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
         self.step, self.samples = saved.step, saved.extra["samples"]
@@ -149,6 +150,7 @@ class Trainer:
                 self._ema.state_dict(),
                 checkpoint.optimizer_tensors(self._optimizer, self._names),
                 extra,
+                self._ema.others(),
             ),
         )
         checkpoint.prune(settings.run, settings.keep, settings.every.keep)

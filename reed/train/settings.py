@@ -9,7 +9,7 @@ from typing import Any
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
 from reed.train.align import AlignConfig
-from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.averages import Average, of_settings
 
 CHOICES = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
@@ -123,6 +123,8 @@ class TrainConfig:
         ema_decay: Decay per step of the averaged weights.
         ema_sigma_rel: If above 0, relative width of a power-function average that replaces
             ema_decay (see reed.train.ema).
+        ema: Several averages, each a decay or "sigma_rel=WIDTH", which replace ema_decay; the first
+            is meant where none is named (see reed.train.averages).
         stop_after_bad: Steps with non-finite gradients after which the run stops.
         init: Checkpoint whose weights the first step starts from (see reed.train.public).
         tracker: Tracker of Accelerate that also gets the log.
@@ -152,6 +154,7 @@ class TrainConfig:
     compile: str = "auto"
     ema_decay: float = 0.9999
     ema_sigma_rel: float = 0.0
+    ema: tuple[float | str, ...] = ()
     stop_after_bad: int = 10
     init: str = ""
     tracker: str = "none"
@@ -179,11 +182,9 @@ class TrainConfig:
             if value not in known:
                 raise ReedError(f"unknown {name} {value!r}.{suggest(value, known)}")
 
-        # Making the decay checks its setting.
-        self.decay()
+        # Making the averages checks their settings.
+        self.averages()
 
-    def decay(self) -> Decay:
-        """Return the decay of the averaged weights as a function of the step."""
-        if self.ema_sigma_rel:
-            return power_decay(self.ema_sigma_rel)
-        return constant_decay(self.ema_decay)
+    def averages(self) -> dict[str, Average]:
+        """Return the averages of the weights by name; the first is meant where none is named."""
+        return of_settings(self.ema, self.ema_decay, self.ema_sigma_rel)
