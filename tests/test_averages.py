@@ -1,14 +1,20 @@
 """Several averages of a run: trained, saved, resumed, chosen, sampled, exported."""
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from reed.cli import completion
+from reed.cli import sample as cli_sample
+from reed.cli import train as cli_train
 from reed.errors import ReedError
-from reed.train import averages, checkpoint
+from reed.train import averages, checkpoint, public
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 cache, make = TINY.cache, TINY.make  # fixtures
@@ -68,7 +74,7 @@ def test_a_run_with_other_averages_is_another_run(make):
 @pytest.mark.parametrize(
     ("over", "message"),
     [
-        ({"ema": [0.9, 0.90]}, r"ema is \[0.9, 0.9\], which has 0.9 twice; leave one out"),
+        ({"ema": [0.9, 0.90]}, r"ema is \[0.9, 0.9\], which has 0.9 twice; remove one"),
         ({"ema": [0.9, "0.9"]}, r"has 0.9 twice"),
         ({"ema": [1.0]}, r"ema: decay is 1.0, it must be at least 0 and below 1"),
         ({"ema": ["sigma_rel=0.4"]}, r"ema: sigma_rel is 0.4, .*above 0 and at most 0.2887"),
@@ -104,7 +110,8 @@ def test_an_average_is_chosen_by_name(make, tmp_path):
         ("sigma_rel=0.10", "sigma_rel=0.1", "ema.sigma_rel=0.1"),
     ):
         found = averages.chosen(settings.run, None, own, wanted)
-        assert found == (name, folder / f"{file}.safetensors")
+        assert (found.name, found.file) == (name, folder / f"{file}.safetensors")
+        assert found.is_first == (file == "ema")
     with pytest.raises(ReedError, match=r"0000007 has no average 0.99; it has 0.9, 0.5, sigma_rel"):
         averages.chosen(settings.run, 7, own, "0.99")
     with pytest.raises(ReedError, match=r"--ema: 'best' is no average"):
@@ -112,3 +119,97 @@ def test_an_average_is_chosen_by_name(make, tmp_path):
     # an old recipe has one, with a name
     assert list(make(ema_decay=0.999).averages()) == ["0.999"]
     assert list(make(ema_sigma_rel=0.05).averages()) == ["sigma_rel=0.05"]
+
+
+# ---- what is drawn from an average, and exported
+
+
+@pytest.fixture(scope="module")
+def several(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "several"
+    return trained(TINY.settings(cache, folder, steps=3, ema=THREE))
+
+
+@pytest.fixture(scope="module")
+def alone(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    return trained(TINY.settings(cache, folder, steps=3, ema_decay=0.5))
+
+
+def call(command, *words):
+    found = CliRunner().invoke(command.main, [str(word) for word in words])
+    return found.exit_code, found.output
+
+
+DRAW = ("--num", 4, "--steps", 2)
+
+
+def test_samples_of_averages_are_sets_of_their_own(several, alone, tmp_path):
+    code, said = call(cli_sample, several, "--ema", "all", *DRAW)
+    assert code == 0, said
+    samples = several / "samples"
+    ways = {name: "" if name == "0.9" else f"-ema-{name}" for name in NAMES}
+    drawn = {name: samples / f"step-0000003{way}-euler2-fp64" for name, way in ways.items()}
+    for name, out in drawn.items():
+        assert json.loads(Path(f"{out}.json").read_text())["ema"] == name
+    images = {name: np.load(f"{out}.npz")["arr_0"] for name, out in drawn.items()}
+    assert not np.array_equal(images["0.9"], images["0.5"])
+    # they are those of the run with that average alone, whose recipe has no name
+    code, said = call(cli_sample, alone, *DRAW)
+    assert code == 0, said
+    out = alone / "samples" / "step-0000003-euler2-fp64"
+    assert json.loads(out.with_name(f"{out.name}.json").read_text())["ema"] is True
+    assert np.array_equal(np.load(f"{out}.npz")["arr_0"], images["0.5"])
+    # the first is meant where none is named, and it may be named
+    before = sorted(samples.iterdir())
+    for words in ([], ["--ema"], ["--ema", "0.90"]):
+        assert call(cli_sample, "--run", several, *DRAW, *words)[0] == 0
+    assert sorted(samples.iterdir()) == before
+
+
+def test_samples_of_two_averages_never_mix(several, tmp_path):
+    out = tmp_path / "s"
+    words = (several, "--out", out, *DRAW)
+    assert call(cli_sample, *words, "--ema", "0.5")[0] == 0
+    code, said = call(cli_sample, *words)
+    assert code == 2 and f"{out} was drawn with ema = '0.5', now it is '0.9'; choose" in said
+    code, said = call(cli_sample, *words, "--no-ema")
+    assert code == 2 and "was drawn with ema = '0.5', now it is False" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--ema", "0.99"], "step-0000003 has no average 0.99; it has 0.9, 0.5, sigma_rel=0.1"),
+        (["--ema", "best"], "--ema: 'best' is no average; give a decay such as 0.999"),
+        (["--ema", "0.5", "--no-ema"], "--no-ema takes the last weights and --ema 0.5 an average"),
+    ],
+)
+def test_averages_that_there_are_not(several, tmp_path, words, message):
+    code, said = call(cli_sample, several, *words)
+    assert code == 2 and message in said, said
+    code, said = call(cli_train, "export", several, "--out", tmp_path / "x.pt", *words)
+    assert code == 2 and message in said, said
+
+
+def test_an_average_belongs_to_a_run(several, tmp_path):
+    file = tmp_path / "x.pt"
+    code, said = call(cli_train, "export", several, "--out", file)
+    assert code == 0, said
+    code, said = call(cli_sample, "--checkpoint", file, "--ema", "0.5")
+    assert code == 2 and f"--ema 0.5 names an average of a run, and {file} has one" in said
+
+
+def test_an_average_is_exported(several, tmp_path):
+    saved = everything(several)
+    for words, state in (([], saved.ema), (["--ema", "0.5"], saved.averages["0.5"])):
+        for ending in (".pt", ".safetensors"):
+            out = tmp_path / f"{len(words)}{ending}"
+            assert call(cli_train, "export", several, "--out", out, *words)[0] == 0
+            found = public.read(out).net
+            assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_the_names_of_averages_are_completed(several, alone):
+    assert list(completion.averages(several)) == NAMES
+    assert list(completion.averages(alone)) == ["0.5"]

@@ -7,11 +7,12 @@ meant where none is named; each other one is ema.NAME.safetensors.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reed.errors import ReedError
 from reed.train import checkpoint
+from reed.train.checkpoint import Checkpoint
 from reed.train.ema import Decay, constant_decay, power_decay
 
 SIGMA_REL = "sigma_rel="  # what the name of a power-function average begins with
@@ -83,7 +84,7 @@ def of_settings(
     for entry in entries:
         average = parsed(entry)
         if average.name in found:
-            raise ReedError(f"ema is {list(entries)}, which has {average.name} twice; leave one out")
+            raise ReedError(f"ema is {list(entries)}, which has {average.name} twice; remove one")
         found[average.name] = average
     return found
 
@@ -102,10 +103,25 @@ def stored(folder: Path, averages: Mapping[str, Average]) -> dict[str, Path]:
     return {first: folder / f"ema{ending}"} | {name: paths[name] for name in order}
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """An average in a checkpoint.
+
+    Attributes:
+        name: Its name.
+        file: Its file.
+        is_first: Whether it is the one that is meant where none is named.
+    """
+
+    name: str
+    file: Path
+    is_first: bool
+
+
 def chosen(
     run: Path, step: int | None, averages: Mapping[str, Average], wanted: str = ""
-) -> tuple[str, Path]:
-    """Return the name and the file of an average of a run's checkpoint.
+) -> Chosen:
+    """Find an average of a run's checkpoint.
 
     Args:
         run: Folder of the run.
@@ -118,9 +134,31 @@ def chosen(
     """
     step, folder = checkpoint.find(run, step)
     found = stored(folder, averages)
-    if not wanted:
-        return next(iter(found.items()))
-    average = parsed(wanted, "--ema")
-    if average.name not in found:
-        raise ReedError(f"{folder} has no average {average.name}; it has {', '.join(found)}")
-    return average.name, found[average.name]
+    first = next(iter(found))
+    name = parsed(wanted, "--ema").name if wanted else first
+    if name not in found:
+        raise ReedError(f"{folder} has no average {name}; it has {', '.join(found)}")
+    return Chosen(name, found[name], name == first)
+
+
+def load(
+    run: Path,
+    step: int | None,
+    averages: Mapping[str, Average],
+    wanted: str = "",
+    groups: tuple[str, ...] = (),
+) -> tuple[Checkpoint, Chosen]:
+    """Read a checkpoint whose `ema` is the average of a name; see `chosen`.
+
+    Args:
+        run: See `chosen`.
+        step: See `chosen`.
+        averages: See `chosen`.
+        wanted: See `chosen`.
+        groups: Other state dicts to read, of "model" and "optim".
+    """
+    average = chosen(run, step, averages, wanted)
+    if average.is_first:
+        return checkpoint.load(run, step, (*groups, "ema")), average
+    saved = checkpoint.load(run, step, groups, averages=(average.name,))
+    return replace(saved, ema=saved.averages[average.name], averages={}), average
