@@ -12,7 +12,7 @@ from reed import config
 from reed.build.engines import launched_share
 from reed.bytes import is_closed
 from reed.cli import completion, typos
-from reed.cli.averages import ema_option, wanted
+from reed.cli.averages import ema_option, reconstruct_average, wanted
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.extras import DISTRIBUTION
 from reed.train import sweep
@@ -239,6 +239,9 @@ def export_run(
     click.echo(f"{out}: step {step} of {run}")
     if line := export.left_out(run):
         click.echo(f"{out}: {line}: {sample_command(run)}")
+
+
+main.add_command(reconstruct_average)
 
 
 @main.command("report")

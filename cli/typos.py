@@ -60,7 +60,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
         "wait_minutes every preview loader".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
-    "every": ("log", "save", "keep"),
+    "every": ("log", "save", "keep", "snapshot"),
     "preview": ("every", "num", "options"),
     "loader": ("threads", "ahead"),
 }
@@ -74,7 +74,9 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 # Dotted name of a setting -> its type; others, such as those of align.NAME, are not known here.
 TYPES: dict[str, type] = {
     **dict.fromkeys("steps batch tokens accumulate seed stop_after_bad keep".split(), int),
-    **dict.fromkeys(("every.log", "every.save", "every.keep", "preview.every"), int),
+    **dict.fromkeys(
+        ("every.log", "every.save", "every.keep", "every.snapshot", "preview.every"), int
+    ),
     **dict.fromkeys(("preview.num", "loader.threads", "loader.ahead"), int),
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reed.cache import files
 from reed.errors import ReedError
 from reed.train import checkpoint
 from reed.train.checkpoint import Checkpoint
@@ -17,6 +21,7 @@ from reed.train.ema import Decay, constant_decay, power_decay
 
 SIGMA_REL = "sigma_rel="  # what the name of a power-function average begins with
 ALL = "all"  # stands for every average of a run
+SNAPSHOTS = "snapshots"  # folder of a run
 
 
 @dataclass(frozen=True)
@@ -89,14 +94,14 @@ def of_settings(
     return found
 
 
-def stored(folder: Path, averages: Mapping[str, Average]) -> dict[str, Path]:
+def stored(folder: Path, averages: Iterable[str]) -> dict[str, Path]:
     """Return the averages that a checkpoint holds: name -> file, the first one first.
 
     Args:
         folder: Folder of the checkpoint.
-        averages: Averages of the run's recipe. Others may have been reconstructed.
+        averages: Names of those of the run's recipe. Others may have been reconstructed.
     """
-    first, *others = averages
+    first, *others = dict.fromkeys(averages)
     prefix, ending = checkpoint.average_group(""), ".safetensors"
     paths = {p.name[len(prefix) : -len(ending)]: p for p in folder.glob(f"{prefix}*{ending}")}
     order = [*(name for name in others if name in paths), *sorted(paths.keys() - {*others})]
@@ -162,3 +167,28 @@ def load(
         return checkpoint.load(run, step, (*groups, "ema")), average
     saved = checkpoint.load(run, step, groups, averages=(average.name,))
     return replace(saved, ema=saved.averages[average.name], averages={}), average
+
+
+def snapshot(
+    run: Path, step: int, averages: Mapping[str, Average], states: Iterable[Mapping[str, Tensor]]
+) -> None:
+    """Write the power-function averages of a step, whole or not at all, for a reconstruction.
+
+    Args:
+        run: Folder of the run.
+        step: Optimizer steps done.
+        averages: Averages of the run's recipe.
+        states: Their state dicts, in the same order.
+    """
+    with files.new_folder(run / SNAPSHOTS / f"step-{step:07d}") as temp:
+        for average, state in zip(averages.values(), states, strict=True):
+            if average.sigma_rel:
+                tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
+                group = checkpoint.average_group(average.name)
+                save_file(tensors, temp / f"{group}.safetensors")
+
+
+def snapshots(run: Path) -> dict[int, Path]:
+    """Return the folders of a run's snapshots by step, in order."""
+    folder = run / SNAPSHOTS
+    return {step: folder / f"step-{step:07d}" for step in checkpoint.steps(folder)}

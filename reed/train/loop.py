@@ -17,7 +17,7 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, public, recipe, summary, trackers
+from reed.train import averages, checkpoint, public, recipe, summary, trackers
 from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -155,6 +155,12 @@ class Trainer:
         )
         checkpoint.prune(settings.run, settings.keep, settings.every.keep)
 
+    def snapshot(self) -> None:
+        """Keep the power-function averages, for a reconstruction (main process only)."""
+        settings, states = self.setup.config, [self._ema.state_dict(), *self._ema.others().values()]
+        if self.accelerator.is_main_process:
+            averages.snapshot(settings.run, self.step, settings.averages(), states)
+
     def preview(self) -> np.ndarray:
         """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
         setup, net = self.setup, self.bare.net
@@ -201,6 +207,8 @@ class Trainer:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):
                     self.save()
+                if _due(self.step, every.snapshot):
+                    self.snapshot()
                 if log is not None and _due(self.step, settings.preview.every):
                     log.picture(self.step, self.preview())
                 if last:

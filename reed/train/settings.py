@@ -54,11 +54,14 @@ class EveryConfig:
         log: Steps between two lines of metrics.jsonl.
         save: Steps between two checkpoints.
         keep: Steps between two checkpoints that are kept whatever ``keep`` of the run says.
+        snapshot: Steps between two snapshots of the power-function averages, from which other
+            widths are reconstructed; 0 for none.
     """
 
     log: int = 50
     save: int = 5000
     keep: int = 0
+    snapshot: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,13 @@ class TrainConfig:
                 raise ReedError(f"unknown {name} {value!r}.{suggest(value, known)}")
 
         # Making the averages checks their settings.
-        self.averages()
+        widths = [each.name for each in self.averages().values() if each.sigma_rel]
+        if self.every.snapshot and len(widths) < 2:
+            raise ReedError(
+                f"every.snapshot is {self.every.snapshot}, and the recipe has {len(widths)} "
+                'power-function averages, of which a reconstruction needs 2; add "sigma_rel=0.05" '
+                'and "sigma_rel=0.1" to ema, or leave out every.snapshot'
+            )
 
     def averages(self) -> dict[str, Average]:
         """Return the averages of the weights by name; the first is meant where none is named."""
