@@ -181,7 +181,7 @@ def check_evaluation(
     if typed["reference"] is None:  # click says so
         return
     for what, place in (
-        ("samples", typed["samples"] or typed["run"]),
+        *(("samples", place) for place in typed["samples"] or [typed["run"]]),
         ("the reference", typed["reference"]),
     ):
         if place is not None and not Path(place).exists():

@@ -10,10 +10,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from reed.cli import completion
+from reed.cli import completion, scored
+from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.errors import ReedError
+from reed.evaluate.record import Record
 from reed.train import averages, checkpoint, public
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
@@ -213,3 +215,50 @@ def test_an_average_is_exported(several, tmp_path):
 def test_the_names_of_averages_are_completed(several, alone):
     assert list(completion.averages(several)) == NAMES
     assert list(completion.averages(alone)) == ["0.5"]
+
+
+def test_samples_of_all_averages_are_measured_in_one_call(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 30, 8, 8, 3), np.uint8)
+    places = [tmp_path / f"s-ema-{name}.npz" for name in NAMES]
+    for name, place, drawn in zip(NAMES, places, images, strict=True):
+        np.savez(place, arr_0=drawn)
+        table = {"num": 30, "kind": "image", "ema": name}
+        place.with_name(f"{place.stem}.json").write_text(json.dumps(table))
+    measure = ("--reference", places[0], "--metrics", "fd", "--features", "random-conv")
+    code, said = call(cli_evaluate, *places, places[0], *measure)
+    assert code == 0, said
+
+    # a line for each set, and a record beside it that says which average it is of
+    rows = [line.split() for line in said.splitlines() if line.startswith(("samples ", "s-ema-"))]
+    records = [Record.read(place.with_name(f"{place.stem}.eval.json")) for place in places]
+    assert [record.recipe["ema"] for record in records] == NAMES
+    (metric,) = records[0].metrics
+    values = [record.metrics[metric]["value"] for record in records]
+    assert [row for row in rows if len(row) == 2] == [
+        ["samples", metric],
+        *([place.stem, f"{value:.4f}"] for place, value in zip(places, values, strict=True)),
+    ]
+    assert values[0] < 1e-3 < values[1]  # the reference, and another average
+
+    # --run is one of SAMPLES, and --ema is for runs
+    code, said = call(cli_evaluate, places[0], "--run", places[0], *measure)
+    assert code == 0 and f"30 images of {places[0]} against" in said
+    code, said = call(cli_evaluate, places[0], "--ema", "0.5", *measure)
+    assert code == 2 and f"--ema 0.5 names an average of a run, and {places[0]} holds" in said
+    code, said = call(cli_evaluate, *measure)
+    assert code == 2 and "Missing argument 'SAMPLES'." in said
+
+
+def test_sets_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    places = [tmp_path / name / "s.npz" for name in "ab"]
+    for place in places:
+        place.parent.mkdir()
+        place.write_bytes(b"")
+    measured = [scored.Measured(place) for place in places]
+    metrics = [{"fid": {"value": 12.5}}, {"is": {"value": 3.0}}]
+    lines = scored.table(measured, metrics).splitlines()
+    assert [line.split() for line in lines] == [
+        ["samples", "fid", "is"],
+        [f"{tmp_path}/a/s", "12.5000", "-"],
+        [f"{tmp_path}/b/s", "-", "3.0000"],
+    ]
