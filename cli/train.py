@@ -180,6 +180,7 @@ def _show(settings: recipe.TrainConfig) -> None:
     if setup.guides:
         click.echo("share of the samples with z, A(t), from noise to data:", err=True)
         click.echo(dry_run.sketch_guides(setup.guides), err=True)
+    click.echo(dry_run.disk(setup), err=True)
     click.echo(json.dumps(config.plain(settings), indent=1))
 
 

@@ -10,13 +10,15 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from reed.bytes import human
 from reed.cli import completion, scored
 from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
 from reed.cli import train as cli_train
 from reed.errors import ReedError
 from reed.evaluate.record import Record
-from reed.train import averages, checkpoint, public
+from reed.train import averages, checkpoint, dry_run, public
+from reed.train.recipe import check
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 cache, make = TINY.cache, TINY.make  # fixtures
@@ -262,3 +264,32 @@ def test_sets_of_one_name_are_told_apart_by_their_folders(tmp_path):
         [f"{tmp_path}/a/s", "12.5000", "-"],
         [f"{tmp_path}/b/s", "-", "3.0000"],
     ]
+
+
+def test_a_dry_run_says_what_checkpoints_take(several, cache, tmp_path, monkeypatch):
+    """The sizes of the tensors of a run with as many averages, but for the counters of AdamW."""
+    over = {"keep": 2, "every": {"save": 2, "keep": 4, "snapshot": 3}}
+    over["ema"] = [0.9, "sigma_rel=0.05", "sigma_rel=0.1"]
+    settings = TINY.settings(cache, tmp_path / "new" / "run", steps=9, **over)
+    saved = everything(several)
+    moments = {name: value for name, value in saved.optim.items() if not name.startswith("step/")}
+    sizes = [
+        sum(value.numel() * value.element_size() for value in state.values())
+        for state in (saved.model, moments, saved.ema)
+    ]
+    whole, average = sizes[0] + sizes[1] + 3 * sizes[2], sizes[2]
+    # checkpoints 8, 9 and 4; snapshots 3, 6 and 9 of two averages
+    total = 3 * whole + 3 * 2 * average
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=total + 10**9))
+    assert dry_run.disk(check(settings)) == (
+        f"disk: 3 checkpoints of {human(whole)}, 3 snapshots of {human(2 * average)}, "
+        f"{human(total)} in all, {human(total + 10**9)} free; each of 3 averages takes "
+        f"{human(average)} of a checkpoint"
+    )
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    end = f"{human(average)} of a checkpoint; make room, or lower keep"
+    assert dry_run.disk(check(settings)).endswith(f" 1.0 kB free; each of 3 averages takes {end}")
+    assert not settings.run.parent.exists()
+    # a run with one average keeps all of its checkpoints
+    said = dry_run.disk(check(TINY.settings(cache, tmp_path / "old", every={"save": 5})))
+    assert said.startswith("disk: 4 checkpoints of ") and "each of 1 average takes" in said

@@ -159,6 +159,7 @@ def test_train(bench, monkeypatch):
     check(list(figures.values()), 2)
     for other in ("bare", "public way", "public way, stored tokens"):
         assert figures[f"small: ours / small: {other}"]["compared_with"] == f"small: {other}"
+    assert "small: three averages / small: ours" in figures
 
 
 def test_the_operations_of_a_training_step(bench, tmp_path):
