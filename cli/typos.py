@@ -60,7 +60,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
         "wait_minutes every preview loader".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
-    "every": ("log", "save", "keep", "snapshot"),
+    "every": ("log", "save", "keep", "snapshot", "average"),
     "preview": ("every", "num", "options"),
     "loader": ("threads", "ahead"),
 }
@@ -77,7 +77,7 @@ TYPES: dict[str, type] = {
     **dict.fromkeys(
         ("every.log", "every.save", "every.keep", "every.snapshot", "preview.every"), int
     ),
-    **dict.fromkeys(("preview.num", "loader.threads", "loader.ahead"), int),
+    **dict.fromkeys(("every.average", "preview.num", "loader.threads", "loader.ahead"), int),
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
     **dict.fromkeys("one_per precision compile init tracker".split(), str),

@@ -69,6 +69,20 @@ def test_several_averages_go_on_as_if_never_stopped(make):
     equal(everything(split), everything(whole))
 
 
+def test_averages_of_every_third_step(make):
+    """Training is the same, an average is what it was at the last multiple, and runs resume."""
+    over = {"ema": THREE, "every": {"average": 3, "save": 4}}
+    whole, plain = trained(make("whole", steps=8, **over)), trained(make("plain", steps=8))
+    same(checkpoint.load(whole), checkpoint.load(plain), ("model", "optim"))
+    every = trained(make("every", steps=3, every={"save": 1}))
+    trained(make("split", steps=4, **over))
+    equal(everything(trained(make("split", steps=8, **over))), everything(whole))
+    # the power-function average of the first update is the net itself
+    at = everything(whole, 4).averages["sigma_rel=0.1"]
+    third = checkpoint.load(every, 3).model
+    assert all(torch.equal(value, third[f"net.{name}"]) for name, value in at.items())
+
+
 def test_a_run_with_other_averages_is_another_run(make):
     run = trained(make(steps=2, ema=THREE)).name
     with pytest.raises(ReedError, match=r"was trained with ema = \[0.9, 0.5, .*now it is \[0.9\]"):
@@ -86,6 +100,11 @@ def test_a_run_with_other_averages_is_another_run(make):
         ({"ema": ["wide"]}, r"ema: 'wide' is no average; .* or a width such as \"sigma_rel=0.05\""),
         ({"ema": [True]}, r"ema\[0\] cannot be True"),
         ({"ema": 0.9}, r"ema must be a list, got 0.9"),
+        ({"every": {"average": 0}}, r"every.average is 0, it must be at least 1"),
+        (
+            {"every": {"average": 4, "snapshot": 6}},
+            r"every.snapshot is 6 and every.average 4; .* so make it a multiple",
+        ),
         (
             {"ema": [0.9], "ema_sigma_rel": 0.1},
             r"ema is \[0.9\] and ema_sigma_rel is 0.1, .*add \"sigma_rel=0.1\" to ema and leave",

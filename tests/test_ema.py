@@ -213,3 +213,23 @@ def test_several_averages_are_each_what_one_alone_is():
     assert all(torch.equal(other.others()["power"][k], v) for k, v in ours["power"].items())
     with pytest.raises(ReedError, match="ema: .*another model"):
         other.load_state_dict(together.state_dict(), {"0.5": {}, "power": {}})
+
+
+def test_an_update_for_several_steps_has_their_decays():
+    """The weights of step 4, 8, ... count as those of the four steps up to it do."""
+    power = gamma_of(0.1) + 1
+    for decay, exact in (
+        (constant_decay(0.9), lambda s: 0.9 ** (12 - s) * (1 - 0.9**4)),
+        (power_decay(0.1), lambda s: (s / 12) ** power - ((s - 4) / 12) ** power),
+    ):
+        net = nn.Linear(3, 1, bias=False)
+        nn.init.zeros_(net.weight)
+        ema = Ema(net, decay)
+        for i, step in enumerate((4, 8, 12)):
+            with torch.no_grad():
+                net.weight.zero_()
+                net.weight[0, i] = 1
+            ema.update(step, 4)
+        profile = ema.state_dict()["weight"][0]
+        wanted = torch.tensor([exact(step) for step in (4, 8, 12)])
+        torch.testing.assert_close(profile, wanted, rtol=1e-5, atol=1e-7)

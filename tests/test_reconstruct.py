@@ -25,7 +25,7 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache
 cache, make = TINY.cache, TINY.make  # fixtures
 trained = TINY.trained
 PAIR = ["sigma_rel=0.05", "sigma_rel=0.1"]
-STEPS = 48
+STEPS = 36
 
 
 @pytest.mark.parametrize("width", [0.05, 0.07, 0.15])
@@ -73,6 +73,19 @@ def test_a_reconstructed_average_is_the_tracked_one(width):
     assert (states[-1] - exact).norm() > 0.01 * exact.norm()
 
 
+def test_the_documented_errors_of_profiles():
+    page = Path(__file__).parents[1] / "docs" / "recipes.md"
+    lines = page.read_text().partition("| steps with a snapshot |")[2].splitlines()
+    told = [[cell.strip(" %") for cell in line.split("|")] for line in lines[:6]]
+    wanted = [float(width) for width in told[0][:-1]]
+    for _, count, *shares, _ in told[2:]:
+        steps = [i * 1000 for i in range(1, int(count) + 1)] * 2
+        widths, last = [0.05] * int(count) + [0.1] * int(count), steps[-1]
+        for width, share in zip(wanted, shares, strict=True):
+            error = 100 * error_of(fit(steps, widths, last, width), steps, widths, last, width)
+            assert error == pytest.approx(float(share), rel=0.05, abs=0.005), (count, width)
+
+
 @pytest.fixture(scope="module")
 def run(cache, tmp_path_factory):
     """A run that also tracks the widths that are reconstructed from the two others."""
@@ -113,7 +126,7 @@ def test_snapshots_hold_the_power_function_averages(run):
 def test_a_width_of_a_run_is_reconstructed_and_sampled(run, pair):
     exact = checkpoint.load(run, averages=["sigma_rel=0.075"]).averages["sigma_rel=0.075"]
     code, said = call(cli_train, "average", pair, "--sigma-rel", 0.075)
-    assert code == 0 and "from snapshots of 16 steps, 3 to 48; error of the profile 0." in said
+    assert code == 0 and "from snapshots of 12 steps, 3 to 36; error of the profile 0." in said
     assert f"reed-sample --run {pair} --ema sigma_rel=0.075" in said
     ours = checkpoint.load(pair, averages=["sigma_rel=0.075"]).averages["sigma_rel=0.075"]
     assert list(ours) and ours.keys() == exact.keys()
@@ -138,6 +151,19 @@ def test_snapshots_go_on_as_if_never_stopped(make):
         assert file.read_bytes() == (split / file.relative_to(whole)).read_bytes()
 
 
+def test_a_width_of_averages_that_are_updated_every_third_step(make):
+    """The checkpoint of step 16 holds the averages of step 15."""
+    over = {"every": {"average": 3, "snapshot": 3}}
+    three = trained(make("three", steps=16, ema=[*PAIR, "sigma_rel=0.075"], **over))
+    exact = checkpoint.load(three, averages=["sigma_rel=0.075"]).averages["sigma_rel=0.075"]
+    pair = trained(make("pair", steps=16, ema=PAIR, **over))
+    made = reconstruct(pair, 0.075)
+    assert made.steps == list(range(3, 16, 3)) and made.file.parent.name == "step-0000016"
+    ours = checkpoint.load(pair, averages=[made.name]).averages[made.name]
+    off = sum((ours[key] - value).square().sum() for key, value in exact.items()).sqrt()
+    assert off < 1e-3 * sum(value.square().sum() for value in exact.values()).sqrt()
+
+
 def test_a_width_that_cannot_be_reconstructed(run, pair, make):
     for width, message in (
         (0.3, r"ema: sigma_rel is 0.3, it must be above 0 and at most 0.2887"),
@@ -150,12 +176,12 @@ def test_a_width_that_cannot_be_reconstructed(run, pair, make):
         shutil.rmtree(averages.snapshots(pair)[step])
     with pytest.raises(
         ReedError,
-        match=r"4 snapshots up to step 48, which give sigma_rel 0.2 with an error of \d\d.\d%, at "
+        match=r"4 snapshots up to step 36, which give sigma_rel 0.2 with an error of \d\d.\d%, at "
         r"most 5% is allowed; choose a width nearer to 0.05 and 0.1, or train with a smaller",
     ):
         reconstruct(pair, 0.2)
-    (averages.snapshots(pair)[45] / "ema.sigma_rel=0.05.safetensors").write_bytes(b"half")
-    with pytest.raises(ReedError, match=r"0000045/ema.* cannot be read: .*; remove .*0000045$"):
+    (averages.snapshots(pair)[33] / "ema.sigma_rel=0.05.safetensors").write_bytes(b"half")
+    with pytest.raises(ReedError, match=r"0000033/ema.* cannot be read: .*; remove .*0000033$"):
         reconstruct(pair, 0.06)
 
 

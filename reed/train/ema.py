@@ -117,14 +117,16 @@ class Ema:
                     state[name] = copy
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
+    def update(self, step: int, since: int = 1) -> None:
         """Set each average to decay * average + (1 - decay) * parameter, and copy the buffers.
 
         Args:
             step: Optimizer steps done so far, 1 after the first.
+            since: Steps since the last update, whose decays are multiplied.
         """
-        assert step >= 1, step
-        weights = [1 - decay(step) for decay in self._decays]
+        assert step >= since >= 1, (step, since)
+        last = range(step - since + 1, step + 1)
+        weights = [1 - math.prod(map(decay, last)) for decay in self._decays]
         if len(weights) == 1:
             torch._foreach_lerp_(self._averages, self._parameters, weights[0])
         else:

@@ -257,7 +257,8 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.samples += fed.total
-        self._ema.update(self.step)
+        if self.step % settings.every.average == 0:
+            self._ema.update(self.step, settings.every.average)
         return logged | {"grad_norm": norm}
 
     def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:

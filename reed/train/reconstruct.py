@@ -128,7 +128,8 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> Made:
             f'the form {SIGMA_REL}WIDTH; train with ema = ["sigma_rel=0.05", "sigma_rel=0.1"]'
         )
 
-    found = _found(run, step, tracked, next(iter(own)))
+    found = _found(run, step, tracked, next(iter(own)), settings.every.average)
+    step = max(each.step for each in found)
     steps, widths = [each.step for each in found], [each.sigma_rel for each in found]
     weights = fit(steps, widths, step, sigma_rel)
     error = error_of(weights, steps, widths, step, sigma_rel)
@@ -150,15 +151,22 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> Made:
     return Made(wanted.name, file, taken, error)
 
 
-def _found(run: Path, step: int, tracked: dict[str, Average], first: str) -> list[Snapshot]:
-    """Return the snapshots up to a step, also those in checkpoints, each once."""
+def _found(
+    run: Path, step: int, tracked: dict[str, Average], first: str, every: int
+) -> list[Snapshot]:
+    """Return the snapshots up to a step, also those in checkpoints, each once.
+
+    The step of a snapshot is that of the last update of the averages, which are `every` steps
+    apart.
+    """
     found: dict[tuple[int, str], Path] = {}
     for at, folder in snapshots(run).items():
         for name in tracked:
             found[at, name] = folder / f"{checkpoint.average_group(name)}.safetensors"
     for at in checkpoint.steps(run):
         held = stored(checkpoint.find(run, at)[1], [first, *tracked])
-        found |= {(at, name): held[name] for name in tracked if name in held}
+        if updated := at - at % every:
+            found |= {(updated, name): held[name] for name in tracked if name in held}
     return [
         Snapshot(at, tracked[name].sigma_rel, found[at, name])
         for at, name in sorted(found)

@@ -56,12 +56,22 @@ class EveryConfig:
         keep: Steps between two checkpoints that are kept whatever ``keep`` of the run says.
         snapshot: Steps between two snapshots of the power-function averages, from which other
             widths are reconstructed; 0 for none.
+        average: Steps between two updates of the averages, at least 1.
     """
 
     log: int = 50
     save: int = 5000
     keep: int = 0
     snapshot: int = 0
+    average: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, "every.", average=self.average)
+        if self.snapshot % self.average:
+            raise ReedError(
+                f"every.snapshot is {self.snapshot} and every.average {self.average}; a snapshot "
+                "must be of a step with an update, so make it a multiple"
+            )
 
 
 @dataclass(frozen=True)
