@@ -224,12 +224,12 @@ def test_an_update_for_several_steps_has_their_decays():
     ):
         net = nn.Linear(3, 1, bias=False)
         nn.init.zeros_(net.weight)
-        ema = Ema(net, decay)
-        for i, step in enumerate((4, 8, 12)):
+        ema = Ema(net, decay, every=4)
+        for step in range(1, 13):
             with torch.no_grad():
-                net.weight.zero_()
-                net.weight[0, i] = 1
-            ema.update(step, 4)
+                net.weight.fill_(float("nan") if step % 4 else 0)
+                net.weight[0, step // 4 - 1] = 1
+            ema.update(step)
         profile = ema.state_dict()["weight"][0]
         wanted = torch.tensor([exact(step) for step in (4, 8, 12)])
         torch.testing.assert_close(profile, wanted, rtol=1e-5, atol=1e-7)

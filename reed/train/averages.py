@@ -9,15 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import nn
 
 from reed.cache import files
 from reed.errors import ReedError
 from reed.train import checkpoint
 from reed.train.checkpoint import Checkpoint
-from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.ema import Decay, Ema, constant_decay, power_decay
+
+if TYPE_CHECKING:
+    from reed.train.settings import TrainConfig
 
 SIGMA_REL = "sigma_rel="  # what the name of a power-function average begins with
 ALL = "all"  # stands for every average of a run
@@ -169,19 +173,24 @@ def load(
     return replace(saved, ema=saved.averages[average.name], averages={}), average
 
 
-def snapshot(
-    run: Path, step: int, averages: Mapping[str, Average], states: Iterable[Mapping[str, Tensor]]
-) -> None:
+def of_net(net: nn.Module, settings: TrainConfig) -> Ema:
+    """Return the averages of a net that its recipe asks for."""
+    first, *others = settings.averages().values()
+    decays = {each.name: each.decay for each in others}
+    return Ema(net, first.decay, decays, every=settings.every.average)
+
+
+def snapshot(settings: TrainConfig, step: int, ema: Ema) -> None:
     """Write the power-function averages of a step, whole or not at all, for a reconstruction.
 
     Args:
-        run: Folder of the run.
+        settings: Settings of the run.
         step: Optimizer steps done.
-        averages: Averages of the run's recipe.
-        states: Their state dicts, in the same order.
+        ema: The averages.
     """
-    with files.new_folder(run / SNAPSHOTS / f"step-{step:07d}") as temp:
-        for average, state in zip(averages.values(), states, strict=True):
+    states = [ema.state_dict(), *ema.others().values()]
+    with files.new_folder(settings.run / SNAPSHOTS / f"step-{step:07d}") as temp:
+        for average, state in zip(settings.averages().values(), states, strict=True):
             if average.sigma_rel:
                 tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
                 group = checkpoint.average_group(average.name)

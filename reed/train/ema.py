@@ -84,13 +84,19 @@ class Ema:
         decay: Decay of the first average as a function of the step (see constant_decay and
             power_decay).
         others: Decay of each further average, by name.
+        every: Steps between two updates, each of which has the decays of all these steps.
     """
 
     @torch.no_grad()
     def __init__(
-        self, module: nn.Module, decay: Decay, others: Mapping[str, Decay] | None = None
+        self,
+        module: nn.Module,
+        decay: Decay,
+        others: Mapping[str, Decay] | None = None,
+        *,
+        every: int = 1,
     ) -> None:
-        others = others or {}
+        others, self._every = others or {}, every
         self._decays = [decay, *others.values()]
         self._parameters: list[Tensor] = []
         self._averages: list[Tensor] = []
@@ -117,15 +123,18 @@ class Ema:
                     state[name] = copy
 
     @torch.no_grad()
-    def update(self, step: int, since: int = 1) -> None:
+    def update(self, step: int) -> None:
         """Set each average to decay * average + (1 - decay) * parameter, and copy the buffers.
+
+        Nothing happens between two updates, if they are several steps apart.
 
         Args:
             step: Optimizer steps done so far, 1 after the first.
-            since: Steps since the last update, whose decays are multiplied.
         """
-        assert step >= since >= 1, (step, since)
-        last = range(step - since + 1, step + 1)
+        assert step >= 1, step
+        if step % self._every:
+            return
+        last = range(step - self._every + 1, step + 1)
         weights = [1 - math.prod(map(decay, last)) for decay in self._decays]
         if len(weights) == 1:
             torch._foreach_lerp_(self._averages, self._parameters, weights[0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +17,15 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import averages, checkpoint, public, recipe, summary, trackers
+from reed.train import averages, checkpoint, expected, public, recipe, summary, trackers
 from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
-from reed.train.ema import Ema
 from reed.train.feed import Fed, Feed
 from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
 from reed.train.noised import noised_batch
+from reed.train.plateau import Releases
 from reed.train.recipe import Setup, TrainConfig
 from reed.train.watch import Guard, Meter, Stop, by_time
 
@@ -91,6 +91,7 @@ class Trainer:
         bare: The model without what wraps it for several processes.
         step: Optimizer steps done.
         samples: Samples seen, over all processes.
+        releases: Which targets are released, and when.
     """
 
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
@@ -105,8 +106,7 @@ class Trainer:
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
-        first, *others = setup.config.averages().values()
-        self._ema = Ema(model.net, first.decay, {each.name: each.decay for each in others})
+        self._ema = averages.of_net(model.net, setup.config)
         self.bare = model
         self._compiled = _compiles(setup.config.compile, accelerator.device)
         if self._compiled:
@@ -116,6 +116,7 @@ class Trainer:
         parts, place = (model, self._optimizer), [False, False]
         self.model, self.optimizer = accelerator.prepare(*parts, device_placement=place)
         self._guard = Guard(accelerator.device)
+        self.releases = Releases(setup.releases, accelerator)
         self.step, self.samples = 0, 0
 
     def resume(self) -> None:
@@ -131,6 +132,7 @@ class Trainer:
         self._ema.load_state_dict(saved.ema, saved.averages)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
+        self.releases.load_state_dict(saved.extra.get("releases", {}))
         self.step, self.samples = saved.step, saved.extra["samples"]
 
     def save(self) -> None:
@@ -142,24 +144,12 @@ class Trainer:
         scaler, settings = self.accelerator.scaler, self.setup.config
         state = scaler.state_dict() if scaler is not None else None
         extra = {"samples": self.samples, "scaler": state}
-        checkpoint.save(
-            settings.run,
-            Checkpoint(
-                self.step,
-                self.bare.state_dict(),
-                self._ema.state_dict(),
-                checkpoint.optimizer_tensors(self._optimizer, self._names),
-                extra,
-                self._ema.others(),
-            ),
-        )
+        if measured := self.releases.state_dict():
+            extra["releases"] = measured
+        optim = checkpoint.optimizer_tensors(self._optimizer, self._names)
+        parts = self.bare.state_dict(), self._ema.state_dict(), optim, extra, self._ema.others()
+        checkpoint.save(settings.run, Checkpoint(self.step, *parts))
         checkpoint.prune(settings.run, settings.keep, settings.every.keep)
-
-    def snapshot(self) -> None:
-        """Keep the power-function averages, for a reconstruction (main process only)."""
-        settings, states = self.setup.config, [self._ema.state_dict(), *self._ema.others().values()]
-        if self.accelerator.is_main_process:
-            averages.snapshot(settings.run, self.step, settings.averages(), states)
 
     def preview(self) -> np.ndarray:
         """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
@@ -179,8 +169,9 @@ class Trainer:
         settings, every = self.setup.config, self.setup.config.every
         main = self.accelerator.is_main_process
         feed = Feed(self.setup.stream, self.accelerator.device)
-        meter = Meter(self.setup, self.accelerator, feed, self.samples)
+        meter = Meter(self.setup, self.accelerator, feed, self.releases, self.samples)
         stop = Stop(self.accelerator)
+        self._leave_out(self.releases.ends)
         batches = feed.batches(self.step)
 
         # Only the main process writes the log; every process computes its means and may stop.
@@ -198,6 +189,7 @@ class Trainer:
             while self.step < settings.steps:
                 meter.add(self.train_step(next(batches)))
                 bar.update()
+                self._leave_out(self.releases.decide(self.step))
                 last = self.step == settings.steps or stop.requested(self.step)
                 if last or _due(self.step, every.log):
                     line = meter.line(self.step, self.samples)
@@ -207,23 +199,32 @@ class Trainer:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):
                     self.save()
-                if _due(self.step, every.snapshot):
-                    self.snapshot()
+                if main and _due(self.step, every.snapshot):
+                    averages.snapshot(settings, self.step, self._ema)
                 if log is not None and _due(self.step, settings.preview.every):
                     log.picture(self.step, self.preview())
                 if last:
                     break
         return stop.is_interrupt
 
+    def _leave_out(self, released: Iterable[str]) -> None:
+        """Stop reading targets from the step on from which their weight is 0."""
+        for name in released:
+            self.setup.stream.read_until(name, self.releases.ends[name])
+
     def _log(self) -> RunLog:
         """Open the log, and the tracker if the recipe names one."""
         settings = self.setup.config
-        return RunLog(settings.run, self.step, trackers.start(self.accelerator, settings))
+        known = expected.watch(settings, self.setup.data)
+        started = trackers.start(self.accelerator, settings)
+        return RunLog(settings.run, self.step, started, known.unusual if known else None)
 
     def train_step(self, fed: Fed) -> dict[str, Tensor]:
         """Do one optimizer step on one batch, and return the values to log, still on the device."""
         setup, settings = self.setup, self.setup.config
-        weights = {name: schedule(self.step) for name, schedule in setup.schedules.items()}
+        weights = self.releases.weights(setup.schedules, self.step)
+        released = self.releases.done(self.step)
+        fed, resting = fed.without(released), self.bare.resting(released)
         logged: dict[str, Tensor] = {}
 
         for i in range(settings.accumulate):
@@ -235,9 +236,16 @@ class Trainer:
             share = part.rows * self.accelerator.num_processes / fed.total
             with sync:
                 total, terms = self._loss(part, weights)
+                if self.accelerator.num_processes > 1:  # which wait for every gradient
+                    total = total + sum(0 * weight.sum() for weight in resting)
                 self.accelerator.backward(total * share)
             for name, term in terms.items():
                 logged[name] = logged.get(name, 0) + term * share
+
+        # A head without a loss stays as it is: AdamW leaves out what has no gradient.
+        for weight in resting:
+            weight.grad = None
+        self.releases.watch(logged)
 
         # The accelerator's clip_grad_norm_ would import what sharded weights need.
         self.accelerator.unscale_gradients()
@@ -257,8 +265,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self.samples += fed.total
-        if self.step % settings.every.average == 0:
-            self._ema.update(self.step, settings.every.average)
+        self._ema.update(self.step)
         return logged | {"grad_norm": norm}
 
     def _loss(self, part: Fed, weights: Mapping[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -273,7 +280,7 @@ class Trainer:
         terms = {name: value.mean() for name, value in (losses | aligned.losses).items()}
         total = sum(weights[name] * term for name, term in terms.items())
         logged = {name: terms[name].detach() for name in losses}
-        logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
+        logged |= {name: value.mean() for name, value in aligned.logged().items()}
         for name, error in aligned.errors.items():
             logged |= by_time(f"z/{name}", error.values, error.counts, noised.t)
         return total, logged | {"loss": total.detach()}

@@ -38,10 +38,8 @@ from reed.cache import plan
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
 from reed.seeding import Draws
-from reed.train import recipe
+from reed.train import averages, recipe
 from reed.train.align import AlignedNet
-from reed.train.averages import of_settings
-from reed.train.ema import Ema
 from reed.train.feed import Fed, Feed
 from reed.train.loop import Trainer, accelerator_for, untrained
 from reed.train.recipe import Setup, TrainConfig
@@ -197,8 +195,7 @@ def bare(trainer: Trainer, fed: Fed) -> Callable[[], None]:
 
 def three_averages(trainer: Trainer, batches: Iterator[Fed]) -> Callable[[], None]:
     """The trainer's own step, with three averages in place of its one."""
-    first, *others = of_settings(AVERAGES, 0.0, 0.0).values()
-    ema = Ema(trainer.bare.net, first.decay, {each.name: each.decay for each in others})
+    ema = averages.of_net(trainer.bare.net, replace(trainer.setup.config, ema=AVERAGES))
 
     def step() -> None:
         own, trainer._ema = trainer._ema, ema
@@ -346,9 +343,14 @@ def matmul_rate(device: torch.device, size: int = 8192) -> float:
 @click.option("--steps", default=SMALL.steps, show_default=True, help="Of a round.")
 def main(folder: Path, runs: int, batch: int, steps: int) -> None:
     """Measure the small setting and publish the figures."""
+    import parts
+
     setting = replace(SMALL, batch=batch, steps=steps)
-    what = f"{__doc__}\ntorch {torch.__version__}, {torch.get_num_threads()} threads\n{setting}"
-    report.publish("train", what, measure(setting, folder, runs))
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    what = f"{__doc__}\n{parts.__doc__}\n{parts.GOAL}\n{threads}\n{setting}"
+    figures = measure(setting, folder, runs)
+    figures += parts.measure(setting, folder / setting.name, folder, runs, steps)
+    report.publish("train", what, figures)
 
 
 if __name__ == "__main__":
