@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -13,9 +15,10 @@ from reed.cli.common import RUNS, one_line_errors, one_run, sample_command
 NO_EMA = click.option("--no-ema", is_flag=True, help="Use the last weights, not an average.")
 
 
-def ema_option(help: str, *, several: bool = False) -> object:
+def ema_option(help: str, *, several: bool = False) -> Callable[[Any], Any]:
     """Return the option --ema NAME, whose value may be left out unless it can be repeated."""
-    optional = {"multiple": True} if several else {"is_flag": False, "flag_value": ""}
+    optional: dict[str, Any] = {"is_flag": False, "flag_value": ""}
+    optional = {"multiple": True} if several else optional
     return click.option(
         "--ema",
         default=() if several else None,

@@ -138,11 +138,13 @@ def _measure(
     from reed import config
     from reed.evaluate.base import Task, evaluator_of, kind_of, place_of
 
+    # Only the samples tell which options there are.
     samples = measured.place
     kind = kind_of(samples, reference)
     cls = evaluator_of(kind, samples)
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
     evaluator = config.build(cls, given)
+
     task = Task(
         kind,
         samples,

@@ -172,7 +172,7 @@ def test_samples_of_averages_are_sets_of_their_own(several, alone, tmp_path):
     assert code == 0, said
     samples = several / "samples"
     ways = {name: "" if name == "0.9" else f"-ema-{name}" for name in NAMES}
-    drawn = {name: samples / f"step-0000003{way}-euler2-fp64" for name, way in ways.items()}
+    drawn = {name: samples / f"step-0000003{way}-euler2-fp32" for name, way in ways.items()}
     for name, out in drawn.items():
         assert json.loads(Path(f"{out}.json").read_text())["ema"] == name
     images = {name: np.load(f"{out}.npz")["arr_0"] for name, out in drawn.items()}
@@ -180,7 +180,7 @@ def test_samples_of_averages_are_sets_of_their_own(several, alone, tmp_path):
     # they are those of the run with that average alone, whose recipe has no name
     code, said = call(cli_sample, alone, *DRAW)
     assert code == 0, said
-    out = alone / "samples" / "step-0000003-euler2-fp64"
+    out = alone / "samples" / "step-0000003-euler2-fp32"
     assert json.loads(out.with_name(f"{out.name}.json").read_text())["ema"] is True
     assert np.array_equal(np.load(f"{out}.npz")["arr_0"], images["0.5"])
     # the first is meant where none is named, and it may be named

@@ -138,7 +138,7 @@ def test_a_width_of_a_run_is_reconstructed_and_sampled(run, pair):
     assert list(completion.averages(pair)) == ["0.9", *PAIR, "sigma_rel=0.075"]
     words = (pair, "--num", 2, "--steps", 1, "--ema", "sigma_rel=0.075")
     assert call(cli_sample, *words)[0] == 0
-    drawn = pair / "samples" / f"step-00000{STEPS}-ema-sigma_rel=0.075-euler1-fp64.json"
+    drawn = pair / "samples" / f"step-00000{STEPS}-ema-sigma_rel=0.075-euler1-fp32.json"
     assert json.loads(drawn.read_text())["ema"] == "sigma_rel=0.075"
 
 

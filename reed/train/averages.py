@@ -89,6 +89,7 @@ def of_settings(
             f'"{SIGMA_REL}{sigma_rel}" to ema and leave out ema_sigma_rel'
         )
 
+    # Names are compared, because 0.10 and 0.1 are one average.
     found: dict[str, Average] = {}
     for entry in entries:
         average = parsed(entry)

@@ -82,5 +82,6 @@ def _kept(settings: TrainConfig) -> int:
     saved = sorted({steps, *(range(save, steps + 1, save) if save > 0 else ())})
     if not keep:
         return len(saved)
-    older = settings.every.keep and [s for s in saved[:-keep] if s % settings.every.keep == 0]
-    return len(saved[-keep:]) + len(older or ())
+    interval = settings.every.keep
+    older = [step for step in saved[:-keep] if interval and step % interval == 0]
+    return len(saved[-keep:]) + len(older)

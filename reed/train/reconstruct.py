@@ -113,6 +113,7 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> Made:
         ReedError: The width is out of range or already there, the run has fewer than two
             power-function averages, or its snapshots are too few for this width.
     """
+    # What is tracked need not be reconstructed, and is what others are reconstructed from.
     step, folder = checkpoint.find(run, step)
     settings = config.build(TrainConfig, config.read(run / "config.json"))
     own = settings.averages()
@@ -128,6 +129,7 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> Made:
             f'the form {SIGMA_REL}WIDTH; train with ema = ["sigma_rel=0.05", "sigma_rel=0.1"]'
         )
 
+    # The error follows from the steps alone, so the weights are read only if it is small.
     found = _found(run, step, tracked, next(iter(own)), settings.every.average)
     step = max(each.step for each in found)
     steps, widths = [each.step for each in found], [each.sigma_rel for each in found]
@@ -179,6 +181,8 @@ def _combined(paths: Sequence[Path], weights: Sequence[float]) -> dict[str, Tens
     sums: dict[str, Tensor] = {}
     with ExitStack() as stack:
         opened = [stack.enter_context(_opened(path)) for path in paths]
+
+        # Tensor by tensor, because all snapshots at once may not fit into memory.
         for name in opened[-1].keys():
             values = [file.get_tensor(name) for file in opened]
             # What is the same in all of them, such as a frozen table, stays as it is; what cannot
