@@ -97,7 +97,8 @@ def averages(run: Path) -> Iterable[str]:
     width = table.get("ema_sigma_rel")
     one = f"sigma_rel={width}" if width else table.get("ema_decay", "")
     own = [_average(str(entry)) for entry in table.get("ema") or [one]]
-    made = [path.name[4:-12] for path in sorted(run.glob("step-*"))[-1].glob("ema.*.safetensors")]
+    last = sorted(run.glob("step-*"))[-1:]
+    made = [path.name[4:-12] for folder in last for path in folder.glob("ema.*.safetensors")]
     return dict.fromkeys([*own, *made])
 
 

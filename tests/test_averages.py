@@ -137,6 +137,10 @@ def test_an_average_is_chosen_by_name(make, tmp_path):
         assert found.is_first == (file == "ema")
     with pytest.raises(ReedError, match=r"0000007 has no average 0.99; it has 0.9, 0.5, sigma_rel"):
         averages.chosen(settings.run, 7, own, "0.99")
+    with pytest.raises(
+        ReedError, match=r"or make it with reed-train average .*run --sigma-rel 0.2$"
+    ):
+        averages.chosen(settings.run, 7, own, "sigma_rel=0.2")
     with pytest.raises(ReedError, match=r"--ema: 'best' is no average"):
         averages.chosen(settings.run, 7, own, "best")
     # an old recipe has one, with a name
@@ -233,9 +237,11 @@ def test_an_average_is_exported(several, tmp_path):
             assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
-def test_the_names_of_averages_are_completed(several, alone):
+def test_the_names_of_averages_are_completed(several, alone, tmp_path):
     assert list(completion.averages(several)) == NAMES
     assert list(completion.averages(alone)) == ["0.5"]
+    (tmp_path / "config.json").write_text('{"ema_sigma_rel": 0.10, "ema": []}')
+    assert list(completion.averages(tmp_path)) == ["sigma_rel=0.1"]  # without a checkpoint yet
 
 
 def test_samples_of_all_averages_are_measured_in_one_call(tmp_path):

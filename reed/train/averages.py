@@ -147,7 +147,12 @@ def chosen(
     first = next(iter(found))
     name = parsed(wanted, "--ema").name if wanted else first
     if name not in found:
-        raise ReedError(f"{folder} has no average {name}; it has {', '.join(found)}")
+        width = name.removeprefix(SIGMA_REL)
+        made = f", or make it with reed-train average {run} --sigma-rel {width}"
+        raise ReedError(
+            f"{folder} has no average {name}; it has {', '.join(found)}: choose one of them"
+            + (made if name != width else "")
+        )
     return Chosen(name, found[name], name == first)
 
 
