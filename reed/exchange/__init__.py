@@ -1,0 +1,36 @@
+"""A cache in the formats of other loaders and tools: one module per format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from reed.exchange.table import Row, Table
+from reed.registry import Registry
+
+FORMATS = Registry("format", "reed.exchange")
+
+
+class Format(Protocol):
+    """A writer of one format; it is created from the folder to write to and the table.
+
+    The folder becomes visible under its final name only after ``finish``.
+    """
+
+    resumes: bool
+    copies: bool
+
+    def __init__(self, folder: Path, table: Table) -> None: ...
+
+    def has(self, shard: int) -> bool:
+        """Whether the rows of a shard are in the folder, whole."""
+        ...
+
+    def write(self, shard: int, rows: Iterator[Row]) -> None:
+        """Write the rows of one shard; shards come in ascending order."""
+        ...
+
+    def finish(self) -> None:
+        """Write what describes all shards."""
+        ...

@@ -1,0 +1,100 @@
+"""A cache in the formats of other loaders: each is read back by its own library."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import reed
+from reed.cache import files
+from reed.cli import cache as cli
+from reed.errors import ReedError
+from reed.exchange import export as exporting
+
+NAMES = ("pixels", "tokens", "caption")
+BAD = (3, 21)
+
+
+def run(*words):
+    """The command line in this process."""
+    result = CliRunner().invoke(cli.main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def built(fakes, tmp_path_factory):
+    """Three columns of 30 samples in three shards with two views; two samples failed."""
+    folder = tmp_path_factory.mktemp("exchange") / "cache"
+    source = fakes.Source(30, bad=BAD)
+    return fakes.build(folder, NAMES, source, shard_size=12, flip=True, max_failed=0.1)
+
+
+def wanted(cache, dtype=np.float32) -> list[dict]:
+    """The rows as the cache gives them: in cache order, both views of a sample together."""
+    rows = []
+    with reed.open_cache(cache) as opened:
+        places = [f"{n}/{f.name}" for n, column in opened.columns.items() for f in column.fields]
+        for key in opened.plan.keys:
+            for view in range(opened.manifest.views):
+                if key not in opened["pixels/x"]:
+                    continue
+                row = {"key": key, "view": view}
+                for place in places:
+                    value = opened.values(place, view)[key]
+                    if isinstance(value, np.ndarray):
+                        value = value.astype(dtype) if value.dtype.kind == "f" else value
+                    row[place.replace("/", ".")] = value
+                rows.append(row)
+    return rows
+
+
+def same(found: list[dict], rows: list[dict]) -> None:
+    """Two tables are equal bit for bit, and in the same order."""
+    assert len(found) == len(rows)
+    for mine, row in zip(found, rows, strict=True):
+        assert mine.keys() == row.keys()
+        for name, value in row.items():
+            if isinstance(value, np.ndarray):
+                np.testing.assert_array_equal(np.asarray(mine[name]), value, err_msg=name)
+            else:
+                assert mine[name] == value, name
+
+
+def read_parquet(folder) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return [
+        row for path in sorted(folder.glob("*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_parquet_has_the_values_keys_and_texts(built, tmp_path, dtype):
+    done = run("export", built, "--to", "parquet", "--out", tmp_path / "out", "--dtype", dtype)
+    assert done.exit_code == 0, done.output
+    assert f"{tmp_path / 'out'}: 28 samples, 56 rows" in done.output
+    assert done.output.count("a/sample-003.png") == len(NAMES)
+    rows = wanted(built, dtype)
+    assert len(rows) == 56
+    same(read_parquet(tmp_path / "out"), rows)
+    account = json.loads((tmp_path / "out" / "export.json").read_text())
+    keys = {f"a/sample-{i:03d}.png" for i in BAD}
+    assert {n: set(failed) for n, failed in account["left_out"].items()} == dict.fromkeys(
+        NAMES, keys
+    )
+    assert set(account["left_out"]["pixels"].values()) == {"the file is empty"}
+
+
+def test_a_folder_of_the_hub_is_read_by_datasets(built, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    done = run("export", built, "--to", "hf", "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    data = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=tmp_path / "hf")
+    same(list(data.with_format("numpy")), wanted(built))
