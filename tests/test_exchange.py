@@ -9,10 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import reed
-from reed.cache import files
 from reed.cli import cache as cli
-from reed.errors import ReedError
-from reed.exchange import export as exporting
 
 NAMES = ("pixels", "tokens", "caption")
 BAD = (3, 21)
@@ -92,9 +89,46 @@ def test_parquet_has_the_values_keys_and_texts(built, tmp_path, dtype):
     assert set(account["left_out"]["pixels"].values()) == {"the file is empty"}
 
 
-def test_a_folder_of_the_hub_is_read_by_datasets(built, tmp_path):
+def read_hf(folder) -> list[dict]:
     datasets = pytest.importorskip("datasets")
-    done = run("export", built, "--to", "hf", "--out", tmp_path / "out")
+    cache = folder.with_name("hf-cache")
+    data = datasets.load_dataset(str(folder), split="train", cache_dir=cache)
+    return list(data.with_format("numpy"))
+
+
+def read_lance(folder) -> list[dict]:
+    lance = pytest.importorskip("lance")
+    rows = lance.dataset(str(folder)).to_table().to_pylist()
+    return [
+        {name: value for name, value in row.items() if not isinstance(value, dict)}
+        | {f"{n}.{f}": v for n, s in row.items() if isinstance(s, dict) for f, v in s.items()}
+        for row in rows
+    ]
+
+
+def read_mds(folder) -> list[dict]:
+    streaming = pytest.importorskip("streaming")
+    data = streaming.StreamingDataset(local=str(folder), shuffle=False, batch_size=1)
+    return [data[i] for i in range(len(data))]
+
+
+def read_litdata(folder) -> list[dict]:
+    litdata = pytest.importorskip("litdata")
+    data = litdata.StreamingDataset(str(folder), shuffle=False)
+    return [data[i] for i in range(len(data))]
+
+
+READERS = {
+    "parquet": read_parquet,
+    "hf": read_hf,
+    "lance": read_lance,
+    "mds": read_mds,
+    "litdata": read_litdata,
+}
+
+
+@pytest.mark.parametrize("to", READERS)
+def test_every_format_is_read_by_its_own_library(built, tmp_path, to):
+    done = run("export", built, "--to", to, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
-    data = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=tmp_path / "hf")
-    same(list(data.with_format("numpy")), wanted(built))
+    same(READERS[to](tmp_path / "out"), wanted(built))
