@@ -21,10 +21,10 @@ def schema_of(pa: Any, table: Table) -> Any:
 
     Arrays are nested lists, of fixed size but for the axis whose length varies.
     """
-    fields = [pa.field("key", pa.string(), nullable=False)]
+    fields = [pa.field("key", pa.string())]
     if table.views > 1:
-        fields.append(pa.field("view", pa.int64(), nullable=False))
-    fields += [pa.field(f.name, _type(pa, f), nullable=False) for f in table.features]
+        fields.append(pa.field("view", pa.int64()))
+    fields += [pa.field(f.name, _type(pa, f)) for f in table.features]
     return pa.schema(fields)
 
 
@@ -43,7 +43,7 @@ def _type(pa: Any, feature: Feature) -> Any:
         return pa.string()
     kind = pa.from_numpy_dtype(np.dtype(feature.dtype))
     for size in reversed(feature.shape):
-        item = pa.field("item", kind, nullable=False)
+        item = pa.field("item", kind)
         kind = pa.list_(item) if size is None else pa.list_(item, size)
     return kind
 

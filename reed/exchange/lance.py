@@ -67,5 +67,5 @@ class Lance:
             kinds = [flat.field(f.name).with_name(f.field.name) for f in inside]
             values = [batch.column(f.name) for f in inside]
             arrays.append(pa.StructArray.from_arrays(values, fields=kinds))
-            fields.append(pa.field(name, pa.struct(kinds), nullable=False))
+            fields.append(pa.field(name, pa.struct(kinds)))
         return pa.record_batch(arrays, schema=pa.schema(fields))
