@@ -250,6 +250,6 @@ def test_the_hub_gets_the_names_of_classes_and_a_card(fakes, tmp_path):
     assert data.features["pixels.label"].names == names
     assert sorted(data["pixels.label"]) == sorted(int(key[-7:-4]) % 10 for key in data["key"])
     assert (
-        "| `pixels.x` | data | float32 | [2, 2, 4] | Pixels | MIT |"
+        "| `pixels.x` | data | float32 | [2, 2, 4] | pixels | MIT |"
         in (out / "README.md").read_text()
     )

@@ -13,15 +13,21 @@ FORMATS = Registry("format", "reed.exchange")
 
 
 class Format(Protocol):
-    """A writer of one format; it is created from the folder to write to and the table.
+    """A writer of one format; creating it raises ReedError for a table that it cannot write.
 
-    The folder becomes visible under its final name only after ``finish``.
+    Attributes:
+        resumes: Whether a second export goes on where the first one was killed.
+        copies: Whether it copies the values; if not, there need be no room for them.
     """
 
     resumes: bool
     copies: bool
 
-    def __init__(self, folder: Path, table: Table) -> None: ...
+    def __init__(self, table: Table) -> None: ...
+
+    def open(self, folder: Path) -> None:
+        """Begin to write; the folder gets its final name only after ``finish``."""
+        ...
 
     def has(self, shard: int) -> bool:
         """Whether the rows of a shard are in the folder, whole."""

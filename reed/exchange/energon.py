@@ -28,21 +28,30 @@ class Energon:
 
     resumes = copies = False
 
-    def __init__(self, folder: Path, table: Table) -> None:
+    def __init__(self, table: Table) -> None:
         if table.dtype != "float32":
             problem = f"energon reads the tars of the cache, so --dtype {table.dtype} has no effect"
             raise ReedError(f"{problem}; leave it out")
         for name, column in table.columns.items():
+            chosen = [f"{name}/{f.field.name}" for f in table.features if f.column == name]
+            if len(chosen) < len(column.fields):
+                raise ReedError(
+                    f"energon reads whole columns, not {chosen[0]}; give --column {name}"
+                )
             if column.container != "tar":
                 problem = f"energon reads tars, and the shards of column {name!r} are"
                 advice = f"reed-cache convert {table.cache.folder} --to tar"
                 raise ReedError(f"{problem} {column.container}; convert them: {advice} --out DIR")
-        self._folder, self._table = folder, table
+        self._table = table
         webdataset = "megatron.energon.flavors.webdataset.prepare"
         purpose = "metadata for energon"
         self._prepare = library(webdataset, purpose, "energon").WebdatasetPreparator
         self._loader = library("megatron.energon.metadataset.loader", purpose, "energon")
         self._path = library("megatron.energon.epathlib", purpose, "energon").EPath
+
+    def open(self, folder: Path) -> None:
+        """Begin to write into an empty folder."""
+        self._folder = folder
 
     def has(self, shard: int) -> bool:
         """Whether the shard is done: the metadata are written together at the end."""

@@ -86,14 +86,16 @@ def export(
     if out.exists():
         raise ReedError(f"{out} exists; remove it, or name another folder with --out")
     table = Table(cache, places, dtype)
+    writer: Format = format_class(table)
     work = out.with_name(f".{out.name}.exporting")
-    if format_class.copies:
+    if writer.copies:
         _check_room(table, work)
 
     try:
         with files.only_writer(work):
-            _begin(work, schema.dump(_request(table, to)), format_class.resumes)
-            _write(format_class(work, table), table, progress)
+            _begin(work, schema.dump(_request(table, to)), writer.resumes)
+            writer.open(work)
+            _write(writer, table, progress)
             account = _account(table, to)
             files.write_atomic(work / NAME, schema.dump(account))
             (work / _REQUEST).unlink()

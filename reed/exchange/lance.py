@@ -23,17 +23,20 @@ class Lance:
 
     resumes = copies = True
 
-    def __init__(self, folder: Path, table: Table) -> None:
+    def __init__(self, table: Table) -> None:
         for name in table.columns:
             if "." in name:
                 problem = f"Lance allows no '.' in a name, and a column is called {name!r}"
                 raise ReedError(f"{problem}; choose others with --column, or another format")
-        self._folder, self._table = folder, table
+        self._table = table
         self._lance = library("lance", "writing Lance", "lance")
         self._pa = pyarrow("writing Lance")
         self._flat = schema_of(self._pa, table)
         self._schema = self._nested([]).schema
-        self._done = 0
+
+    def open(self, folder: Path) -> None:
+        """Begin to write, or go on after the last commit."""
+        self._folder, self._done = folder, 0
         if (folder / "_versions").is_dir():
             self._done = self._lance.dataset(str(folder)).count_rows()
 

@@ -16,9 +16,12 @@ class LitData:
 
     resumes, copies = False, True  # its chunks do not end where shards end
 
-    def __init__(self, folder: Path, table: Table) -> None:
-        module = library("litdata.streaming.writer", "writing LitData", "litdata")
-        self._writer = module.BinaryWriter(str(folder), chunk_bytes="64MB")
+    def __init__(self, table: Table) -> None:
+        self._module = library("litdata.streaming.writer", "writing LitData", "litdata")
+
+    def open(self, folder: Path) -> None:
+        """Begin to write into an empty folder."""
+        self._writer = self._module.BinaryWriter(str(folder), chunk_bytes="64MB")
         self._next = 0
 
     def has(self, shard: int) -> bool:

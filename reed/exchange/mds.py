@@ -31,8 +31,7 @@ class Mds:
 
     resumes = copies = True
 
-    def __init__(self, folder: Path, table: Table) -> None:
-        self._folder = folder
+    def __init__(self, table: Table) -> None:
         self._shards = range(table.cache.plan.shards)
         kinds = {"key": "str"} | ({"view": "int"} if table.views > 1 else {})
         kinds |= {f.name: _encoding(f) for f in table.features}
@@ -43,6 +42,10 @@ class Mds:
         self._names = sorted(kinds)
         self._kinds = [kinds[name] for name in self._names]
         self._sizes = [sizes.get(name) for name in self._names]
+
+    def open(self, folder: Path) -> None:
+        """Begin to write into a folder."""
+        self._folder = folder
 
     def has(self, shard: int) -> bool:
         """Whether the folder is there: it appears only whole."""

@@ -19,11 +19,15 @@ class Parquet:
 
     resumes = copies = True
 
-    def __init__(self, folder: Path, table: Table) -> None:
-        self._folder, self._table = folder, table
+    def __init__(self, table: Table) -> None:
+        self._table = table
         self._pa = pyarrow("writing parquet")
         self._parquet = library("pyarrow.parquet", "writing parquet", "export")
         self._schema = schema_of(self._pa, table).with_metadata(self.metadata())
+
+    def open(self, folder: Path) -> None:
+        """Begin to write into a folder."""
+        self._folder = folder
 
     def metadata(self) -> dict[str, str] | None:
         """Return the metadata of every file."""
