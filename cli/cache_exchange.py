@@ -1,4 +1,4 @@
-"""reed-cache export: a cache in the formats of other loaders and tools."""
+"""reed-cache export and import: a cache and the formats of other loaders and tools."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from reed.cli.common import CACHES, completed, one_line_errors
 from reed.exchange import FORMATS
 from reed.exchange import export as exporting
 from reed.exchange.table import DTYPES
+from reed.wording import counted
 
 
 @click.command()
@@ -59,3 +60,39 @@ def export(cache: Path, to: str, out: Path | None, places: tuple[str, ...], dtyp
         done = exporting.export(opened, to, target, places, dtype=dtype)
     for line in done.lines:
         click.echo(line)
+
+
+@click.command("import")
+@click.argument("column", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, exists=True))
+@click.option(
+    "--entry",
+    default="",
+    metavar="NAME",
+    help="Of parquet, the column with the arrays. Default: the only one besides key.",
+)
+@click.option("--codec", default="", help="Codec of the values. Default: float16.")
+@click.option("--licence", default="", metavar="TEXT", help="Licence of the arrays.")
+@one_line_errors
+def import_(column: Path, file: Path, entry: str, codec: str, licence: str) -> None:
+    """Make a column from arrays by key, given as CACHE/COLUMN.
+
+    FILE is an .npz, .safetensors, .h5 or .parquet file, or a folder of .npy or .parquet files. A
+    sample without an array is left out. No raw data are needed. Rerun the command to resume.
+
+    \b
+    Examples:
+      reed-cache import cache/digits/mine mine.npz
+      reed-cache import cache/digits/mine out --entry digits-vit.cls
+    """
+    from reed.exchange.bring import bring  # here, because building imports torch
+
+    cache = column.parent
+    made = bring(cache, column.name, file, entry=entry, codec=codec, licence=licence)
+    with open_cache(cache) as opened:
+        place = f"{made.name}/{made.fields[0].name}"
+        shape, total = list(made.fields[0].shape), len(opened.plan.keys)
+        click.echo(
+            f"{cache}: column {place} {shape} {made.fields[0].codec}, "
+            f"{len(opened[place]):,} of {counted(total, 'sample')}"
+        )

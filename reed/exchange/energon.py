@@ -32,6 +32,7 @@ class Energon:
         if table.dtype != "float32":
             problem = f"energon reads the tars of the cache, so --dtype {table.dtype} has no effect"
             raise ReedError(f"{problem}; leave it out")
+        # Its own files are what it reads, so there is no choice of values.
         for name, column in table.columns.items():
             chosen = [f"{name}/{f.field.name}" for f in table.features if f.column == name]
             if len(chosen) < len(column.fields):
@@ -42,6 +43,7 @@ class Energon:
                 problem = f"energon reads tars, and the shards of column {name!r} are"
                 advice = f"reed-cache convert {table.cache.folder} --to tar"
                 raise ReedError(f"{problem} {column.container}; convert them: {advice} --out DIR")
+
         self._table = table
         webdataset = "megatron.energon.flavors.webdataset.prepare"
         purpose = "metadata for energon"

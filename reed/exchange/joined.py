@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from reed.cache import reader, schema
 from reed.cache.codecs import codecs
@@ -22,6 +21,9 @@ def join(*columns: dict[str, Any]) -> dict[str, Any]:
     Args:
         *columns: The sample of each column, as energon reads it from a tar.
     """
+    import torch  # here, so that naming the formats does not import it
+
+    # What energon itself says of a sample is that of the first column; the rest are its parts.
     own = {name: value for name, value in columns[0].items() if name.startswith("__")}
     own["__sources__"] = [source for each in columns for source in each["__sources__"]]
     joined = type(columns[0])(own)
@@ -50,4 +52,4 @@ def _array(value: Any) -> np.ndarray:
     """Return a part as the cache stores it, from what energon has made of it."""
     if isinstance(value, str):
         return np.frombuffer(value.encode(), np.uint8)
-    return value.numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    return np.asarray(value)  # of a tensor, too

@@ -101,9 +101,8 @@ class Mds:
         with open(folder / name, "wb") as file:
             file.writelines([head, text, *samples])
         raw = {"basename": f"{shard:06d}/{name}", "bytes": int(offsets[-1]), "hashes": {}}
-        return columns | common | {
-            "version": 2, "samples": len(samples), "raw_data": raw, "zip_data": None
-        }  # fmt: skip
+        file = {"version": 2, "samples": len(samples), "raw_data": raw, "zip_data": None}
+        return columns | common | file
 
 
 def _encoding(feature: Feature) -> str:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from reed.cache import reader, verify
-from reed.cache.joined import Joined
 from reed.cache.opened import Cache
 from reed.cache.schema import Column, Field, shard_path
 from reed.errors import ReedError, suggest
@@ -75,7 +74,7 @@ class Table:
 
         # The join checks that every column is complete, and finds what all of them have.
         named = [f"{name}/{f.name}" for name, fields in self._columns.items() for f in fields]
-        self._joined = Joined(cache, {place: place for place in named})
+        self._joined = cache.join(named)
         self.kept = np.zeros(len(cache.plan.keys), dtype=bool)
         self.kept[self._joined.rows] = True
         self.left_out = {name: self._failed(name) for name in self._columns}
