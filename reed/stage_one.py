@@ -154,7 +154,7 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
     # The pipeline's own codecs are for new columns of its own encoders.
-    new = [n for n in wanted if encoder_of(n) == n and not schema.has_shards(cache, n)]
+    new = {n: encoder_of(n) for n in wanted if not schema.has_shards(cache, n)}
     codecs = parse_codecs(defaults.codecs(request, pipeline, new))
     for flag, names, others in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:

@@ -32,8 +32,7 @@ def faults(*words: str, **variables: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_a_buffer_is_mapped_once_unless_the_user_has_decided():
-    assert faults("reed") < 10
-    anew = faults()
-    assert anew > 50  # huge pages, else far more
-    assert faults("reed", MALLOC_MMAP_MAX_="65536") > anew / 2
-    assert faults("reed", GLIBC_TUNABLES="glibc.malloc.mmap_max=65536") > anew / 2
+    # Of huge pages, which a machine may have or not, there are fewer: 24 in a buffer.
+    assert faults("reed") < 10 < 50 < faults()
+    assert faults("reed", MALLOC_MMAP_MAX_="65536") > 50
+    assert faults("reed", GLIBC_TUNABLES="glibc.malloc.mmap_max=65536") > 50

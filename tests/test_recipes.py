@@ -86,7 +86,8 @@ def built(tmp_path_factory):
             shard_size=4,
         )
         wanted = named(name)
-        encoders = tuple(sorted(wanted - set(pipeline.base)))
+        own = {text.partition("=")[0]: text for text in pipeline.encoders}
+        encoders = tuple(own.get(n, n) for n in sorted(wanted - set(pipeline.base)))
         options = ("af3.structure=true",) if "af3" in wanted else ()
         request = Request(name, cache, encoders=encoders, options=options)
         for job in stage_one.chosen(request):

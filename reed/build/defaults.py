@@ -15,10 +15,17 @@ from reed.errors import ReedError
 from reed.pipelines import Pipeline
 
 
-def codecs(request: Request, pipeline: Pipeline, columns: Collection[str]) -> tuple[str, ...]:
-    """Return the pipeline's codecs of some columns, then those of the request, which override."""
-    own = (text for text in pipeline.codecs if text.partition("/")[0] in columns)
-    return (*own, *request.codecs)
+def codecs(request: Request, pipeline: Pipeline, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the pipeline's codecs of its own columns, then those of the request, which override.
+
+    Args:
+        request: The options of the command.
+        pipeline: Its pipeline.
+        columns: Encoder of every column that is new.
+    """
+    named = dict(map(parse_encoder, (*pipeline.base, *pipeline.encoders)))
+    own = {column for column, encoder in columns.items() if named.get(column, column) == encoder}
+    return (*(text for text in pipeline.codecs if text.partition("/")[0] in own), *request.codecs)
 
 
 def asked(request: Request, pipeline: Pipeline, entries: Collection[str]) -> dict[str, str]:
