@@ -82,7 +82,8 @@ def main(
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference. Prints a table and writes a record with the numbers, how
-    the samples were drawn, what they were compared with, and how.
+    the samples were drawn, what they were compared with, and how. The processes of torchrun or
+    accelerate launch divide the images; the numbers stay the same.
 
     \b
     Examples:
@@ -92,8 +93,10 @@ def main(
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
       reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
       reed-eval designs.fasta --reference my.pdb
+      torchrun --nproc-per-node 8 -m -- reed.cli.evaluate s.npz --reference real/
     """
     from reed import config
+    from reed.build.engines import launched_share
     from reed.evaluate.base import Task, evaluator_of, kind_of
 
     samples = one_run(samples, run, "SAMPLES")
@@ -102,6 +105,10 @@ def main(
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
     evaluator = config.build(cls, given)
 
+    # Process 0 of a launch writes the record and prints; the others compute for it.
+    share = launched_share()
+    if share.rank and not cls.shared:
+        return
     out = out or evaluator.place(samples)
     task = Task(
         kind,
@@ -111,10 +118,13 @@ def main(
         num,
         pick_device(device),
         batch,
-        progress=True,
-        say=lambda line: click.echo(line, err=True),
+        progress=not share.rank,
+        say=lambda line: None if share.rank else click.echo(line, err=True),
+        share=share,
     )
     record = evaluator.measure(task)
+    if share.rank:
+        return
 
     # Warnings go to stderr, so that stdout holds results alone.
     for line in record.warnings:
