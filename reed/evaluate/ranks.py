@@ -7,6 +7,7 @@ those of a single process, bit for bit.
 
 from __future__ import annotations
 
+import atexit
 import json
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
@@ -107,6 +108,7 @@ class Ranks:
         try:
             if not distributed.is_initialized():
                 distributed.init_process_group("gloo", timeout=PATIENCE)
+                atexit.register(distributed.destroy_process_group)  # its threads must end first
             yield torch, distributed
         except (RuntimeError, ValueError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
