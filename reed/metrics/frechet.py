@@ -9,6 +9,9 @@ import numpy as np
 from reed.errors import ReedError
 
 
+ROWS = 16_384  # features that are fitted at once
+
+
 @dataclass(frozen=True)
 class Gaussian:
     """Mean [D] and covariance [D, D] of a set of features, float64."""
@@ -24,7 +27,8 @@ class Gaussian:
             ReedError: There are fewer than two features, or a value is not finite.
         """
         moments = Moments()
-        moments.add(features)
+        for first in range(0, len(features), ROWS) or [0]:  # a copy in float64 of a part alone
+            moments.add(features[first : first + ROWS])
         return moments.gaussian()
 
 
