@@ -138,7 +138,7 @@ def test_items_are_read_ahead_in_order_and_not_without_bound():
     def items():
         for number in range(10):
             read.append(number)
-            if number == ahead.BATCHES:
+            if number == ahead.BATCHES:  # one item is used, and so many wait
                 wanted.set()
             yield number
 
@@ -159,7 +159,7 @@ def test_items_are_read_ahead_in_order_and_not_without_bound():
     found = read_ahead(endless())
     next(found)
     found.close()
-    assert closed == ["reading ahead"]
+    assert closed == ["reading ahead_0"]
 
 
 def test_an_error_in_reading_ahead_is_raised_after_what_was_read():

@@ -17,8 +17,8 @@ from reed.build.source import BadSample, listed
 from reed.cache.account import Account
 from reed.errors import ReedError
 from reed.evaluate.base import Task
-from reed.metrics.ahead import decoders
-from reed.metrics.image_set import ALL, ImageSet, open_images
+from reed.metrics.ahead import ALL, decoders
+from reed.metrics.image_set import ImageSet, open_images
 from reed.sources.image.images import Images
 
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from reed.evaluate.base import EVALUATORS, Evaluator, Task
 from reed.evaluate.folder import open_reference
 from reed.evaluate.image_metrics import METRICS, Values, choose, parse_metrics, spaces_of
 from reed.evaluate.provenance import alignment_of, beside, recipe_of
-from reed.evaluate.record import Record
 from reed.evaluate.ranks import Ranks
+from reed.evaluate.record import Record
 from reed.evaluate.reference import Computing, Reference, check
 from reed.metrics import FEATURES
 from reed.metrics.image_set import ImageSet, has_images, open_images
@@ -103,9 +103,7 @@ class ImageEvaluator(Evaluator):
             ReedError: The samples, the reference, a metric or weights cannot be used.
         """
         given = dict(map(_pair, self.weights))
-        how = Computing(
-            task.device, self.precision, task.batch, task.progress, Ranks(task.share)
-        )
+        how = Computing(task.device, self.precision, task.batch, task.progress, Ranks(task.share))
         wanted = parse_metrics(self.metrics) if self.metrics else ["fd"] if self.features else []
         # Wrong weights are reported before images are opened, which may take long.
         if wanted:

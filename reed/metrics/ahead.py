@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import os
-import queue
-import threading
-from collections.abc import Generator, Iterable
-from typing import TypeVar
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from reed.build.engines import Share
 
 T = TypeVar("T")
 
 BATCHES = 2  # read and not yet used
 LEAST, MOST = 4, 32  # threads that decode
+ALL = Share()  # of the batches of a set
+
+
+class Reader(Protocol):
+    """Reads the images of a set."""
+
+    def __call__(self, batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
+        """Yield the images in order, uint8 [B, H, W, C].
+
+        Args:
+            batch: Images per batch.
+            share: The batches to yield: every N-th; only these are read.
+        """
+        ...
 
 
 def decoders() -> int:
@@ -29,44 +47,19 @@ def read_ahead(items: Iterable[T], ahead: int = BATCHES) -> Generator[T]:
 
     Args:
         items: The iterable; its errors are raised here.
-        ahead: Number of items that may wait; so many are in memory, and two more.
+        ahead: Number of items that are read and not yet used.
     """
-    waiting: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(ahead)
-    stop = threading.Event()
-
-    def put(item: T | None, error: BaseException | None = None, *, last: bool = False) -> None:
-        while not stop.is_set():
-            try:
-                return waiting.put((item, error, last), timeout=0.1)
-            except queue.Full:
-                continue
-
-    # The iterable is also closed in its thread, so that what it opened is closed in any case.
-    def work() -> None:
-        iterator = iter(items)
+    iterator: Any = iter(items)
+    end: Any = object()
+    with ThreadPoolExecutor(1, "reading ahead") as pool:
+        waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
         try:
-            for item in iterator:
-                put(item)
-                if stop.is_set():
-                    break
-            put(None, last=True)
-        except BaseException as error:  # it belongs to the caller, whatever it is
-            put(None, error, last=True)
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, iterator, end))
+                yield item
         finally:
+            for future in waiting:
+                future.cancel()
+            # A generator is closed in its own thread, after the item that it is reading.
             if isinstance(iterator, Generator):
-                iterator.close()
-
-    thread = threading.Thread(target=work, name="reading ahead", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error, last = waiting.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # ty: ignore[invalid-yield]  # an item that is not the last one
-            del item  # not kept while the next one is awaited
-    finally:
-        stop.set()
-        thread.join()
+                pool.submit(iterator.close).result()

@@ -8,7 +8,6 @@ import numpy as np
 
 from reed.errors import ReedError
 
-
 ROWS = 16_384  # features that are fitted at once
 
 

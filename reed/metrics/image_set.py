@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -27,24 +26,10 @@ from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
 from reed.metrics import image_tars
-from reed.metrics.ahead import decoders
+from reed.metrics.ahead import ALL, Reader, decoders
 from reed.picture import to_uint8
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # arrays in a reference file of the ADM suite
-ALL = Share()  # of the batches of a set
-
-
-class Reader(Protocol):
-    """Reads the images of a set."""
-
-    def __call__(self, batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
-        """Yield the images in order, uint8 [B, H, W, C].
-
-        Args:
-            batch: Images per batch.
-            share: The batches to yield: every N-th; only these are read.
-        """
-        ...
 
 
 @dataclass(frozen=True)

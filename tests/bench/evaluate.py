@@ -3,8 +3,8 @@
 Two folders of PNGs of 256 x 256 pixels, and Inception with random weights in torch-fidelity's file
 format. Bare are the passes of our network alone over the same batches, decoded beforehand; bare and
 decoding also reads and decodes the files, without anything else. torch-fidelity and
-clean-fid (where it is installed; its loading and resizing, with torch-fidelity's network, as its own
-weights cannot be had everywhere) do what reed-eval does: from two folders to one number. They
+clean-fid (where it is installed; its loading and resizing, with torch-fidelity's network, as its
+own weights cannot be had everywhere) do what reed-eval does: from two folders to one number. They
 are called in turns, all with the same batch, number of threads and device. Every way is
 measured whole, and without what comes after the features: the distance of two Gaussians of width
 2048 does not depend on the number of images. Times are of CPU, which other work on the machine
@@ -120,7 +120,7 @@ def _of_fidelity(drawn: Path, real: Path, weights: Path, batch: int, device: str
         "cache": False,
         "feature_extractor": "inception-v3-compat",
         "feature_extractor_weights_path": str(weights),
-        "save_cpu_ram": device == "cpu",  # without it, torch-fidelity has to be given a GPU's memory
+        "save_cpu_ram": device == "cpu",
     }
 
     def distance() -> float:

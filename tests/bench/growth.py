@@ -51,7 +51,10 @@ class Records:
         from reed.cache.schema import Field
 
         self.count = count
-        self.fields = (Field("tokens", "token", TOKENS, "int8"), Field("label", "label", (), "int32"))
+        self.fields = (
+            Field("tokens", "token", TOKENS, "int8"),
+            Field("label", "label", (), "int32"),
+        )
         values = np.random.default_rng(0).standard_normal((BATCH, *TOKENS), np.float32)
         self._values, self._labels = values, np.arange(BATCH) % 10
 
@@ -61,7 +64,9 @@ class Records:
 
     def listing(self) -> dict[str, str]:
         """Keys as those of ImageNet's files."""
-        return {f"n{i // 1000:08d}/n{i // 1000:08d}_{i % 1000}.JPEG": "1" for i in range(self.count)}
+        return {
+            f"n{i // 1000:08d}/n{i // 1000:08d}_{i % 1000}.JPEG": "1" for i in range(self.count)
+        }
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
         """Nothing but a number."""
@@ -174,7 +179,16 @@ def alone(part: str, folder: Path, count: int) -> dict[str, float]:
 
 def fresh(part: str, folder: Path, count: int) -> dict[str, float]:
     """The same in a process of its own."""
-    words = [sys.executable, __file__, "--part", part, "--folder", str(folder), "--size", str(count)]
+    words = [
+        sys.executable,
+        __file__,
+        "--part",
+        part,
+        "--folder",
+        str(folder),
+        "--size",
+        str(count),
+    ]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
