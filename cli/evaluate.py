@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,10 @@ from reed.cli.common import (
 )
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
+
+if TYPE_CHECKING:
+    from reed.evaluate.base import Task
+    from reed.evaluate.record import Record
 
 
 def _kinds() -> Kinds:
@@ -110,28 +115,21 @@ def main(
     if share.rank and not cls.shared:
         return
     out = out or evaluator.place(samples)
-    task = Task(
-        kind,
-        samples,
-        reference,
-        out,
-        num,
-        pick_device(device),
-        batch,
-        progress=not share.rank,
-        say=lambda line: None if share.rank else click.echo(line, err=True),
-        share=share,
-    )
+    say = partial(click.echo, err=True) if not share.rank else lambda line: None
+    options = {"progress": not share.rank, "say": say, "share": share}
+    task = Task(kind, samples, reference, out, num, pick_device(device), batch, **options)
     record = evaluator.measure(task)
-    if share.rank:
-        return
+    if not share.rank:
+        _show(record, task, evaluator.noun)
 
-    # Warnings go to stderr, so that stdout holds results alone.
+
+def _show(record: Record, task: Task, noun: str) -> None:
+    """Print the warnings and the table; warnings to stderr, so that stdout holds results alone."""
     for line in record.warnings:
         click.echo(f"Warning: {line}", err=True)
     click.echo(_table(record.metrics))
-    about = f"{record.samples['num']} {evaluator.noun} of {samples} against {reference}"
-    click.echo(f"\n{about}: {out}")
+    about = f"{record.samples['num']} {noun} of {task.samples} against {task.reference}"
+    click.echo(f"\n{about}: {task.out}")
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:

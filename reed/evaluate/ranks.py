@@ -100,7 +100,7 @@ class Ranks:
             yield rows
 
     @contextmanager
-    def _connected(self) -> Iterator[tuple[Any, Any]]:
+    def _connected(self) -> Generator[tuple[Any, Any]]:
         """Give torch and torch.distributed, connected; ReedError if another process has ended."""
         import torch
         from torch import distributed

@@ -54,6 +54,7 @@ def read_ahead(items: Iterable[T], ahead: int = BATCHES) -> Generator[T]:
     with ThreadPoolExecutor(1, "reading ahead") as pool:
         waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
         try:
+            item: Any
             while (item := waiting.popleft().result()) is not end:
                 waiting.append(pool.submit(next, iterator, end))
                 yield item

@@ -157,19 +157,13 @@ def fold(net: torch.nn.Module) -> None:
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    for layer in net.modules():
-        if hasattr(layer, "conv") and hasattr(layer, "bn"):
-            norm: Any = layer.bn
-            layer.conv.weight, layer.conv.bias = fuse_conv_bn_weights(
-                layer.conv.weight,
-                None,
-                norm.running_mean,
-                norm.running_var,
-                norm.eps,
-                norm.weight,
-                norm.bias,
-            )
-            layer.bn = torch.nn.Identity()
+    layers: list[Any] = [each for each in net.modules() if hasattr(each, "bn")]
+    for layer in layers:
+        conv, norm = layer.conv, layer.bn
+        means = (norm.running_mean, norm.running_var, norm.eps)
+        scales = (norm.weight, norm.bias)
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, None, *means, *scales)
+        layer.bn = torch.nn.Identity()
     net.requires_grad_(False)
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib import util
+from importlib import import_module, util
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def _of_fidelity(drawn: Path, real: Path, weights: Path, batch: int, device: str
 
 def _of_clean(drawn: Path, real: Path, weights: Path, batch: int, device: str) -> list[Way]:
     """The features and the distance by clean-fid, with torch-fidelity's network."""
-    from cleanfid import fid
+    fid: Any = import_module("cleanfid.fid")  # it is not installed with reed
 
     def features() -> list[np.ndarray]:
         net = torch_fidelity.FeatureExtractorInceptionV3(

@@ -20,6 +20,7 @@ takes a second, or of the largest but one. With --figure, the curves are drawn t
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -163,9 +164,6 @@ def _mebibytes(name: str) -> float:
 
 def alone(part: str, folder: Path, count: int) -> dict[str, float]:
     """CPU seconds and memory of a part in this process."""
-    import torch
-
-    torch.set_num_threads(1)
     # A small run first: all imports are done, and buffers of a fixed size are there.
     if part == "build":
         with tempfile.TemporaryDirectory() as temp:
@@ -179,17 +177,14 @@ def alone(part: str, folder: Path, count: int) -> dict[str, float]:
 
 def fresh(part: str, folder: Path, count: int) -> dict[str, float]:
     """The same in a process of its own."""
-    words = [
-        sys.executable,
-        __file__,
-        "--part",
-        part,
-        "--folder",
-        str(folder),
-        "--size",
-        str(count),
-    ]
-    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    words = [sys.executable, __file__, "--part", part, "--folder", str(folder)]
+    done = subprocess.run(
+        [*words, "--size", str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
