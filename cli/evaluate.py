@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from reed.cli import typos
+from reed.cli import scored, typos
+from reed.cli.averages import ema_option
 from reed.cli.common import (
     CACHES,
     DEVICE,
     RUNS,
     importing,
     one_line_errors,
-    one_run,
     pick_device,
 )
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
 
 if TYPE_CHECKING:
-    from reed.evaluate.base import Task
     from reed.evaluate.record import Record
 
 
@@ -35,7 +33,7 @@ def _kinds() -> Kinds:
 
 
 @click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation, flags=typos.EVALUATION)
-@click.argument("samples", required=False, type=click.Path(path_type=Path))
+@click.argument("samples", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
@@ -51,6 +49,11 @@ def _kinds() -> Kinds:
     shell_complete=CACHES,
     help="Real data to compare with: a cache; for images also a folder, .tar, .zip, .npz or .npy; "
     "for designs also a structure file.",
+)
+@ema_option(
+    "Average of a run, by its name in the recipe, such as 0.999; all for each; may be repeated. "
+    "Default: the first.",
+    several=True,
 )
 @click.option(
     "--num", type=click.IntRange(1), help="Fail unless there are exactly N samples.", metavar="N"
@@ -69,9 +72,10 @@ def _kinds() -> Kinds:
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
 @one_line_errors
 def main(
-    samples: Path | None,
+    samples: tuple[Path, ...],
     run: Path | None,
     reference: Path,
+    ema: tuple[str, ...],
     num: int | None,
     batch: int,
     device: str,
@@ -87,8 +91,9 @@ def main(
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference. Prints a table and writes a record with the numbers, how
-    the samples were drawn, what they were compared with, and how. The processes of torchrun or
-    accelerate launch divide the images; the numbers stay the same.
+    the samples were drawn, what they were compared with, and how. Several SAMPLES, or several
+    averages of a run, are measured one after another and shown in one table. The processes of
+    torchrun or accelerate launch divide the images; the numbers stay the same.
 
     \b
     Examples:
@@ -97,14 +102,55 @@ def main(
           --metrics fid,sfid,is,pr --num 50000
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
       reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
+      reed-eval runs/digits/samples/*.npz --reference cache/digits
       reed-eval designs.fasta --reference my.pdb
       torchrun --nproc-per-node 8 -m -- reed.cli.evaluate s.npz --reference real/
     """
+    measured = scored.asked(samples, run, ema)
+    if out is not None and len(measured) > 1:
+        raise click.UsageError(
+            f"--out {out} is one record, and {len(measured)} sets are measured; leave it out"
+        )
+
+    # Warnings go to stderr, so that stdout holds results alone.
+    metrics, abouts = [], []
+    for each in measured:
+        done = _measure(each, reference, out, num, batch, device, flags, assignments)
+        if done is None:
+            continue
+        record, noun, path = done
+        for line in record.warnings:
+            said = line if len(measured) == 1 else f"{each.label}: {line}"
+            click.echo(f"Warning: {said}", err=True)
+        metrics.append(record.metrics)
+        of = each.place if len(measured) == 1 else each.label
+        abouts.append(f"{record.samples['num']} {noun} of {of} against {reference}: {path}")
+    if not abouts:
+        return
+    shown = _table(*metrics) if len(measured) == 1 else scored.table(measured, metrics)
+    click.echo("\n".join([shown, "", *abouts]))
+
+
+def _measure(
+    measured: scored.Measured,
+    reference: Path,
+    out: Path | None,
+    num: int | None,
+    batch: int,
+    device: str,
+    flags: dict[str, Any],
+    assignments: tuple[str, ...],
+) -> tuple[Record, str, Path] | None:
+    """Measure one set of samples or a run; return its record, what it counts, and the file.
+
+    Only the first process of a launch returns them.
+    """
     from reed import config
     from reed.build.engines import launched_share
-    from reed.evaluate.base import Task, evaluator_of, kind_of
+    from reed.evaluate.base import Task, evaluator_of, kind_of, place_of
 
-    samples = one_run(samples, run, "SAMPLES")
+    # Only the samples tell which options there are.
+    samples = measured.place
     kind = kind_of(samples, reference)
     cls = evaluator_of(kind, samples)
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
@@ -113,23 +159,22 @@ def main(
     # Process 0 of a launch writes the record and prints; the others compute for it.
     share = launched_share()
     if share.rank and not cls.shared:
-        return
-    out = out or evaluator.place(samples)
-    say = partial(click.echo, err=True) if not share.rank else lambda line: None
-    options = {"progress": not share.rank, "say": say, "share": share}
-    task = Task(kind, samples, reference, out, num, pick_device(device), batch, **options)
+        return None
+    task = Task(
+        kind,
+        samples,
+        reference,
+        out or place_of(evaluator, samples, measured.average),
+        num,
+        pick_device(device),
+        batch,
+        progress=not share.rank,
+        say=lambda line: None if share.rank else click.echo(line, err=True),
+        average=measured.average,
+        share=share,
+    )
     record = evaluator.measure(task)
-    if not share.rank:
-        _show(record, task, evaluator.noun)
-
-
-def _show(record: Record, task: Task, noun: str) -> None:
-    """Print the warnings and the table; warnings to stderr, so that stdout holds results alone."""
-    for line in record.warnings:
-        click.echo(f"Warning: {line}", err=True)
-    click.echo(_table(record.metrics))
-    about = f"{record.samples['num']} {noun} of {task.samples} against {task.reference}"
-    click.echo(f"\n{about}: {task.out}")
+    return None if share.rank else (record, evaluator.noun, task.out)
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -52,9 +52,9 @@ def read_ahead(items: Iterable[T], ahead: int = BATCHES) -> Generator[T]:
     iterator: Any = iter(items)
     end: Any = object()
     with ThreadPoolExecutor(1, "reading ahead") as pool:
-        waiting = deque(pool.submit(next, iterator, end) for _ in range(ahead))
+        read: list[Future[Any]] = [pool.submit(next, iterator, end) for _ in range(ahead)]
+        waiting = deque(read)
         try:
-            item: Any
             while (item := waiting.popleft().result()) is not end:
                 waiting.append(pool.submit(next, iterator, end))
                 yield item
