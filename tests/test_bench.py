@@ -200,6 +200,46 @@ def test_every_training_row_of_gpu_fits_its_recipe(bench, tmp_path):
         assert set(setup.targets) == {"image", "caption"}
 
 
+def test_the_ratios_of_evaluate(bench):
+    """Of the bare passes ours is a multiple; of ours the programs are."""
+    evaluate = bench("evaluate")
+    ways = {name: lambda: None for name in (evaluate.BARE, evaluate.OURS, evaluate.FIDELITY)}
+    figures = evaluate.measure(ways, "features", 3, 4)
+    check([vars(figure) for figure in figures], 3)
+    compared = {figure.name: figure.compared_with for figure in figures if figure.unit == "ratio"}
+    assert compared["features, reed-eval / bare passes, clock"] == "bare passes"
+    assert compared["features, torch-fidelity / reed-eval, CPU"] == "reed-eval"
+
+
+@pytest.mark.slow  # building Inception takes seconds
+def test_evaluate(bench, tmp_path):
+    """All ways give features of both folders; a distance takes roots of matrices of width 2048."""
+    evaluate = bench("evaluate")
+    passes, distances = evaluate.ways(tmp_path, count=2, batch=2, device="cpu")
+    assert set(distances) <= set(passes)
+    figures = evaluate.measure(passes, "features", 1, 4)
+    check([vars(figure) for figure in figures], 1)
+    found = {figure.name: figure for figure in figures}
+    for unit in ("CPU", "clock"):
+        name = f"features, reed-eval / bare passes, {unit}"
+        assert found[name].compared_with == "bare passes"
+        assert found[f"features, torch-fidelity / reed-eval, {unit}"].unit == "ratio"
+
+
+def test_growth(bench, monkeypatch, tmp_path):
+    growth = bench("growth")
+    monkeypatch.setattr(growth, "fresh", growth.alone)
+    monkeypatch.setattr(growth, "WARM", 300)
+    monkeypatch.setattr(growth, "IMAGE", tmp_path / "growth.png")
+    run(growth.main, "--sizes", "400,600", "--large", "0", "--figure")
+    figures = published("growth")
+    check(list(figures.values()), 1)
+    for part in growth.PARTS:
+        ratio = figures[f"{part}, time per sample, 600 / 400"]
+        assert ratio["compared_with"] == f"{part}, 400" and figures[f"{part}, 600: in all"]["value"]
+    assert (tmp_path / "growth.png").stat().st_size < 200_000
+
+
 def test_contention(bench, monkeypatch):
     contention = bench("contention")
     environments = []
