@@ -20,7 +20,7 @@ from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.schema import Marker
 from reed.cache.verify import Problem
-from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
+from reed.cli.common import CACHES, DEVICE, CacheDir, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
 from reed.wording import counted
@@ -35,7 +35,7 @@ JOBS = click.option(
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option("--deep", is_flag=True, help="Also read every shard: hash, headers and values.")
 @JOBS
 @one_line_errors
@@ -88,7 +88,7 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -237,7 +237,7 @@ def _rebuild(
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--column",
     "names",

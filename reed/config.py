@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reed.errors import ReedError, suggest
+from reed.store import urls
 
 T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
@@ -190,7 +191,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return urls.text(value) if isinstance(value, Path) else value
 
 
 def shown(value: Any) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from reed.errors import ReedError
+from reed.store import mirror
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _OURS_ALONE = 0o600
@@ -23,7 +24,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     """Yield a temporary path that is renamed to ``path`` if the block succeeds, else removed.
 
-    The block writes and syncs the file, which gets the permissions of a new one.
+    The block writes and syncs the file, which gets the permissions of a new one. A file of a cache
+    in an object store is stored there before it appears; a shard appears only there.
 
     Args:
         path: The final path.
@@ -34,7 +36,9 @@ def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
         yield temp
         try:
             _follow_umask(temp)
-            _rename(temp, path, overwrite)
+            stored = mirror.of_file(path)
+            if not stored or stored[0].publish(stored[1], temp, overwrite=overwrite):
+                _rename(temp, path, overwrite)
         except FileNotFoundError:
             if not path.exists():  # else another writer was first and removed our file
                 raise
@@ -100,6 +104,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Remove a file of a cache, if it exists: first from the object store that it is in."""
+    if stored := mirror.of_file(path):
+        stored[0].delete(stored[1])
+    path.unlink(missing_ok=True)
 
 
 def _rename(temp: Path, path: Path, overwrite: bool) -> None:

@@ -15,7 +15,7 @@ from reed.cache.codecs import codecs
 from reed.cache.containers.offsets import Out
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
-from reed.errors import ReedError
+from reed.errors import ReedError, StoreError
 
 if TYPE_CHECKING:
     from reed.cache.opened import Cache
@@ -205,6 +205,8 @@ class JoinedColumn:
             for j in chosen[shard]:
                 try:
                     opened.read(shard, *_group([j], records, out))
+                except StoreError:  # the other records cannot be read now, either
+                    raise
                 except ReedError as error:
                     failed[int(j)] = error
         return failed
