@@ -62,7 +62,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
     "every": ("log", "save", "keep"),
     "preview": ("every", "num", "options"),
-    "loader": ("threads", "ahead"),
+    "loader": ("threads", "ahead", "cache_dir", "cache_bytes"),
 }
 # Table of a recipe that has a table for each name -> the settings of that.
 ENTRIES: dict[str, tuple[str, ...]] = {
@@ -76,6 +76,7 @@ TYPES: dict[str, type] = {
     **dict.fromkeys("steps batch tokens accumulate seed stop_after_bad keep".split(), int),
     **dict.fromkeys(("every.log", "every.save", "every.keep", "preview.every"), int),
     **dict.fromkeys(("preview.num", "loader.threads", "loader.ahead"), int),
+    "loader.cache_bytes": int,
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
     **dict.fromkeys("one_per precision compile init tracker".split(), str),

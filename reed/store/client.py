@@ -58,6 +58,9 @@ class Patience:
     whole: float = 120.0
 
 
+PATIENCE = Patience()
+
+
 @dataclass(frozen=True)
 class Entry:
     """An object in a store.
@@ -88,7 +91,7 @@ class Client:
     """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
-        self.url, self.patience = url, patience or Patience()
+        self.url, self.patience = url, patience or PATIENCE
         self._process = os.getpid()
         self.latency = 0.0  # seconds of the fastest small request so far
 
@@ -133,9 +136,10 @@ class Client:
     def list(self) -> dict[str, Entry]:
         """Return all objects by name."""
         if self.is_http:
-            from reed.store import pages  # it imports a client of its own
+            from reed.store import web_pages  # it imports a client of its own
 
-            names = self._tried("", "list", lambda: pages.names(self.url, self.patience.silence))
+            silence = self.patience.silence
+            names = self._tried("", "list", lambda: web_pages.names(self.url, silence))
             return {name: Entry(-1, tag) for name, tag in names.items()}
 
         def listed() -> dict[str, Entry]:
@@ -218,6 +222,8 @@ class Client:
                 "(multiprocessing_context='spawn')"
             )
         where, began = f"{self.url}/{name}".rstrip("/"), time.monotonic()
+        if self.is_http and verb in ("write", "remove"):
+            raise StoreError(f"cannot {verb} {where}: {_ADVICE['405']}")
         for attempt in range(1, self.patience.tries + 1):
             try:
                 return request()
