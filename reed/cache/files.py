@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from reed.store import mirror
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _OURS_ALONE = 0o600
+_LEFT = 86400.0  # seconds after which no upload runs any more
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -93,7 +95,11 @@ def sweep(folder: Path, names: Collection[str]) -> None:
         names: Names of files that are in place and valid. A writer that is still running takes its
             missing temporary file as a sign that another process has written the same file.
     """
+    in_store = mirror.of(folder) or mirror.of(folder.parent)
     for temp in folder.glob(".*.tmp"):
+        # One that is on its way to a store is removed only when it must have been left behind.
+        if in_store and time.time() - temp.lstat().st_mtime < _LEFT:
+            continue
         if temp.name[1:].rsplit(".", 2)[0] in names:
             remove(temp)
 
