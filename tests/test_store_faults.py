@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import runpy
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import obstore
 import pytest
 from click.testing import CliRunner
 
@@ -19,7 +17,7 @@ from reed.cache import schema, verify
 from reed.cache.plan import load
 from reed.cli.cache import main as cache_cli
 from reed.errors import ReedError, StoreError
-from reed.store import client, mirror, shelf, transfer
+from reed.store import client, mirror, reasons
 from reed.train import checkpoint
 
 HERE = Path(__file__).parent
@@ -135,7 +133,7 @@ def test_bad_places(bucket, proxy, monkeypatch):
     ],
 )
 def test_reasons_that_no_server_here_gives(reason, said):
-    assert said in client._explained(reason, client._code(reason))
+    assert said in reasons.explained(reason, reasons.code(reason))
 
 
 def test_an_object_that_changes_under_a_reader(bucket, whole):
@@ -260,87 +258,3 @@ def test_large_files_go_up_in_parts(bucket, proxy, tmp_path, monkeypatch):
     there.delete("large")
     there.delete("large")
     assert there.head("large") is None
-
-
-# ---- copies on this machine
-
-
-def test_a_shard_is_fetched_once_per_machine(bucket, proxy, whole, tmp_path):
-    through(bucket, proxy, FAULTS["late"])
-    bucket.upload(whole, "fake")
-    url = f"{bucket.url}/fake"
-    folder = mirror.local(url)
-    marker = schema.load_marker(folder, schema.load_column(folder, "tokens"), 0)
-    stores = [mirror.of(folder)] + [type(mirror.of(folder))(folder, url) for _ in range(3)]
-    paths: list[Path] = []
-    ends = [
-        threading.Thread(
-            target=lambda s=s: paths.append(s.fetch("tokens/000000.tar", marker.sha256))
-        )
-        for s in stores
-    ]
-    for end in ends:
-        end.start()
-    for end in ends:
-        end.join(30)
-    assert len(set(paths)) == 1 and len(paths) == 4
-    assert proxy.asked["GET", "000000.tar"] == 1
-
-
-def test_the_copies_are_bounded(tmp_path):
-    kept = shelf.Shelf(tmp_path, 250)
-    for number in range(4):
-        with kept.place(f"c/00000{number}.tar", 100) as (_, temp):
-            temp.write_bytes(bytes(100))
-        time.sleep(0.02)
-        assert kept.find("c/000000.tar")  # is used all the time
-        time.sleep(0.02)
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == ["000000.tar", "000003.tar"]
-    with pytest.raises(KeyError), kept.place("c/000009.tar", 1) as (_, temp):
-        temp.write_bytes(b"x")
-        raise KeyError
-    assert not (tmp_path / "c" / "000009.tar").exists() and not list(tmp_path.rglob("*.tmp"))
-
-
-def test_a_disk_that_is_full(tmp_path, monkeypatch):
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(shelf.os, "replace", fail)
-    with pytest.raises(ReedError, match="No space left on device .*loader.cache_dir another"):
-        shelf.write(tmp_path / "x", b"data")
-
-
-def _read(url: str, patience: client.Patience, said) -> None:
-    client.PATIENCE = patience
-    try:
-        with reed.open_cache(url) as cache:
-            said.put(len(dict(cache.records("tokens"))))
-    except ReedError as error:
-        said.put(str(error))
-
-
-@pytest.mark.slow
-def test_spawned_and_forked_processes(bucket, whole):
-    url = bucket.upload(whole, "fake")
-    with reed.open_cache(url) as cache:
-        dict(cache.records("tokens"))
-    for method, answer in (("spawn", 60), ("fork", "forked process")):
-        context = multiprocessing.get_context(method)
-        said = context.Queue()
-        child = context.Process(target=_read, args=(url, BUCKETS.QUICK, said))
-        child.start()
-        assert answer == (got := said.get(timeout=60)) or str(answer) in str(got)
-        child.join()
-
-
-def test_ranges_fill_their_buffers():
-    class Fixed:
-        def read(self, name, start, end, tag):
-            return memoryview(bytes(range(start, end)))
-
-    a, b = bytearray(3), bytearray(2)
-    made = transfer.Ranges(Fixed(), "x", client.Entry(100, ""), None)
-    made.fill([memoryview(a), memoryview(b)], 10, 5)
-    assert (a, b) == (bytearray([10, 11, 12]), bytearray([13, 14]))
-    assert obstore.__version__

@@ -229,3 +229,9 @@ def _window_order(records: int, seed: int, epoch: int, window: int) -> np.ndarra
     members = members[members < records]
     rng = np.random.Generator(np.random.PCG64(seed_for(seed, "window", epoch, window)))
     return rng.permutation(members)
+
+
+def largest(order: Order | RaggedOrder, world: int) -> set[tuple[int, int]]:
+    """Return (samples per process, padded length) of the batches that need the most memory."""
+    shapes = order.shapes if isinstance(order, RaggedOrder) else {(order.batch, 0)}
+    return {(-(-rows // world), length) for rows, length in shapes}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reed.cache.order import BLOCK
 from reed.cache.schema import Marker
 from reed.store import mirror
+from reed.store.partial import Pages
 from reed.store.transfer import Ranges
+
+_PAGE = 256 << 10  # least bytes of a request that fetches more than is asked for
 
 
 def size_of(path: Path, stated: int = 0) -> int | None:
@@ -33,23 +37,36 @@ def whole(path: Path, sha256: str = "") -> Path:
     return found[0].fetch(found[1], sha256) if found else path
 
 
-def to_read(path: Path, marker: Marker, *, is_whole: bool) -> Path | Ranges:
+def to_read(path: Path, marker: Marker, *, is_whole: bool, views: int) -> Path | Ranges:
     """Return what to read records of a shard from: a file, or ranges of an object.
 
     Args:
         path: The path that the file has, or would have beside its marker.
         marker: The marker of the shard.
         is_whole: Whether most of the shard will be read.
+        views: Records per sample.
     """
     found = mirror.of_file(path)
     if not found:
         return path
     store, name = found
-    if is_whole or store.is_kept:
+    if is_whole:
         return store.fetch(name, marker.sha256)
     if copy := store.shelf.find(store.copy_of(name, marker.sha256)):
         return copy
+    if store.is_kept:
+        return store.partial(name, marker.sha256, _pages(marker, views))
     return store.ranges(name, marker.bytes)
+
+
+def _pages(marker: Marker, views: int) -> Pages:
+    """Return how a shard is cut: by the blocks of the order, where records have one size."""
+    places = [part["offsets"] for part in marker.parts.values()]
+    strides = {p["stride"] if isinstance(p, dict) else 0 for p in places}
+    if len(strides) > 1 or not all(strides):
+        return Pages(_PAGE, 0, marker.bytes)
+    block = BLOCK * views * strides.pop()
+    return Pages(block * -(-_PAGE // block), min(p["first"] for p in places), marker.bytes)
 
 
 def refresh(path: Path) -> None:

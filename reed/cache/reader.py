@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from reed.cache.containers import h5, offsets, zarr
 from reed.cache.containers import tar as shards
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
+from reed.store import mirror
+from reed.store.partial import Partial
 
 CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
 
@@ -53,6 +56,7 @@ class OpenShards:
     ) -> None:
         self._cache, self._column, self._markers = cache, column, markers
         self._views, self._limit, self._is_whole = views, limit, is_whole
+        self._in_store = mirror.of(cache) is not None
         self._lock = threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
@@ -96,6 +100,19 @@ class OpenShards:
             failed += offsets.perform_all(calls)
         return failed
 
+    def touch(self, groups: Mapping[int, Sequence[int]]) -> None:
+        """Fetch what is lacking of some records, by shard, where copies are kept.
+
+        Errors are left to those who read the records.
+        """
+        with contextlib.suppress(ReedError), self._borrowed(groups) as opened:
+            waiting = []
+            for number, shard in opened.items():
+                file, starts = shard.starts(groups[number])
+                if isinstance(file, Partial):
+                    waiting += [file.pool.submit(file.need, page) for page in file.lacking(starts)]
+            wait(waiting)  # before the shards may be closed
+
     @contextlib.contextmanager
     def _borrowed(
         self, shards: Iterable[int], missing: list[int] | None = None
@@ -131,10 +148,13 @@ class OpenShards:
 
     def _get(self, shard: int) -> Any:
         """Return an open shard, opening it if needed; the caller holds the lock."""
+        if self._in_store and shard in self._open and not self._users[shard]:
+            if self._open[shard].is_gone:  # to make room; its bytes are freed when it is closed
+                self._open.pop(shard).close()
         if shard not in self._open:
             marker = self._markers[shard]
             path = schema.shard_path(self._cache, self._column, shard)
-            there = place.to_read(path, marker, is_whole=self._is_whole)
+            there = place.to_read(path, marker, is_whole=self._is_whole, views=self._views)
             self._open[shard] = CONTAINERS[self._column.container].Shard(there, marker.parts)
         self._open.move_to_end(shard)
         return self._open[shard]

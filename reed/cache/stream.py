@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import resource
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
 
+from reed.cache import ahead as early
+from reed.cache import files
 from reed.cache.codecs import codecs
 from reed.cache.joined import Joined
 from reed.cache.opened import Cache
-from reed.cache.order import Order, RaggedOrder
+from reed.cache.order import Order, RaggedOrder, largest
 from reed.cache.reader import OpenShards
 from reed.cache.ring import Buffer
 from reed.cache.schema import Field
@@ -23,7 +25,6 @@ from reed.cache.stored import Stored as Stored
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
-_MOST_FILES = 65536
 _Read = tuple[Stored, list[ReedError]]  # a batch, and the errors of its unreadable records
 
 
@@ -43,7 +44,7 @@ class ShardStream:
         rank: Number of this process.
         world: Number of processes.
         threads: Threads that read ahead; 0 reads in the calling thread.
-        ahead: Batches that are read ahead.
+        ahead: Batches that are read ahead; of a slow object store, there are more.
         pin: Whether to use page-locked memory.
         skip: Number of unreadable records to replace before they are an error.
         one_per: Address of a label; each epoch takes one randomly drawn sample per value.
@@ -87,10 +88,13 @@ class ShardStream:
         self._plan = cache.plan
         self._joined = Joined(cache, places, skip)
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
+        slow = early.more(cache.folder) if threads else 0
+        threads, ahead = threads + slow, ahead + slow
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
         groups = self._joined.labels(cache, one_per) if one_per else None
         self._order = _order(self._joined, places, batch, tokens, seed, groups)
+        self._window = early.window(cache.folder, self.batch)
         self._ring: list[dict[str, dict[str, Buffer]]] = []
         self._copied: dict[int, torch.cuda.Event] = {}  # ring position -> its copy
 
@@ -136,23 +140,28 @@ class ShardStream:
         """Yield endless batches from a global step on; only one iteration may run at a time."""
         if not self._ring:  # one more than are read ahead: the consumer holds one
             self._ring = [self._buffers() for _ in range(self._ahead + 1)]
-        limit = _file_limit() // len(self._joined.columns)
+        limit = files.most_open() // len(self._joined.columns)
         with contextlib.ExitStack() as closing:
             opened = {column.name: column.open(limit) for column in self._joined.columns}
             for shards in opened.values():
                 closing.callback(shards.close)
             steps = itertools.count(start)
             read = self._read_ahead if self._threads else self._read_in_place
-            for stored, failed in read(steps, opened):
+            touch = partial(self._touch, opened)
+            said = closing.enter_context(early.touching(touch, start, self._window))
+            # Closed before the shards are, so that no thread still uses them.
+            source = closing.enter_context(contextlib.closing(read(steps, opened)))
+            for stored, failed in source:
+                said(stored.step)
                 self._count(failed)
                 yield stored
 
     def _read_in_place(
         self, steps: Iterator[int], opened: dict[str, OpenShards]
-    ) -> Iterator[_Read]:
-        return (self._read(step, opened) for step in steps)
+    ) -> Generator[_Read]:
+        yield from (self._read(step, opened) for step in steps)
 
-    def _read_ahead(self, steps: Iterator[int], opened: dict[str, OpenShards]) -> Iterator[_Read]:
+    def _read_ahead(self, steps: Iterator[int], opened: dict[str, OpenShards]) -> Generator[_Read]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reed-stream")
         pending: deque[Future[_Read]] = deque()
         try:
@@ -162,6 +171,13 @@ class ShardStream:
                 yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _touch(self, opened: dict[str, OpenShards], step: int) -> None:
+        """Fetch this process's part of a batch from the store, where copies of it are kept."""
+        batch, mine = self._share_at(step)
+        rows, views = self._joined.rows[batch[mine]], self._views_at(step, len(batch))[mine]
+        for column in self._joined.columns:
+            column.touch(opened[column.name], rows, views)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """Copy a batch to a device and decode it there.
@@ -196,7 +212,7 @@ class ShardStream:
 
         A field that is requested under two names has one buffer.
         """
-        shapes = _largest(self._order, self._world)
+        shapes = largest(self._order, self._world)
         return {
             column.name: {
                 part.name: Buffer(part, shapes, self._pin)
@@ -281,19 +297,3 @@ def _order(
             "largest number of padded tokens of a batch in place of batch, such as tokens=4096"
         )
     return RaggedOrder(joined.lengths, tokens, seed, groups)
-
-
-def _largest(order: Order | RaggedOrder, world: int) -> set[tuple[int, int]]:
-    """Return (samples per process, padded length) of the batches that need the most memory."""
-    shapes = order.shapes if isinstance(order, RaggedOrder) else {(order.batch, 0)}
-    return {(-(-rows // world), length) for rows, length in shapes}
-
-
-def _file_limit() -> int:
-    """Raise the system's limit of open files; return half of it, the number to keep open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return (_MOST_FILES if soft == resource.RLIM_INFINITY else soft) // 2

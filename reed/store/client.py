@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import random
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,26 +14,9 @@ from typing import Any, TypeVar
 
 from reed.errors import StoreError
 from reed.extras import pip_install
+from reed.store import reasons
 
 T = TypeVar("T")
-_STATUS = re.compile(r"status code: (\d{3})")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-_NO_RETRY = re.compile("40[0-79]|41[0-79]|30[0-9]")  # but 408 (too slow) and 418 to 429 (too many)
-_ADVICE = {
-    "NoSuchBucket": "there is no such bucket; create it, or correct the name",
-    "ExpiredToken": "the credentials have expired; renew them, then rerun to go on",
-    "TokenRefreshRequired": "the credentials have expired; renew them, then rerun to go on",
-    "RequestTimeTooSkewed": "the clock of this machine is wrong; set it, then rerun to go on",
-    "PermanentRedirect": "the bucket is in another region; set AWS_REGION",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_REGION",
-    "IllegalLocationConstraintException": "the bucket is in another region; set AWS_REGION",
-    "401": "the store does not know these credentials",
-    "403": "these credentials may not do that; ask the owner of the bucket for the permission",
-    "404": "there is no such object",
-    "405": "this store can only be read",
-    "412": "the object has changed meanwhile; rerun with what is there now",
-    "501": "this store can only be read",
-}
 
 
 @dataclass(frozen=True)
@@ -126,7 +108,7 @@ class Client:
                 self.url, client_options=options, retry_config=retry, **more
             )
         except (obstore.exceptions.BaseError, ValueError) as error:
-            raise StoreError(f"cannot use {self.url}: {_brief(str(error))}") from error
+            raise StoreError(f"cannot use {self.url}: {reasons.brief(str(error))}") from error
 
     @property
     def is_http(self) -> bool:
@@ -223,7 +205,7 @@ class Client:
             )
         where, began = f"{self.url}/{name}".rstrip("/"), time.monotonic()
         if self.is_http and verb in ("write", "remove"):
-            raise StoreError(f"cannot {verb} {where}: {_ADVICE['405']}")
+            raise StoreError(f"cannot {verb} {where}: {reasons.ADVICE['405']}")
         for attempt in range(1, self.patience.tries + 1):
             try:
                 return request()
@@ -233,13 +215,13 @@ class Client:
                 kind, reason = type(error).__name__, str(error)
                 if kind == "AlreadyExistsError":
                     raise Exists(name) from error
-                code = _code(reason)
+                code = reasons.code(reason)
                 if code in ("404", "NoSuchKey") and name and verb != "write":
                     raise Absent(name) from error
-                if attempt == self.patience.tries or _is_final(reason, kind):
+                if attempt == self.patience.tries or reasons.is_final(reason, kind):
                     seconds, times = time.monotonic() - began, f"attempt{'s' * (attempt > 1)}"
                     raise StoreError(
-                        f"cannot {verb} {where}: {_explained(reason, code)} "
+                        f"cannot {verb} {where}: {reasons.explained(reason, code)} "
                         f"({attempt} {times}, {seconds:.0f} s)"
                     ) from error
                 time.sleep(self._pause(attempt))
@@ -265,39 +247,3 @@ def _profile() -> Any:
         return Boto3CredentialProvider()
     except (ImportError, ValueError):
         return None
-
-
-def _code(reason: str) -> str:
-    """Return the code that a store gives for an error, or its HTTP status; empty without one."""
-    named, status = _CODE.search(reason), _STATUS.search(reason)
-    if named and named[1] in _ADVICE:
-        return named[1]
-    return status[1] if status else ""
-
-
-def _is_final(reason: str, kind: str) -> bool:
-    """Whether another attempt would fail in the same way."""
-    status = _STATUS.search(reason)
-    refused = ("PermissionDeniedError", "UnauthenticatedError", "PreconditionError")
-    if kind in (*refused, "NotSupportedError", "FileNotFoundError") or "169.254." in reason:
-        return True
-    return bool(status and (_NO_RETRY.fullmatch(status[1]) or status[1] == "501"))
-
-
-def _explained(reason: str, code: str) -> str:
-    """Return what went wrong, and what to do where that is known."""
-    if "169.254." in reason:
-        return (
-            "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-            "AWS_SKIP_SIGNATURE=true for a public bucket"
-        )
-    status = _STATUS.search(reason)
-    told = f"status {status[1]}, " if status else ""
-    return told + (_ADVICE.get(code) or _brief(reason))
-
-
-def _brief(reason: str) -> str:
-    """Return the first line of an error without the URL and the seconds that it repeats."""
-    line = reason.split("\n")[0].split("Debug source")[0]
-    line = line.rpartition(" - ")[2] if " - " in line else line
-    return " ".join(re.sub("<[^>]*>", " ", line).split())[:200].strip(" :")

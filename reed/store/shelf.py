@@ -13,6 +13,8 @@ from reed.bytes import human
 from reed.errors import ReedError
 
 BYTES = 16 * 10**9  # kept by default
+PART, HAVE = ".part", ".have"  # a copy that is not whole, and which pages of it are there
+_OFTEN = 64 << 20  # fetched bytes after which room is made
 
 
 class Shelf:
@@ -24,7 +26,32 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
-        self._folder, self._limit = folder, limit
+        self._folder, self._limit, self._grown = folder, limit, 0
+
+    def path(self, name: str) -> Path:
+        """Return the path that a copy has, or would have."""
+        return self._folder / name
+
+    @contextlib.contextmanager
+    def room(self) -> Generator[None]:
+        """Keep other processes from making and removing copies inside the ``with`` block."""
+        with locked(self._folder / ".locks" / "room"):
+            yield
+
+    @contextlib.contextmanager
+    def alone(self, name: str) -> Generator[None]:
+        """Keep other processes from completing a copy inside the ``with`` block."""
+        # One lock for few of them: others are fetched at the same time.
+        spot = hashlib.sha256(name.encode()).hexdigest()[:2]
+        with locked(self._folder / ".locks" / spot):
+            yield
+
+    def grown(self, count: int) -> None:
+        """Count bytes that were added to a copy; now and then, room is made."""
+        self._grown += count
+        if self._grown >= min(_OFTEN, self._limit // 8):
+            self._grown = 0
+            self._make_room(0)
 
     def find(self, name: str) -> Path | None:
         """Return the path of a copy, which counts as a use of it; None if there is none."""
@@ -50,9 +77,7 @@ class Shelf:
             yield path, None
             return
 
-        # One lock per shard, or few: others are fetched at the same time.
-        spot = hashlib.sha256(name.encode()).hexdigest()[:2]
-        with locked(self._folder / ".locks" / spot):
+        with self.alone(name):
             if self.find(name):
                 yield path, None
                 return
@@ -69,18 +94,21 @@ class Shelf:
 
     def _make_room(self, size: int) -> None:
         """Remove the copies that were used longest ago, until so many bytes fit."""
-        with locked(self._folder / ".locks" / "room"):
+        with self.room():
             copies = []
             for path in self._folder.glob("*/[0-9]*"):
-                with contextlib.suppress(FileNotFoundError):  # another process has removed it
+                if path.suffix != HAVE:
                     about = path.stat()
-                    copies.append((about.st_mtime_ns, about.st_size, path))
-            used = sum(count for _, count, _ in copies)
-            for _, count, path in sorted(copies):
-                if used + size <= self._limit:
+                    used = min(about.st_size, about.st_blocks * 512)  # of one that is not whole
+                    copies.append((about.st_mtime_ns, used, path))
+            total = sum(used for _, used, _ in copies)
+            for _, used, path in sorted(copies):
+                if total + size <= self._limit:
                     break
-                path.unlink(missing_ok=True)
-                used -= count
+                path.unlink()
+                if path.suffix == PART:
+                    path.with_suffix(HAVE).unlink(missing_ok=True)
+                total -= used
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from reed.bytes import file_sha256
 from reed.errors import ReedError, StoreError
 from reed.store import names, shelf
 from reed.store.client import Absent, Client, Entry, Exists
+from reed.store.partial import Pages, Partial
 from reed.store.shelf import Shelf
 from reed.store.transfer import Ranges, download, sha256_of
 
@@ -29,7 +30,7 @@ class Store:
         url: URL of the cache.
 
     Attributes:
-        is_kept: Whether readers fetch whole shards and keep them, in place of reading ranges.
+        is_kept: Whether readers keep what they have read, in place of reading ranges.
     """
 
     def __init__(self, folder: Path, url: str) -> None:
@@ -41,7 +42,7 @@ class Store:
         self._read_to = 0
 
     def keep(self, root: Path, limit: int) -> None:
-        """Fetch whole shards from now on, and keep up to ``limit`` bytes of them below a folder."""
+        """Keep what is read from now on, up to ``limit`` bytes, below a folder."""
         self.shelf = Shelf(root.joinpath(*names.folders(self.url)), limit)
         self.is_kept = True
 
@@ -162,13 +163,30 @@ class Store:
 
     def ranges(self, name: str, size: int) -> Ranges:
         """Return a shard that is read by ranges; StoreError if it is missing or of another size."""
+        entry = self._sound(name, size)
+        return Ranges(self.client, name, entry, self.pool)
+
+    def partial(self, name: str, sha256: str, pages: Pages) -> Partial:
+        """Return a shard that is fetched page by page; StoreError as in `ranges`."""
+        return Partial(
+            self.client,
+            name,
+            self._sound(name, pages.end),
+            self.pool,
+            shelf=self.shelf,
+            copy=self.copy_of(name, sha256),
+            sha256=sha256,
+            pages=pages,
+        )
+
+    def _sound(self, name: str, size: int) -> Entry:
         entry = self._there(name)
         if entry.size not in (size, -1):
             raise StoreError(
                 f"{self.url}/{name} has {entry.size} bytes, its marker says {size}; "
                 f"run reed-cache verify {self.url}"
             )
-        return Ranges(self.client, name, entry, self.pool)
+        return entry
 
     def _there(self, name: str) -> Entry:
         """Return what is known of an object; StoreError if the store does not have it."""

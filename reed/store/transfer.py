@@ -33,6 +33,14 @@ class Ranges:
             view[:] = data[at : at + len(view)]
             at += len(view)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether it should be opened anew."""
+        return False
+
+    def close(self) -> None:
+        """Leave it; there is nothing to close."""
+
 
 def download(client: Client, pool: Executor, name: str, entry: Entry, path: Path) -> None:
     """Fetch an object into a file, in pieces, several at a time."""

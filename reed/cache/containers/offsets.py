@@ -11,6 +11,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,19 @@ class Shard:
         """Close the file."""
         if isinstance(self._file, int):
             os.close(self._file)
+        else:
+            self._file.close()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed since it was opened."""
+        is_file = isinstance(self._file, int)
+        return os.fstat(self._file).st_nlink == 0 if is_file else self._file.is_gone
+
+    def starts(self, records: Sequence[int]) -> tuple[int | Ranges, list[int]]:
+        """Return the open file, and where the payloads of some records begin."""
+        parts = self._parts.values()
+        return self._file, [at for p in parts for at in _starts(p["offsets"], records)]
 
 
 def _starts(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
@@ -147,11 +161,12 @@ def perform_all(calls: Sequence[tuple[int, Call]]) -> list[int]:
         return None
 
     remote = [each for each in calls if not isinstance(each[1][0], int)]
-    waiting = []
+    waiting: list[Future[int | None]] = []
     for each in remote:
         assert isinstance(each[1][0], Ranges)
         waiting.append(each[1][0].pool.submit(attempt, each))
     ended = [attempt(each) for each in calls if isinstance(each[1][0], int)]
+    wait(waiting)  # all of them, so that no buffer is filled after an error
     ended += [future.result() for future in waiting]
     return [number for number in ended if number is not None]
 
