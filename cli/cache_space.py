@@ -35,7 +35,7 @@ def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
     \b
     Examples:
       reed-cache rm cache/digits/digits-vit
-      reed-cache rm cache/digits/digits-vit cache/digits/caption-ngrams --runs /scratch/runs
+      reed-cache rm cache/digits/digits-vit --runs /scratch/runs
     """
     by_cache: dict[Path, list[str]] = {}
     for place in columns:
@@ -68,7 +68,7 @@ def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @one_line_errors
 def prune(cache: Path, runs: Path, dry_run: bool) -> None:
-    """Remove what killed commands have left, and name columns that nothing reads.
+    """Remove what killed commands left, and name unused columns.
 
     What has changed within the last hour stays, because a command may be writing it.
 

@@ -13,6 +13,7 @@ from reed.build.engines import launched_share
 from reed.bytes import is_closed
 from reed.cli import completion, typos
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
+from reed.cli.report import report_runs
 from reed.extras import DISTRIBUTION
 from reed.train import sweep
 from reed.train.request import Request
@@ -26,10 +27,12 @@ class _Train(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read a first word that is the folder of a run as --run."""
-        if args and args[0] not in self.commands:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
             run = Path(args[0])
-            if is_closed(run) or (run / "config.json").is_file():
-                args = ["--run", *args]
+            if not is_closed(run) and not (run / "config.json").is_file():
+                known = ", ".join(sorted(self.commands))
+                raise click.UsageError(f"{run} is neither a run (no config.json) nor {known}")
+            args = ["--run", *args]
         return super().parse_args(ctx, args)
 
 
@@ -165,7 +168,7 @@ def _show(settings: recipe.TrainConfig) -> None:
     Only the configuration goes to stdout, so that it can be used as a file for --config.
     """
     with importing():
-        from reed.train import dry_run, loop, recipe
+        from reed.train import dry_run, loop, recipe, summary
 
     setup = recipe.check(settings)
     settings = setup.config
@@ -173,7 +176,9 @@ def _show(settings: recipe.TrainConfig) -> None:
     for line in loop.untrained(setup)[1] if settings.init else []:
         click.echo(line, err=True)
 
-    # What the numbers mean over the run and over the times of a sample.
+    # What is aligned, and what the numbers mean over the run and over the times of a sample.
+    for line in summary.of_targets(setup):
+        click.echo(line, err=True)
     click.echo(f"weights over {settings.steps} steps:", err=True)
     click.echo(dry_run.sketch_weights(setup.schedules, setup.lr, settings.steps), err=True)
     if setup.guides:
@@ -236,44 +241,7 @@ def export_run(
         click.echo(f"{out}: {line}: {sample_command(run)}")
 
 
-@main.command("report")
-@click.argument("runs", nargs=-1, type=click.Path(path_type=Path))
-@click.option(
-    "--run",
-    "more",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=RUNS,
-    help="Run; the same as RUNS.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="File of the page. Default: report.html in the run or the folder of the sweep.",
-)
-@one_line_errors
-def report_runs(runs: tuple[Path, ...], more: tuple[Path, ...], out: Path | None) -> None:
-    """Write an HTML page about a run, several runs, or a sweep.
-
-    \b
-    Examples:
-      reed-train report runs/digits
-      reed-train report runs/digits-sweep
-      reed-train report runs/digits-sit runs/digits --out compared.html
-    """
-    from reed.view.pages import run
-
-    runs = (*runs, *more)
-    if not runs:
-        raise click.UsageError("Missing argument 'RUNS'.")
-    if out is None and len(runs) > 1:
-        raise click.UsageError("several runs make one page: name it with --out FILE")
-    out = out or runs[0] / "report.html"
-    for line in run.write(runs, out):
-        click.echo(line)
-    click.echo(out)
+main.add_command(report_runs)
 
 
 if __name__ == "__main__":

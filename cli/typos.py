@@ -57,7 +57,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "": tuple(
         "shards run steps data domain batch tokens one_per align guide curriculum optim accumulate "
         "seed precision compile ema_decay ema_sigma_rel stop_after_bad init tracker keep "
-        "wait_minutes every preview loader".split()
+        "wait_minutes every preview loader reference".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
     "every": ("log", "save", "keep"),
@@ -66,7 +66,10 @@ RECIPE: dict[str, tuple[str, ...]] = {
 }
 # Table of a recipe that has a table for each name -> the settings of that.
 ENTRIES: dict[str, tuple[str, ...]] = {
-    "align": ("target", "tap", "hidden", "time_weight", "probe"),
+    "align": tuple(
+        "target tap hidden time_weight probe head normalize resize loss token_weight "
+        "release".split()
+    ),
     "guide": tuple(
         "target when read enter drop tap norm noise truth loss lag hidden depth".split()
     ),

@@ -112,6 +112,19 @@ def recipe(name: str, variant: str = "", built: Collection[str] | None = None) -
     return config.merge(table, known[variant])
 
 
+def expected(name: str) -> Path | None:
+    """Return the file of the ranges of a recipe's runs, NAME.expected.json beside it, if any."""
+    folder, stem = Path(str(resources.files(__name__))), name
+    if ":" in name:
+        try:
+            recipe = _beside(name)
+        except ReedError:  # a run may go on where its pipeline is not
+            return None
+        folder, stem = recipe.parent, recipe.stem
+    path = folder / f"{stem}.expected.json"
+    return path if path.is_file() else None
+
+
 def _module(name: str) -> ModuleType:
     _check(name)
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

@@ -182,6 +182,9 @@ def settable(cls: type) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(cls) if field.init]
 
 
+_LEAVES = {int, float, str, bool, type(None)}
+
+
 def plain(value: Any) -> Any:
     """Return plain data for JSON: dataclasses become tables, tuples lists, and paths text."""
     if dataclasses.is_dataclass(value):
@@ -190,7 +193,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        is_plain = _LEAVES.issuperset(map(type, value))  # long lists of numbers are
+        return list(value) if is_plain else [plain(item) for item in value]
     return urls.text(value) if isinstance(value, Path) else value
 
 

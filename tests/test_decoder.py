@@ -136,7 +136,7 @@ def test_decoded_images_are_the_same_at_any_batch_size(run, tmp_path, batch):
 def test_kept_latents_are_named_so(run):
     for words, name in ((["--vae", "none"], "latents"), ([], "")):
         assert call("--run", run, "--num", 1, "--steps", 1, *words).exit_code == 0
-        stem = "-".join(part for part in ("step-0000002-euler1-fp64", name) if part)
+        stem = "-".join(part for part in ("step-0000002-euler1-fp32", name) if part)
         assert (run / "samples" / f"{stem}.npz").is_file()
     refused(["--png and --tars need images"], "--run", run, "--vae", "none", "--png")
 
@@ -169,7 +169,7 @@ def test_other_weights_are_taken_on_purpose_and_told(run, other, tmp_path):
     found = call(*words, "--vae", other)
     assert found.exit_code == 2 and "vae.weights = 'sha256:" in found.stderr
     assert call("--run", run, "--num", 1, "--steps", 1, "--vae", other).exit_code == 0
-    assert (run / "samples" / "step-0000002-euler1-fp64-vae-other.npz").is_file()
+    assert (run / "samples" / "step-0000002-euler1-fp32-vae-other.npz").is_file()
 
 
 def test_weights_that_changed_or_went_are_refused(vae, other, tmp_path):

@@ -70,11 +70,13 @@ def site(tmp_path_factory):
     return out
 
 
+@pytest.mark.docs
 def test_every_page_is_built(site):
     for page in DOCS.glob("*.md"):
         assert (site / f"{page.stem}.html").is_file(), page
 
 
+@pytest.mark.docs
 def test_a_page_fetches_nothing_from_elsewhere(site):
     for page in site.glob("*.html"):
         text = page.read_text()
@@ -242,7 +244,7 @@ DRAWN = re.compile(r"step-\d{7}-[\w.-]*(?:bf16|fp32|tf32|fp64)\.\w+")
 
 
 def test_no_example_names_a_file_after_the_precision_of_one_kind_of_device():
-    """The default name of samples ends in bf16 on a GPU and in fp64 on a CPU."""
+    """The default name of samples ends in bf16 on a GPU and in fp32 on a CPU."""
     texts = {page: page.read_text() for page in (*DOCS.glob("*.md"), ROOT / "README.md")}
     texts |= {page: page.read_text() for page in (ROOT / "cli").glob("*.py")}
     assert {page: found for page in texts if (found := DRAWN.findall(texts[page]))} == {}

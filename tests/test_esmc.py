@@ -85,7 +85,7 @@ def test_tokens_equal_the_package_esm_alone_and_in_a_batch(path, layer, name):
         alone = encoder.encode([sample(sequence)])
         for found in (together["tokens"][i], alone["tokens"][0]):
             assert found.shape == (len(sequence), WIDTH) and found.dtype == np.float32
-            np.testing.assert_allclose(found[:, ::4], want, atol=2e-5, rtol=1e-5)
+            np.testing.assert_allclose(found[:, ::4], want, atol=5e-5, rtol=1e-5)
         np.testing.assert_allclose(together["mean"][i][::4], want.mean(0), atol=5e-5)
 
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
+from reed.build.tally import Tally
 from reed.cache import plan, schema
 from reed.cli import cache as cli_cache
 
@@ -136,3 +137,36 @@ def test_a_plan_without_a_shard_is_made_anew(folder):
     refused = run("build", *SMALL)
     assert refused.exit_code == 2, refused.output
     assert json.loads((folder / "c" / "manifest.json").read_text())["segments"] == [3]
+
+
+def test_the_share_that_is_advised_is_enough(folder):
+    """--max-failed 10% was advised where a third had failed, and then refused."""
+    for number in (1, 4):
+        (folder / "data" / "a" / f"{number}.png").write_bytes(b"")
+    said = run("build", *SMALL).stderr
+    assert "2 the file is empty (" in said and "'a/1.png'" in said and "'a/4.png'" in said
+    share = said.rpartition("--max-failed ")[2].strip()
+    assert share == "34%"  # 2 of 6
+    assert run("build", *SMALL, "--max-failed", share).exit_code == 0
+
+
+def test_every_whole_percent_that_failed_is_allowed():
+    """0.29 * 100 is less than 29."""
+    for percent in range(1, 100):
+        Tally("c", 100, 100, percent, percent / 100, {"key": "bad"}).check()
+
+
+def test_a_setting_of_the_source_leaves_the_others_of_the_cache(folder):
+    """It reset them to the defaults, so that the advice to give source.classes was refused."""
+    assert run("build", *SMALL).exit_code == 0
+    words = ("build", "photos:PHOTOS", "--cache", "c", "--data", "data", "--device", "cpu")
+    done = CliRunner().invoke(cli_cache.main, [*words, "--set", 'source.classes=["a"]'])
+    assert done.exit_code == 0, done.output
+
+    # What the cache has for good is not advised to be changed.
+    for given in ("source.resolution=16", "source.background=white"):
+        done = CliRunner().invoke(cli_cache.main, [*words, "--set", given])
+        name, _, value = given.partition("=")
+        assert done.exit_code == 2 and f"c was built with {name} = " in done.stderr
+        assert value in done.stderr.partition(", not ")[2], done.stderr
+        assert "image.resolution" not in done.stderr

@@ -149,7 +149,7 @@ def test_sizes_beyond_the_file_are_refused_before_memory_is_taken(folder, size):
     shards.write(path, [X], [("k", [ONE])])
     data = bytearray(path.read_bytes())
     if size < 2**33:
-        data[:512] = shards._tar_header("k.x.npy", size)
+        data[:512] = shards.tar_header("k.x.npy", size)
         data[512:1024] = shards.npy_header("<f4", (size // 12, 3))
     else:  # as GNU writes what does not fit into octal digits
         data[124:136] = b"\x80" + size.to_bytes(11, "big")
@@ -412,7 +412,7 @@ def test_an_edited_shard_is_refused_or_read_many_times(sound, folder, changes, c
 @settings(FUZZ, max_examples=100)
 def test_made_up_headers_are_refused_or_read(folder, size, dtype, shape, name):
     path = folder / "a"
-    head = shards._tar_header(name, size) + shards.npy_header(dtype, shape)
+    head = shards.tar_header(name, size) + shards.npy_header(dtype, shape)
     path.write_bytes(head + ONE.tobytes() + bytes(488) + bytes(1024))
     try:
         members, index = shards.scan(path, [X])

@@ -327,7 +327,7 @@ def test_two_steps_of_training_on_the_moments(cache, tmp_path):
         cli_sample.main, ["--run", str(tmp_path / "run"), "--num", "3", "--steps", "2"]
     )
     assert drawn.exit_code == 0, drawn.output
-    with np.load(tmp_path / "run" / "samples" / "step-0000002-euler2-fp64.npz") as arrays:
+    with np.load(tmp_path / "run" / "samples" / "step-0000002-euler2-fp32.npz") as arrays:
         images = arrays["arr_0"]
     assert images.dtype == np.uint8 and images.shape == (3, TINY.SIDE, TINY.SIDE, 3)
     assert images.std() > 0

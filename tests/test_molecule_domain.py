@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import runpy
 from dataclasses import replace
@@ -17,6 +18,7 @@ from reed import open_cache
 from reed.cache.schema import Field
 from reed.chem.molecule import CHARGES, to_matrix
 from reed.domains.molecule import MoleculeDomain, MoleculeOptions, bond_matrix
+from reed.domains.molecule_sampling import alike
 from reed.errors import ReedError
 from reed.flows import categorical
 from reed.flows.transport import renumbered, rotated, transported
@@ -374,3 +376,26 @@ def test_no_molecule_is_dropped_by_bucketing(tmp_path):
         steps = round(stream.samples / stream.batch)
         keys = [key for step in range(steps) for key in stream.keys_at(step)]
         assert sorted(keys) == sorted(TINY.Source().listing())
+
+
+def test_sampling_draws_what_the_layers_of_training_draw(domain, net):
+    """Its layers compute in another order, and for groups of molecules of similar sizes."""
+    options, double = MoleculeOptions(steps=3), copy.deepcopy(net).double()
+    domain = replace(domain, sizes=(1, 5, 18))
+    plain = domain.generate(double, FIELDS, range(5), options)
+    with torch.inference_mode():
+        found = domain.generate(double, FIELDS, range(5), options)
+    for name in ("atoms", "charges", "bonds"):
+        np.testing.assert_array_equal(found[name], plain[name])
+    np.testing.assert_allclose(found["coords"], plain["coords"], atol=1e-4)
+
+
+def test_molecules_are_grouped_by_size_where_padding_costs_more_than_a_call():
+    assert alike([7, 7, 7]) == [[0, 1, 2]]
+    assert alike([7, 9, 8]) == [[0, 2, 1]]
+    assert alike([60, 5, 58, 6, 5]) == [[1, 4, 3], [2, 0]]
+    sizes = [int(n) for n in torch.randint(1, 90, (64,), generator=torch.manual_seed(0))]
+    groups = alike(sizes)
+    assert sorted(row for rows in groups for row in rows) == list(range(64))
+    pairs = sum(len(rows) * max(sizes[row] for row in rows) ** 2 for rows in groups)
+    assert pairs < 1.3 * sum(n * n for n in sizes) < 0.6 * 64 * max(sizes) ** 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,8 @@ import torch
 
 from reed.errors import ReedError
 from reed.nets.layers import placed_dropout
-from reed.nets.mpnn import LETTERS, MASK, MPNN, MPNNConfig
+from reed.nets.mpnn import LETTERS, MASK, MPNN, SCALE, MPNNConfig
+from reed.nets.mpnn_drawing import DesignDecoder
 from reed.nets.mpnn_features import nearest
 from reed.train import public
 from reed.train.align import AlignedNet
@@ -265,3 +267,26 @@ def test_dropout_does_not_depend_on_batch_mates():
 
 def test_letters_are_the_twenty():
     assert LETTERS == 20 and MASK == 21
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3, 4])
+@pytest.mark.parametrize("neighbours", ["decoder", "encoder"])
+def test_designing_computes_what_the_decoder_does(layers, neighbours):
+    torch.manual_seed(layers)
+    shape = replace(TINY, decoder_layers=layers, masked_neighbours=neighbours)
+    net = shaken(MPNN(shape)).double().eval()
+    inputs = joined([protein(9, seed=1), protein(14, seed=2), protein(11, seed=3)])
+    inputs["coords"], inputs["resolved"][1, 4] = inputs["coords"].double(), False
+    letters = torch.where(inputs["resolved"], MASK, inputs.pop("residues") % LETTERS)
+    with torch.inference_mode():
+        encoded = net.encode(**inputs)
+        decoder = DesignDecoder(net, encoded, MASK, SCALE, LETTERS)
+        # Some letters appear in some rows, then others in other rows.
+        for rows, place in (([0, 1, 2], 3), ([0, 2], 5), ([1], 7), ([0, 1, 2], 0)):
+            some = torch.tensor(rows)
+            found = decoder(letters[some], some)
+            true = net.decode(encoded, letters)[0][some][..., :LETTERS]
+            hidden = letters[some] == MASK
+            torch.testing.assert_close(found[hidden], true[hidden], rtol=1e-9, atol=1e-9)
+            letters = letters.clone()
+            letters[some, place] = (some + place) % LETTERS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -40,15 +39,8 @@ def modules_after(statement: str, cwd: Path) -> set[str]:
 
 
 def make(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    # Variables on the command line of the make that runs the tests would count here, too.
-    given = {"LOCK", "VENV", "PYTHON", "ARGS"}
-    env = {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith("MAKE") and key not in given
-    }
     command = ["make", "--no-print-directory", "-C", ROOT, *arguments]
-    return subprocess.run(command, env=env, text=True, capture_output=True)
+    return subprocess.run(command, text=True, capture_output=True)
 
 
 def test_packages_equal_the_tree():

@@ -56,7 +56,7 @@ def test_samples_get_the_rows_of_their_keys_in_turn(run, cache, tmp_path):
     code, said = draw(run, "--num", 4, "--prompt-from", "s07", "--out", tmp_path / "p")
     assert code == 2 and "was drawn with z.prompt = ['s07', 's02'], now it is ['s07']" in said
     code, said = draw(run, "--num", 1, "--batch", 1, "--prompt-from", "s07")
-    assert code == 0 and list(run.glob("samples/*-from-s07-fp64.npz")), said
+    assert code == 0 and list(run.glob("samples/*-from-s07-fp32.npz")), said
 
 
 def test_a_set_of_before_prompts_came_is_added_to(run, tmp_path):

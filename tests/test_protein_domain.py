@@ -171,6 +171,16 @@ def test_designs_can_be_drawn_in_double(net):
     assert ours["sequence"].tolist() == theirs["sequence"].tolist()
 
 
+@pytest.mark.parametrize("order", ["purity", "random"])
+def test_sampling_designs_what_the_decoder_of_training_does(net, order):
+    structures, double = [structure(n) for n in (0, 3)], copy.deepcopy(net).double()
+    settings = {"each": 3, "steps": 30, "temperature": 1.0, "order": order}
+    plain = designs(double, structures, **settings)["sequence"]
+    with torch.inference_mode():
+        found = designs(double, structures, **settings)["sequence"]
+    assert found.tolist() == plain.tolist()
+
+
 def test_designs_are_made_of_the_twenty_letters_and_gaps_keep_theirs(net):
     (text,) = designs(net, [structure(3)], temperature=5.0)["sequence"]
     native = structure(3)

@@ -206,6 +206,13 @@ def test_a_file_of_ions_is_no_sample_and_does_not_fail(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert "3 without a protein chain (a.pdb, b.pdb, deep/c.pdb)" in result.output
 
+    # Where nothing else is there, the error says so.
+    (tmp_path / "ions").mkdir()
+    (tmp_path / "ions" / "c.pdb").write_text(IONS)
+    result = build(tmp_path / "none", "--data", str(tmp_path / "ions"))
+    said = "has no samples: passed over 1 file: 1 without a protein chain (c.pdb)"
+    assert result.exit_code == 2 and said in result.output
+
     # A cache that an earlier version planned with such a file is still built on.
     stamps = dict(listing) | {"a.pdb": "81-2"}
     settings = {"pipeline": "pdb", "domain": "protein", "source": "proteins", "shard_size": 4}

@@ -454,10 +454,10 @@ def test_samples_of_an_exported_run_are_those_of_the_run(run, tmp_path):
     assert found.exit_code == 0, found.output  # an export of pixels asked for an autoencoder
     other = call(cli_sample, "--checkpoint", tmp_path / "x.safetensors", *words, "--scale", 2)
     assert other.exit_code == 2 and "states its scale and shift" in other.stderr
-    with np.load(tmp_path / "samples" / "x-euler2-cfg1.5-fp64.npz") as file:
+    with np.load(tmp_path / "samples" / "x-euler2-cfg1.5-fp32.npz") as file:
         x, label = file["arr_0"], file["arr_1"]
     assert x.shape == (3, 8, 8, 4) and label.tolist() == [0, 1, 2]
-    drawn = Sampler.of_run(run, precision="fp64")
+    drawn = Sampler.of_run(run, precision="fp32")
     options = SampleOptions("euler", 2, Guidance(1.5))
     values = drawn.draw(3, options, batch=3, progress=False)["x"]
     np.testing.assert_array_equal(x, to_uint8(values, drawn.fields["x"]))

@@ -86,7 +86,8 @@ def built(tmp_path_factory):
             shard_size=4,
         )
         wanted = named(name)
-        encoders = tuple(sorted(wanted - set(pipeline.base)))
+        own = {text.partition("=")[0]: text for text in pipeline.encoders}
+        encoders = tuple(own.get(n, n) for n in sorted(wanted - set(pipeline.base)))
         options = ("af3.structure=true",) if "af3" in wanted else ()
         request = Request(name, cache, encoders=encoders, options=options)
         for job in stage_one.chosen(request):
@@ -111,6 +112,8 @@ def test_a_dry_run_of_every_recipe_is_sound(built, name, variant):
     assert settings["shards"] == str(built(name))
     # The weights of the losses come first, then when each guide's representation enters.
     weights, _, shares = found.stderr.partition("share of the samples with z")
+    aligned, _, weights = weights.partition("weights over")
+    assert all(line.startswith("align  ") for line in aligned.splitlines())
     sketched = [line.split()[0] for line in weights.splitlines()[1:]]
     off = [n for n, weight in settings["curriculum"].items() if weight == 0.0]
     heads = {n for n, guide in settings["guide"].items() if guide["read"] != "bank"}

@@ -27,6 +27,7 @@ def make(folder, **env):
     )
 
 
+@pytest.mark.docs
 @pytest.mark.timeout(900)  # a minute and a half on two idle cores
 def test_every_stage_runs_writes_the_table_and_resumes(tmp_path):
     first = make(tmp_path)

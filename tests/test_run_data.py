@@ -21,6 +21,7 @@ from reed.cli import train as cli_train
 from reed.errors import ReedError
 from reed.sample.sampler import Sampler
 from reed.train import loop, recipe
+from reed.train.request import Request
 from reed.train.run_data import Identity, RunData
 
 HERE = Path(__file__).parent
@@ -139,6 +140,13 @@ def test_a_run_goes_on_with_its_cache_alone(tmp_path, edit_json, monkeypatch):
     moved = cache.rename(tmp_path / "moved")
     assert loop.train(TINY.settings(moved, run, steps=2), progress=False) == 2
     before = {name: (run / name).read_bytes() for name in ("config.json", "data.json")}
+
+    # The run alone looks where the cache was; the advice for that is followed.
+    again = moved.rename(tmp_path / "again")
+    with pytest.raises(ReedError, match=f"{run} was trained from {moved}, which is not there"):
+        Request(run=run).table()
+    assert Request(run=run, assignments=(f"shards={again}",)).table()["shards"] == str(again)
+    again.rename(moved)
 
     other = shutil.copytree(moved, tmp_path / "other")
     edit_json(other / "pixels" / "column.json", revision="2")

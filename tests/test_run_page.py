@@ -409,7 +409,7 @@ def test_only_numbers_that_can_be_compared_make_a_line(tmp_path):
     for step, num in ((20, 256), (40, 256), (40, 1000)):
         write_score(place, f"step-{step:07d}-n{num}", step, {"fd": step / num}, num=num)
     write_score(place, "step-0000040-n256-x", 40, {"once": 1.0}, num=256)
-    (chart,) = scores.charts(scores.read(place, "a"), several=False)
+    (chart,) = scores.charts(scores.read(place, "a"), several=False, references={})
     assert list(chart.columns) == ["step", "n256, 256 samples", "n1000, 1000 samples"]
     assert chart.rows == [[20, 20 / 256, ""], [40, 40 / 256, 40 / 1000]]
 
@@ -576,3 +576,27 @@ def test_a_page_needs_no_torch(tmp_path):
         "run.write([Path(sys.argv[1])], Path(sys.argv[2]))\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, place, tmp_path / "x.html"], check=True)
+
+
+def test_the_charts_mark_the_release_of_a_target(tmp_path):
+    """A release at a known time is planned, too; one on a plateau is known from the log alone."""
+    shown = {}
+    for name, spec in (("fixed", {"at": "50%", "ramp": "25%"}), ("plateau", {"on": "plateau"})):
+        align = SETTINGS["align"] | {"vit": {"target": "vit/tokens", "tap": 2, "release": spec}}
+        place = write_run(tmp_path / name, steps=(10, 20), align=align)
+        with RunLog(place, 20) as log:
+            for step in (30, 40):
+                log.write(step, line(step, **{"release/vit": 20}))
+        one = run_folder.read(place, name)
+        charts = {each.place: each.curves for each in curves.groups([one])}
+        assert "others" not in charts
+        shown[name] = [each.chart for each in [*charts["alignment"], *charts["curriculum"]]]
+        cosine, weight, rate = shown[name]
+        for chart in (cosine, weight):
+            assert [shape.x0 for shape in chart.figure.layout.shapes] == [20]
+            assert "Dashed: the release of vit at step 20." in chart.caption
+        assert not rate.figure.layout.shapes
+        planned = dict(zip(*curves.planned(one)[0]["weight/vit"], strict=True))
+        half = 0.25 if name == "fixed" else 0.5
+        assert planned[1] == 0.5 and planned[26] == pytest.approx(half, abs=0.06)
+        assert planned[40] == (0 if name == "fixed" else 0.5)

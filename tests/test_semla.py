@@ -7,6 +7,7 @@ import torch
 
 from reed.errors import ReedError
 from reed.nets.semla import Semla, probable
+from reed.nets.semla_drawing import mirrored, upper
 from reed.nets.semla_layers import CoordAttention, EquivariantMLP, SemlaConfig, attention
 from reed.train import public
 from reed.train.align import AlignedNet
@@ -236,3 +237,31 @@ def test_a_public_checkpoint_is_read(tmp_path, group):
         public.start_from(model, path)
         for name, value in ours["ema"].items():
             torch.testing.assert_close(model.net.state_dict()[name], value)
+
+
+@pytest.mark.parametrize("length", [9, 17])  # a softmax of few numbers is another one
+@pytest.mark.parametrize("seen", [False, True])
+def test_sampling_computes_what_training_does(net, seen, length):
+    given = batch(length=length)
+    if seen:
+        first = probable(net(**given)[0])
+        given["past"] = {name: value.detach() for name, value in first.items()}
+    with torch.no_grad():
+        trained, states = net(**given, taps=(1, 3))
+    with torch.inference_mode():
+        found, again = net(**given, taps=(1, 3))
+        chances = probable(found)
+    keep = given["mask"]
+    both = keep[:, :, None] & keep[:, None]
+    for name, value in trained.items():
+        rows = both if name == "bonds" else keep
+        torch.testing.assert_close(found[name][rows], value[rows], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(chances[name][rows], probable(trained)[name][rows])
+    torch.testing.assert_close(again[3][keep], states[3][keep], rtol=1e-9, atol=1e-9)
+
+
+def test_the_upper_triangle_says_all_of_a_symmetric_matrix():
+    values = torch.rand(2, 5, 5, 3)
+    values = values + values.transpose(1, 2)
+    assert upper(values).shape == (2, 15, 3)
+    assert torch.equal(mirrored(upper(values), 5), values)

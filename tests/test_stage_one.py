@@ -434,6 +434,18 @@ def test_a_bad_request_is_refused_before_anything_is_read(tmp_path):
         stage_one.prepare(Request("digts", tmp_path))
 
 
+def test_codecs_of_a_pipeline_hold_for_the_columns_that_it_names_itself(tmp_path):
+    def chosen(*encoders):
+        jobs = stage_one.chosen(Request("fashion", tmp_path / "c", encoders=encoders))
+        return {job.column: job.codecs for job in jobs}
+
+    kept = {"image", "labels", "captions-beside", "lite0"}
+    assert chosen()["lite0"] == (("tokens", "pca:64+int8"),)
+    assert chosen("lite0=timm:tf_efficientnet_lite0")["lite0"] == (("tokens", "pca:64+int8"),)
+    other = chosen("lite0=timm:tf_efficientnet_lite2")
+    assert other.keys() == kept and other["lite0"] == ()
+
+
 def codecs_of(cache, name):
     return {field.name: field.codec for field in schema.load_column(cache, name).fields}
 

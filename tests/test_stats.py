@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from reed.cache.schema import Field
 from reed.cache.stats import Stats
@@ -27,3 +28,30 @@ def test_what_is_missing_counts_for_nothing():
     assert summary(field, sample, sample) == (4, [8.0, 8.0, 8.0], [20.0, 16.0, 20.0])
     single = Field("resolution", "data", (), "float32+nan")
     assert summary(single, np.nan, 2.0, np.nan) == (1, [2.0], [4.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [
+        ("token", (20, 130)),
+        ("token", (20, 3)),
+        ("token", (20, 1)),
+        ("sample", (7,)),
+        ("moments", (4, 6, 6)),
+        ("data", ()),
+        ("data", (None,)),
+        ("data", (None, 3)),
+        ("token", (0, 4)),
+    ],
+)
+def test_batches_of_any_size_have_the_sums_of_their_samples_bit_by_bit(kind, shape):
+    field, rng = Field("f", kind, shape), np.random.default_rng(0)
+    sizes = tuple(5 if n is None else n for n in shape)
+    scale = 10.0 ** rng.integers(-4, 5, (9, *sizes))
+    values = (rng.standard_normal((9, *sizes)) * scale).astype(np.float32)
+    alone = summary(field, *values)
+    for cuts in ([9], [1] * 9, [4, 5]):
+        running = Stats(field)
+        for part in np.split(values, np.cumsum(cuts)[:-1]):
+            running.add_all(part)
+        assert tuple(running.summary().values()) == alone

@@ -94,6 +94,18 @@ def test_a_guide_and_a_ramp_are_described(place):
     assert "guide       z: gradients/sample, when start, read prior, enter vector" in said
 
 
+def test_what_is_set_of_a_target_is_in_its_line(place):
+    parts = 'align.gradients={head="conv", normalize={kind="spatial"}, token_weight=true, %s}'
+    at = parts % 'release="50%"'
+    said = train(place, 4, "--set", at, "--run", str(place / "parts"))
+    wanted = "conv head, spatial norm 1, token weights, released at step 2"
+    assert f"at tap 2, weight 0.5 to 0, {wanted}\n" in said
+    parts = 'align.gradients={loss="gram", release={on="plateau", ramp="50%"}}'
+    said = train(place, 4, "--set", parts, "--run", str(place / "plateau"))
+    assert "at tap 2, weight 0.5, gram loss, released on a plateau (0.02)\n" in said
+    assert ", gram/gradients 0." in said
+
+
 def test_the_bar_shows_losses_and_cosines_alone():
     line = {"loss": 1.0, "diffusion": 0.5, "cos/a": 0.25, "lr": 1e-3, "weight/a": 0.5}
     assert summary.progress(line, ("diffusion",)) == "diffusion 0.500, cos/a 0.250"

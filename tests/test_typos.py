@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from reed import config
+from reed.cache import classes
 from reed.cli import cache as cli_cache
 from reed.cli import evaluate as cli_evaluate
 from reed.cli import sample as cli_sample
@@ -207,6 +208,62 @@ def test_a_bug_while_loading_or_importing_is_one_line(folder):
     assert "encoder 'mine:Mine', mine.py:1: SyntaxError" in result.output
 
 
+RETURNS = """
+from reed.cache.schema import Field
+
+class Bare:
+    reads, fields = ("pixels",), (Field("v", "sample", (3,)),)
+
+class Needy:
+    def __init__(self, size): ...
+
+class Wrong(Bare):
+    licence, batch_size, given = "MIT", 4, None
+    def revision(self): return "1"
+    def load(self, device): ...
+    def encode(self, samples): return self.given
+
+class NoValues(Wrong):
+    given = {"v": None}
+
+class NoRevision(Wrong):
+    def revision(self): return {}["weights"]
+
+class Nothing:
+    entries, views = ("pixels",), 1
+    def listing(self): ...
+    def read(self, key, view=0): ...
+
+class Listless(Nothing):
+    def listing(self): return 1 / 0
+
+number = 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--encoder own=mine:Bare", "encoder 'mine:Bare' lacks licence, batch_size, revision, "),
+        ("--encoder own=mine:Needy", "mine:Needy cannot be made: Needy.__init__() missing 1 "),
+        ("--encoder own=mine:number", "mine:number cannot be made: 'int' object is not callable"),
+        ("--encoder own=mine:Wrong", "column 'own': the encoder gave a value of type NoneType; re"),
+        ("--encoder own=mine:NoValues", "the encoder gave field 'v' of type NoneType; return one "),
+        ("--encoder own=mine:NoRevision", "column 'own', mine.py:20: KeyError: 'weights' (--tr"),
+        ("--source mine:Bare", "source 'mine:Bare' lacks entries, views, listing, read; add what"),
+        ("--source mine:Nothing", "the source lists a value of type NoneType; return {key: stamp}"),
+        ("--source mine:Listless", "the listing of the source, mine.py:28: ZeroDivisionError: "),
+    ],
+)
+def test_a_class_that_is_no_encoder_or_source_is_one_line(folder, words, said):
+    """Each of these was a traceback."""
+    (folder / "mine.py").write_text(RETURNS)
+    sys.modules.pop("mine", None)
+    result = build(*words.split())
+    assert result.exit_code == 2, result.exception
+    assert said in result.stderr.splitlines()[-1], result.stderr
+
+
 # ---- a run by position and by name
 
 
@@ -238,7 +295,8 @@ def test_a_run_is_named_by_position_or_by_run(trained, tmp_path):
         assert done.exit_code == 0 and json.loads(done.stdout)["steps"] == 3, done.output
     assert call(cli_train, "export", "--out", tmp_path / "x.pt").exit_code == 2
     assert "Missing argument 'SAMPLES'" in call(cli_evaluate, "--reference", tmp_path).output
-    assert "No such command 'nowhere'" in call(cli_train, "nowhere").output
+    line = "nowhere is neither a run (no config.json) nor export, report"
+    assert line in call(cli_train, "nowhere").output
 
 
 def test_shards_of_samples_are_called_tars(trained, tmp_path):
@@ -273,6 +331,13 @@ def test_labels_are_named_or_numbered(trained, tmp_path, monkeypatch):
         done = call(cli_sample, *small, "--label", wrong)
         assert done.exit_code == 2 and f"--label {wrong!r} is no class: " in done.output
         assert said in done.output
+
+    # The folders 1, 10 and 2 are the classes 0, 1 and 2: a label has no two meanings.
+    names = ["1", "10", "2"]
+    assert [classes.number_of(name, names, 3) for name in names] == [0, 1, 2]
+    with pytest.raises(ReedError, match="'0' is no class: names are numbers here, and count. Did"):
+        classes.number_of("0", names, 3)
+    assert classes.number_of("1", ["0", "1", "2"], 3) == 1
 
     # A set that an earlier version drew, without the option, can still be added to.
     path = tmp_path / "--seed-0.json"

@@ -368,6 +368,8 @@ def test_options_are_checked(dino_file):
         make("dinov2-s", dino_file, girth=3)
 
 
+# of timm's own resizing, with the oldest torch
+@pytest.mark.filterwarnings("ignore:torch.searchsorted", "ignore:Using a non-tuple sequence")
 @pytest.mark.parametrize(
     ("name", "grid", "dim", "vector"),
     [

@@ -54,7 +54,7 @@ def _collect(job: Job, values: Values, reader: SharedReader | None, progress: bo
             if reader:
                 reader.release(keys, again=True)
 
-            samples = [sample for _, views in encoded.records for sample in views]
+            samples = encoded.batch.samples()
             finite = [sample for sample in samples if fitting.is_finite(sample, values)]
             for sample in finite[: fitting.CALIBRATION - len(first)]:
                 fitting.add(sample, fields, values)

@@ -15,10 +15,17 @@ from reed.errors import ReedError
 from reed.pipelines import Pipeline
 
 
-def codecs(request: Request, pipeline: Pipeline, columns: Collection[str]) -> tuple[str, ...]:
-    """Return the pipeline's codecs of some columns, then those of the request, which override."""
-    own = (text for text in pipeline.codecs if text.partition("/")[0] in columns)
-    return (*own, *request.codecs)
+def codecs(request: Request, pipeline: Pipeline, columns: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the pipeline's codecs of its own columns, then those of the request, which override.
+
+    Args:
+        request: The options of the command.
+        pipeline: Its pipeline.
+        columns: Encoder of every column that is new.
+    """
+    named = dict(map(parse_encoder, (*pipeline.base, *pipeline.encoders)))
+    own = {column for column, encoder in columns.items() if named.get(column, column) == encoder}
+    return (*(text for text in pipeline.codecs if text.partition("/")[0] in own), *request.codecs)
 
 
 def asked(request: Request, pipeline: Pipeline, entries: Collection[str]) -> dict[str, str]:
@@ -74,13 +81,12 @@ def plan_settings(
         source = source or manifest.source
         recorded = manifest.options if source == manifest.source else None
 
-    # The pipeline's settings are those of its own source; another one may not have them.
+    # The pipeline's settings are those of its own source; another one may not have them. A cache
+    # keeps its own, so that one that is given does not reset the others.
     source = source or pipeline.source
     options = dict(pipeline.settings.get("source", {})) if source == pipeline.source else {}
-    given = parse_options(request.options).get("source")
-    if given is None and recorded is not None:
-        options = recorded
-    options = config.merge(options, given or {})
+    given = parse_options(request.options).get("source", {})
+    options = config.merge(options if recorded is None else recorded, given)
 
     # These are frozen with the plan, whatever settings of the source are given now: an earlier
     # version may have planned without them.

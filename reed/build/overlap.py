@@ -162,7 +162,7 @@ class _Begun:
         work, keys = self.work, self.cuts.pop(0)
         encoded = build.encode(work.job, self._shard, keys, reader.views)
         encoded.count(self._failed, work.timing, work.tally)
-        work.timing.write += self._pipe.put(encoded.records)
+        work.timing.write += self._pipe.put(encoded.batch)
         self.position += len(keys)
         if not self.cuts:
             work.timing.write += self._pipe.put(None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from reed.build.tally import share_of
 from reed.cache import files, mend, place, reader, schema, verify
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
@@ -144,7 +145,7 @@ def _check_lost(work: Work, failed: Mapping[str, str], lost: int) -> None:
     """Raise ReedError if more samples cannot be stored than may fail in a column."""
     allowed, planned = work.plan.manifest.max_failed, len(work.plan.keys)
     count = lost + len(failed)
-    if failed and (count > max(1, allowed * planned) or count == planned):
+    if failed and (count > max(1, share_of(planned, allowed)) or count == planned):
         key, reason = next(iter(failed.items()))
         raise ReedError(
             f"column {work.column.name!r}: {counted(count, 'sample')} of {work.source.name!r} "

@@ -9,28 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-
-from reed.build.encoding import Record as Record
 from reed.build.encoding import encode_views
-from reed.build.kept import Encoded, Kept
+from reed.build.kept import Batch, Encoded, Kept
+from reed.build.kept import Values as Values
 from reed.build.reading import Reading, Views
 from reed.build.source import BadSample as BadSample
 from reed.build.source import Source as Source
+from reed.build.storing import PIECE, Storing
 from reed.build.tally import Tally as Tally
 from reed.build.tally import Timing as Timing
 from reed.cache import files, place, reader, schema, verify
-from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
-from reed.cache.containers import tar
+from reed.cache.containers.block import Block
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
-from reed.cache.stats import Stats
-from reed.errors import ReedError
 from reed.weights import Found, Origin
-
-# One array, string or number for each sample of a batch; they may be rows of one array.
-Values = Sequence[Any] | np.ndarray
 
 
 class Encoder(Protocol):
@@ -181,13 +174,13 @@ def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marke
     failed: dict[str, str] = {}
     tally = tally or new_tally(job)
 
-    def records() -> Iterator[Record]:
+    def batches() -> Iterator[Batch]:
         for keys in job.cuts(shard):
             encoded = encode(job, shard, keys)
             encoded.count(failed, timing, tally)
-            yield from encoded.records
+            yield encoded.batch
 
-    marker = write_shard(job, shard, records(), failed, tally)
+    marker = write_shard(job, shard, batches(), failed, tally)
     timing.write = time.perf_counter() - began - timing.read - timing.encode
     return marker, timing
 
@@ -213,13 +206,13 @@ def encode(job: Job, shard: int, keys: tuple[str, ...], views: Views | None = No
     chunk = job.reading.chunk(shard, keys, views)
     read = time.perf_counter()
     failed = dict(chunk.failed)
-    records = encode_views(job, chunk, failed)
+    batch = encode_views(job, chunk, failed)
     timing = Timing(read - began, time.perf_counter() - read, noted=chunk.noted)
-    return Encoded(records, failed, len(keys), timing)
+    return Encoded(batch, failed, len(keys), timing)
 
 
 def write_shard(
-    job: Job, shard: int, records: Iterable[Record], failed: dict[str, str], tally: Tally
+    job: Job, shard: int, batches: Iterable[Batch], failed: dict[str, str], tally: Tally
 ) -> Marker:
     """Put the records of a shard in place, then its marker.
 
@@ -228,49 +221,32 @@ def write_shard(
     Args:
         job: The column.
         shard: Number of the shard.
-        records: The encoded samples.
-        failed: Key -> reason of failed samples; complete once ``records`` is exhausted.
+        batches: The encoded samples.
+        failed: Key -> reason of failed samples; complete once ``batches`` is exhausted.
         tally: Tried and failed samples so far.
     """
-    written: list[str] = []
-    stats = {f.name: Stats(f) for f in job.column.fields if f.kind not in ("text", "label")}
+    storing = Storing(job.column, job.state)
 
-    def members() -> Iterator[tuple[str, list[Any]]]:
-        for key, views in records:
-            try:
-                stored = [_stored(job, values) for values in views]
-            except BadSample as error:
-                failed[key] = str(error)
-                tally.add(0, {key: str(error)})  # counted as tried when it was encoded
-                continue
-            for view, values in enumerate(views):
-                for name, running in stats.items():
-                    running.add(values[name])
-                yield tar.member_key(key, view), stored[view]
-            written.append(key)
+    def blocks() -> Iterator[Block]:
+        for batch in batches:
+            for piece in batch.pieces(PIECE):
+                block, unfit = storing.block(piece)
+                if unfit:
+                    failed.update(unfit)
+                    tally.add(0, unfit)  # counted as tried when it was encoded
+                yield block
 
     container = reader.CONTAINERS[job.column.container]
     with files.new_file(schema.shard_path(job.cache, job.column, shard)) as temp:
-        index = container.write(temp, reader.parts_of(job.column.fields), members())
+        index = container.write(temp, reader.parts_of(job.column.fields), blocks())
         tally.check()
     marker = Marker(
         column=job.column.name,
         shard=shard,
-        keys=tuple(written),
+        keys=tuple(storing.keys),
         failed=failed,
-        stats={name: running.summary() for name, running in stats.items()},
+        stats=storing.stats(),
         **index,
     )
     files.write_atomic(schema.marker_path(job.cache, job.column, shard), schema.dump(marker))
     return marker
-
-
-def _stored(job: Job, values: dict[str, Any]) -> list[Any]:
-    """Return the parts of one record in order; BadSample for values that do not fit."""
-    arrays: list[Any] = []
-    for field in job.column.fields:
-        try:
-            arrays += codecs.codec_of(field).encode(values[field.name], job.state[field.name])
-        except ReedError as error:
-            raise BadSample(f"field {field.name!r} {error}") from error
-    return arrays

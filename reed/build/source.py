@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from reed.build.seen import Seen
 from reed.cache import key_lists
 from reed.cache.account import Account
+from reed.errors import ReedError, placed
 
 Sample = dict[str, Any]
 KEY = "key"  # in Encoder.reads: the sample's key, which is no entry of the source
@@ -115,7 +116,11 @@ def listed(source: Source, seen: Seen | None = None) -> Listing:
         seen: What was found in its files before, for a source that remembers it.
     """
     remembers = seen is not None and isinstance(source, Remembers)
-    stamps = source.list_with(seen) if remembers else source.listing()
+    with placed("the listing of the source"):
+        stamps = source.list_with(seen) if remembers else source.listing()
+    if not isinstance(stamps, Mapping):
+        kind = type(stamps).__name__
+        raise ReedError(f"the source lists a value of type {kind}; return {{key: stamp}}")
     listing = stamps if isinstance(stamps, Listing) else Listing(stamps)
     unfit = key_lists.unfit(listing)
     if not unfit:

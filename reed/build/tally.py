@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ from reed.cache.schema import MAX_FAILED
 from reed.errors import ReedError
 from reed.wording import counted
 
+LEAST_ADVISED = 10  # percent of failed samples that the advice allows, or more if more failed
 FEW = 10  # failures from which no share can be estimated yet, and that a message names
 
 
@@ -79,9 +81,10 @@ class Tally:
         self.tried += tried
         self.failed += len(failed)
         for key, reason in failed.items():
-            self._reasons[_without_name(reason, key)] += 1
+            bare = _without_name(reason, key)
+            self._reasons[bare] += 1
             if len(self._named) < FEW:
-                self._named[key] = reason
+                self._named[key] = bare
         if failed and self._reasons.total() >= FEW:
             self.check()
 
@@ -90,19 +93,35 @@ class Tally:
         # The order is random, so the share so far scatters around that of the whole column.
         expected = self.allowed * self.tried
         few = max(FEW, expected + 3 * expected**0.5)
-        most = min(few, max(1, self.allowed * self.planned))
+        most = min(few, max(1, share_of(self.planned, self.allowed)))
         if not self._named or (self.failed <= most and self.failed < self.planned):
             return
 
-        counts = ", ".join(f"{n} {reason}" for reason, n in self._reasons.most_common(FEW))
-        names = "; ".join(f"{key!r}: {reason}" for key, reason in self._named.items())
         so_far = counted(self.tried, "sample")
         raise ReedError(
             f"column {self.column!r}: {self.failed:,} of the {so_far} so far failed, "
             f"more than {100 * self.allowed:g} % of the {self.planned:,} planned or tried: "
-            f"{counts} ({names}); mend the source, then rerun with --retry-failed, or allow more, "
-            "such as --max-failed 10%"
+            f"{self._summary()}; mend the source, then rerun with --retry-failed{self._allow()}"
         )
+
+    def _summary(self) -> str:
+        """Return the most frequent reasons, each with its count and the keys that are named."""
+        parts = []
+        for reason, number in self._reasons.most_common(FEW):
+            keys = [repr(key) for key, why in self._named.items() if why == reason]
+            more = ", …" if keys and number > len(keys) else ""
+            parts.append(f"{number:,} {reason}" + (f" ({', '.join(keys)}{more})" if keys else ""))
+        return "; ".join(parts)
+
+    def _allow(self) -> str:
+        """Return the advice to allow more; empty if so many failed that nothing would be left."""
+        percent = max(LEAST_ADVISED, math.ceil(round(100 * self.failed / self.tried, 9)))
+        return f", or allow more, such as --max-failed {percent}%" if percent < 100 else ""
+
+
+def share_of(number: int, share: float) -> float:
+    """Return a share of a number; 29 % of 100 are 29, which 0.29 * 100 is not."""
+    return round(share * number, 9)
 
 
 def _without_name(reason: str, key: str) -> str:

@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
 from reed.build import shard as build
-from reed.build.shard import Job, Record, Tally
+from reed.build.kept import Batch
+from reed.build.shard import Job, Tally
 from reed.cache.schema import Marker
 
 _CHUNKS = 2  # chunks that wait between the encoder and the writer
@@ -21,19 +22,19 @@ class _Abandoned(Exception):
 
 
 class Pipe:
-    """The queue of one shard's records to the thread that writes them."""
+    """The queue of one shard's samples to the thread that writes them."""
 
     written: Future[Marker]  # set by the writer, see `Writer.begin`
 
     def __init__(self) -> None:
-        self._queue: queue.Queue[list[Record] | None | _Abandoned] = queue.Queue(_CHUNKS)
+        self._queue: queue.Queue[Batch | None | _Abandoned] = queue.Queue(_CHUNKS)
 
-    def put(self, records: list[Record] | None) -> float:
-        """Pass some records on, None after the last; return the seconds that this took."""
+    def put(self, batch: Batch | None) -> float:
+        """Pass some samples on, None after the last; return the seconds that this took."""
         began = perf_counter()
         while True:
             try:
-                self._queue.put(records, timeout=0.2)
+                self._queue.put(batch, timeout=0.2)
                 return perf_counter() - began
             except queue.Full:
                 if self.written.done():
@@ -46,11 +47,11 @@ class Pipe:
                 self._queue.get_nowait()
         self._queue.put(_Abandoned())
 
-    def __iter__(self) -> Iterator[Record]:
-        while (records := self._queue.get()) is not None:
-            if isinstance(records, _Abandoned):
-                raise records
-            yield from records
+    def __iter__(self) -> Iterator[Batch]:
+        while (batch := self._queue.get()) is not None:
+            if isinstance(batch, _Abandoned):
+                raise batch
+            yield batch
 
 
 class Writer:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from reed import config
 from reed.cache import files, schema, sealed
@@ -83,6 +84,14 @@ class Account:
             told = f"{count:,} {reason}".rstrip() + (f" ({named(keys, count)})" if keys else "")
             groups.setdefault(kind, []).append(told)
         return "; ".join(f"{kind}: {', '.join(told)}" for kind, told in groups.items())
+
+
+def instead(listing: Any) -> str:
+    """Return what a listing without samples found, as the end of a message."""
+    told = Account.of(getattr(listing, "passed", {}))
+    counts = dataclasses.replace(told, counted=dict(getattr(listing, "counts", {}))).counts
+    found = "; ".join(filter(None, (told.line, counts)))
+    return f": {found}" if found else ": nothing to build"
 
 
 def printable(name: str) -> str:

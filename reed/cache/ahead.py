@@ -15,14 +15,19 @@ _PER = 0.005  # seconds of latency for which one more batch is read ahead
 _MOST = 12
 
 
-def more(folder: Path) -> int:
-    """Return how many batches more to read ahead, and with how many threads more.
+def paced(folder: Path, threads: int, ahead: int) -> tuple[int, int]:
+    """Return with how many threads to read how many batches ahead: more where a store is slow.
 
     Args:
-        folder: Folder of the cache; None are added unless it is in a store.
+        folder: Folder of the cache.
+        threads: Threads for a local cache; 0 stays.
+        ahead: Batches for a local cache.
     """
     store = mirror.of(folder)
-    return min(_MOST, math.ceil(store.client.latency / _PER)) if store else 0
+    if not store or not threads:
+        return threads, ahead
+    more = min(_MOST, math.ceil(store.client.latency / _PER))
+    return threads + more, ahead + more
 
 
 def window(folder: Path, batch: float) -> int:

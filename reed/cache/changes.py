@@ -22,8 +22,8 @@ def check_settings(cache: Path, manifest: Manifest, asked: Mapping[str, Any], fl
     for name, wanted in asked.items():
         frozen = getattr(manifest, name)
         if name == "options":
-            frozen, wanted = _without_classes(frozen), _without_classes(wanted)
-        if frozen != wanted:
+            _check_options(cache, frozen, wanted)
+        elif frozen != wanted:
             problem = f"{cache} was built with {name} {frozen!r}, not {wanted!r}"
             raise ReedError(f"{problem}; name another folder with --cache")
 
@@ -35,9 +35,17 @@ def check_settings(cache: Path, manifest: Manifest, asked: Mapping[str, Any], fl
         )
 
 
-def _without_classes(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a source without the class names, which may grow."""
-    return {name: value for name, value in options.items() if name != "classes"}
+def _check_options(cache: Path, frozen: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ReedError for the first setting of the source that differs; class names may grow."""
+    for name in sorted({*frozen, *wanted} - {"classes"}):
+        was, now = (
+            repr(table[name]) if name in table else "its default" for table in (frozen, wanted)
+        )
+        if was != now:
+            raise ReedError(
+                f"{cache} was built with source.{name} = {was}, not {now}; name another folder "
+                "with --cache, or start anew with --rebuild"
+            )
 
 
 def new_samples(

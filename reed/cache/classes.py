@@ -49,20 +49,30 @@ def check(
 def number_of(label: str, names: Sequence[str], count: int) -> int:
     """Return the number of a class that a user names.
 
+    Folders may be called 1, 2 and 10, which are the classes 0, 2 and 1: then only names count, so
+    that no label has two meanings.
+
     Args:
-        label: Its number or its name.
+        label: Its name, or its number if no other class has that as its name.
         names: Names of the classes, by number; empty if they have none.
         count: Number of classes.
 
     Raises:
         ReedError: There is no such class.
     """
-    if label.isdecimal() and int(label) < count:
-        return int(label)
     if label in names:
         return list(names).index(label)
+    is_clear = not any(
+        name.isdecimal() and int(name) < count and int(name) != number
+        for number, name in enumerate(names)
+    )
+    if label.isdecimal() and int(label) < count and is_clear:
+        return int(label)
+
+    # What is allowed is said in the same way in which the label was read.
+    known = f"numbers go from 0 to {count - 1}" if is_clear else "names are numbers here, and count"
     hint = suggest(label, names) if names else ""
-    raise ReedError(f"--label {label!r} is no class: numbers go from 0 to {count - 1}.{hint}")
+    raise ReedError(f"--label {label!r} is no class: {known}.{hint}")
 
 
 def first_moved(manifest: Manifest, keys: Sequence[str], named: Sequence[str]) -> str | None:

@@ -124,7 +124,7 @@ def propose(
             the plan was made from; the message names the first differences.
     """
     if not listing:
-        raise ReedError(f"source {source!r} has no samples: nothing to build")
+        raise ReedError(f"source {source!r} has no samples{account.instead(listing)}")
     if not (cache / "manifest.json").is_file():
         _refuse_orphans(cache)
         first = (schema.FORMAT, pipeline, domain, source, shard_size, order_seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import numpy as np
@@ -54,6 +54,61 @@ class Buffer:
         for j, length in enumerate(lengths):
             array[j, length:] = 0
         return [array[j, :length] for j, length in enumerate(lengths)]
+
+
+Fields = Mapping[str, Mapping[str, Sequence[Part]]]  # column -> name of a field -> its parts
+Buffers = dict[str, dict[str, Buffer]]  # column -> part -> its memory
+
+
+class Ring:
+    """The memory of several batches, which take turns.
+
+    Args:
+        size: Number of batches.
+        shapes: (samples, padded length) of the batches that must fit.
+        pin: Whether to page-lock the memory.
+    """
+
+    def __init__(self, size: int, shapes: Iterable[tuple[int, int]], pin: bool) -> None:
+        self._shapes, self._pin = set(shapes), pin
+        self._buffers: list[Buffers] = [{} for _ in range(size)]
+        self._copied: dict[int, torch.cuda.Event] = {}  # position -> its copy to a device
+
+    def prepare(self, fields: Fields) -> None:
+        """Allocate what some fields need, for all batches."""
+        for position in range(len(self._buffers)):
+            self._fit(position, fields)
+
+    def at(self, step: int, fields: Fields) -> Buffers:
+        """Return the memory for some fields of a batch; that of other fields is freed.
+
+        It waits until the batch that was there has been copied to its device.
+        """
+        position = step % len(self._buffers)
+        if position in self._copied:
+            self._copied.pop(position).synchronize()
+        self._fit(position, fields)
+        return self._buffers[position]
+
+    def copied(self, step: int, device: torch.device | str) -> None:
+        """Note that the copies of a batch to a CUDA device have been queued."""
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(device))
+        self._copied[step % len(self._buffers)] = event
+
+    def _fit(self, position: int, fields: Fields) -> None:
+        """Keep, allocate and free memory, so that there is that of the fields.
+
+        A field that is requested under two names has one buffer.
+        """
+        old, new = self._buffers[position], {}
+        for column, named in fields.items():
+            kept, parts = old.get(column, {}), {p.name: p for ps in named.values() for p in ps}
+            new[column] = {
+                name: kept[name] if name in kept else Buffer(part, self._shapes, self._pin)
+                for name, part in parts.items()
+            }
+        self._buffers[position] = new
 
 
 def _cut(flat: np.ndarray, count: int) -> list[memoryview]:

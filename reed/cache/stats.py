@@ -1,12 +1,23 @@
-"""Per-channel sums of a field, kept in every marker and added up over a column."""
+"""Per-channel sums of a field, kept in every marker and added up over a column.
+
+The sums of a record are those of its rows, one after another, and are added to the sums before it
+in the order of the records. Batches of any size thus give the same sums, bit by bit.
+"""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from reed.cache.codecs.batch import is_tensor, tensor_of
 from reed.cache.schema import Field
+
+_EXACT = {"f2", "f4", "i1", "u1", "i2", "u2"}  # dtypes of which float64 holds every square
+_WIDE = 128  # channels from which a row of one record is enough work for one call
+
+Sums = tuple[int, np.ndarray, np.ndarray]  # rows, and the sums of each record, [records, C]
 
 
 class Stats:
@@ -27,6 +38,71 @@ class Stats:
         self._sum = self._sum + flat.sum(axis=0)
         self._square = self._square + np.square(flat, out=flat).sum(axis=0)
 
+    def add_all(self, values: Any) -> None:
+        """Add some samples: an array [samples, ...], a tensor on an accelerator, or a list."""
+        found = self._sums(values)
+        if found is None:
+            for value in values:
+                self.add(value.cpu().numpy() if is_tensor(value) else value)
+            return
+
+        # Added one after another, as `add` does, and not in pairs.
+        count, sums, squares = found
+        self._count += count
+        for record in range(len(sums)):
+            self._sum = self._sum + sums[record]
+            self._square = self._square + squares[record]
+
+    def _sums(self, values: Any) -> Sums | None:
+        """Return the sums of each sample; None if they have to be added one by one."""
+        on_device = is_tensor(values)
+        exact = on_device or (isinstance(values, np.ndarray) and values.dtype.str[1:] in _EXACT)
+        if not exact or self._length or len(values.shape) < 2 or 0 in values.shape:
+            return None
+
+        channels = values.shape[1 + self._axis] if self._axis >= 0 else values.shape[-1]
+        if channels == 1:  # numpy adds up a single channel in pairs
+            return None
+
+        # Channels come last, [N, T, C].
+        move = values.movedim if on_device else partial(np.moveaxis, values)
+        rows = move(1 + self._axis if self._axis >= 0 else -1, -1)
+        rows = rows.reshape(len(values), -1, channels)
+        of = _on_device if on_device else _wide if channels >= _WIDE else _narrow
+        sums, squares = of(rows)
+
+        # NaN counts for nothing, which only `add` knows.
+        if not np.isfinite(squares).all():
+            return None
+        return rows.shape[0] * rows.shape[1], sums, squares
+
     def summary(self) -> dict[str, Any]:
         """Return the table that the marker stores."""
         return {"count": self._count, "sum": self._sum.tolist(), "sumsq": self._square.tolist()}
+
+
+def _wide(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return sums and sums of squares of records with many channels: [N, T, C] -> [N, C]."""
+    sums, squares = np.empty((2, len(rows), rows.shape[2]))
+    exact = np.empty(rows.shape[1:])
+    as_tensor = tensor_of(exact)
+    for record, values in enumerate(rows):
+        as_tensor.copy_(tensor_of(values))
+        np.add.reduce(exact, axis=0, out=sums[record])
+        as_tensor.square_()
+        np.add.reduce(exact, axis=0, out=squares[record])
+    return sums, squares
+
+
+def _narrow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same of records with few channels, of which one row at a time is added up."""
+    exact = np.ascontiguousarray(rows.transpose(1, 0, 2), np.float64)  # [T, N, C]
+    sums = np.add.reduce(exact, axis=0)
+    return sums, np.add.reduce(np.square(exact, out=exact), axis=0)
+
+
+def _on_device(rows: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same where a tensor is; the order of the additions is the device's."""
+    exact = rows.double()
+    sums = exact.sum(1)
+    return sums.cpu().numpy(), exact.square_().sum(1).cpu().numpy()

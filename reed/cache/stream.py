@@ -19,12 +19,13 @@ from reed.cache.joined import Joined
 from reed.cache.opened import Cache
 from reed.cache.order import Order, RaggedOrder, largest
 from reed.cache.reader import OpenShards
-from reed.cache.ring import Buffer
+from reed.cache.ring import Fields, Ring
 from reed.cache.schema import Field
 from reed.cache.stored import Stored as Stored
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
+_Opened = dict[str, OpenShards]  # by column
 _Read = tuple[Stored, list[ReedError]]  # a batch, and the errors of its unreadable records
 
 
@@ -88,15 +89,14 @@ class ShardStream:
         self._plan = cache.plan
         self._joined = Joined(cache, places, skip)
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
-        slow = early.more(cache.folder) if threads else 0
-        threads, ahead = threads + slow, ahead + slow
+        threads, ahead = early.paced(cache.folder, threads, ahead)
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
         groups = self._joined.labels(cache, one_per) if one_per else None
         self._order = _order(self._joined, places, batch, tokens, seed, groups)
         self._window = early.window(cache.folder, self.batch)
-        self._ring: list[dict[str, dict[str, Buffer]]] = []
-        self._copied: dict[int, torch.cuda.Event] = {}  # ring position -> its copy
+        self._ring: Ring | None = None
+        self._until: dict[str, int] = {}  # name -> the last step that it is read for
 
     @property
     def samples(self) -> int:
@@ -136,10 +136,19 @@ class ShardStream:
         batch, mine = self._share_at(step)
         return [self._plan.keys[row] for row in self._joined.rows[batch[mine]]]
 
+    def read_until(self, name: str, step: int) -> None:
+        """Leave a field out of the batches from a step on, but for those that are read already.
+
+        Its bytes are not read, and its memory is freed. The samples of the batches stay the same.
+        """
+        assert any(name in column.fields for column in self._joined.columns), name
+        self._until[name] = step - 1
+
     def batches(self, start: int = 0) -> Generator[Stored]:
         """Yield endless batches from a global step on; only one iteration may run at a time."""
-        if not self._ring:  # one more than are read ahead: the consumer holds one
-            self._ring = [self._buffers() for _ in range(self._ahead + 1)]
+        if self._ring is None:  # one more than are read ahead: the consumer holds one
+            self._ring = Ring(self._ahead + 1, largest(self._order, self._world), self._pin)
+        self._ring.prepare(self._parts_at(start))
         limit = files.most_open() // len(self._joined.columns)
         with contextlib.ExitStack() as closing:
             opened = {column.name: column.open(limit) for column in self._joined.columns}
@@ -147,21 +156,20 @@ class ShardStream:
                 closing.callback(shards.close)
             steps = itertools.count(start)
             read = self._read_ahead if self._threads else self._read_in_place
-            touch = partial(self._touch, opened)
-            said = closing.enter_context(early.touching(touch, start, self._window))
-            # Closed before the shards are, so that no thread still uses them.
-            source = closing.enter_context(contextlib.closing(read(steps, opened)))
+            touching = early.touching(partial(self._touch, opened), start, self._window)
+            said = closing.enter_context(touching)
+            source = closing.enter_context(
+                contextlib.closing(read(steps, opened))
+            )  # before its shards
             for stored, failed in source:
                 said(stored.step)
                 self._count(failed)
                 yield stored
 
-    def _read_in_place(
-        self, steps: Iterator[int], opened: dict[str, OpenShards]
-    ) -> Generator[_Read]:
+    def _read_in_place(self, steps: Iterator[int], opened: _Opened) -> Generator[_Read]:
         yield from (self._read(step, opened) for step in steps)
 
-    def _read_ahead(self, steps: Iterator[int], opened: dict[str, OpenShards]) -> Generator[_Read]:
+    def _read_ahead(self, steps: Iterator[int], opened: _Opened) -> Generator[_Read]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reed-stream")
         pending: deque[Future[_Read]] = deque()
         try:
@@ -172,12 +180,12 @@ class ShardStream:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _touch(self, opened: dict[str, OpenShards], step: int) -> None:
+    def _touch(self, opened: _Opened, step: int) -> None:
         """Fetch this process's part of a batch from the store, where copies of it are kept."""
         batch, mine = self._share_at(step)
         rows, views = self._joined.rows[batch[mine]], self._views_at(step, len(batch))[mine]
-        for column in self._joined.columns:
-            column.touch(opened[column.name], rows, views)
+        for name in self._parts_at(step):
+            next(c for c in self._joined.columns if c.name == name).touch(opened[name], rows, views)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """Copy a batch to a device and decode it there.
@@ -188,13 +196,14 @@ class ShardStream:
         values = {}
         for column in self._joined.columns:
             for name, field in column.fields.items():
+                if name not in stored.parts:
+                    continue
                 parts = [p.to(device, non_blocking=True, copy=True) for p in stored.parts[name]]
                 state = column.state_on(name, device)
                 values[name] = codecs.codec_of(field).decode(parts, state)
         if torch.device(device).type == "cuda":  # copies run after the work queued before
-            event = torch.cuda.Event()
-            event.record(torch.cuda.current_stream(device))
-            self._copied[stored.step % len(self._ring)] = event
+            assert self._ring is not None
+            self._ring.copied(stored.step, device)
         return values
 
     def _share_at(self, step: int) -> tuple[np.ndarray, slice]:
@@ -207,22 +216,15 @@ class ShardStream:
         rng = np.random.Generator(np.random.PCG64(seed_for(self._seed, "view", step)))
         return rng.integers(self._plan.manifest.views, size=total)
 
-    def _buffers(self) -> dict[str, dict[str, Buffer]]:
-        """Return column -> part -> a buffer for the largest batch.
-
-        A field that is requested under two names has one buffer.
-        """
-        shapes = largest(self._order, self._world)
-        return {
-            column.name: {
-                part.name: Buffer(part, shapes, self._pin)
-                for parts in column.parts.values()
-                for part in parts
-            }
+    def _parts_at(self, step: int) -> Fields:
+        """Return column -> name -> parts, of the fields that a batch holds."""
+        found = {
+            column.name: {n: p for n, p in column.parts.items() if self._until.get(n, step) >= step}
             for column in self._joined.columns
         }
+        return {column: parts for column, parts in found.items() if parts}
 
-    def _read(self, step: int, opened: dict[str, OpenShards]) -> _Read:
+    def _read(self, step: int, opened: _Opened) -> _Read:
         """Read this process's part of a global batch into the ring."""
         batch, mine = self._share_at(step)
         chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
@@ -233,20 +235,21 @@ class ShardStream:
             lengths, length = self._joined.lengths[chosen], self._order.length_at(step)
 
         # A buffer may be overwritten only after its copy to the device has ended.
-        position = step % len(self._ring)
-        if position in self._copied:
-            self._copied.pop(position).synchronize()
+        assert self._ring is not None
+        wanted = self._parts_at(step)
+        ring = self._ring.at(step, wanted)
 
         parts: dict[str, list[torch.Tensor]] = {}
         tensors: list[torch.Tensor] = []
         failed: dict[int, ReedError] = {}
-        for column in self._joined.columns:
-            buffers = self._ring[position][column.name]
+        for column in (column for column in self._joined.columns if column.name in wanted):
+            buffers = ring[column.name]
             by_part = {name: buffer.tensor(len(rows), length) for name, buffer in buffers.items()}
             out = {name: buffers[name].records(tensor, lengths) for name, tensor in by_part.items()}
             failed |= column.read(opened[column.name], rows, views, out)
             tensors += by_part.values()
-            parts |= {name: [by_part[p.name] for p in ps] for name, ps in column.parts.items()}
+            named = wanted[column.name].items()
+            parts |= {name: [by_part[p.name] for p in ps] for name, ps in named}
 
         if failed:
             rows = rows.copy()

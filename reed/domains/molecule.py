@@ -17,7 +17,7 @@ from reed.chem.molecule import ATOMS, BONDS, CHARGES, COORD_SCALE, DEGREE
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
 from reed.domains.molecule_options import MoleculeOptions
 from reed.domains.molecule_picture import drawn
-from reed.domains.molecule_sampling import integrate
+from reed.domains.molecule_sampling import SampleNoise, alike, integrate, numbers_of
 from reed.errors import ReedError
 from reed.flows import categorical
 from reed.flows.categorical import anything, symmetric
@@ -27,7 +27,7 @@ from reed.guides.reading import Reading
 from reed.nets.layers import masked_mean
 from reed.nets.semla import Semla
 from reed.nets.semla_layers import SemlaConfig, centred
-from reed.seeding import Draws, seed_for
+from reed.seeding import Draws
 
 SHAPES = {
     "coords": (None, 3),
@@ -191,28 +191,29 @@ class MoleculeDomain:
             z/NAME: Representations of guides, float32 [B, C], if the net has any.
         """
         weight = next(net.parameters())
-        samples = [_SampleNoise(options.seed, index) for index in indices]
+        samples = [SampleNoise(options.seed, index) for index in indices]
         counts = [options.atoms or sample.pick(self._known_sizes()) for sample in samples]
         largest = options.atoms or max(self._known_sizes())
-        mask = torch.arange(largest) < torch.tensor(counts)[:, None]
-        mask, length = mask[:, : max(counts)].to(weight.device), max(counts)
 
-        # Numbers are drawn per molecule in its own size, so that they do not depend on the other
-        # molecules of the batch.
-        def numbers(name: str, *shape: int) -> Tensor:
-            """Draw [B, *shape], where 0 in `shape` stands for the number of atoms; pad with 0."""
-            rows = torch.zeros(len(counts), *[length if n == 0 else n for n in shape])
-            for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
-                values = sample.draw(name, *[count if n == 0 else n for n in shape])
-                rows[(row, *map(slice, values.shape))] = values
-            return rows.to(weight.device)
-
-        guides, reading = guides_of(net), None
+        # A GPU is slow at small batches, and the representations of guides are those of a batch.
+        guides, reading, groups = guides_of(net), None, [list(range(len(counts)))]
         if guides is not None:
             last = 1 - options.times()[-2]
             reading = Reading(guides, options.seed, indices, last, options.z)
-        prediction, z = integrate(net, mask, numbers, options, weight.dtype, reading)
-        return _arrays(prediction, mask, largest, self.coord_scale) | z
+        elif weight.device.type == "cpu":
+            groups = alike(counts)
+
+        found: dict[str, np.ndarray] = {}
+        for rows in groups:
+            sizes, length = [counts[row] for row in rows], max(counts[row] for row in rows)
+            mask = (torch.arange(length) < torch.tensor(sizes)[:, None]).to(weight.device)
+            numbers = numbers_of([samples[row] for row in rows], sizes, weight.device)
+            prediction, z = integrate(net, mask, numbers, options, weight.dtype, reading)
+            for name, values in _arrays(prediction, mask, largest, self.coord_scale).items():
+                whole = np.empty((len(counts), *values.shape[1:]), values.dtype)
+                found.setdefault(name, whole)[rows] = values
+            found |= z
+        return found
 
     def _known_sizes(self) -> tuple[int, ...]:
         if not self.sizes:
@@ -265,21 +266,3 @@ def _arrays(
         "charges": F.pad(charges, (0, pad)).int().cpu().numpy(),
         "bonds": F.pad(bonds, (0, pad, 0, pad)).to(torch.uint8).cpu().numpy(),
     }
-
-
-@dataclass(frozen=True)
-class _SampleNoise:
-    """The random numbers of sample `index`, which depend only on (seed, index)."""
-
-    seed: int
-    index: int
-
-    def pick(self, sizes: Sequence[int]) -> int:
-        """Pick one of the numbers of atoms."""
-        return sizes[seed_for(self.seed, "size", self.index) % len(sizes)]
-
-    def draw(self, name: str, *shape: int) -> Tensor:
-        """Draw uniform numbers, or standard normal ones if `name` is "normal"."""
-        seed = seed_for(self.seed, "molecule", self.index, name)
-        draw = torch.randn if name == "normal" else torch.rand
-        return draw(shape, generator=torch.Generator().manual_seed(seed))

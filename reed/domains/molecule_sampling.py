@@ -17,10 +17,79 @@ from reed.guides.reading import Reading
 from reed.guides.view import View
 from reed.nets import Extra, State
 from reed.nets.semla import probable
+from reed.nets.semla_drawing import mirrored, upper
 from reed.nets.semla_layers import centred
+from reed.seeding import seed_for
 
 # Name and shape -> random numbers [B, *shape], where 0 stands for the number of atoms.
 Numbers = Callable[..., Tensor]
+_CALL = 1_000  # pairs of atoms in whose time the net could be called once more, on a CPU
+
+
+@dataclass(frozen=True)
+class SampleNoise:
+    """The random numbers of sample `index`, which depend only on (seed, index)."""
+
+    seed: int
+    index: int
+
+    def pick(self, sizes: Sequence[int]) -> int:
+        """Pick one of the numbers of atoms."""
+        return sizes[seed_for(self.seed, "size", self.index) % len(sizes)]
+
+    def draw(self, name: str, *shape: int) -> Tensor:
+        """Draw uniform numbers, or standard normal ones if `name` is "normal"."""
+        seed = seed_for(self.seed, "molecule", self.index, name)
+        draw = torch.randn if name == "normal" else torch.rand
+        return draw(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def numbers_of(samples: Sequence[SampleNoise], counts: Sequence[int], device: Any) -> Numbers:
+    """Return the random numbers of samples with these numbers of atoms.
+
+    They are drawn per molecule in its own size, so that they do not depend on the other molecules
+    of the batch.
+    """
+    length = max(counts)
+
+    def numbers(name: str, *shape: int) -> Tensor:
+        """Draw [B, *shape], where 0 in `shape` stands for the number of atoms; pad with 0."""
+        rows = torch.zeros(len(counts), *[length if n == 0 else n for n in shape])
+        for row, (sample, count) in enumerate(zip(samples, counts, strict=True)):
+            values = sample.draw(name, *[count if n == 0 else n for n in shape])
+            rows[(row, *map(slice, values.shape))] = values
+        return rows.to(device)
+
+    return numbers
+
+
+def alike(counts: Sequence[int]) -> list[list[int]]:
+    """Divide molecules into groups of similar sizes, so that little work is done on padding.
+
+    The pairs of atoms with padding, and `_CALL` for each group, are as few as possible.
+
+    Args:
+        counts: Numbers of atoms.
+
+    Returns:
+        Rows of the molecules of each group.
+    """
+    rows = sorted(range(len(counts)), key=lambda row: (counts[row], row))
+    sizes = [counts[row] for row in rows]
+    ends = [n for n, size in enumerate(sizes, 1) if [size] != sizes[n : n + 1]]
+
+    # The cheapest division of the first `end` molecules, by the size of its last group.
+    cost, begin = {0: 0}, {}
+    for end in ends:
+        size = sizes[end - 1]
+        cost[end], begin[end] = min(
+            (cost[start] + (end - start) * size * size + _CALL, start) for start in cost
+        )
+    groups, end = [], len(rows)
+    while end:
+        groups.append(rows[begin[end] : end])
+        end = begin[end]
+    return groups[::-1]
 
 
 @dataclass
@@ -85,8 +154,10 @@ def integrate(
         now.coords = now.coords + (past["coords"] - now.coords) * ((s_next - s) / (1 - s))
         step, u = (s, s_next - s, options.noise), numbers(f"atoms{number}", 0)
         now.atoms = categorical.stepped(now.atoms, past["atoms"], *step, u)
+        # Bonds are symmetric: half of them say the rest.
         u = symmetric(numbers(f"bonds{number}", 0, 0))
-        now.bonds = categorical.stepped(now.bonds, past["bonds"], *step, u)
+        halves = categorical.stepped(upper(now.bonds), upper(past["bonds"]), *step, upper(u))
+        now.bonds = mirrored(halves, mask.shape[1])
     assert past is not None
     return past, {} if reading is None else reading.result(z)
 

@@ -25,8 +25,9 @@ from reed.guides.guide import guides_of
 from reed.guides.reading import Reading
 from reed.guides.steer import Steer
 from reed.nets import mpnn_public
-from reed.nets.layers import masked_mean
-from reed.nets.mpnn import LETTERS, MASK, MPNN, Encoded, MPNNConfig
+from reed.nets.layers import is_drawing, masked_mean
+from reed.nets.mpnn import LETTERS, MASK, MPNN, SCALE, Encoded, MPNNConfig
+from reed.nets.mpnn_drawing import DesignDecoder
 from reed.seeding import Draws, seed_for
 
 LOSS_ON = ("all", "masked")
@@ -228,7 +229,9 @@ class ProteinDomain:
 
         u, gumbel = (x.to(device) for x in _numbers(options.seed, indices, residue.shape[1]))
         tokens = torch.where(encoded.resolved, MASK, residue)
-        guided = None
+        guided = some = None
+        if guides is None and is_drawing(weight):
+            some = DesignDecoder(net, encoded, MASK, SCALE, LETTERS)
         if guides is not None:
             last = masked.last_times(u, encoded.resolved, options.steps)
             reading = Reading(guides, options.seed, indices, last, options.z)
@@ -243,6 +246,7 @@ class ProteinDomain:
             temperature=options.temperature,
             order=options.order,
             begin=None if guided is None else guided.begin,
+            some=some,
         )
 
         lengths = [len(structures[row].residue) for row in rows.tolist()]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from reed import config
+from reed import config, pipelines
 from reed.cli.common import one_line_errors
 from reed.errors import ReedError
 from reed.experiments.command import command, train
@@ -27,14 +27,12 @@ METRICS = ("fid", "sfid", "is", "precision", "recall")
 SDE = ("--sampler", "sde", "--steps", "250", "--rounding", "down", "--labels", "random")
 FULL = Words(sample=SDE, evaluate=("--metrics", "fid,sfid,is,pr"), num=50_000)
 
-# Step -> FID-50K by ADM's suite (SDE, 250 steps), without guidance and with guidance over the whole
-# interval. The numbers are those of the papers. REED's and SiT's, and REPA's up to 300K steps, were
-# read off a figure of REED's paper (within 2 percent). REED's guided samples at a million steps
-# (200 epochs) have IS 267.5, precision 0.81 and recall 0.61; REPA's own 1.80 takes 800 epochs.
+# Step -> FID-50K of papers: the recipe has the values without guidance, with their sources; GUIDED
+# is with guidance over the whole interval. REED's guided samples at a million steps (200 epochs)
+# have IS 267.5, precision 0.81 and recall 0.61; REPA's own 1.80 takes 800 epochs.
 PUBLISHED = {
-    "REED": {50_000: 37.9, 100_000: 15.9, 200_000: 9.7, 300_000: 8.2, 400_000: 7.3, 1_000_000: 4.7},
-    "REPA": {50_000: 52.3, 100_000: 19.4, 200_000: 11.1, 400_000: 7.9, 1_000_000: 6.4},
-    "SiT-XL/2": {50_000: 79.5, 100_000: 41.9, 200_000: 26.0, 400_000: 17.2, 7_000_000: 8.3},
+    name: {int(step): value for step, value in known["points"].items()}
+    for name, known in pipelines.recipe("imagenet")["reference"].items()
 }
 GUIDED = {"REED": {1_000_000: 1.80}, "REPA": {1_000_000: 1.96}}
 

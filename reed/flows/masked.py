@@ -18,6 +18,8 @@ ORDERS = ("purity", "random")
 
 # Maps tokens [B, L] to logits [B, L, V] of every token; the mask is not among the V letters.
 Denoiser = Callable[[Tensor], Tensor]
+# Maps tokens [n, L] of some sequences, and which these are, int64 [n], to logits.
+SomeRows = Callable[[Tensor, Tensor], Tensor]
 # Called before the denoiser with the time, the tokens [B, L] and the rows that reveal some, [B].
 Begin = Callable[[float, Tensor, Tensor], None]
 
@@ -38,7 +40,7 @@ def check_sampling(steps: int, temperature: float, order: str) -> None:
 
 @torch.no_grad()
 def unmask(
-    denoiser: Denoiser,
+    denoiser: Denoiser | None,
     tokens: Tensor,
     masked: Tensor,
     u: Tensor,
@@ -48,6 +50,7 @@ def unmask(
     temperature: float,
     order: str,
     begin: Begin | None = None,
+    some: SomeRows | None = None,
 ) -> Tensor:
     """Fill in masked tokens over ``steps`` equal steps of time from 1 to 0.
 
@@ -55,7 +58,7 @@ def unmask(
     sequence needs at most min(steps, L) calls.
 
     Args:
-        denoiser: Predicts the logits of every token.
+        denoiser: Predicts the logits of every token; None if `some` does.
         tokens: Tokens, [B, L].
         masked: The tokens to fill in, bool [B, L].
         u: Uniform numbers in [0, 1), [B, L]; they decide how many tokens a step reveals.
@@ -65,6 +68,7 @@ def unmask(
         order: Which tokens a step reveals: "random" those whose u lies in the step (the reverse
             process), "purity" as many, the most certain ones (MultiFlow, arXiv 2402.04997).
         begin: Called at the beginning of every step that reveals something.
+        some: Predicts those of the sequences that reveal something in a step, instead.
 
     Returns:
         Tokens [B, L] in which every masked token was sampled once.
@@ -77,18 +81,32 @@ def unmask(
         due = step_of == step
         if begin is not None:
             begin((step + 1) / steps, tokens, due.any(1))
-        logits = denoiser(tokens).double()
-        letters = (logits + temperature * gumbel).argmax(-1)
+
+        rows, logits = _predicted(denoiser, some, tokens, due.any(1))
+        hidden, due = masked[rows], due[rows]
+        letters = (logits + temperature * gumbel[rows]).argmax(-1)
 
         # The number of due tokens stays; "purity" only changes which ones they are.
         if order == "purity":
-            certain = logits.log_softmax(-1).amax(-1).masked_fill(~masked, -torch.inf)
+            certain = logits.log_softmax(-1).amax(-1).masked_fill(~hidden, -torch.inf)
             rank = certain.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
             due = rank < due.sum(1, keepdim=True)
 
-        tokens = torch.where(due, letters, tokens)
-        masked = masked & ~due
+        tokens, masked = tokens.clone(), masked.clone()
+        tokens[rows] = torch.where(due, letters, tokens[rows])
+        masked[rows] = hidden & ~due
     return tokens
+
+
+def _predicted(
+    denoiser: Denoiser | None, some: SomeRows | None, tokens: Tensor, due: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return sequences, and the logits of theirs: those that are due if `some` predicts."""
+    if some is not None:
+        rows = due.nonzero().squeeze(1)
+        return rows, some(tokens[rows], rows).double()
+    assert denoiser is not None  # one of the two predicts
+    return torch.arange(len(tokens), device=tokens.device), denoiser(tokens).double()
 
 
 def steps_of(u: Tensor, masked: Tensor, steps: int) -> Tensor:

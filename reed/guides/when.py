@@ -12,16 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reed.errors import ReedError, suggest
-from reed.flows.time_weight import KINDS, WINDOW, TimeWeight
+from reed.flows.time_weight import KINDS, SIGMOID, WINDOW, TimeWeight
 
 START, NEVER = "start", "never"
 _HALVINGS = 60  # of [0, 1], after which the inverse of A is exact in float64
 
 
-def _sigmoid(t: Tensor) -> Tensor:
-    high = F.softplus(-10 * (t - 0.5))
-    low = math.log1p(math.exp(-5.0))  # the antiderivative at t = 1; at t = 0 it is 5 more
-    return (high - low) / 5
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def _sigmoid(t: Tensor, weight: TimeWeight) -> Tensor:
+    high = F.softplus(-weight.k * (t - weight.tau))
+    low = _softplus(-weight.k * (1 - weight.tau))  # the antiderivative at t = 1
+    return (high - low) / _sigmoid_total(weight)
+
+
+def _sigmoid_total(weight: TimeWeight) -> float:
+    """Return k times the integral of a sigmoid from 0 to 1."""
+    return _softplus(weight.k * weight.tau) - _softplus(-weight.k * (1 - weight.tau))
 
 
 def _loglinear(t: Tensor) -> Tensor:
@@ -34,7 +43,7 @@ SHARES: dict[str, Callable[[Tensor], Tensor]] = {
     "constant": lambda t: 1 - t,
     "linear": lambda t: (1 - t) ** 2,
     "cosine": lambda t: (1 - t) - torch.sin(math.pi * t) / math.pi,
-    "sigmoid": _sigmoid,
+    "sigmoid": lambda t: _sigmoid(t, TimeWeight(SIGMOID)),
     "loglinear": _loglinear,
 }
 
@@ -95,7 +104,8 @@ class When:
         if self.kind == WINDOW:
             low, high = self.weight.low, self.weight.high
             return ((high - t) / (high - low)).clamp(0, 1)
-        return SHARES[self.kind](t).clamp(0, 1)  # rounding may leave [0, 1] by 1e-8
+        share = _sigmoid(t, self.weight) if self.kind == SIGMOID else SHARES[self.kind](t)
+        return share.clamp(0, 1)  # rounding may leave [0, 1] by 1e-8
 
     def density(self, t: Tensor) -> Tensor:
         """Return alpha(t) where it is a density, [B] -> [B]; 0 for start and never."""
@@ -103,6 +113,8 @@ class When:
             return torch.zeros_like(t)
         if self.kind == WINDOW:
             return self.weight(t) / (self.weight.high - self.weight.low)
+        if self.kind == SIGMOID:
+            return self.weight(t) / (_sigmoid_total(self.weight) / self.weight.k)
         totals = {"constant": 1.0, "loglinear": 2 - 2 * math.log(2)}  # 1/2 for the others
         return self.weight(t) / totals.get(self.kind, 0.5)
 

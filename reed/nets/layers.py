@@ -9,6 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def is_drawing(x: Tensor) -> bool:
+    """Whether samples are drawn, in one precision; autocast rounds what these products subtract."""
+    return torch.is_inference_mode_enabled() and not torch.is_autocast_enabled(x.device.type)
+
+
 def init_linear(linear: nn.Linear) -> None:
     """Initialise a layer with a Xavier-uniform weight and zero bias, as the code of DiT does."""
     nn.init.xavier_uniform_(linear.weight)
@@ -34,6 +39,23 @@ def projector(in_dim: int, hidden: int, out_dim: int) -> nn.Sequential:
         if isinstance(layer, nn.Linear):
             init_linear(layer)
     return head
+
+
+class GridConv(nn.Conv2d):
+    """An alignment head on a square grid of tokens, [B, T, in] -> [B, T, out], 3 x 3 with padding.
+
+    Keys: weight, bias. It is initialised as torch initialises convolutions. Source: iREPA (arXiv
+    2512.10794).
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, out_dim, kernel_size=3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        side = math.isqrt(input.shape[1])
+        # Tokens row by row are an image with channels last, so nothing is copied.
+        grid = input.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+        return super().forward(grid).flatten(2).mT
 
 
 def timestep_embedding(t: Tensor, dim: int, max_period: float = 10_000.0) -> Tensor:

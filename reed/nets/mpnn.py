@@ -19,7 +19,7 @@ LETTERS = 20  # amino acids; index 20 is X, an unknown residue
 MASK = 21  # the absorbing state; its row follows the rows that ProteinMPNN has
 VOCABULARY = MASK + 1
 MASKED = ("decoder", "encoder")  # choices of MPNNConfig.masked_neighbours
-_SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
+SCALE = 30.0  # messages are summed and divided by this, whatever the number of neighbours
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class _Layer(nn.Module):
         self, nodes: Tensor, message: Tensor, real: Tensor, resolved: Tensor, seed: Tensor | None
     ) -> Tensor:
         """Update the nodes by the sum of their real messages, then by the feed-forward net."""
-        total = (message * real.unsqueeze(-1)).sum(2) / _SCALE
+        total = (message * real.unsqueeze(-1)).sum(2) / SCALE
         nodes = self.norm1(nodes + self.drop(total, seed, 0))
         nodes = self.norm2(nodes + self.drop(self.dense(nodes), seed, 1))
         return nodes * resolved.unsqueeze(-1)
@@ -186,7 +186,7 @@ class _EncoderLayer(_Layer):
         return nodes, self.norm3(edges + self.drop(message, seed, 2))
 
 
-class _DecoderLayer(_Layer):
+class DecoderLayer(_Layer):
     """A decoder layer: messages from the neighbours and their letters update nodes and edges.
 
     Keys: norm1, norm2, W1-3 and dense as in ProteinMPNN; W_edge and norm_edge as in REED.
@@ -251,7 +251,7 @@ class MPNN(Net):
             _EncoderLayer(hidden, config.dropout) for _ in range(config.encoder_layers)
         )
         self.decoder_layers = nn.ModuleList(
-            _DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
+            DecoderLayer(hidden, config.dropout) for _ in range(config.decoder_layers)
         )
         self.W_out = nn.Linear(hidden, VOCABULARY)
 

@@ -9,6 +9,7 @@ initialised with one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reed.chem.molecule import ATOMS, BONDS, CHARGES
-from reed.nets import Extra, Net, Tap
+from reed.nets import Extra, Net, Tap, semla_drawing
+from reed.nets.layers import is_drawing
 from reed.nets.semla_layers import (
     BondRefine,
     CoordNorm,
@@ -136,7 +138,7 @@ class Semla(Net):
         Args:
             coords: Coordinates, [B, N, 3].
             atoms: Categories of atoms, int64 [B, N].
-            bonds: Kinds of bonds, int64 [B, N, N].
+            bonds: Kinds of bonds, int64 [B, N, N], symmetric.
             time: Time of each sample, [B]; 0 is noise and 1 is data, as in SemlaFlow.
             mask: Real atoms are True, [B, N].
             past: The last prediction, with probabilities instead of logits; or None.
@@ -192,19 +194,23 @@ class Semla(Net):
         h = self.feat_proj(torch.cat(features, -1))
         if extra is not None and extra.vector is not None:
             h = h + extra.vector.unsqueeze(1)
-        x, h, edges, states = self.dynamics(
-            torch.stack(all_coords, -1),
-            h,
-            mask,
-            self.edge_in_proj(bonds),
-            taps,
+        drawing = is_drawing(coords)
+        edges = (
+            semla_drawing.bonds_in(self.edge_in_proj, bonds)
+            if drawing
+            else self.edge_in_proj(bonds)
         )
+        x, h, edges, states = self.dynamics(torch.stack(all_coords, -1), h, mask, edges, taps)
 
         # The sum with the transpose makes the logits of bonds symmetric.
+        if drawing:
+            logits = semla_drawing.bonds_out(self.edge_out_proj, edges)
+        else:
+            logits = self.edge_out_proj(edges + edges.transpose(1, 2))
         prediction = {
             "coords": centred(x, mask),
             "atoms": self.atom_classifier_head(h),
-            "bonds": self.edge_out_proj(edges + edges.transpose(1, 2)),
+            "bonds": logits,
             "charges": self.charge_classifier_head(h),
         }
         return prediction, states
@@ -212,7 +218,11 @@ class Semla(Net):
 
 def probable(prediction: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return a prediction with probabilities instead of logits."""
-    return {k: v if k == "coords" else v.softmax(-1) for k, v in prediction.items()}
+    if is_drawing(prediction["coords"]):
+        softmax = semla_drawing.softmax
+    else:
+        softmax = functools.partial(torch.softmax, dim=-1)
+    return {k: v if k == "coords" else softmax(v) for k, v in prediction.items()}
 
 
 def released(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from reed.errors import ReedError, at_least
+from reed.nets import semla_drawing
+from reed.nets.layers import is_drawing
 
 EPS = 1e-6
 
@@ -239,6 +241,8 @@ class Layer(nn.Module):
     def forward(
         self, x: Tensor, h: Tensor, pairs: Tensor, mask: Tensor, edges: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
+        if is_drawing(x):
+            return semla_drawing.layer(self, x, h, pairs, mask, edges)
         dx, dh = self.node_ff(x, h, mask)
         x, h = x + dx, h + dh
         messages = self.message_ff(x, h, mask, edges)
@@ -258,6 +262,8 @@ class BondRefine(nn.Module):
         self.message_mlp = mlp(2 * config.message + config.edge + 2, config.message, config.edge)
 
     def forward(self, x: Tensor, h: Tensor, mask: Tensor, edges: Tensor) -> Tensor:
+        if is_drawing(x):
+            return semla_drawing.bond_refine(self, x, h, mask, edges)
         x = self.coord_norm(x.unsqueeze(1), mask).squeeze(1)
         squared_distance = (x.unsqueeze(2) - x.unsqueeze(1)).square().sum(-1, keepdim=True)
         dots = (x @ x.transpose(1, 2)).unsqueeze(-1)

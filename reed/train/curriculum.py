@@ -120,12 +120,7 @@ class Schedule:
         Raises:
             ReedError: A ramp would end before it begins.
         """
-        lengths = {
-            "epochs": samples / batch_size,
-            "samples": 1 / batch_size,
-            "steps": 1,
-            "%": total_steps / 100,
-        }
+        lengths = lengths_of(total_steps, batch_size, samples)
         ramps = tuple(_resolved(ramp, lengths, self.where) for ramp in self.ramps)
         return replace(self, ramps=ramps)
 
@@ -136,6 +131,22 @@ class Schedule:
     def is_off(self) -> bool:
         """Return whether the weight is 0 at every step, so that the loss need not be computed."""
         return any(ramp.is_zero() for ramp in self.ramps)
+
+
+def lengths_of(total_steps: int, batch_size: float, samples: int) -> dict[str, float]:
+    """Return the steps in each unit of time; for the arguments see `Schedule.resolve`."""
+    return {
+        "epochs": samples / batch_size,
+        "samples": 1 / batch_size,
+        "steps": 1,
+        "%": total_steps / 100,
+    }
+
+
+def in_steps(time: int | str, lengths: Mapping[str, float]) -> int:
+    """Return a time in the run, which `check_time` has checked, as the nearest step."""
+    amount, unit = _amount(time)
+    return round(amount * lengths[unit])
 
 
 def sketch(schedules: Mapping[str, Schedule], steps: int, width: int = 48) -> str:
@@ -186,8 +197,8 @@ def _ramp(table: Any, where: str) -> Ramp:
 
     start = _weight(table["start"], where, "start")
     end = _weight(table.get("end", start), where, "end")
-    begins = _time(table.get("begins", 0), where, "begins")
-    ends = _time(table.get("ends", 0), where, "ends")
+    begins = check_time(table.get("begins", 0), where, "begins")
+    ends = check_time(table.get("ends", 0), where, "ends")
     return Ramp(kind, start, end, begins, ends)
 
 
@@ -202,8 +213,17 @@ def _weight(value: Any, where: str, key: str) -> float:
     return float(value)
 
 
-def _time(value: Any, where: str, key: str) -> int | str:
-    """Check a time in the run (steps, or an amount with a unit), and return it unchanged."""
+def check_time(value: Any, where: str, key: str) -> int | str:
+    """Check a time in the run (steps, or an amount with a unit), and return it unchanged.
+
+    Args:
+        value: The time.
+        where: Name of the setting, for messages.
+        key: Name of the time in that setting.
+
+    Raises:
+        ReedError: It is no time, or is negative or not finite.
+    """
     try:
         amount, _ = _amount(value)
     except ValueError:
@@ -235,12 +255,7 @@ def _amount(time: Any) -> tuple[float, str]:
 
 def _resolved(ramp: Ramp, lengths: dict[str, float], where: str) -> Ramp:
     """Return a ramp with times in steps; lengths: unit -> its length in steps."""
-
-    def steps(time: int | str) -> int:
-        amount, unit = _amount(time)
-        return round(amount * lengths[unit])
-
-    begins, ends = steps(ramp.begins), steps(ramp.ends)
+    begins, ends = in_steps(ramp.begins, lengths), in_steps(ramp.ends, lengths)
     if begins > ends:
         raise ReedError(
             f"{where}: a {ramp.kind} ramp begins at {ramp.begins!r} (step {begins}) and ends "

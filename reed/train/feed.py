@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Collection, Generator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class Fed:
         values = {name: value[begin:end] for name, value in self.values.items()}
         mask = None if self.mask is None else self.mask[begin:end]
         return Fed(values, mask, end - begin, self.first + begin, self.total)
+
+    def without(self, names: Collection[str]) -> Fed:
+        """Return the same part without some values, such as targets that have been released."""
+        values = {name: value for name, value in self.values.items() if name not in names}
+        return replace(self, values=values)
 
 
 class Feed:

@@ -94,3 +94,12 @@ def check_trained(guides: Mapping[str, GuideSpec], schedules: Mapping[str, Sched
                 f"curriculum.{name} is 0, so what gives guide.{name} its z in sampling (read = "
                 f"{read!r}) would never be trained; give it a weight above 0, or leave it out"
             )
+
+
+def check_fewest(settings: TrainConfig, stream: ShardStream, world: int) -> None:
+    """Raise ReedError if a batch of long samples, given by `tokens`, is too small to be divided."""
+    if stream.fewest < world * settings.accumulate:
+        raise ReedError(
+            f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "
+            f"{world} processes x {settings.accumulate} micro-batches; raise it"
+        )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from reed.bytes import check_readable
 from reed.cache.files import write_atomic
@@ -26,10 +28,17 @@ class RunLog:
         run: Folder of the run.
         step: Step that the run starts or resumes at; later lines of an earlier process are removed.
         trackers: Trackers of Accelerate, which get the same values and pictures.
+        unusual: Step, values -> lines to print.
     """
 
-    def __init__(self, run: Path, step: int, trackers: Sequence[Any] = ()) -> None:
-        self._run, self._trackers = run, trackers
+    def __init__(
+        self,
+        run: Path,
+        step: int,
+        trackers: Sequence[Any] = (),
+        unusual: Callable[[int, Mapping[str, Any]], Sequence[str]] | None = None,
+    ) -> None:
+        self._run, self._trackers, self._unusual = run, trackers, unusual
         path = run / "metrics.jsonl"
         lines = [line for line in read(run) if line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
@@ -39,6 +48,8 @@ class RunLog:
         """Append one line and flush it at once."""
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
+        for said in self._unusual(step, values) if self._unusual else ():
+            tqdm.write(said, file=sys.stderr)
         for tracker in self._trackers:
             if tracker.name == "mlflow":
                 values = {name_for_mlflow(name): value for name, value in values.items()}

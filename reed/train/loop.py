@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, public, recipe, summary, trackers
+from reed.train import checkpoint, expected, public, recipe, summary, trackers
 from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
@@ -26,6 +26,7 @@ from reed.train.feed import Fed, Feed
 from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
 from reed.train.noised import noised_batch
+from reed.train.plateau import Releases
 from reed.train.recipe import Setup, TrainConfig
 from reed.train.watch import Guard, Meter, Stop, by_time
 
@@ -91,6 +92,7 @@ class Trainer:
         bare: The model without what wraps it for several processes.
         step: Optimizer steps done.
         samples: Samples seen, over all processes.
+        releases: Which targets are released, and when.
     """
 
     def __init__(self, setup: Setup, accelerator: Accelerator) -> None:
@@ -115,6 +117,7 @@ class Trainer:
         parts, place = (model, self._optimizer), [False, False]
         self.model, self.optimizer = accelerator.prepare(*parts, device_placement=place)
         self._guard = Guard(accelerator.device)
+        self.releases = Releases(setup.releases, accelerator)
         self.step, self.samples = 0, 0
 
     def resume(self) -> None:
@@ -130,6 +133,7 @@ class Trainer:
         self._ema.load_state_dict(saved.ema)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
+        self.releases.load_state_dict(saved.extra.get("releases", {}))
         self.step, self.samples = saved.step, saved.extra["samples"]
 
     def save(self) -> None:
@@ -141,6 +145,8 @@ class Trainer:
         scaler, settings = self.accelerator.scaler, self.setup.config
         state = scaler.state_dict() if scaler is not None else None
         extra = {"samples": self.samples, "scaler": state}
+        if measured := self.releases.state_dict():
+            extra["releases"] = measured
         checkpoint.save(
             settings.run,
             Checkpoint(
@@ -171,8 +177,9 @@ class Trainer:
         settings, every = self.setup.config, self.setup.config.every
         main = self.accelerator.is_main_process
         feed = Feed(self.setup.stream, self.accelerator.device)
-        meter = Meter(self.setup, self.accelerator, feed, self.samples)
+        meter = Meter(self.setup, self.accelerator, feed, self.releases, self.samples)
         stop = Stop(self.accelerator)
+        self._leave_out(self.releases.ends)
         batches = feed.batches(self.step)
 
         # Only the main process writes the log; every process computes its means and may stop.
@@ -190,6 +197,7 @@ class Trainer:
             while self.step < settings.steps:
                 meter.add(self.train_step(next(batches)))
                 bar.update()
+                self._leave_out(self.releases.decide(self.step))
                 last = self.step == settings.steps or stop.requested(self.step)
                 if last or _due(self.step, every.log):
                     line = meter.line(self.step, self.samples)
@@ -205,15 +213,24 @@ class Trainer:
                     break
         return stop.is_interrupt
 
+    def _leave_out(self, released: Iterable[str]) -> None:
+        """Stop reading targets from the step on from which their weight is 0."""
+        for name in released:
+            self.setup.stream.read_until(name, self.releases.ends[name])
+
     def _log(self) -> RunLog:
         """Open the log, and the tracker if the recipe names one."""
         settings = self.setup.config
-        return RunLog(settings.run, self.step, trackers.start(self.accelerator, settings))
+        known = expected.watch(settings, self.setup.data)
+        started = trackers.start(self.accelerator, settings)
+        return RunLog(settings.run, self.step, started, known.unusual if known else None)
 
     def train_step(self, fed: Fed) -> dict[str, Tensor]:
         """Do one optimizer step on one batch, and return the values to log, still on the device."""
         setup, settings = self.setup, self.setup.config
-        weights = {name: schedule(self.step) for name, schedule in setup.schedules.items()}
+        weights = self.releases.weights(setup.schedules, self.step)
+        released = self.releases.done(self.step)
+        fed, resting = fed.without(released), self.bare.resting(released)
         logged: dict[str, Tensor] = {}
 
         for i in range(settings.accumulate):
@@ -225,9 +242,16 @@ class Trainer:
             share = part.rows * self.accelerator.num_processes / fed.total
             with sync:
                 total, terms = self._loss(part, weights)
+                if self.accelerator.num_processes > 1:  # which wait for every gradient
+                    total = total + sum(0 * weight.sum() for weight in resting)
                 self.accelerator.backward(total * share)
             for name, term in terms.items():
                 logged[name] = logged.get(name, 0) + term * share
+
+        # A head without a loss stays as it is: AdamW leaves out what has no gradient.
+        for weight in resting:
+            weight.grad = None
+        self.releases.watch(logged)
 
         # The accelerator's clip_grad_norm_ would import what sharded weights need.
         self.accelerator.unscale_gradients()
@@ -262,7 +286,7 @@ class Trainer:
         terms = {name: value.mean() for name, value in (losses | aligned.losses).items()}
         total = sum(weights[name] * term for name, term in terms.items())
         logged = {name: terms[name].detach() for name in losses}
-        logged |= {f"cos/{name}": value.mean() for name, value in aligned.cosines.items()}
+        logged |= {name: value.mean() for name, value in aligned.logged().items()}
         for name, error in aligned.errors.items():
             logged |= by_time(f"z/{name}", error.values, error.counts, noised.t)
         return total, logged | {"loss": total.detach()}

@@ -30,7 +30,7 @@ def noised_batch(
     rows = slice(part.first, part.first + part.rows)
     device = next(iter(part.values.values())).device
     draws = Draws(setup.config.seed, step, part.total, rows, device)
-    targets = {name: part.values[name] for name in setup.targets}
+    targets = {name: part.values[name] for name in setup.targets if name in part.values}
     batch = setup.domain.collate(part.values, setup.fields, targets, part.mask)
 
     # Domains of users need not know about warps, so they get one only where it is needed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,9 +21,9 @@ from reed.errors import ReedError, suggest
 from reed.guides.guide import attach
 from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
-from reed.train.align import AlignConfig, Target, check_target
-from reed.train.curriculum import Schedule
+from reed.train.curriculum import Schedule, lengths_of
 from reed.train.identity import Identity
+from reed.train.release import Release
 from reed.train.run_data import RunData
 from reed.train.settings import (
     EveryConfig,
@@ -32,6 +32,7 @@ from reed.train.settings import (
     PreviewConfig,
     TrainConfig,
 )
+from reed.train.targets import AlignConfig, Target, check_target
 
 __all__ = [
     "EveryConfig",
@@ -46,8 +47,9 @@ __all__ = [
 
 # Settings that a rerun in the same folder may change.
 FREE = (
-    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes".split()
-)
+    "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes "
+    "reference"
+).split()
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Setup:
         preview: Sampling options of the previews.
         stream: The batches.
         guides: Guides by name, without those that never enter.
+        releases: Target -> its release, with all times in optimizer steps.
     """
 
     config: TrainConfig
@@ -75,6 +78,7 @@ class Setup:
     preview: Any
     stream: ShardStream
     guides: dict[str, GuideSpec] = field(default_factory=dict)
+    releases: dict[str, Release] = field(default_factory=dict)
 
     @property
     def fields(self) -> dict[str, Field]:
@@ -129,20 +133,35 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     places = [*settings.data.values(), *(align.target for align in active.values())]
     places += [guide.config.target for guide in guides.values()]
     data = replace(data, identity=Identity.of(cache, places))
-    # With `tokens`, a batch of long samples may hold few of them.
-    if stream.fewest < world * settings.accumulate:
-        raise ReedError(
-            f"tokens {settings.tokens} makes batches of {stream.fewest} samples, fewer than "
-            f"{world} processes x {settings.accumulate} micro-batches; raise it"
-        )
+    given.check_fewest(settings, stream, world)
 
     lengths = (settings.steps, stream.batch, stream.samples)
     losses = [name for name, guide in guides.items() if guide.config.read != "bank"]
     given.check_trained(guides, schedules)
     trained = [*domain.losses, *targets, *losses]
+    releases = _releases(settings, schedules, lengths_of(*lengths))
     resolved = {name: schedules[name].resolve(*lengths) for name in trained}
+    resolved |= {name: release.within(resolved[name]) for name, release in releases.items()}
     lr = Schedule.of(settings.optim.schedule, "optim.schedule").resolve(*lengths)
-    return Setup(settings, domain, data, targets, resolved, lr, preview, stream, guides)
+    return Setup(settings, domain, data, targets, resolved, lr, preview, stream, guides, releases)
+
+
+def _releases(
+    settings: TrainConfig, schedules: Mapping[str, Schedule], lengths: Mapping[str, float]
+) -> dict[str, Release]:
+    """Return the releases of targets, with all times in optimizer steps."""
+    releases = {}
+    for name, align in settings.align.items():
+        where = f"align.{name}.release"
+        if (release := Release.of(align.release, where)) is None:
+            continue
+        if schedules[name].is_off():
+            raise ReedError(
+                f"{where} is {align.release!r}, but curriculum.{name} is 0, so there is nothing to "
+                "release; leave it out, or give the target a weight"
+            )
+        releases[name] = release.resolve(lengths, where)
+    return releases
 
 
 def _stream(

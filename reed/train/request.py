@@ -57,6 +57,11 @@ class Request:
         """Return all settings: the recipe < its variant < what `init` states < what is given."""
         given = self.given()
         cache = cache_of(given)
+        if self.names_run_alone and not (cache / "manifest.json").is_file():
+            raise ReedError(
+                f"{self.run} was trained from {cache}, which is not there (no manifest.json); if "
+                "the cache was moved, name its folder with --set shards=DIR"
+            )
         manifest = schema.load_manifest(cache)
         base = recipe_of(cache, self.variant)
         if "run" not in given:

@@ -9,8 +9,8 @@ from typing import Any
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
 from reed.store import mirror, shelf
-from reed.train.align import AlignConfig
 from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.targets import AlignConfig
 
 CHOICES = {
     "precision": ("auto", "bf16", "fp16", "fp32"),
@@ -85,6 +85,29 @@ class PreviewConfig:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Published or measured points that the page of a run draws beside its own evaluations.
+
+    Attributes:
+        metric: Name of the metric, as reed-eval names it.
+        points: Step, as text -> value.
+        source: Where they are from.
+    """
+
+    metric: str
+    points: dict[str, float]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        odd = [step for step in self.points if not step.isdecimal()]
+        if odd or not self.points:
+            raise ReedError(
+                f"reference points are {self.points!r}; they must be steps and values, such as "
+                "{ 400000 = 17.2 }"
+            )
+
+
+@dataclass(frozen=True)
 class LoaderConfig:
     """How batches are read; no setting here changes what is in a batch.
 
@@ -147,6 +170,7 @@ class TrainConfig:
         every: Intervals of logging and saving.
         preview: Settings of the previews.
         loader: Settings of the loader.
+        reference: Published or measured points of other runs, by name, for the page of the run.
     """
 
     shards: Path
@@ -175,6 +199,7 @@ class TrainConfig:
     every: EveryConfig = field(default_factory=EveryConfig)
     preview: PreviewConfig = field(default_factory=PreviewConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+    reference: dict[str, Reference] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         size = "tokens" if self.tokens else "batch"

@@ -16,6 +16,7 @@ from reed import __version__
 from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule
 from reed.train.recipe import Setup
+from reed.train.targets import Target
 from reed.wording import counted
 
 NAME = "environment.jsonl"
@@ -98,23 +99,42 @@ def lines(setup: Setup, model: AlignedNet, accelerator: Accelerator, step: int) 
     }
     said = [f"{name.ljust(10)}  {text}" for name, text in table.items()]
     said += [setup.data.said] if setup.data.said else []
-    return said + _of_targets(setup) + _of_guides(setup)
+    return said + of_targets(setup) + _of_guides(setup)
 
 
 def progress(line: Mapping[str, Any], losses: tuple[str, ...]) -> str:
     """Return what the bar shows of a line of the log: the losses of the domain, the cosines."""
     shown = {name: line[name] for name in losses if name in line}
-    shown |= {name: value for name, value in line.items() if name.startswith("cos/")}
+    shown |= {name: value for name, value in line.items() if name.startswith(("cos/", "gram/"))}
     return ", ".join(f"{name} {value:.3f}" for name, value in shown.items())
 
 
-def _of_targets(setup: Setup) -> list[str]:
+def of_targets(setup: Setup) -> list[str]:
     """Return a line on each alignment target."""
-    return [
-        f"align       {name}: {target.config.target} at tap {target.config.tap}, weight "
-        f"{_over(setup.schedules[name], setup.config.steps)}"
-        for name, target in setup.targets.items()
-    ]
+    lines = []
+    for name, target in setup.targets.items():
+        parts = [f"weight {_over(setup.schedules[name], setup.config.steps)}", *_set(target)]
+        if (release := setup.releases.get(name)) is not None:
+            when = f"at step {release.at:,}" if release.at else f"on a plateau ({release.below:g})"
+            parts.append(f"released {when}")
+        where = f"{target.config.target} at tap {target.config.tap}"
+        lines.append(f"align       {name}: {where}, {', '.join(parts)}")
+    return lines
+
+
+def _set(target: Target) -> list[str]:
+    """Return what is set of a target besides its tap and its weight."""
+    config = target.config
+    parts = {
+        "probe": config.probe,
+        f"{config.head} head": config.head != "mlp",
+        f"{config.resize} {target.resized_from}x{target.resized_from} to "
+        f"{target.grid}x{target.grid}": target.resized_from,
+        f"spatial norm {config.normalize.gamma:g}": config.normalize.kind != "none",
+        f"{config.loss} loss": config.loss != "cosine",
+        "token weights": config.token_weight,
+    }
+    return [text for text, is_set in parts.items() if is_set]
 
 
 def _of_guides(setup: Setup) -> list[str]:

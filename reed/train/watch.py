@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from reed.errors import ReedError
 from reed.train.feed import Feed
+from reed.train.plateau import Releases
 from reed.train.recipe import Setup
 
 
@@ -52,21 +54,30 @@ class Guard:
 class Meter:
     """Means of the logged values over the steps since the last line of the log."""
 
-    def __init__(self, setup: Setup, accelerator: Accelerator, feed: Feed, samples: int) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        accelerator: Accelerator,
+        feed: Feed,
+        releases: Releases,
+        samples: int,
+    ) -> None:
         self._setup, self._accelerator, self._feed = setup, accelerator, feed
+        self._releases = releases
         self._reset(samples)
 
     def _reset(self, samples: int) -> None:
         """Start over, after `samples` samples."""
         self._sums: dict[str, Tensor] = {}
-        self._steps, self._samples = 0, samples
+        self._steps: Counter[str] = Counter()
+        self._samples = samples
         self._waited, self._began = self._feed.waited, time.perf_counter()
 
     def add(self, values: dict[str, Tensor]) -> None:
         """Add the values of one step, which stay on the device."""
         for name, value in values.items():
             self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._steps += 1
+        self._steps.update(values.keys())  # a target that is released is in some steps alone
 
     def line(self, step: int, samples: int) -> dict[str, Any]:
         """Return the line of the log after `step` steps and `samples` samples.
@@ -74,11 +85,15 @@ class Meter:
         Means are taken over processes, too. Only here does the host wait for the device.
         """
         setup, done = self._setup, step - 1
-        means = {name: total / self._steps for name, total in self._sums.items()}
+        means = {name: total / self._steps[name] for name, total in self._sums.items()}
         means = self._accelerator.reduce(means, reduction="mean")
         line = _divided({name: float(value) for name, value in means.items()})
         seconds = time.perf_counter() - self._began
-        line |= {f"weight/{n}": schedule(done) for n, schedule in setup.schedules.items()}
+
+        # The weights are those of the last step.
+        weights = self._releases.weights(setup.schedules, done)
+        line |= {f"weight/{name}": weight for name, weight in weights.items()}
+        line |= self._releases.line(done)
         line |= {
             "lr": setup.config.optim.lr * setup.lr(done),
             "samples": samples,

@@ -58,6 +58,8 @@ def lines(prepared: Build, device: str) -> Iterator[str]:
         rate = disk_rate(folder)
         yield f"disk: {human(rate)} per second ({human(_probe(folder))} were written and removed)"
         count = _freeze(prepared, folder / "few")
+
+        # A column whose encoder cannot be loaded here does not hide the others.
         for job, size in zip(prepared.jobs, prepared.sizes, strict=True):
             if not size.shards:
                 continue

@@ -8,6 +8,10 @@ turn in one process, with the same threads. Opening the column (weights, and the
 its first 256 images) is not counted, starting the reading processes is. "Per core" is per CPU
 second of the process and of those that read for it, which says more on a machine that has other
 work, too.
+
+The rows "writing" are those of `writing.py`: a build with an encoder that costs nothing, per codec,
+and the floor, memcpy + sha256 + write of as many bytes. `make bench-stage1 ARGS=DIR` compares
+writing with the checkout DIR.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import io
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +33,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+import writing
+from start import installed
 
 from reed.build import column, engines, shared
 from reed.build.shard import Encoder, Job, Timing
@@ -170,6 +177,7 @@ def metered(way: Callable[[], float], images: int, rates: list[float]) -> float:
 
 
 @click.command()
+@click.argument("before", required=False, type=click.Path(path_type=Path, exists=True))
 @click.option("--folder", type=click.Path(path_type=Path), default=Path("runs/bench/stage1-data"))
 @click.option("--encoder", "name", default="dinov2-b", show_default=True)
 @click.option("--grid", default=16, show_default=True)
@@ -178,7 +186,14 @@ def metered(way: Callable[[], float], images: int, rates: list[float]) -> float:
 @click.option("--workers", default=shared.most_workers(), show_default=True)
 @click.option("--runs", default=5, show_default=True)
 def main(
-    folder: Path, name: str, grid: int, count: int, batch: int, workers: int, runs: int
+    before: Path | None,
+    folder: Path,
+    name: str,
+    grid: int,
+    count: int,
+    batch: int,
+    workers: int,
+    runs: int,
 ) -> None:
     """Measure every way in turn and publish the figures."""
     data = photographs(folder, count)
@@ -206,6 +221,8 @@ def main(
             figures.append(report.ratios(wall, way, other))
             figures.append(replace(per_core, name=f"per core: {per_core.name}"))
         figures += seconds(way, spent[way])
+    with tempfile.TemporaryDirectory() as temp:
+        figures += writing.figures(before and installed(before, Path(temp)), runs)
     report.publish("stage1", __doc__ or "", figures)
 
 

@@ -325,9 +325,14 @@ def matmul_rate(device: torch.device, size: int = 8192) -> float:
 @click.option("--steps", default=SMALL.steps, show_default=True, help="Of a round.")
 def main(folder: Path, runs: int, batch: int, steps: int) -> None:
     """Measure the small setting and publish the figures."""
+    import parts
+
     setting = replace(SMALL, batch=batch, steps=steps)
-    what = f"{__doc__}\ntorch {torch.__version__}, {torch.get_num_threads()} threads\n{setting}"
-    report.publish("train", what, measure(setting, folder, runs))
+    threads = f"torch {torch.__version__}, {torch.get_num_threads()} threads"
+    what = f"{__doc__}\n{parts.__doc__}\n{parts.GOAL}\n{threads}\n{setting}"
+    figures = measure(setting, folder, runs)
+    figures += parts.measure(setting, folder / setting.name, folder, runs, steps)
+    report.publish("train", what, figures)
 
 
 if __name__ == "__main__":

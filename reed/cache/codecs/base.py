@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from reed.cache.schema import Field
+from reed.errors import ReedError
 
 if TYPE_CHECKING:
     import torch
 
 State = dict[str, np.ndarray]  # the calibration of one field
+# The parts of a batch, each [records, ...] or a list, and which records fit, [records] bool.
+Encoded = tuple[tuple[Any, ...], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Part:
 
 
 class Codec(Protocol):
-    """Encodes one sample's array to parts, and decodes a batch of parts.
+    """Encodes samples to parts, and decodes a batch of parts.
 
     The state is what ``calibrate`` returned. Besides what decoding needs it has ``cosine``: the
     mean and the smallest cosine between a token and its stored version, over the calibration
@@ -49,6 +52,7 @@ class Codec(Protocol):
     """
 
     needs_calibration: bool
+    by_row: bool  # whether the rows of a sample may be encoded as samples of their own
 
     @property
     def fewest(self) -> int:
@@ -71,6 +75,19 @@ class Codec(Protocol):
         """Return the parts of one sample; ReedError when the value does not fit."""
         ...
 
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        """Return the parts of some samples, and which of them fit.
+
+        Args:
+            values: An array [records, ...], or a tensor on an accelerator; a list of texts.
+            state: The calibration.
+        """
+        ...
+
+    def refusal(self, value: Any, state: State) -> str:
+        """Return why the value of one sample does not fit."""
+        ...
+
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return a batch [B, ...] from its parts [B, ...], on their device."""
         ...
@@ -78,3 +95,19 @@ class Codec(Protocol):
     def restore(self, values: np.ndarray, state: State) -> np.ndarray:
         """Return decoded values in the encoder's channels, as exactly as they were stored."""
         ...
+
+
+class Single:
+    """Encoding one sample as a batch of one; a mixin for codecs."""
+
+    if TYPE_CHECKING:  # what the codec has
+        encode_all = Codec.encode_all
+        refusal = Codec.refusal
+
+    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+        """Return the parts of one sample; ReedError when the value does not fit."""
+        is_text = isinstance(value, str)
+        parts, fits = self.encode_all([value] if is_text else np.asarray(value)[None], state)
+        if not fits[0]:
+            raise ReedError(self.refusal(value, state))
+        return tuple(part[0] if is_text else np.asarray(part[0]) for part in parts)

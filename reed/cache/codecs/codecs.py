@@ -1,7 +1,8 @@
 """Codecs: how the values of a field are stored.
 
 A codec splits an array into named parts (such as an int8 payload and its scales), each of one dtype
-and shape, as containers take them. Encoding uses numpy; decoding uses torch on the parts' device.
+and shape, as containers take them. A whole batch is encoded at once, where it is; decoding uses
+torch on the parts' device.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reed.cache.codecs import fidelity, pca
+from reed.cache.codecs import batch, fidelity, pca
 from reed.cache.codecs.base import Codec as Codec
+from reed.cache.codecs.base import Encoded as Encoded
 from reed.cache.codecs.base import Part as Part
+from reed.cache.codecs.base import Single
 from reed.cache.codecs.base import State as State
 from reed.cache.codecs.components import WHITENED, components
-from reed.cache.codecs.finite import extremes, is_sound
+from reed.cache.codecs.finite import extremes
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 
@@ -26,11 +29,12 @@ if TYPE_CHECKING:
     import torch
 
 
-class _Plain:
+class _Plain(Single):
     """The common part of most codecs: no calibration, and the shape does not change."""
 
     needs_calibration = False
     fewest = 0
+    by_row = True
 
     def calibrate(self, arrays: Sequence[np.ndarray]) -> State:
         return {}
@@ -58,14 +62,23 @@ class Raw(_Plain):
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, self._dtype.str, field.shape),)
 
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
-        array = np.asarray(value)
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            stored = np.asarray(array, dtype=self._dtype, order="C")
-        is_integer = self._dtype.kind in "iu"
-        if not (np.array_equal(stored, array) if is_integer else is_sound(stored, self._holds_nan)):
-            raise ReedError(f"does not fit {self._dtype}: {extremes(array)}")
-        return (stored,)
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        if self._dtype.kind == "f":
+            values = batch.on_host(values) if self._holds_nan else values
+            stored = batch.cast(values, self._dtype.str)
+            known = (
+                np.nan_to_num(stored, posinf=np.inf, neginf=-np.inf) if self._holds_nan else stored
+            )
+            return (stored,), batch.finite(known)
+        values = np.asarray(batch.on_host(values))
+        with np.errstate(invalid="ignore"):  # refused below
+            stored = np.asarray(values, dtype=self._dtype, order="C")
+        same = True if stored is values else stored == values
+        fits = np.broadcast_to(same, stored.shape).reshape(len(stored), -1)
+        return (stored,), np.asarray(fits.all(axis=1))
+
+    def refusal(self, value: Any, state: State) -> str:
+        return f"does not fit {self._dtype}: {extremes(np.asarray(value))}"
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         if self._dtype == np.uint8:  # pixels: an eighth of int64
@@ -79,14 +92,15 @@ class BFloat16(_Plain):
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "<u2", field.shape),)
 
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, dtype=np.float32, order="C")
-        bits = array.view(np.uint32).astype(np.uint64)
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        stored = batch.cast(batch.on_host(values), "float32")
+        bits = stored.view(np.uint32).astype(np.uint64)
         rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-        if not np.isfinite(array).all() or ((rounded & 0x7F80) == 0x7F80).any():
-            raise ReedError(f"does not fit bfloat16: {extremes(array)}")
-        return (rounded,)
+        is_finite = np.isfinite(stored) & ((rounded & 0x7F80) != 0x7F80)
+        return (rounded,), is_finite.reshape(len(stored), -1).all(1)
+
+    def refusal(self, value: Any, state: State) -> str:
+        return f"does not fit bfloat16: {extremes(batch.cast(value, 'float32'))}"
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         import torch
@@ -119,22 +133,19 @@ class Int8(_Plain):
         state = {"rms": np.maximum(rms, least).astype(np.float32)}
         return state | {"cosine": _cosine(self, arrays, state)}
 
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
-        with np.errstate(over="ignore"):
-            array = np.asarray(value, dtype=np.float32)
-            even = array / state["rms"]
-        if not np.isfinite(even).all():
-            raise ReedError(f"does not fit int8: {extremes(array)}")
-        scale = np.abs(even).max(axis=-1) / np.float32(127)
-        steps = even / np.where(scale > 0, scale, np.float32(1))[..., None]
-        return (np.rint(steps).astype(np.int8), np.asarray(scale, dtype=np.float32))
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        steps, scale = batch.int8(values, state["rms"])
+        return (steps, scale), batch.finite(scale)
+
+    def refusal(self, value: Any, state: State) -> str:
+        return f"does not fit int8: {extremes(batch.cast(value, 'float32'))}"
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         steps, scale = parts
         return steps.float().mul_(scale.unsqueeze(-1)).mul_(state["rms"])
 
 
-class Pca:
+class Pca(Single):
     """The leading whitened principal components of the channels, stored by another codec.
 
     The decoded values are the components, [..., kept]; as a target they have that many channels. A
@@ -147,6 +158,7 @@ class Pca:
     """
 
     needs_calibration = True
+    by_row = False  # the sums of a matrix product may be taken in another order
 
     def __init__(self, kept: int, inner: Codec) -> None:
         self.kept, self._inner = kept, inner
@@ -163,15 +175,17 @@ class Pca:
         state |= self._inner.calibrate([pca.whiten(array, state) for array in arrays])
         return state | {"cosine": _cosine(self, arrays, state)}
 
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        parts, fits = self._inner.encode_all(pca.whiten_all(values, state), state)
+        return parts, fits & batch.finite(values)
+
+    def refusal(self, value: Any, state: State) -> str:
         array = np.asarray(value)
         if not np.isfinite(array).all():
             name = f"pca:{self.kept}" if self.kept else "standard"
-            raise ReedError(f"does not fit {name}: {extremes(array)}")
-        try:
-            return self._inner.encode(pca.whiten(array, state), state)
-        except ReedError as error:
-            raise ReedError(f"its whitened components: {error}") from error
+            return f"does not fit {name}: {extremes(array)}"
+        reason = self._inner.refusal(pca.whiten(array, state), state)
+        return f"its whitened components: {reason}"
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         return self._inner.decode(parts, state)
@@ -186,13 +200,19 @@ class Utf8(_Plain):
     def parts(self, field: Field) -> tuple[Part, ...]:
         return (Part(field.name, "utf8", ()),)
 
-    def encode(self, value: Any, state: State) -> tuple[Any, ...]:
+    def encode_all(self, values: Any, state: State) -> Encoded:
+        fits = np.array([not self.refusal(value, state) for value in values], bool)
+        texts = zip(values, fits, strict=True)
+        return ([text.encode() if fit else b"" for text, fit in texts],), fits
+
+    def refusal(self, value: Any, state: State) -> str:
         if not isinstance(value, str):
-            raise ReedError(f"is not text: {value!r}")
+            return f"is not text: {value!r}"
         try:
-            return (value.encode(),)
+            value.encode()
         except UnicodeEncodeError as error:
-            raise ReedError(f"is not valid text: {error}") from error
+            return f"is not valid text: {error}"
+        return ""
 
     def decode(self, parts: Sequence[torch.Tensor], state: dict[str, torch.Tensor]) -> torch.Tensor:
         raise ReedError("a text field cannot be streamed to a net; align to its encoding instead")
@@ -249,8 +269,8 @@ def _misfit(field: Field, kept: int, is_whitened: bool) -> str:
         return "only data may lack values"
     if is_whitened and not field.is_target:
         return "only what is aligned to may lose channels, and that is a token, sample or pair"
-    if (is_whitened or field.codec == "int8") and not field.shape:
-        return f"{field.codec} needs an axis of channels"
+    if (is_whitened or field.codec == "int8") and not (field.shape and field.shape[-1]):
+        return f"{field.codec} needs an axis of channels, whose length does not vary"
     if kept and kept > (field.shape[-1] or 0):
         return f"it has {field.shape[-1]} channels; keep at most as many"
     return ""

@@ -6,14 +6,17 @@ RARE aligns to 128 whitened components of DINOv2 and finds no loss against all 7
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from reed.cache.codecs import batch
 from reed.errors import ReedError
 
 # Smallest variance of a component, as a share of the mean over all channels. A direction in which
 # the calibration records do not vary (after a LayerNorm there is one) must not be amplified.
 FLOOR = 1e-4
+_USED = {"mean", "basis", "std"}  # entries of the calibration
 
 
 def fit(arrays: Sequence[np.ndarray], components: int) -> dict[str, np.ndarray]:
@@ -88,10 +91,28 @@ def whiten(x: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
     The computation is in float64, so that what is stored depends neither on the BLAS nor on its
     number of threads. Without a basis in the state the components are the channels.
     """
-    centred = np.asarray(x, np.float64) - state["mean"]
+    centred = np.array(x, np.float64)
+    centred -= state["mean"].astype(np.float64)
     if "basis" in state:
         centred = centred @ state["basis"].astype(np.float64).T
-    return centred / state["std"]
+    centred /= state["std"]
+    return centred
+
+
+def whiten_all(values: Any, state: Mapping[str, np.ndarray]) -> Any:
+    """Return `whiten` of records [records, ..., D]: one product of matrices for each.
+
+    A tensor is whitened where it is.
+    """
+    if not batch.is_tensor(values):
+        if values.ndim == 2:  # a vector a record
+            return whiten(values[:, None], state)[:, 0]
+        return whiten(values, state)
+    on = {
+        name: batch.tensor_of(state[name]).to(values.device).double() for name in _USED & set(state)
+    }
+    centred = values.double() - on["mean"]
+    return (centred @ on["basis"].T if "basis" in on else centred) / on["std"]
 
 
 def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:

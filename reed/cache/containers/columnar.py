@@ -23,6 +23,7 @@ import numpy as np
 from reed.bytes import file_sha256
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
+from reed.cache.containers.block import Block, Record, arrays_of, blocks, lengths_of
 from reed.errors import ReedError
 
 MEMBERS = Part("~members", "utf8", ())
@@ -56,18 +57,18 @@ class Array:
 
 @contextmanager
 def spooled(
-    path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
+    path: Path, parts: Sequence[Part], records: Iterable[Record | Block]
 ) -> Generator[list[Array]]:
     """Yield the arrays of a shard, collected in temporary files beside ``path``; names first."""
     with ExitStack() as stack:
         parts = [MEMBERS, *parts]
         files = [stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in parts]
         lengths: list[list[int]] = [[] for _ in parts]
-        for member, values in records:
-            for part, file, counts, value in zip(
-                parts, files, lengths, [member.encode(), *values], strict=True
-            ):
-                counts.append(_append(file, part, value))
+        for block in blocks(records):
+            columns = [[name.encode() for name in block.names], *block.values]
+            for part, file, counts, values in zip(parts, files, lengths, columns, strict=True):
+                counts += lengths_of(part, values)
+                _append(file, part, values)
 
         # Only now are the lengths known that the shapes of the arrays follow from.
         yield [
@@ -77,15 +78,14 @@ def spooled(
         ]
 
 
-def _append(file: BinaryIO, part: Part, value: Any) -> int:
-    """Append the value of one record to a part's file; return its length."""
+def _append(file: BinaryIO, part: Part, values: Sequence[Any] | np.ndarray) -> None:
+    """Append the values of a block to a part's file."""
     if part.dtype == "utf8":
-        file.write(value)
-        return len(value)
-    array = np.ascontiguousarray(value).reshape(np.shape(value))
-    assert array.dtype.str == part.dtype, f"{part.name}: {array.dtype.str} is not {part.dtype}"
-    file.write(array.tobytes())
-    return array.shape[0] if array.ndim else 1
+        file.write(b"".join(values))
+        return
+    for piece in [values] if isinstance(values, np.ndarray) else values:
+        array = arrays_of(part, piece)
+        file.write(array.data.cast("B") if array.size else b"")
 
 
 def _arrays(part: Part, file: BinaryIO, lengths: Sequence[int]) -> list[Array]:

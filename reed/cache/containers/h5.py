@@ -17,6 +17,7 @@ import numpy as np
 
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import columnar
+from reed.cache.containers.block import Block, Record
 from reed.cache.containers.columnar import Array
 from reed.cache.containers.offsets import Shard as Shard
 from reed.errors import ReedError
@@ -26,15 +27,13 @@ from reed.errors import ReedError
 _CONTIGUOUS, _CHUNKED = ("v108", "v110"), ("v110", "v110")
 
 
-def write(
-    path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
-) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index, as `reed.cache.containers.tar.write` does.
 
     Args:
         path: The shard file.
         parts: The parts of the column.
-        records: Pairs of a member name and one array (or bytes of text) per part.
+        records: Blocks of records, or single ones, as tar takes them.
     """
     import h5py
 

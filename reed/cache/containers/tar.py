@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, repeat
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,18 +21,25 @@ import numpy as np
 
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
+from reed.cache.containers.block import Block, Record, blocks, lengths_of
 from reed.cache.containers.offsets import Shard as Shard
+from reed.cache.containers.tar_layout import BLOCK as _BLOCK
+from reed.cache.containers.tar_layout import NPY_HEADER as _NPY_HEADER
+from reed.cache.containers.tar_layout import (
+    Image,
+    Layout,
+    ending,
+    layout_of,
+    npy_header,
+    tar_header,
+)
 from reed.errors import ReedError
 
-_BLOCK = 512
-_NPY_HEADER = 512
 _MEMBER_KEY = re.compile(r"[A-Za-z0-9_%-]{1,64}(~[1-9])?")
 _SHAPE = re.compile(rb"'shape': \((\d{1,18}),")
 
-Record = tuple[str, Sequence[Any]]  # a member name, and one array or bytes of text per part
 
-
-def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index.
 
     The file is synced but not renamed; the caller renames it.
@@ -40,25 +47,29 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[
     Args:
         path: The shard file.
         parts: The parts of the column.
-        records: Pairs of a member name and one array (or bytes of text) per part.
+        records: Blocks of records, or single ones: pairs of a member name and one array (or bytes
+            of text) per part.
 
     Returns:
         "bytes" and "sha256" of the file, and in "parts", per part, the "offsets" of the payloads:
         a list, or {"first", "stride"} where they are equally spaced. Ragged parts also have their
         "lengths" (rows, or bytes of text).
     """
-    digest, position = hashlib.sha256(), 0
+    digest, position, image = hashlib.sha256(), 0, None
     payloads: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
     with open(path, "wb") as file:
-        for member, values in records:
-            for part, value in zip(parts, values, strict=True):
-                head, payload, length = _member(member, part, value)
-                payloads[part.name].append((position + len(head), length))
-                padding = bytes(-(len(payload)) % _BLOCK)
-                for piece in (head, payload, padding):
-                    file.write(piece)
-                    digest.update(piece)
-                    position += len(piece)
+        for layout, block in _even(parts, blocks(records)):
+            # The headers are laid out once for all blocks of as many records of the same sizes.
+            if image is None or image.layout is not layout or len(image) != len(block.names):
+                image = Image(layout, len(block.names))
+            content = image.fill(block)
+            file.write(content)
+            digest.update(content)
+            for part, start, length in zip(parts, layout.starts, layout.lengths, strict=True):
+                first = position + start
+                places = range(first, first + len(content), layout.size)
+                payloads[part.name] += zip(places, repeat(length))
+            position += len(content)
 
         # Two empty blocks end a tar archive.
         end = bytes(2 * _BLOCK)
@@ -68,6 +79,25 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record]) -> dict[
         os.fsync(file.fileno())
     index = {part.name: offsets.entry(part, payloads[part.name]) for part in parts}
     return {"bytes": position + len(end), "sha256": digest.hexdigest(), "parts": index}
+
+
+def _even(parts: Sequence[Part], given: Iterable[Block]) -> Iterator[tuple[Layout, Block]]:
+    """Yield blocks whose records all have the same sizes, with their layout."""
+    parts = tuple(parts)
+    for block in given:
+        columns = list(zip(parts, block.values, strict=True))
+        if all(isinstance(values, np.ndarray) for _, values in columns):
+            sizes = tuple(lengths_of(part, values[:1])[0] for part, values in columns)
+            yield layout_of(parts, sizes), block
+            continue
+
+        # Neighbours of the same sizes are written together.
+        lengths = list(zip(*(lengths_of(part, values) for part, values in columns), strict=True))
+        start = 0
+        for sizes, run in groupby(lengths):
+            stop = start + sum(1 for _ in run)
+            yield layout_of(parts, sizes), block.part(start, stop)
+            start = stop
 
 
 def member_key(key: str, view: int = 0) -> str:
@@ -83,37 +113,6 @@ def member_key(key: str, view: int = 0) -> str:
     if len(name) > room:
         name = f"{name[: room - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     return name + suffix
-
-
-def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """Return a version 1.0 .npy header of exactly 512 bytes (see numpy.lib.format)."""
-    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {tuple(shape)!r}, }}"
-    body = text.encode().ljust(_NPY_HEADER - 11) + b"\n"
-    return b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body
-
-
-def _member(member: str, part: Part, value: Any) -> tuple[bytes, bytes | memoryview, int]:
-    """Return the headers, the payload and the length of one member."""
-    name = _member_name(member, part)
-    if part.dtype == "utf8":
-        return _tar_header(name, len(value)), value, len(value)
-    array = np.ascontiguousarray(value).reshape(np.shape(value))
-    assert array.dtype.str == part.dtype, f"{part.name}: {array.dtype.str} is not {part.dtype}"
-    header = npy_header(part.dtype, array.shape)
-    head = _tar_header(name, len(header) + array.nbytes) + header
-    return head, array.tobytes(), array.shape[0] if array.ndim else 1
-
-
-def _member_name(key: str, part: Part) -> str:
-    """Return the name of one part's member."""
-    return f"{key}.{part.name}.{'txt' if part.dtype == 'utf8' else 'npy'}"
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """Return a ustar header with constant owner, time and mode."""
-    info = tarfile.TarInfo(name)
-    info.size, info.mode = size, 0o644
-    return info.tobuf(format=tarfile.USTAR_FORMAT, encoding="ascii", errors="strict")
 
 
 def scan(path: Path, parts: Sequence[Part]) -> tuple[list[str], dict[str, Any]]:
@@ -176,7 +175,7 @@ def _member_of(path: Path, head: bytes, part: Part, position: int) -> str:
     """Return the member name in a header that begins a sample."""
     name = head[:100].rstrip(b"\0").decode("ascii", "replace")
     key = name.partition(".")[0]
-    if _MEMBER_KEY.fullmatch(key) is None or name != _member_name(key, part):
+    if _MEMBER_KEY.fullmatch(key) is None or name != key + ending(part):
         problem = "it is neither the first part of a sample nor the end of the archive"
         raise _refuse(path, name, position, problem)
     return key
@@ -184,12 +183,12 @@ def _member_of(path: Path, head: bytes, part: Part, position: int) -> str:
 
 def _parse(path: Path, head: bytes, key: str, part: Part, position: int) -> _Member:
     """Return one member from its headers; they must be as `write` makes them."""
-    name = _member_name(key, part)
+    name = key + ending(part)
     digits = head[124:135]
     if len(head) < 2 * _BLOCK or re.fullmatch(rb"[0-7]{11}", digits) is None:
         raise _refuse(path, name, position, "the size in its header is not eleven octal digits")
     size = int(digits, 8)
-    if head[:_BLOCK] != _tar_header(name, size):
+    if head[:_BLOCK] != tar_header(name, size):
         stored = head[:100].rstrip(b"\0").decode("ascii", "replace")
         problem = (
             f"its header, of {stored!r} and type {head[156:157]!r}, is not one that reed writes"

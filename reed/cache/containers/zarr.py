@@ -20,21 +20,20 @@ import numpy as np
 
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import columnar
+from reed.cache.containers.block import Block, Record
 from reed.cache.containers.offsets import Shard as Shard
 from reed.errors import ReedError
 
 _GROUP = {"zarr_format": 3, "node_type": "group", "attributes": {}}
 
 
-def write(
-    path: Path, parts: Sequence[Part], records: Iterable[tuple[str, Sequence[Any]]]
-) -> dict[str, Any]:
+def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) -> dict[str, Any]:
     """Write the records of a shard; return its index, as `reed.cache.containers.tar.write` does.
 
     Args:
         path: The shard file.
         parts: The parts of the column.
-        records: Pairs of a member name and one array (or bytes of text) per part.
+        records: Blocks of records, or single ones, as tar takes them.
     """
     starts: dict[str, list[int]] = {}
     rows: dict[str, int] = {}

@@ -27,6 +27,12 @@ def check_precision(name: str, precision: str) -> None:
         raise ReedError(f"{name}.precision cannot be {precision!r}.{hint}")
 
 
+def handed_over(values: torch.Tensor) -> Any:
+    """Return values as an encoder does, float32: on a GPU they stay there until they are stored."""
+    values = values.float()
+    return values if values.is_cuda else values.cpu().numpy()
+
+
 def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:
     """Stack the images of some samples, uint8 [B, 3, R, R] on ``device``.
 

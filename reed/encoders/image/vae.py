@@ -19,7 +19,7 @@ from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.base import PublicWeights
-from reed.encoders.image.batches import check_precision, images
+from reed.encoders.image.batches import check_precision, handed_over, images
 from reed.errors import ReedError
 from reed.precision import computing
 from reed.state_dict import fill
@@ -161,8 +161,8 @@ class Vae(PublicWeights):
         # The deviation is stored instead of its logarithm, so that a draw needs no exponential.
         with computing(self._device, self.precision):
             posterior = self._model.encode(pixels.float() / 127.5 - 1).latent_dist
-            moments = torch.cat([posterior.mean, posterior.std], dim=1).float()
-        return {"moments": moments.cpu().numpy()}
+            moments = torch.cat([posterior.mean, posterior.std], dim=1)
+        return {"moments": handed_over(moments)}
 
     def decode(self, latents: torch.Tensor | np.ndarray, half: float = 128.0) -> np.ndarray:
         """Decode latents to images, uint8 [B, R, R, 3].

@@ -17,7 +17,7 @@ from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.base import PublicWeights
 from reed.encoders.image import timm_models
-from reed.encoders.image.batches import check_precision, images
+from reed.encoders.image.batches import check_precision, handed_over, images
 from reed.encoders.image.cards import CARDS, Card
 from reed.errors import ReedError
 from reed.precision import computing
@@ -179,7 +179,7 @@ class Vision(PublicWeights):
             tokens, vector = self._features(x)
 
         values = {"tokens": tokens, self.fields[1].name: vector}
-        return {name: value.float().cpu().numpy() for name, value in values.items()}
+        return {name: handed_over(value) for name, value in values.items()}
 
     def _features(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return tokens [B, T, D] and the vector [B, D] of the chosen layer."""

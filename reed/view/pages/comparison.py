@@ -10,7 +10,7 @@ from typing import Any
 
 from reed import config
 from reed.view.pages import page, scores
-from reed.view.pages.curves import OWN, is_time_bin
+from reed.view.pages.panels import OWN, is_time_bin
 from reed.view.pages.run_folder import Run
 from reed.wording import counted
 
@@ -101,7 +101,7 @@ def _results(run: Run, records: Sequence[scores.Score]) -> dict[str, float | Non
 
 def _is_result(key: str, keys: Sequence[str]) -> bool:
     """Return whether a logged quantity is a cosine, an error of a representation or a loss."""
-    return key.startswith(("cos/", "z/")) or (f"weight/{key}" in keys and key not in OWN)
+    return key.startswith(("cos/", "gram/", "z/")) or (f"weight/{key}" in keys and key not in OWN)
 
 
 def _over_seeds(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reed.train.curriculum import Schedule
+from reed.train.curriculum import Schedule, lengths_of
+from reed.train.release import Release
 from reed.view.pages import page
+from reed.view.pages.panels import MARK, Panel, panels, short
 from reed.view.pages.run_folder import Run, per_step
 
 PLANNED = ", planned"  # ending of the names of planned lines
-# What every line of a log has: such a key is not the loss of a guide of that name.
-OWN = ("step", "samples", "loss", "grad_norm", "lr", "samples_per_s", "wait_share")
-_PART = re.compile(r"(z/.+)/t\d+(\.\d+)?")  # the error of a representation in a bin of the time
 Line = tuple[Sequence[int], Sequence[float | None]]  # steps, values
 
 
@@ -52,39 +50,14 @@ class Group:
         return any(curve.log for curve in self.curves)
 
 
-@dataclass(frozen=True)
-class _Panel:
-    """Quantities that share a y axis.
-
-    Attributes:
-        title: Title of the chart.
-        y: Name of the y axis.
-        caption: Text below the chart.
-        keys: Keys of the quantities in the log.
-        zero: Whether the y axis starts at 0.
-        log: Whether the y axis may be logarithmic.
-        share: Whether the y axis is in percent.
-        each: Whether titles name the quantity.
-    """
-
-    title: str
-    y: str
-    caption: str
-    keys: list[str]
-    zero: bool = False
-    log: bool = False
-    share: bool = False
-    each: bool = False
-
-
 def groups(runs: Sequence[Run]) -> list[Group]:
     """Return charts of every logged quantity under headings, without empty headings."""
     keys = list(dict.fromkeys(key for run in runs for key in run.keys))
     plans = {run.name: planned(run) for run in runs}
     notes = list(dict.fromkeys(note for _, note in plans.values() if note))
     result = []
-    for place, title, panels in _panels(keys, " ".join(notes)):
-        curves = [curve for panel in panels for curve in _curves(panel, runs, plans)]
+    for place, title, group in panels(keys, " ".join(notes)):
+        curves = [curve for panel in group for curve in _curves(panel, runs, plans)]
         if curves:
             result.append(Group(place, title, curves))
     return result
@@ -102,13 +75,19 @@ def planned(run: Run) -> tuple[dict[str, Line], str]:
     steps, batch = settings["steps"], per_step(run)
     epoch = run.data.samples if run.data and not settings.get("one_per") else None
     for key, schedule, factor in _schedules(run):
-        text = " ".join(f"{ramp.begins} {ramp.ends}" for ramp in schedule.ramps)
+        times: list[Any] = [(ramp.begins, ramp.ends) for ramp in schedule.ramps]
+        release = _release(run, key)
+        times += [(release.at, release.ramp)] if release else []
+        text = " ".join(f"{first} {second}" for first, second in times)
         if ("epoch" in text and not (epoch and batch)) or ("sample" in text and not batch):
-            unknown.append(_short(key))
+            unknown.append(short(key))
             continue
 
         # 200 even steps draw every ramp; its corners and the steps before them keep jumps sharp.
-        schedule = schedule.resolve(steps, batch or 1, epoch or 1)
+        lengths = steps, batch or 1, epoch or 1
+        schedule = schedule.resolve(*lengths)
+        if release:
+            schedule = release.resolve(lengths_of(*lengths), key).within(schedule)
         corners = {int(p) for ramp in schedule.ramps for p in (ramp.begins, ramp.ends)}
         evenly = {round(i * (steps - 1) / 199) for i in range(200)}
         candidates = evenly | corners | {step - 1 for step in corners}
@@ -131,95 +110,28 @@ def _schedules(run: Run) -> list[tuple[str, Schedule, float]]:
     return [*schedules, ("lr", lr, optim.get("lr", 0.0))]
 
 
-def _panels(keys: list[str], note: str) -> list[tuple[str, str, list[_Panel]]]:
-    """Return (name in links, heading, panels) of everything that is logged."""
-    losses = [key for key in keys if f"weight/{key}" in keys and key not in OWN]
-    cosines = [key for key in keys if key.startswith("cos/")]
-    weights = [key for key in keys if key.startswith("weight/")]
-    dotted = f"Dotted: as the recipe plans it, over all steps. {note}".strip()
-    aligned = (
-        "Mean cosine between the projected hidden states and the cached representation; 1 is equal."
-    )
-    factor = f"What each loss is multiplied by. {dotted}"
-    curriculum = [
-        _Panel("Weight", "weight", factor, weights, zero=True, each=True),
-        _Panel("Learning rate", "learning rate", dotted, ["lr"], zero=True),
-    ]
-
-    panels = [
-        ("loss", "Loss", _loss_panels(losses)),
-        ("alignment", "Alignment", [_Panel("Alignment", "cosine", aligned, cosines, each=True)]),
-        ("guides", "Guides", _guide_panels(keys)),
-        ("curriculum", "Curriculum", curriculum),
-        ("speed", "Speed and gradients", _speed_panels()),
-    ]
-
-    # Quantities of a user's own domain get a panel each.
-    shown = {key for _, _, group in panels for panel in group for key in panel.keys}
-    rest = [key for key in keys if key not in shown | {"step", "samples"}]
-    others = [_Panel(key, key, "As it is logged.", [key]) for key in rest]
-    return [*panels, ("others", "Others", others)]
+def _release(run: Run, key: str) -> Release | None:
+    """Return the release of the target whose weight is logged under a key."""
+    table = run.settings["align"].get(short(key)) if key.startswith("weight/") else None
+    return Release.of((table or {}).get("release", ""), f"align.{short(key)}.release")
 
 
-def is_time_bin(key: str, keys: Sequence[str]) -> bool:
-    """Return whether a logged quantity is the error of a representation in a bin of the time.
-
-    The name of a guide may contain slashes, so a part of a key is a time only below another key.
-
-    Args:
-        key: Name of the quantity.
-        keys: Names of all logged quantities.
-    """
-    found = _PART.fullmatch(key)
-    return bool(found and found[1] in keys)
-
-
-def _guide_panels(keys: list[str]) -> list[_Panel]:
-    """Return a panel for each guide: the error of its representation over all times and by time."""
-    errors: dict[str, list[str]] = {}
-    for key in keys:
-        if key.startswith("z/"):
-            whole = key.rpartition("/")[0] if is_time_bin(key, keys) else key
-            errors.setdefault(whole, []).append(key)
-    said = (
-        "Error of the predicted representation: a squared error, or minus a cosine. /t0.4 is of "
-        "samples at times from 0.4 to 0.6; 0 is data and 1 is noise."
-    )
-    return [
-        _Panel(f"Error of {_short(key)}", "error", said, group, each=True)
-        for key, group in errors.items()
-    ]
-
-
-def _loss_panels(losses: list[str]) -> list[_Panel]:
-    alone = "Mean since the line before, without its weight."
-    total = (
-        "The weighted sum that is minimised. Alignment counts as minus its cosine, so it may be "
-        "negative."
-    )
-    return [
-        _Panel("Loss", "loss", alone, losses, log=True, each=True),
-        _Panel("Total loss", "total loss", total, ["loss"]),
-    ]
-
-
-def _speed_panels() -> list[_Panel]:
-    speed = "Over all processes; saving and previews count."
-    wait = "How long training waited for batches."
-    norm = "Before it is clipped; mean since the line before."
-    return [
-        _Panel("Throughput", "samples per second", speed, ["samples_per_s"], zero=True),
-        _Panel("Loader wait", "share of the time", wait, ["wait_share"], zero=True, share=True),
-        _Panel("Gradient norm", "gradient norm", norm, ["grad_norm"], zero=True),
-    ]
+def _released(parts: list[tuple[str, Run, str]]) -> dict[str, int]:
+    """Return the steps at which the targets of parts (label, run, key) are released, by label."""
+    steps = {}
+    for label, run, key in parts:
+        values = run.logged(MARK + short(key))[1]
+        if values and values[-1] is not None and key.startswith(("cos/", "gram/", "weight/")):
+            steps[label] = int(values[-1])
+    return steps
 
 
 def _curves(
-    panel: _Panel, runs: Sequence[Run], plans: dict[str, tuple[dict[str, Line], str]]
+    panel: Panel, runs: Sequence[Run], plans: dict[str, tuple[dict[str, Line], str]]
 ) -> list[Curve]:
     """Return one chart of all quantities of a single run, or one chart per quantity of all runs."""
     if len(runs) == 1:
-        parts = [(_short(key), runs[0], key) for key in panel.keys]
+        parts = [(short(key), runs[0], key) for key in panel.keys]
         title = _title(panel, panel.keys[0]) if len(parts) == 1 else panel.title
         return _curve(title, panel, parts, plans)
     curves = []
@@ -229,13 +141,13 @@ def _curves(
     return curves
 
 
-def _title(panel: _Panel, key: str) -> str:
-    return f"{panel.title}: {_short(key)}" if panel.each else panel.title
+def _title(panel: Panel, key: str) -> str:
+    return f"{panel.title}: {short(key)}" if panel.each else panel.title
 
 
 def _curve(
     title: str,
-    panel: _Panel,
+    panel: Panel,
     parts: list[tuple[str, Run, str]],
     plans: dict[str, tuple[dict[str, Line], str]],
 ) -> list[Curve]:
@@ -249,7 +161,12 @@ def _curve(
     if not any(xs for xs, _ in lines.values()):
         return []
 
-    chart = page.line_chart(title, panel.caption, "step", panel.y, lines)
+    released = _released(parts)
+    marks = ", ".join(f"{label} at step {step:,}" for label, step in released.items())
+    caption = f"{panel.caption} Dashed: the release of {marks}." if marks else panel.caption
+    chart = page.line_chart(title, caption, "step", panel.y, lines)
+    for step in dict.fromkeys(released.values()):
+        chart.figure.add_vline(x=step, line_dash="dash", line_width=1, line_color="#7a7a85")
     _style(chart.figure, [label for label, _, _ in parts], list(lines))
     chart.figure.update_layout(showlegend=len(parts) > 1)
     if panel.zero:
@@ -277,7 +194,3 @@ def _style(figure: Any, labels: list[str], names: list[str]) -> None:
 
 def _positive(value: Any) -> bool:
     return value is None or not math.isfinite(value) or value > 0
-
-
-def _short(key: str) -> str:
-    return key.partition("/")[2] or key

@@ -64,7 +64,7 @@ def write(places: Sequence[Path], out: Path) -> list[str]:
         scores=records,
         table=scores.table(records, several),
         ways=scores.conventions(records),
-        score_charts=scores.charts(records, several),
+        score_charts=scores.charts(records, several, _references(runs)),
         score_warnings=scores.warnings(records, several),
         costs=_costs(runs, records),
         differing=_differing(runs) if several else [],
@@ -134,6 +134,12 @@ def _sets(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[str]]:
                 }
             )
     return sets, notes
+
+
+def _references(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the reference points of all recipes by name."""
+    tables = [run.settings.get("reference", {}) for run in runs]
+    return {name: table[name] for table in tables for name in table}
 
 
 def _costs(runs: Sequence[Run], records: Sequence[scores.Score]) -> list[list[Any]]:

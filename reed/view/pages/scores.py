@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,11 +96,18 @@ def warnings(scores: Sequence[Score], several: bool) -> list[tuple[str, str]]:
     ]
 
 
-def charts(scores: Sequence[Score], several: bool) -> list[page.Chart]:
-    """Return a chart of every metric that is known at two steps or more.
+def charts(
+    scores: Sequence[Score], several: bool, references: Mapping[str, Mapping[str, Any]]
+) -> list[page.Chart]:
+    """Return a chart of every metric that is known at two steps or more, or of another run.
 
     A line joins only sets of samples that were drawn in the same way, are of equal size, and were
     measured against the same reference.
+
+    Args:
+        scores: The evaluations.
+        several: Whether they are of several runs.
+        references: Name -> points of another run, as in a recipe (`reed.train.settings`).
     """
     known = [score for score in scores if score.step is not None]
     lines: dict[str, dict[str, tuple[list[Any], list[Any]]]] = {}
@@ -111,11 +118,20 @@ def charts(scores: Sequence[Score], several: bool) -> list[page.Chart]:
                 xs, ys = lines.setdefault(name, {}).setdefault(name_of_line, ([], []))
                 xs.append(score.step)
                 ys.append(metric["value"])
+
+    # Points of another run are shown even where this one has not been measured yet.
     caption = "By the step of the checkpoint that the samples were drawn from."
+    told: dict[str, str] = {}
+    for name, known_run in references.items():
+        points = {int(step): value for step, value in known_run["points"].items()}
+        metric, source = known_run["metric"], known_run.get("source", "")
+        line = sorted(points), [points[step] for step in sorted(points)]
+        lines.setdefault(metric, {})[f"{name} (reference)"] = line
+        told[metric] = told.get(metric, "") + f" {name}: {source or 'a reference'}."
     return [
-        page.line_chart(name, caption, "step", name, by_label)
+        page.line_chart(name, caption + told.get(name, ""), "step", name, by_label)
         for name, by_label in lines.items()
-        if any(len(xs) > 1 for xs, _ in by_label.values())
+        if name in told or any(len(xs) > 1 for xs, _ in by_label.values())
     ]
 
 

