@@ -82,7 +82,7 @@ TYPES: dict[str, type] = {
     "loader.cache_bytes": int,
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
-    **dict.fromkeys("one_per precision compile init tracker".split(), str),
+    **dict.fromkeys("one_per precision compile init tracker loader.cache_dir".split(), str),
 }
 
 

@@ -72,6 +72,8 @@ def touching(
     if not distance:
         yield lambda step: None
         return
+
+    # The thread may be waiting for the reader, so it is let go before it is waited for.
     thread = threading.Thread(target=run, name="reed-touch", daemon=True)
     thread.start()
     try:

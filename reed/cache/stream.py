@@ -7,7 +7,6 @@ import itertools
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 
 import numpy as np
 import torch
@@ -25,7 +24,7 @@ from reed.cache.stored import Stored as Stored
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
-_Opened = dict[str, OpenShards]  # by column
+_Opened = dict[str, OpenShards]
 _Read = tuple[Stored, list[ReedError]]  # a batch, and the errors of its unreadable records
 
 
@@ -45,7 +44,7 @@ class ShardStream:
         rank: Number of this process.
         world: Number of processes.
         threads: Threads that read ahead; 0 reads in the calling thread.
-        ahead: Batches that are read ahead; of a slow object store, there are more.
+        ahead: Batches that are read ahead; more of a slow object store.
         pin: Whether to use page-locked memory.
         skip: Number of unreadable records to replace before they are an error.
         one_per: Address of a label; each epoch takes one randomly drawn sample per value.
@@ -116,8 +115,8 @@ class ShardStream:
     @property
     def lacking(self) -> dict[str, list[str]]:
         """Return the keys of the samples that each column left out."""
-        keys = self._plan.keys
-        return {name: [keys[i] for i in rows] for name, rows in self._joined.lacking.items()}
+        lacking = self._joined.lacking.items()
+        return {name: [self._plan.keys[i] for i in rows] for name, rows in lacking}
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a requested field of one number per sample, such as a label, for an epoch."""
@@ -154,13 +153,12 @@ class ShardStream:
             opened = {column.name: column.open(limit) for column in self._joined.columns}
             for shards in opened.values():
                 closing.callback(shards.close)
-            steps = itertools.count(start)
+
+            # Whatever reads the shards ends before they are closed.
             read = self._read_ahead if self._threads else self._read_in_place
-            touching = early.touching(partial(self._touch, opened), start, self._window)
+            touching = early.touching(lambda s: self._touch(opened, s), start, self._window)
             said = closing.enter_context(touching)
-            source = closing.enter_context(
-                contextlib.closing(read(steps, opened))
-            )  # before its shards
+            source = closing.enter_context(contextlib.closing(read(itertools.count(start), opened)))
             for stored, failed in source:
                 said(stored.step)
                 self._count(failed)

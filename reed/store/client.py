@@ -60,8 +60,8 @@ class Exists(Exception):
     """Raised by `Client.put` where an object is there already and must stay."""
 
 
-class Absent(Exception):
-    """Raised by `Client.get` where there is no such object."""
+class Absent(StoreError):
+    """There is no such object."""
 
 
 class Client:
@@ -100,6 +100,7 @@ class Client:
         more: dict[str, Any] = {}
         if provider := _profile() if self.url.startswith("s3:") else None:
             more["credential_provider"] = provider
+
         # A request is tried again here, where a body that broke off is seen, too. Uploads in parts
         # need it there: else one part that failed would send all parts again.
         retry = {"max_retries": 2, "backoff": {"init_backoff": timedelta(seconds=patience.wait)}}
@@ -203,6 +204,8 @@ class Client:
                 f"{self.url} cannot be read in a forked process; start the process by spawning it "
                 "(multiprocessing_context='spawn')"
             )
+
+        # A web server would answer in many ways; that it can only be read is known before.
         where, began = f"{self.url}/{name}".rstrip("/"), time.monotonic()
         if self.is_http and verb in ("write", "remove"):
             raise StoreError(f"cannot {verb} {where}: {reasons.ADVICE['405']}")
@@ -217,7 +220,7 @@ class Client:
                     raise Exists(name) from error
                 code = reasons.code(reason)
                 if code in ("404", "NoSuchKey") and name and verb != "write":
-                    raise Absent(name) from error
+                    raise Absent(f"cannot {verb} {where}: {reasons.ADVICE['404']}") from error
                 if attempt == self.patience.tries or reasons.is_final(reason, kind):
                     seconds, times = time.monotonic() - began, f"attempt{'s' * (attempt > 1)}"
                     raise StoreError(

@@ -148,6 +148,8 @@ class Partial(Ranges):
         with self._shelf.alone(self._path.name):
             if not data.is_file():  # another process was first, or it was removed to make room
                 return
+
+            # What was fetched in pieces is checked as a whole before it may stay.
             if (digest := file_sha256(data)) != self._sha256:
                 with self._shelf.room():
                     data.unlink(missing_ok=True)
