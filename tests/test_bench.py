@@ -76,6 +76,7 @@ def test_loader(bench, monkeypatch):
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
 
 
+@pytest.mark.slow
 def test_store(bench, monkeypatch, tmp_path):
     store, loader = bench("store"), bench("loader")
     monkeypatch.setattr(store, "apart", store.read)  # in this process: no start of torch each time
