@@ -20,6 +20,7 @@ from reed.cache import mend, plan, verify
 from reed.cli.cache import main as cache_cli
 from reed.cli.train import main as train_cli
 from reed.errors import ReedError
+from reed.jobs import JobSpec
 from reed.store import mirror
 from reed.train import checkpoint
 
@@ -87,7 +88,7 @@ def test_every_command_reads_it(bucket, whole, tmp_path, monkeypatch):
         run(cache_cli, "info", url).splitlines()[1:]
         == (run(cache_cli, "info", str(whole)).splitlines()[1:])
     )
-    assert "0 problems" in run(cache_cli, "verify", url)
+    assert run(cache_cli, "verify", url).endswith(f"{url}: 16 shards checked, 0 problems\n")
     run(cache_cli, "verify", url, "--deep")
     run(cache_cli, "peek", url, "random", "--out", "sample.png")
     run(cache_cli, "convert", url, "--to", "h5", "--out", "copy")
@@ -212,3 +213,16 @@ def test_a_forked_process_is_told_to_be_spawned(bucket, whole):
         store.client._process += 1
         with pytest.raises(ReedError, match="cannot be read in a forked process"):
             store.client.get("manifest.json")
+
+
+@pytest.mark.slow
+def test_a_job_for_another_machine(bucket, tmp_path, monkeypatch):
+    """A Ray worker opens the cache by its URL, with a mirror of its own."""
+    url, words = f"{bucket.url}/digits", ["build", "digits", "--encoder", "digits-vit"]
+    run(cache_cli, *words, "--cache", url)
+    folder = mirror.folder_of(url)
+    spec = JobSpec.of_column(folder, "digits-vit", None, "cpu").absolute()
+    bucket.machine()
+    assert mirror.of(folder) is not None and spec.cache == Path(url)
+    job = spec.open()
+    assert job.cache == mirror.folder_of(url) != folder and job.plan.shards == 8

@@ -211,7 +211,8 @@ def publish(values: dict[str, list[dict[str, float]]], latency: float) -> None:
         figures.append(report.figure(name, rates[name], "samples/s"))
         figures.append(report.figure(f"{name}: CPU", [e["cpu"] for e in each], "s"))
         figures.append(report.figure(f"{name}: moved", [e["bytes"] / 1e6 for e in each], "MB"))
-        figures.append(report.figure(f"{name}: requests", [e["requests"] for e in each], "requests"))
+        asked = [e["requests"] for e in each]
+        figures.append(report.figure(f"{name}: requests", asked, "requests"))
     for end in ("", ", paced"):
         for name in ("ranges", "copy being filled", "copy"):
             figures.append(report.ratios(rates, name + end, f"disk{end}"))
