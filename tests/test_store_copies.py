@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import runpy
 import threading
 import time
@@ -73,29 +72,6 @@ def test_a_disk_that_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(shelf.os, "replace", fail)
     with pytest.raises(ReedError, match="No space left on device .*loader.cache_dir another"):
         shelf.write(tmp_path / "x", b"data")
-
-
-def _read(url: str, patience: client.Patience, said) -> None:
-    client.PATIENCE = patience
-    try:
-        with reed.open_cache(url) as cache:
-            said.put(len(dict(cache.records("tokens"))))
-    except ReedError as error:
-        said.put(str(error))
-
-
-@pytest.mark.slow
-def test_spawned_and_forked_processes(bucket, whole):
-    url = bucket.upload(whole, "fake")
-    with reed.open_cache(url) as cache:
-        dict(cache.records("tokens"))
-    for method, answer in (("spawn", 60), ("fork", "forked process")):
-        context = multiprocessing.get_context(method)
-        said = context.Queue()
-        child = context.Process(target=_read, args=(url, BUCKETS.QUICK, said))
-        child.start()
-        assert answer == (got := said.get(timeout=60)) or str(answer) in str(got)
-        child.join()
 
 
 def test_ranges_fill_their_buffers():

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import runpy
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -258,3 +262,34 @@ def test_large_files_go_up_in_parts(bucket, proxy, tmp_path, monkeypatch):
     there.delete("large")
     there.delete("large")
     assert there.head("large") is None
+
+
+@pytest.mark.slow
+def test_a_build_that_is_killed_goes_on(bucket, proxy, tmp_path):
+    """Killed at three places: every marker in the store has its shard, and a rerun completes it."""
+    url = f"{bucket.url}/digits"
+    words = [sys.executable, "-m", "reed.cli.cache", "build", "digits", "--encoder", "digits-vit"]
+    subprocess.run([*words, "--cache", str(tmp_path / "local")], check=True, capture_output=True)
+    for puts in (4, 9, 16):
+        bucket.machine(AWS_ENDPOINT_URL=proxy.url)
+        proxy.asked.clear()
+        proxy.fault = lambda *_: 0.05
+        child = subprocess.Popen([*words, "--cache", url], stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 60
+        while sum(n for (m, _), n in proxy.asked.items() if m == "PUT") < puts:
+            assert child.poll() is None and time.monotonic() < until
+            time.sleep(0.005)
+        child.kill()
+        child.wait()
+        stored = bucket.objects("digits")
+        markers = [n for n in stored if re.fullmatch(r".*/\d+\.json", n)]
+        for name in markers:
+            shard = stored[name.replace(".json", ".tar")]
+            assert hashlib.sha256(shard).hexdigest() == json.loads(stored[name])["sha256"]
+
+    proxy.fault = lambda *_: None
+    subprocess.run([*words, "--cache", url], check=True, capture_output=True)
+    local = [p for p in (tmp_path / "local").rglob("*.*") if p.name not in ("cost.jsonl",)]
+    stored = bucket.objects("digits")
+    assert {n: (tmp_path / "local" / n).read_bytes() for n in stored} == stored
+    assert len(stored) == len([p for p in local if p.is_file()])
