@@ -29,7 +29,7 @@ class Keys:
 
     plan: Plan
 
-    entries = ()
+    entries: tuple[str, ...] = ()
 
     @property
     def views(self) -> int:
