@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +22,14 @@ from reed.errors import ReedError
 ENCODER = "array-file"
 
 
-@dataclass(frozen=True)
 class Keys:
     """A source that has nothing but the keys of a plan."""
 
-    plan: Plan
-
     entries: tuple[str, ...] = ()
+    views: int = 1
 
-    @property
-    def views(self) -> int:
-        """Views per sample."""
-        return self.plan.manifest.views
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
 
     def listing(self) -> dict[str, str]:
         """Return every key of the plan with its stamp."""
