@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -109,6 +109,9 @@ bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no 
 
 bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array, and memcpy (5 GB)
 	$(BIN)/python tests/bench/loader.py $(ARGS)
+
+bench-store: $(STAMP) ## Time the stream of a server with 10 ms latency against local disk (0.5 GB)
+	$(BIN)/python tests/bench/store.py $(ARGS)
 
 bench-stage1: $(STAMP) ## Time photographs to shards, bare forward passes, and one at a time
 	$(BIN)/python tests/bench/stage1.py $(ARGS)

@@ -13,6 +13,7 @@ from reed.cli.common import (
     CACHES,
     DEVICE,
     RUNS,
+    CacheDir,
     importing,
     one_line_errors,
     pick_device,
@@ -44,7 +45,7 @@ def _kinds() -> Kinds:
 @click.option(
     "--reference",
     required=True,
-    type=click.Path(path_type=Path),
+    type=CacheDir(),
     metavar="PLACE",
     shell_complete=CACHES,
     help="Real data to compare with: a cache; for images also a folder, .tar, .zip, .npz or .npy; "

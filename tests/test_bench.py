@@ -76,6 +76,20 @@ def test_loader(bench, monkeypatch):
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
 
 
+@pytest.mark.slow
+def test_store(bench, monkeypatch, tmp_path):
+    store, loader = bench("store"), bench("loader")
+    monkeypatch.setattr(store, "apart", store.read)  # in this process: no start of torch each time
+    monkeypatch.setattr(loader, "TOKENS", loader.TOKENS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    run(store.main, *"--samples 512 --steps 2 --latency 0.001 --pace 0.001 --runs 1".split())
+    figures = published("store")
+    check(list(figures.values()), 1)
+    assert figures["copy, paced / disk, paced"]["compared_with"] == "disk, paced"
+    assert figures["disk: moved"]["value"] == 0 < figures["copy: moved"]["value"]
+    assert figures["copy: moved"]["value"] < figures["ranges: moved"]["value"]
+
+
 def test_protein(bench):
     small = "--residues 20 --steps 4 --runs 2 --chains 24 --length 64 --tokens 600"
     run(bench("protein").main, *small.split())
