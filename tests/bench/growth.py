@@ -12,9 +12,9 @@ process per size:
 - info: what `reed-cache info` prints of the built cache.
 
 Times are CPU seconds. Memory is the peak of the process less what it had before the part, with
-all imports done; the keys of a plan and features are kept, records and images should not be. A part
-is linear if the last column stays about 1: time per sample over that of the smallest size that
-takes a second, or of the largest but one. With --figure, the curves are drawn to docs/images.
+all imports done; the keys of a plan and features are kept, records and images should not be. The
+last row of a part is the time per sample at the largest size over that at the one before. With
+--figure, the curves are drawn to docs/images.
 """
 
 from __future__ import annotations
