@@ -131,7 +131,9 @@ def domain_settings(
     if origin == _SIT_OR_DIT:
         raise ReedError(f"{path} may be a SiT or a DiT; if it is a SiT, give --convention sit")
     kind, prediction = str(args.get("path_type", "linear")), args.get("prediction", "v")
-    if kind.lower() not in _PATHS or prediction not in ("v", "velocity"):
+    ours = {name: args[name] for name in ("times", "floor") if name in args}
+    known = ("v", "velocity", *(["x"] if "floor" in ours else []))  # our own files state a floor
+    if kind.lower() not in _PATHS or prediction not in known:
         raise ReedError(f"{path} has path {kind} and predicts {prediction}: no velocity of ours")
 
     hidden, rows = net["pos_embed"].shape[-1], len(net[_TABLE])
@@ -161,6 +163,7 @@ def domain_settings(
         "label_dropout": dropout,
         "path": _PATHS[kind.lower()],
         "net_settings": net_settings,
+        **(ours | {"predict": prediction} if "floor" in ours else {}),
     }
 
 
