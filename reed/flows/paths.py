@@ -152,13 +152,14 @@ def get_time_law(name: str) -> TimeLaw:
             positive number.
     """
     base, _, shift = name.rpartition(SHIFT) if SHIFT in name else (name, "", "")
-    base = base.strip() or "uniform"
+    base = base.strip() or "uniform"  # a shift alone is one of uniform times
     if base not in TIME_LAWS:
         raise ReedError(f"unknown time law {base!r}.{suggest(base, TIME_LAWS)}")
     law = TIME_LAWS[base]
     if SHIFT not in name:
         return law
 
+    # Text that is no number is refused like a number out of range.
     try:
         factor = float(shift)
     except ValueError:

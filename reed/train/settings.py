@@ -9,6 +9,7 @@ from typing import Any
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
 from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.groups import GroupConfig
 from reed.train.targets import AlignConfig
 
 CHOICES = {
@@ -20,7 +21,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Settings of AdamW.
+    """Settings of the optimizer, which is AdamW.
 
     Attributes:
         lr: Learning rate.
@@ -29,6 +30,7 @@ class OptimConfig:
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm; 0 for no clipping.
         schedule: Factor of lr over the run (see reed.train.curriculum).
+        groups: Parameters with settings of their own, by name (see reed.train.groups).
     """
 
     lr: float = 1e-4
@@ -37,6 +39,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: Any = 1.0
+    groups: dict[str, GroupConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least(
