@@ -21,7 +21,7 @@ from reed.errors import ReedError
 from reed.flows import samplers
 from reed.flows.paths import get_path, get_time_law, interpolate, steepness, velocity_to
 from reed.guides.guide import guides_of
-from reed.nets.sit import SiT, SiTConfig, sit_config
+from reed.nets.sit import OWN, SiT, SiTConfig, sit_config
 from reed.picture import grid, stretched, to_uint8
 from reed.seeding import Draws, seed_for
 
@@ -102,8 +102,15 @@ class ImageDomain:
     def published(self) -> dict[str, Any]:
         """Return settings as the training code of REPA and SiT names them in `args`."""
         shape = config.plain(sit_config(self.size)) if self.size else {}
+        shape |= self.net_settings
+        if more := [n for n in OWN if shape.get(n, getattr(SiTConfig, n)) != getattr(SiTConfig, n)]:
+            raise ReedError(
+                f"the public layout has no net with {', '.join(more)}; start another run from this "
+                "one with reed-train --init RUN"
+            )
+
         said = {
-            "num_heads": (shape | self.net_settings).get("num_heads", SiTConfig.num_heads),
+            "num_heads": shape.get("num_heads", SiTConfig.num_heads),
             "num_classes": self.classes,
             "path_type": self.path,
         }

@@ -132,8 +132,7 @@ def domain_settings(
         raise ReedError(f"{path} may be a SiT or a DiT; if it is a SiT, give --convention sit")
     kind, prediction = str(args.get("path_type", "linear")), args.get("prediction", "v")
     ours = _own_settings(args)
-    known = ("v", "velocity", ours.get("predict"))
-    if kind.lower() not in _PATHS or prediction not in known:
+    if kind.lower() not in _PATHS or prediction not in ("v", "velocity", ours.get("predict")):
         raise ReedError(f"{path} has path {kind} and predicts {prediction}: no velocity of ours")
 
     hidden, rows = net["pos_embed"].shape[-1], len(net[_TABLE])
