@@ -19,6 +19,7 @@ from reed.domains.image_guided import Request, drawn_with_guides
 from reed.domains.image_options import SampleOptions
 from reed.errors import ReedError
 from reed.flows import samplers
+from reed.flows.autoguidance import Pair, autoguided_velocity
 from reed.flows.paths import get_path, get_time_law, interpolate, steepness, velocity_to
 from reed.guides.guide import guides_of
 from reed.nets.sit import OWN, SiT, SiTConfig, sit_config
@@ -50,6 +51,7 @@ class ImageDomain:
     losses = ("diffusion",)
     limits = {"label": "classes"}  # the label `classes` means "no label"
     sampling = SampleOptions
+    shared = ("classes", "is_unconditional", "path", "predict", "floor")
 
     classes: int
     label_dropout: float = 0.1
@@ -71,6 +73,11 @@ class ImageDomain:
             raise ReedError(f"floor is {self.floor}, it must be between 0 and 1")
         if not 0 <= self.label_dropout <= 1:
             raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1]")
+
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether the net never sees a label."""
+        return self.label_dropout == 1
 
     def net(self, fields: Mapping[str, Field]) -> SiT:
         """Return a SiT for the shape of the field `x`, [C, H, W] with H = W."""
@@ -182,8 +189,8 @@ class ImageDomain:
         labels = [sample.label(options.labels) for sample in samples]
         if chosen := self.with_names(options, ()).label:
             labels = [int(chosen[index % len(chosen)]) for index in indices]
-        if self.label_dropout == 1:  # an unconditional net knows the null class alone
-            _check_unconditional(options)
+        if self.is_unconditional:  # such a net knows the null class alone
+            _check_unconditional(options, isinstance(net, Pair))
             labels = [self.classes] * len(samples)
         y = torch.tensor(labels, device=device)
         shape = _net_shape(field)
@@ -199,7 +206,11 @@ class ImageDomain:
             request = Request(y, null, options, indices, path, shift, self._velocity)
             x, drawn = drawn_with_guides(net, guides, request, noise)
         else:
-            velocity = samplers.guided_velocity(net, y, null, options.guidance, self._velocity)
+            guidance, read = options.guidance, self._velocity
+            if isinstance(net, Pair):
+                velocity = autoguided_velocity(net, y, guidance, read)
+            else:
+                velocity = samplers.guided_velocity(net, y, null, guidance, read)
             start, steps = noise(-1), options.steps
             if options.sampler == "sde":
                 path = get_path(self.path)
@@ -257,8 +268,8 @@ def _check_fields(x: Field, label: Field) -> None:
         raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
 
 
-def _check_unconditional(options: SampleOptions) -> None:
-    scale, label = options.guidance.scale, options.label
+def _check_unconditional(options: SampleOptions, is_pair: bool) -> None:
+    scale, label = 1.0 if is_pair else options.guidance.scale, options.label
     if scale > 1 or label:
         asked = f"--label {label[0]}" if label else f"guidance scale {scale}"
         raise ReedError(
