@@ -91,6 +91,23 @@ def steps(run: Path) -> Iterable[str]:
     return sorted(str(int(path.name.removeprefix("step-"))) for path in run.glob("step-*[0-9]"))
 
 
+def averages(run: Path) -> Iterable[str]:
+    """Return the names of the averages of a run, and of those reconstructed at its last step."""
+    table = config.read(run / "config.json")
+    width = table.get("ema_sigma_rel")
+    one = f"sigma_rel={width}" if width else table.get("ema_decay", "")
+    own = [_average(str(entry)) for entry in table.get("ema") or [one]]
+    last = sorted(run.glob("step-*"))[-1:]
+    made = [path.name[4:-12] for folder in last for path in folder.glob("ema.*.safetensors")]
+    return dict.fromkeys([*own, *made])
+
+
+def _average(entry: str) -> str:
+    """Return the name of an average, in which the number is written in one way."""
+    kind, equals, number = entry.rpartition("=")
+    return f"{kind}{equals}{float(number)}"
+
+
 def variants(cache: Path) -> Iterable[str]:
     """Return the variants of the recipe of a cache's pipeline."""
     return pipelines.variants(schema.load_manifest(cache).pipeline)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from reed.cli import typos
+from reed.cli import scored, typos
+from reed.cli.averages import ema_option
 from reed.cli.common import (
     CACHES,
     DEVICE,
     RUNS,
     importing,
     one_line_errors,
-    one_run,
     pick_device,
 )
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.extras import DISTRIBUTION
+
+if TYPE_CHECKING:
+    from reed.evaluate.record import Record
 
 
 def _kinds() -> Kinds:
@@ -30,7 +33,7 @@ def _kinds() -> Kinds:
 
 
 @click.command(cls=KindCommand, kinds=_kinds, early=typos.check_evaluation, flags=typos.EVALUATION)
-@click.argument("samples", required=False, type=click.Path(path_type=Path))
+@click.argument("samples", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--run",
     type=click.Path(path_type=Path),
@@ -46,6 +49,11 @@ def _kinds() -> Kinds:
     shell_complete=CACHES,
     help="Real data to compare with: a cache; for images also a folder, .tar, .zip, .npz or .npy; "
     "for designs also a structure file.",
+)
+@ema_option(
+    "Average of a run, by its name in the recipe, such as 0.999; all for each; may be repeated. "
+    "Default: the first.",
+    several=True,
 )
 @click.option(
     "--num", type=click.IntRange(1), help="Fail unless there are exactly N samples.", metavar="N"
@@ -64,9 +72,10 @@ def _kinds() -> Kinds:
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-eval")
 @one_line_errors
 def main(
-    samples: Path | None,
+    samples: tuple[Path, ...],
     run: Path | None,
     reference: Path,
+    ema: tuple[str, ...],
     num: int | None,
     batch: int,
     device: str,
@@ -82,7 +91,8 @@ def main(
 
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference. Prints a table and writes a record with the numbers, how
-    the samples were drawn, what they were compared with, and how.
+    the samples were drawn, what they were compared with, and how. Several SAMPLES, or several
+    averages of a run, are measured one after another and shown in one table.
 
     \b
     Examples:
@@ -91,37 +101,63 @@ def main(
           --metrics fid,sfid,is,pr --num 50000
       reed-eval s.npz --reference real/ --metrics kid --features timm:resnet50
       reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
+      reed-eval runs/digits/samples/*.npz --reference cache/digits
       reed-eval designs.fasta --reference my.pdb
     """
-    from reed import config
-    from reed.evaluate.base import Task, evaluator_of, kind_of
+    measured = scored.asked(samples, run, ema)
+    if out is not None and len(measured) > 1:
+        raise click.UsageError(
+            f"--out {out} is one record, and {len(measured)} sets are measured; leave it out"
+        )
 
-    samples = one_run(samples, run, "SAMPLES")
+    # Warnings go to stderr, so that stdout holds results alone.
+    metrics, abouts = [], []
+    for each in measured:
+        record, noun, path = _measure(each, reference, out, num, batch, device, flags, assignments)
+        for line in record.warnings:
+            said = line if len(measured) == 1 else f"{each.label}: {line}"
+            click.echo(f"Warning: {said}", err=True)
+        metrics.append(record.metrics)
+        of = each.place if len(measured) == 1 else each.label
+        abouts.append(f"{record.samples['num']} {noun} of {of} against {reference}: {path}")
+    shown = _table(*metrics) if len(measured) == 1 else scored.table(measured, metrics)
+    click.echo("\n".join([shown, "", *abouts]))
+
+
+def _measure(
+    measured: scored.Measured,
+    reference: Path,
+    out: Path | None,
+    num: int | None,
+    batch: int,
+    device: str,
+    flags: dict[str, Any],
+    assignments: tuple[str, ...],
+) -> tuple[Record, str, Path]:
+    """Measure one set of samples or a run; return its record, what it counts, and the file."""
+    from reed import config
+    from reed.evaluate.base import Task, evaluator_of, kind_of, place_of
+
+    # Only the samples tell which options there are.
+    samples = measured.place
     kind = kind_of(samples, reference)
     cls = evaluator_of(kind, samples)
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
     evaluator = config.build(cls, given)
 
-    out = out or evaluator.place(samples)
     task = Task(
         kind,
         samples,
         reference,
-        out,
+        out or place_of(evaluator, samples, measured.average),
         num,
         pick_device(device),
         batch,
         progress=True,
         say=lambda line: click.echo(line, err=True),
+        average=measured.average,
     )
-    record = evaluator.measure(task)
-
-    # Warnings go to stderr, so that stdout holds results alone.
-    for line in record.warnings:
-        click.echo(f"Warning: {line}", err=True)
-    click.echo(_table(record.metrics))
-    about = f"{record.samples['num']} {evaluator.noun} of {samples} against {reference}"
-    click.echo(f"\n{about}: {out}")
+    return evaluator.measure(task), evaluator.noun, task.out
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:

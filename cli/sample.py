@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from reed.build.engines import Share, launched_share
 from reed.cli import completion, typos
+from reed.cli.averages import NO_EMA, ema_option, names, wanted
 from reed.cli.common import DEVICE, RUNS, either, importing, one_line_errors, pick_device
+from reed.cli.drawing import draw, path_of, share_of
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.cli.weak import weak_options, with_weak
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
-from reed.wording import counted
 
-SHOWN = 10  # samples that are not sound, by name
 _PUBLIC = ("convention", "heads", "scale", "shift")  # options that need --checkpoint
 
 
@@ -53,12 +54,11 @@ def _kinds() -> Kinds:
     metavar="FILE",
     help="Public checkpoint of REPA, REED or SiT to draw from, instead of a run.",
 )
-@click.option(
-    "--ema/--no-ema",
-    default=True,
-    show_default=True,
-    help="Use the moving average of the weights, or the last weights.",
+@ema_option(
+    "Average of the weights, by its name in the recipe, such as 0.999; all draws a set for each. "
+    "Default: the first."
 )
+@NO_EMA
 @click.option(
     "--convention",
     type=click.Choice("auto reed sit dit".split()),
@@ -133,6 +133,8 @@ def main(
     keep_parts: bool,
     flags: dict[str, Any],
     assignments: tuple[str, ...],
+    ema: str | None,
+    no_ema: bool,
     **requested: Any,
 ) -> None:
     """Draw samples from a run or a public checkpoint; rerun the command to resume.
@@ -154,11 +156,35 @@ def main(
       reed-sample --checkpoint last.pt --vae /models/sd-vae-ft-mse
       reed-sample --run runs/pdb --structure my.pdb --num 8
       reed-sample --run runs/greys --set temperature=0.5
+      reed-sample runs/digits --ema 0.999
     """
+    share, average = share_of(array), wanted(ema, no_ema)
+    run = either(requested["place"], requested["run"])
+    asked = [average]
+    if run is not None and isinstance(average, str):
+        asked = names(run, requested["step"], (average,))
+    drawing = partial(draw, num=num, batch=batch, share=share, keep_parts=keep_parts)
+
+    # A set that cannot be drawn, such as that of a damaged structure, does not keep others back.
+    refused: list[str] = []
+    for each in asked:
+        place = out.with_name(f"{out.name}-ema-{each}") if out and len(asked) > 1 else out
+        refused += _draw_sets(place, flags, assignments, requested | {"ema": each}, drawing)
+    if refused:
+        raise ReedError("; ".join(refused))
+
+
+def _draw_sets(
+    out: Path | None,
+    flags: dict[str, Any],
+    assignments: tuple[str, ...],
+    requested: dict[str, Any],
+    drawing: Callable[..., None],
+) -> list[str]:
+    """Draw the sets of samples of some weights, and return what is wrong with those that fail."""
     from reed import config
     from reed.sample.sample_set import output_of
 
-    share = _share(array)
     sampler, folder, device = _sampler(**requested)
     # Flags of every kind parse; only the sampler tells which kind they must belong to.
     own = (sampler.domain.sampling, output_of(sampler.kind))
@@ -169,7 +195,6 @@ def main(
     options = sampler.completed(options)
     sets = output.sets()
 
-    # A set that cannot be drawn, such as that of a damaged structure, does not keep others back.
     refused = []
     for part in sets:
         try:
@@ -179,73 +204,9 @@ def main(
             continue
         for line in part.said:
             click.echo(line, err=True)
-        path = _path(out, folder, sampler, options, part, len(sets) > 1)
-        _draw(sampler, options, part, path, num, batch, share, keep_parts)
-    if refused:
-        raise ReedError("; ".join(refused))
-
-
-def _path(
-    out: Path | None, folder: Path, sampler: Any, options: Any, output: Any, several: bool
-) -> Path:
-    """Return OUT for one set of samples: a path without the ending of a file."""
-    if out is None:
-        names = (sampler.name, options.name, sampler.precision, output.name)
-        return folder / "samples" / "-".join(name for name in names if name)
-    endings = {path.suffix for path in output.files(Path("x"))} - {""}
-    out = out.with_suffix("") if out.suffix in endings else out
-    return out.with_name(f"{out.name}-{output.name}") if several else out
-
-
-def _draw(
-    sampler: Any,
-    options: Any,
-    output: Any,
-    out: Path,
-    num: int,
-    batch: int | None,
-    share: Share,
-    keep_parts: bool,
-) -> None:
-    """Draw this process's share of a set of samples; write the files once all are drawn."""
-    from reed.sample.sample_set import SampleSet, batch_of, recipe_of
-
-    sampler.check(num, options)
-    recipe = recipe_of(sampler, options, output, batch or batch_of(out, num))
-    shown = launched_share().rank == 0  # one bar for the processes of a launch
-    samples = SampleSet(out, recipe, num, output, progress=shown)
-
-    if not samples.is_written():
-        if message := samples.empty_share(share):
-            click.echo(message, err=True)
-        samples.fill(sampler, output.sampling(options), share)
-        if not samples.finish():
-            left = len(samples.missing())
-            click.echo(
-                f"{out}: {left} of {samples.batches} parts are left to other processes; "
-                "the last of them writes the files"
-            )
-            return
-
-    if not keep_parts:
-        samples.remove_parts()
-    named = list(samples.problems.items())
-    for number, reason in named[:SHOWN]:
-        click.echo(f"{out}: sample {number}: {reason}", err=True)
-    if len(named) > SHOWN:
-        click.echo(f"{out}: {len(named) - SHOWN} more are listed in {out.name}.json", err=True)
-    click.echo(f"{counted(num, 'sample')} of {sampler.about['checkpoint']}:")
-    for path in (*output.files(out), out.with_name(f"{out.name}.json")):
-        click.echo(f"  {path}")
-
-
-def _share(array: str | None) -> Share:
-    """Return the share of this process, of all ranks of all jobs of an array."""
-    launched = launched_share()
-    job, slash, jobs = (array or "0/1").partition("/")
-    if not (slash and job.isdigit() and jobs.isdigit() and int(job) < int(jobs)):
-        raise ReedError(f"--array {array} is not K/N with K from 0 to N - 1, such as 0/8")
-    return Share(int(job) * launched.world + launched.rank, int(jobs) * launched.world)
+        path = path_of(out, folder, sampler, options, part, len(sets) > 1)
+        drawing(sampler, options, part, path)
+    return refused
 
 
 def _sampler(
@@ -253,7 +214,7 @@ def _sampler(
     run: Path | None,
     checkpoint: Path | None,
     step: int | None,
-    ema: bool,
+    ema: bool | str,
     device: str,
     precision: str,
     **requested: Any,
@@ -267,6 +228,8 @@ def _sampler(
     if (run is None) == (checkpoint is None):
         raise click.UsageError("name what to draw from: --run DIR or --checkpoint FILE")
     other = "--checkpoint" if run else "--run"
+    if checkpoint and isinstance(ema, str):
+        raise click.UsageError(f"--ema {ema} names an average of a run, and {checkpoint} has one")
     public_only = [name for name in _PUBLIC if requested[name] is not None]
     for name in public_only if run else ["step"] * (step is not None):
         raise click.UsageError(f"--{name} belongs to {other}")

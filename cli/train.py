@@ -12,6 +12,7 @@ from reed import config
 from reed.build.engines import launched_share
 from reed.bytes import is_closed
 from reed.cli import completion, typos
+from reed.cli.averages import ema_option, reconstruct_average, wanted
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.cli.report import report_runs
 from reed.extras import DISTRIBUTION
@@ -184,6 +185,7 @@ def _show(settings: recipe.TrainConfig) -> None:
     if setup.guides:
         click.echo("share of the samples with z, A(t), from noise to data:", err=True)
         click.echo(dry_run.sketch_guides(setup.guides), err=True)
+    click.echo(dry_run.disk(setup), err=True)
     click.echo(json.dumps(config.plain(settings), indent=1))
 
 
@@ -215,32 +217,37 @@ _RUN = click.option(
     shell_complete=completion.of_run(completion.steps),
     help="Step of the run's checkpoint. Default: the latest.",
 )
-@click.option(
-    "--ema/--no-ema",
-    default=True,
-    show_default=True,
-    help="With --ema, a .pt also holds the averaged weights, and a .safetensors holds only these; "
-    "with --no-ema, both hold only the last weights.",
+@ema_option(
+    "Average of the weights, by its name in the recipe, such as 0.999. A .pt holds it besides the "
+    "last weights, a .safetensors alone. Default: the first."
 )
+@click.option("--no-ema", is_flag=True, help="Export only the last weights, and no average.")
 @one_line_errors
 def export_run(
-    place: Path | None, run: Path | None, out: Path, step: int | None, ema: bool
+    place: Path | None,
+    run: Path | None,
+    out: Path,
+    step: int | None,
+    ema: str | None,
+    no_ema: bool,
 ) -> None:
     """Export a run's weights in the layout of REPA and REED.
 
     \b
     Example:
       reed-train export runs/digits --out digits.pt
+      reed-train export runs/digits --ema 0.999 --out digits.safetensors
     """
-    run = one_run(place, run, "RUN")
+    run, average = one_run(place, run, "RUN"), wanted(ema, no_ema)
     from reed.train import export
 
-    step = export.write(run, out, step, ema)
+    step = export.write(run, out, step, average)
     click.echo(f"{out}: step {step} of {run}")
     if line := export.left_out(run):
         click.echo(f"{out}: {line}: {sample_command(run)}")
 
 
+main.add_command(reconstruct_average)
 main.add_command(report_runs)
 
 

@@ -56,11 +56,11 @@ SEVERAL, HIDDEN = ("label", "prompt-from", "structure", "weights"), ("shards",)
 RECIPE: dict[str, tuple[str, ...]] = {
     "": tuple(
         "shards run steps data domain batch tokens one_per align guide curriculum optim accumulate "
-        "seed precision compile ema_decay ema_sigma_rel stop_after_bad init tracker keep "
+        "seed precision compile ema_decay ema_sigma_rel ema stop_after_bad init tracker keep "
         "wait_minutes every preview loader reference".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule", "groups"),
-    "every": ("log", "save", "keep"),
+    "every": ("log", "save", "keep", "snapshot", "average"),
     "preview": ("every", "num", "options"),
     "loader": ("threads", "ahead"),
 }
@@ -77,8 +77,10 @@ ENTRIES: dict[str, tuple[str, ...]] = {
 # Dotted name of a setting -> its type; others, such as those of align.NAME, are not known here.
 TYPES: dict[str, type] = {
     **dict.fromkeys("steps batch tokens accumulate seed stop_after_bad keep".split(), int),
-    **dict.fromkeys(("every.log", "every.save", "every.keep", "preview.every"), int),
-    **dict.fromkeys(("preview.num", "loader.threads", "loader.ahead"), int),
+    **dict.fromkeys(
+        ("every.log", "every.save", "every.keep", "every.snapshot", "preview.every"), int
+    ),
+    **dict.fromkeys(("every.average", "preview.num", "loader.threads", "loader.ahead"), int),
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
     **dict.fromkeys("one_per precision compile init tracker".split(), str),
@@ -182,7 +184,7 @@ def check_evaluation(
     if typed["reference"] is None:  # click says so
         return
     for what, place in (
-        ("samples", typed["samples"] or typed["run"]),
+        *(("samples", place) for place in typed["samples"] or [typed["run"]]),
         ("the reference", typed["reference"]),
     ):
         if place is not None and not Path(place).exists():

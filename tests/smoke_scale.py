@@ -191,7 +191,8 @@ def evaluate(wanted: dict[str, Any], place) -> list[str]:
     """The small weights of every feature space that is needed and has none yet; a run's steps."""
     from reed.evaluate.image_metrics import parse_metrics, spaces_of
 
-    if (wanted["samples"] / "config.json").is_file():  # of a run, which designs
+    places = [wanted["run"] or wanted["samples"][0], *wanted["samples"]]
+    if (places[-1] / "config.json").is_file():  # of a run, which designs
         return DESIGN
     features, more = wanted["features"], []
     if (features or "").startswith("timm:"):

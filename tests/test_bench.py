@@ -165,6 +165,7 @@ def test_train(bench, monkeypatch):
     check(list(figures.values()), 2)
     for other in ("bare", "public way", "public way, stored tokens"):
         assert figures[f"small: ours / small: {other}"]["compared_with"] == f"small: {other}"
+    assert "small: three averages / small: ours" in figures
     for part in (
         "conv head",
         "spatial norm",

@@ -274,6 +274,35 @@ def test_a_run_is_measured_on_a_cache(run, cache, monkeypatch):
     assert sorted(named) == sorted(found)
 
 
+def test_all_averages_of_a_run_are_measured_in_one_call(run, cache, tmp_path):
+    """Each as if it were the only one: the second is the average of the other run."""
+    settings = CHAINS.settings(cache, tmp_path / "several", steps=3, ema=[0.5, 0.9])
+    several = TINY.trained(settings)
+    how = ("--reference", cache, "--steps", 5)
+    words = [str(word) for word in (several, *how, "--ema", "all")]
+    done = CliRunner().invoke(evaluate, words)
+    assert done.exit_code == 0, done.output
+    records = [several / f"step-0000003{way}.eval.json" for way in ("", "-ema-0.9")]
+    assert [Record.read(path).recipe["ema"] for path in records] == ["0.5", "0.9"]
+    assert invoke(evaluate, run, *how, "--out", tmp_path / "alone.json")[0] == 0
+    assert values(records[1]) == values(tmp_path / "alone.json") != values(records[0])
+
+    # one table, with a line for each
+    names, *lines = (line.split() for line in done.stdout.splitlines()[:3])
+    assert names[1] == "perplexity" and [line[:2] for line in lines] == [
+        ["several,", "0.5"],
+        ["several,", "0.9"],
+    ]
+    assert [line[2] for line in lines] == [f"{values(p)['perplexity']:.4f}" for p in records]
+    assert all(f"of several, {name} against {cache}: " in done.stdout for name in ("0.5", "0.9"))
+
+    # the first is meant where none is named; one that is not there is no record's
+    code, said = invoke(evaluate, several, *how, "--ema", "0.99")
+    assert code == 2 and "has no average 0.99; it has 0.5, 0.9" in said
+    code, said = invoke(evaluate, several, *how, "--ema", "all", "--out", tmp_path / "x.json")
+    assert code == 2 and "x.json is one record, and 2 sets are measured; leave it out" in said
+
+
 def test_a_measured_run_draws_one_design_per_structure_and_the_same_ones(run, cache, monkeypatch):
     """A batch of 64 was filled up with designs for the longest structure."""
     asked, whole = [], ProteinDomain.generate

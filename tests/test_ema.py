@@ -185,3 +185,51 @@ def test_bad_decays():
 def test_half_precision_parameters_are_our_own_bug():
     with pytest.raises(AssertionError, match="bfloat16"):
         Ema(nn.Linear(3, 2).bfloat16(), constant_decay())
+
+
+def test_several_averages_are_each_what_one_alone_is():
+    """One fused call for all of them gives the bits of one call for each."""
+    decays = {"0.9": constant_decay(0.9), "0.5": constant_decay(0.5), "power": power_decay(0.1)}
+    net = Net()
+    together = Ema(net, decays["0.9"], {name: decays[name] for name in ("0.5", "power")})
+    alone = {name: Ema(net, decay) for name, decay in decays.items()}
+    for step in range(1, 6):
+        with torch.no_grad():
+            for tensor in (*net.parameters(), net.buf):
+                tensor.normal_()
+        for each in (together, *alone.values()):
+            each.update(step)
+
+    ours = {"0.9": together.state_dict()} | together.others()
+    assert list(ours) == list(decays)
+    for name, state in ours.items():
+        theirs = alone[name].state_dict()
+        assert list(state) == list(theirs)
+        assert all(torch.equal(state[key], theirs[key]) for key in state), name
+    assert not torch.equal(ours["0.9"]["lin.bias"], ours["0.5"]["lin.bias"])
+
+    other = Ema(Net(), decays["0.9"], {name: decays[name] for name in ("0.5", "power")})
+    other.load_state_dict(together.state_dict(), together.others())
+    assert all(torch.equal(other.others()["power"][k], v) for k, v in ours["power"].items())
+    with pytest.raises(ReedError, match="ema: .*another model"):
+        other.load_state_dict(together.state_dict(), {"0.5": {}, "power": {}})
+
+
+def test_an_update_for_several_steps_has_their_decays():
+    """The weights of step 4, 8, ... count as those of the four steps up to it do."""
+    power = gamma_of(0.1) + 1
+    for decay, exact in (
+        (constant_decay(0.9), lambda s: 0.9 ** (12 - s) * (1 - 0.9**4)),
+        (power_decay(0.1), lambda s: (s / 12) ** power - ((s - 4) / 12) ** power),
+    ):
+        net = nn.Linear(3, 1, bias=False)
+        nn.init.zeros_(net.weight)
+        ema = Ema(net, decay, every=4)
+        for step in range(1, 13):
+            with torch.no_grad():
+                net.weight.fill_(float("nan") if step % 4 else 0)
+                net.weight[0, step // 4 - 1] = 1
+            ema.update(step)
+        profile = ema.state_dict()["weight"][0]
+        wanted = torch.tensor([exact(step) for step in (4, 8, 12)])
+        torch.testing.assert_close(profile, wanted, rtol=1e-5, atol=1e-7)

@@ -15,10 +15,12 @@ from reed.errors import ReedError
 from reed.evaluate.provenance import beside, drawn_as
 from reed.evaluate.record import Record
 from reed.registry import Registry
+from reed.train import averages
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 from reed.wording import counted
 
+ENDING = ".eval.json"  # of records
 EVALUATORS = Registry("evaluator of samples", "reed.evaluate", group="reed.evaluators")
 
 
@@ -36,6 +38,7 @@ class Task:
         batch: Samples per batch.
         progress: Whether to show progress bars.
         say: Function that shows a message to the user at once.
+        average: Name of the average of a run to measure; True for the first.
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Task:
     batch: int = 64
     progress: bool = False
     say: Callable[[str], None] = lambda line: None
+    average: bool | str = True
 
     def check_num(self, count: int) -> None:
         """Raise ReedError if the number of samples is not the required one."""
@@ -78,11 +82,26 @@ class Evaluator:
 
     def place(self, samples: Path) -> Path:
         """Return the default file of the record: NAME.eval.json beside the samples."""
-        return beside(samples, ".eval.json")
+        return beside(samples, ENDING)
 
     def measure(self, task: Task) -> Record:
         """Measure samples, write the record to `task.out` and return it."""
         raise NotImplementedError
+
+
+def place_of(evaluator: Evaluator, samples: Path, average: bool | str) -> Path:
+    """Return the default file of the record; of a further average of a run, with its name.
+
+    Raises:
+        ReedError: The run has no such average.
+    """
+    place = evaluator.place(samples)
+    if not isinstance(average, str) or not is_run(samples):
+        return place
+    settings = config.build(TrainConfig, config.read(samples / "config.json"))
+    chosen = averages.chosen(samples, None, settings.averages(), average)
+    name = place.name.removesuffix(ENDING)
+    return place if chosen.is_first else place.with_name(f"{name}-ema-{chosen.name}{ENDING}")
 
 
 def is_run(path: Path) -> bool:

@@ -73,7 +73,7 @@ class ProteinEvaluator(Evaluator):
 
     def _of_run(self, task: Task) -> Record:
         """Draw and measure one design for each structure of the reference, a cache."""
-        sampler = Sampler.of_run(task.samples, None, task.device)
+        sampler = Sampler.of_run(task.samples, None, task.device, ema=task.average)
         data = config.read(task.samples / "config.json")["data"]
         structures = structures_of(task.reference, data)
         structures.sort(key=lambda structure: len(structure.residue))

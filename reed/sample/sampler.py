@@ -19,7 +19,8 @@ from reed.guides.bank import check_banks, open_banks
 from reed.guides.guide import attach, guides_of
 from reed.guides.steer import Steer
 from reed.precision import OF_SAMPLING, computing, in_double
-from reed.train import checkpoint, export
+from reed.sample.chosen import weights_of
+from reed.train import checkpoint
 from reed.train.public import PublicWeights
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
@@ -77,7 +78,7 @@ class Sampler:
         step: int | None = None,
         device: str = "cpu",
         *,
-        ema: bool = True,
+        ema: bool | str = True,
         precision: str = "fp32",
     ) -> Sampler:
         """Load a checkpoint of a run.
@@ -86,12 +87,16 @@ class Sampler:
             run: Folder of the run.
             step: Step of the checkpoint; None for the latest.
             device: Device of the net.
-            ema: Whether to use the averaged weights instead of the model's.
+            ema: Whether to use the averaged weights instead of the model's; a name for those of one
+                of several averages, of which True is the first.
             precision: See the class.
+
+        Raises:
+            ReedError: The run has no such checkpoint, or that has no such average.
         """
-        group = "ema" if ema else "model"
-        saved = checkpoint.load(run, step, groups=(group,))
+        checkpoint.find(run, step)
         settings = config.build(TrainConfig, config.read(run / "config.json"))
+        found = weights_of(run, step, settings, ema)
 
         # The run keeps what it needs of its cache, which may be gone by now.
         data = RunData.of_run(run, settings.shards, settings.data)
@@ -99,20 +104,16 @@ class Sampler:
         made = domain.net(data.fields)
         guides = attach(made, data.guides(settings.guide, made))
         net: nn.Module = made
-        state = saved.ema if ema else export.under("net.", saved.model)
-        checkpoint.load_strict(net, state, f"{run} step {saved.step}")
-
-        name = f"step-{saved.step:07d}"
-        file = run / name / f"{group}.safetensors"
+        checkpoint.load_strict(net, found.net, f"{run} step {found.step}")
         if guides is not None:
             open_banks(guides, settings.shards, data.check_bank)
         about: dict[str, Any] = {
             "run": str(run),
-            "checkpoint": str(file),
-            "step": saved.step,
-            "ema": ema,
-            "weights": weights.weights_sha256(file),
-            "images_seen": saved.extra.get("samples"),
+            "checkpoint": str(found.file),
+            "step": found.step,
+            "ema": found.ema,
+            "weights": weights.weights_sha256(found.file),
+            "images_seen": found.images_seen,
             "convention": "reed",
             "domain": settings.domain,
             "fields": config.plain(data.fields),
@@ -123,7 +124,7 @@ class Sampler:
         columns = {
             role: data.columns[address.partition("/")[0]] for role, address in settings.data.items()
         }
-        name += "" if ema else "-model"
+        name = found.file.parent.name + found.suffix
         net = net.to(device)
         sampler = cls(net, data.domain, domain, data.fields, columns, about, name, precision)
         sampler.classes = data.classes

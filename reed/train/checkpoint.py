@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Checkpoint:
         ema: Averaged state dict of the net.
         optim: State of the optimizer, by "state/parameter".
         extra: Small values that fit in JSON.
+        averages: Further averaged state dicts by name (see reed.train.averages).
     """
 
     step: int
@@ -41,6 +42,7 @@ class Checkpoint:
     ema: dict[str, Tensor]
     optim: dict[str, Tensor]
     extra: dict[str, Any]
+    averages: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def save(run: Path, checkpoint: Checkpoint) -> Path:
@@ -51,9 +53,10 @@ def save(run: Path, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(stale, ignore_errors=True)
 
     with files.new_folder(final) as temp:
-        for group in _GROUPS:
-            named = getattr(checkpoint, group).items()
-            tensors = {name: value.detach().contiguous().cpu() for name, value in named}
+        groups = {group: getattr(checkpoint, group) for group in _GROUPS}
+        groups |= {average_group(name): state for name, state in checkpoint.averages.items()}
+        for group, state in groups.items():
+            tensors = {name: value.detach().contiguous().cpu() for name, value in state.items()}
             save_file(tensors, temp / f"{group}.safetensors")
         state = {"step": checkpoint.step, "extra": checkpoint.extra}
         (temp / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
@@ -84,37 +87,54 @@ def steps(run: Path) -> list[int]:
     return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
 
-def load(run: Path, step: int | None = None, groups: tuple[str, ...] = _GROUPS) -> Checkpoint:
-    """Read a checkpoint.
+def average_group(name: str) -> str:
+    """Return the name, without its ending, of the file of a further average."""
+    return f"ema.{name}"
 
-    Args:
-        run: Folder of the run.
-        step: Step of the checkpoint; by default the latest.
-        groups: State dicts to read, of "model", "ema" and "optim"; the others stay empty.
 
-    Raises:
-        ReedError: The run has no such checkpoint, or its files are damaged.
-    """
+def find(run: Path, step: int | None = None) -> tuple[int, Path]:
+    """Return the step and the folder of a checkpoint, by default of the latest; see `load`."""
     known = steps(run)
     if not known:
         raise ReedError(f"{run} has no checkpoint yet; train it with reed-train")
     step = known[-1] if step is None else step
     if step not in known:
         raise ReedError(f"{run} has no checkpoint of step {step}; it has {_listed(known)}")
+    return step, run / f"step-{step:07d}"
+
+
+def load(
+    run: Path,
+    step: int | None = None,
+    groups: tuple[str, ...] = _GROUPS,
+    averages: Iterable[str] = (),
+) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        run: Folder of the run.
+        step: Step of the checkpoint; by default the latest.
+        groups: State dicts to read, of "model", "ema" and "optim"; the others stay empty.
+        averages: Names of the further averages to read.
+
+    Raises:
+        ReedError: The run has no such checkpoint, or its files are damaged.
+    """
+    step, folder = find(run, step)
 
     # A damaged file is reported with its folder: without the folder, an older checkpoint is used.
-    folder = run / f"step-{step:07d}"
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         tensors = {
             group: load_file(folder / f"{group}.safetensors") if group in groups else {}
             for group in _GROUPS
         }
+        more = {name: load_file(folder / f"{average_group(name)}.safetensors") for name in averages}
     except (OSError, ValueError, SafetensorError) as error:
         for file in folder.iterdir():
             check_readable(file)
         raise ReedError(f"{folder} cannot be read: {error}; remove it to use another") from error
-    return Checkpoint(state["step"], **tensors, extra=state["extra"])
+    return Checkpoint(state["step"], **tensors, extra=state["extra"], averages=more)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict:

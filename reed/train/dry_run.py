@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
+from reed.bytes import human
 from reed.guides.settings import GuideSpec
+from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule, drawn, sketch
+from reed.train.recipe import Setup, TrainConfig, shapes_alone
+from reed.wording import counted
 
 
 def sketch_weights(schedules: Mapping[str, Schedule], lr: Schedule, steps: int) -> str:
@@ -37,3 +43,45 @@ def sketch_guides(guides: Mapping[str, GuideSpec], width: int = 48) -> str:
         ends = f"{middle:.4g} at t = 0.5; {guide.config.read}, {guide.config.enter}"
         lines.append(f"{name.ljust(longest)}  {bars}  {ends}")
     return "\n".join(lines)
+
+
+def disk(setup: Setup) -> str:
+    """Return a line on the disk space that the checkpoints and snapshots of a run will take."""
+    settings = setup.config
+    with shapes_alone():
+        model = AlignedNet(setup.domain.net(setup.fields), setup.targets, setup.guides)
+    own, average = _bytes(model.state_dict().values()), _bytes(model.net.state_dict().values())
+    moments = 2 * _bytes(p for p in model.parameters() if p.requires_grad)
+    averages = settings.averages().values()
+
+    whole = own + moments + average * len(averages)
+    kept = _kept(settings)
+    parts = [f"{counted(kept, 'checkpoint')} of {human(whole)}"]
+    total = kept * whole
+    if every := settings.every.snapshot:
+        size = average * sum(each.sigma_rel > 0 for each in averages)
+        parts.append(f"{counted(settings.steps // every, 'snapshot')} of {human(size)}")
+        total += settings.steps // every * size
+
+    # The folder of the run may not be there yet.
+    place = settings.run.absolute()
+    place = next(folder for folder in (place, *place.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    said = f"disk: {', '.join(parts)}, {human(total)} in all, {human(free)} free"
+    said += f"; each of {counted(len(averages), 'average')} takes {human(average)} of a checkpoint"
+    return said if total < free else f"{said}; make room, or lower keep"
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _kept(settings: TrainConfig) -> int:
+    """Return the number of checkpoints at the end of a run, see `reed.train.checkpoint.prune`."""
+    steps, save, keep = settings.steps, settings.every.save, settings.keep
+    saved = sorted({steps, *(range(save, steps + 1, save) if save > 0 else ())})
+    if not keep:
+        return len(saved)
+    interval = settings.every.keep
+    older = [step for step in saved[:-keep] if interval and step % interval == 0]
+    return len(saved[-keep:]) + len(older)

@@ -1,4 +1,4 @@
-"""Moving averages of a net's weights, in float32, with one fused call per update."""
+"""Moving averages of a net's weights, in float32, with one fused call for all per update."""
 
 from __future__ import annotations
 
@@ -72,67 +72,112 @@ def clean_names(names: list[str]) -> list[str]:
 
 
 class Ema:
-    """A moving average of a module's parameters, and a copy of its persistent buffers.
+    """Moving averages of a module's parameters, and a copy of its persistent buffers.
 
     The values are float32, on the module's device, under the names of the module's state dict.
-    Make the Ema when the module is on its device.
+    Make the Ema when the module is on its device. The first average is the one that is meant where
+    none is named.
 
     Args:
         module: The module; its parameters must be float32 (the master weights), because one fused
             call averages them all.
-        decay: Decay as a function of the step (see constant_decay and power_decay).
+        decay: Decay of the first average as a function of the step (see constant_decay and
+            power_decay).
+        others: Decay of each further average, by name.
+        every: Steps between two updates, each of which has the decays of all these steps.
     """
 
     @torch.no_grad()
-    def __init__(self, module: nn.Module, decay: Decay) -> None:
-        self._decay = decay
+    def __init__(
+        self,
+        module: nn.Module,
+        decay: Decay,
+        others: Mapping[str, Decay] | None = None,
+        *,
+        every: int = 1,
+    ) -> None:
+        others, self._every = others or {}, every
+        self._decays = [decay, *others.values()]
         self._parameters: list[Tensor] = []
         self._averages: list[Tensor] = []
         self._buffers: list[Tensor] = []
         self._copies: list[Tensor] = []
         self._values: dict[str, Tensor] = {}
+        self._others: dict[str, dict[str, Tensor]] = {name: {} for name in others}
 
-        # Lists instead of one table, because torch's fused calls take lists.
+        # Lists instead of one table, because torch's fused calls take lists. The averages of one
+        # parameter are neighbours, so that its values are still in the device's cache.
+        states = [self._values, *self._others.values()]
         for name, tensor in _tensors(module).items():
-            value = tensor.detach().clone(memory_format=torch.preserve_format)
-            self._values[name] = value
             if isinstance(tensor, nn.Parameter):
                 assert tensor.dtype == torch.float32, (name, tensor.dtype)
-                self._parameters.append(tensor)
-                self._averages.append(value)
+                for state in states:
+                    state[name] = tensor.detach().clone(memory_format=torch.preserve_format)
+                    self._parameters.append(tensor)
+                    self._averages.append(state[name])
             else:
+                copy = tensor.detach().clone(memory_format=torch.preserve_format)
                 self._buffers.append(tensor)
-                self._copies.append(value)
+                self._copies.append(copy)
+                for state in states:  # all have the same copy
+                    state[name] = copy
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Set each average to decay * average + (1 - decay) * parameter, and copy the buffers.
 
+        Nothing happens between two updates, if they are several steps apart.
+
         Args:
             step: Optimizer steps done so far, 1 after the first.
         """
         assert step >= 1, step
-        torch._foreach_lerp_(self._averages, self._parameters, 1 - self._decay(step))
+        if step % self._every:
+            return
+        last = range(step - self._every + 1, step + 1)
+        weights = [1 - math.prod(map(decay, last)) for decay in self._decays]
+        if len(weights) == 1:
+            torch._foreach_lerp_(self._averages, self._parameters, weights[0])
+        else:
+            each = weights * (len(self._averages) // len(weights))
+            torch._foreach_lerp_(self._averages, self._parameters, each)
         if self._buffers:
             torch._foreach_copy_(self._copies, self._buffers)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return averages and buffers by name, as load_state_dict of the unwrapped net takes them.
 
-        The tensors are not copies: save them before the next update.
+        They are those of the first average. The tensors are not copies: save them before the next
+        update.
         """
         return dict(self._values)
 
+    def others(self) -> dict[str, dict[str, Tensor]]:
+        """Return the same of each further average, by its name."""
+        return {name: dict(values) for name, values in self._others.items()}
+
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the values of `state`; ReedError unless names and shapes agree."""
-        compare("ema", _shapes(self._values), state)
-        for name, value in self._values.items():
-            value.copy_(state[name])
+    def load_state_dict(
+        self,
+        state: Mapping[str, Tensor],
+        others: Mapping[str, Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """Take over the values of all averages; ReedError unless names and shapes agree."""
+        for own, saved in ((self._values, state), *self._pairs(others or {})):
+            compare("ema", _shapes(own), saved)
+            for name, value in own.items():
+                value.copy_(saved[name])
+
+    def _pairs(
+        self, others: Mapping[str, Mapping[str, Tensor]]
+    ) -> list[tuple[dict[str, Tensor], Mapping[str, Tensor]]]:
+        """Return the values of each further average with those that were saved of it."""
+        assert others.keys() == self._others.keys(), (list(others), list(self._others))
+        return [(values, others[name]) for name, values in self._others.items()]
 
     @contextmanager
     def weights_in(self, module: nn.Module) -> Generator[None]:
-        """Put the averages into `module` for the `with` block; then restore its values exactly.
+        """Put the first average into `module` for the `with` block; then restore it exactly.
 
         Args:
             module: The averaged net or a copy of it, wrapped or not.

@@ -17,7 +17,7 @@ from reed.domains.base import Published
 from reed.errors import ReedError
 from reed.guides.when import NEVER
 from reed.state_dict import slot
-from reed.train import checkpoint
+from reed.train import averages, checkpoint
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
 
@@ -37,7 +37,9 @@ def layout(net: Mapping[str, Tensor], heads: Iterable[Mapping[str, Tensor]]) -> 
     return dict(net) | {f"projectors.{i}.{k}": v for i, head in numbered for k, v in head.items()}
 
 
-def run_table(run: Path, step: int | None = None, guides: bool = False) -> dict[str, Any]:
+def run_table(
+    run: Path, step: int | None = None, guides: bool = False, average: str = ""
+) -> dict[str, Any]:
     """Return a run's checkpoint as REPA's trainer writes one: model, ema and steps.
 
     The projectors are in the order of the recipe's targets. They are not averaged, so ema gets
@@ -47,9 +49,11 @@ def run_table(run: Path, step: int | None = None, guides: bool = False) -> dict[
         run: Folder of the run.
         step: Step of the checkpoint; by default the latest.
         guides: Whether to keep the modules of guides, which have no place in that layout.
+        average: Name of the average; empty for the first.
     """
-    saved = checkpoint.load(run, step, groups=("model", "ema"))
+    checkpoint.find(run, step)
     settings = config.build(TrainConfig, config.read(run / "config.json"))
+    saved, _ = averages.load(run, step, settings.averages(), average, groups=("model",))
     chosen = dict if guides else without_guides
     net = chosen(under("net.", saved.model))
     heads = [under(f"heads.{slot(name)}.", saved.model) for name in settings.align]
@@ -58,7 +62,7 @@ def run_table(run: Path, step: int | None = None, guides: bool = False) -> dict[
     return {"model": layout(net, heads), "ema": ema, "steps": saved.step}
 
 
-def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> int:
+def write(run: Path, out: Path, step: int | None = None, ema: bool | str = True) -> int:
     """Write a run's weights for the public code, and return their step.
 
     A .pt or .pth file holds model, steps, args (fields, and settings that the weights do not show)
@@ -69,15 +73,16 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool = True) -> in
         run: Folder of the run.
         out: File to write.
         step: Step of the checkpoint; by default the latest.
-        ema: Whether to write the averaged weights.
+        ema: Whether to write the averaged weights, the first ones; a name for those of that name.
 
     Raises:
-        ReedError: The file name has another ending, or the run's domain has no public layout.
+        ReedError: The file name has another ending, the run's domain has no public layout, or the
+            run has no such checkpoint or average.
     """
     if out.suffix not in WRITTEN:
         known = " or ".join((", ".join(WRITTEN[:-1]), WRITTEN[-1]))
         raise ReedError(f"--out {out} must end in {known}, not in {out.suffix or 'nothing'!r}")
-    table = run_table(run, step)
+    table = run_table(run, step, average=ema if isinstance(ema, str) else "")
     settings = config.build(TrainConfig, config.read(run / "config.json"))
     data = RunData.of_run(run, settings.shards, settings.data)
     domain = data.make_domain(settings.domain)

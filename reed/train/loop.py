@@ -17,10 +17,9 @@ from reed.cache.files import only_writer
 from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
-from reed.train import checkpoint, expected, public, recipe, summary, trackers
+from reed.train import averages, checkpoint, expected, public, recipe, summary, trackers
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
-from reed.train.ema import Ema
 from reed.train.feed import Fed, Feed
 from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
@@ -107,7 +106,7 @@ class Trainer:
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
-        self._ema = Ema(model.net, setup.config.decay())
+        self._ema = averages.of_net(model.net, setup.config)
         self.bare = model
         self._compiled = _compiles(setup.config.compile, accelerator.device)
         if self._compiled:
@@ -126,11 +125,11 @@ class Trainer:
         if not checkpoint.steps(run):
             return
 
-        saved = checkpoint.load(run)
+        saved = checkpoint.load(run, averages=self._ema.others())
         checkpoint.load_strict(self.bare, saved.model, f"{run} step {saved.step}")
         parameters = dict(self.bare.named_parameters())
         checkpoint.load_optimizer(self._optimizer, parameters, saved.optim)
-        self._ema.load_state_dict(saved.ema)
+        self._ema.load_state_dict(saved.ema, saved.averages)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
         self.releases.load_state_dict(saved.extra.get("releases", {}))
@@ -147,16 +146,9 @@ class Trainer:
         extra = {"samples": self.samples, "scaler": state}
         if measured := self.releases.state_dict():
             extra["releases"] = measured
-        checkpoint.save(
-            settings.run,
-            Checkpoint(
-                self.step,
-                self.bare.state_dict(),
-                self._ema.state_dict(),
-                checkpoint.optimizer_tensors(self._optimizer, self._names),
-                extra,
-            ),
-        )
+        optim = checkpoint.optimizer_tensors(self._optimizer, self._names)
+        parts = self.bare.state_dict(), self._ema.state_dict(), optim, extra, self._ema.others()
+        checkpoint.save(settings.run, Checkpoint(self.step, *parts))
         checkpoint.prune(settings.run, settings.keep, settings.every.keep)
 
     def preview(self) -> np.ndarray:
@@ -207,6 +199,8 @@ class Trainer:
                         log.write(self.step, line)
                 if last or _due(self.step, every.save):
                     self.save()
+                if main and _due(self.step, every.snapshot):
+                    averages.snapshot(settings, self.step, self._ema)
                 if log is not None and _due(self.step, settings.preview.every):
                     log.picture(self.step, self.preview())
                 if last:

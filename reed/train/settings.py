@@ -8,7 +8,7 @@ from typing import Any
 
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
-from reed.train.ema import Decay, constant_decay, power_decay
+from reed.train.averages import Average, of_settings
 from reed.train.groups import GroupConfig
 from reed.train.targets import AlignConfig
 
@@ -57,11 +57,24 @@ class EveryConfig:
         log: Steps between two lines of metrics.jsonl.
         save: Steps between two checkpoints.
         keep: Steps between two checkpoints that are kept whatever ``keep`` of the run says.
+        snapshot: Steps between two snapshots of the power-function averages, from which other
+            widths are reconstructed; 0 for none.
+        average: Steps between two updates of the averages, at least 1.
     """
 
     log: int = 50
     save: int = 5000
     keep: int = 0
+    snapshot: int = 0
+    average: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, "every.", average=self.average)
+        if self.snapshot % self.average:
+            raise ReedError(
+                f"every.snapshot is {self.snapshot} and every.average {self.average}; a snapshot "
+                "must be of a step with an update, so make it a multiple"
+            )
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,8 @@ class TrainConfig:
         ema_decay: Decay per step of the averaged weights.
         ema_sigma_rel: If above 0, relative width of a power-function average that replaces
             ema_decay (see reed.train.ema).
+        ema: Several averages, each a decay or "sigma_rel=WIDTH", which replace ema_decay; the first
+            is meant where none is named (see reed.train.averages).
         stop_after_bad: Steps with non-finite gradients after which the run stops.
         init: Checkpoint whose weights the first step starts from (see reed.train.public).
         tracker: Tracker of Accelerate that also gets the log.
@@ -179,6 +194,7 @@ class TrainConfig:
     compile: str = "auto"
     ema_decay: float = 0.9999
     ema_sigma_rel: float = 0.0
+    ema: tuple[float | str, ...] = ()
     stop_after_bad: int = 10
     init: str = ""
     tracker: str = "none"
@@ -207,11 +223,15 @@ class TrainConfig:
             if value not in known:
                 raise ReedError(f"unknown {name} {value!r}.{suggest(value, known)}")
 
-        # Making the decay checks its setting.
-        self.decay()
+        # Making the averages checks their settings.
+        widths = [each.name for each in self.averages().values() if each.sigma_rel]
+        if self.every.snapshot and len(widths) < 2:
+            raise ReedError(
+                f"every.snapshot is {self.every.snapshot}, and the recipe has {len(widths)} "
+                'power-function averages, of which a reconstruction needs 2; add "sigma_rel=0.05" '
+                'and "sigma_rel=0.1" to ema, or leave out every.snapshot'
+            )
 
-    def decay(self) -> Decay:
-        """Return the decay of the averaged weights as a function of the step."""
-        if self.ema_sigma_rel:
-            return power_decay(self.ema_sigma_rel)
-        return constant_decay(self.ema_decay)
+    def averages(self) -> dict[str, Average]:
+        """Return the averages of the weights by name; the first is meant where none is named."""
+        return of_settings(self.ema, self.ema_decay, self.ema_sigma_rel)

@@ -105,12 +105,13 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """One variant from one seed. root: the folder of all runs of a setting."""
+    """One variant from one seed. root: the folder of all runs of a setting; data: a pipeline."""
 
     root: Path
     cache: Path
     variant: str
     seed: int
+    data: str = "scenes"
 
     @property
     def folder(self) -> Path:
@@ -120,7 +121,7 @@ class Run:
 def settings_of(run: Run, setting: Setting) -> TrainConfig:
     """The recipe of a run, as reed-train would resolve it."""
     named = {"reed": ""}.get(run.variant, "sit" if run.variant in setting.own else run.variant)
-    table = config.merge(pipelines.recipe("scenes", named), setting.over)
+    table = config.merge(pipelines.recipe(run.data, named), setting.over)
     table = config.merge(table, setting.own.get(run.variant, {}))
     table["every"] = table["every"] | {"save": max(1, table["steps"] // setting.points)}
     place = {"shards": str(run.cache), "run": str(run.folder), "seed": run.seed}

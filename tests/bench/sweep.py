@@ -1,11 +1,11 @@
-"""make bench-sweep: when and how a representation enters, on scenes: alpha times read.
+"""make bench-sweep: when and how a representation enters: alpha times read.
 
-Every run is the pipeline `scenes` without alignment and with one guide, the caption's vector, that
-enters the condition. Rows are the law of the time t* at which it is drawn, columns where it comes
-from (docs/guides.md); what is denoised beside the image starts at once, and has its lag in place of
-a law. Quality is the Fréchet distance (FD) of make bench-speedup, in the features of a judge that
-no run saw, at the end of the run; the same seed gives the same batches and noise. Rerun the command
-to go on where it stopped; the table is made of the seeds that are complete.
+Every run is the pipeline `scenes` or `digits` without alignment and with one guide, the caption's
+vector, that enters the condition. Rows are the law of the time t* at which it is drawn, columns
+where it comes from (docs/guides.md); what is denoised beside the image starts at once, and has its
+lag in place of a law. Quality is the Fréchet distance (FD) at the end of the run, in the features
+of a judge that no run saw: of scenes as in make bench-speedup, of digits as in make demo. The same
+seed gives the same batches and noise. Rerun the command to go on where it stopped.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ from typing import Any
 
 import click
 
+from reed.cache.files import write_atomic
+from reed.evaluate.reference import Reference
+from reed.experiments.command import command
+from reed.experiments.demo_image import FEATURE_SPACE, OPTIONS
+from reed.metrics.frechet import frechet_distance
+
 sys.path.insert(0, str(Path(__file__).parent))
 import report
 import speedup
 from speedup import SETTINGS, Run, Setting
 from tqdm import tqdm
 
-TARGET = {"target": "scenes-text/embedding", "hidden": 128, "depth": 3}
+TARGETS = {"scenes": "scenes-text/embedding", "digits": "caption-ngrams/embedding"}
 LAWS: dict[str, Any] = {
     "constant": "constant",
     "cosine": "cosine",
@@ -39,21 +45,24 @@ LAGS = (0.0, 0.3, 1.0)
 SPACE = "scenes-judge"
 
 
-def variants() -> dict[str, dict[str, Any]]:
+def variants(data: str) -> dict[str, dict[str, Any]]:
     """Return the guide of every variant but "never", which has none, by name."""
     found: dict[str, dict[str, Any]] = {}
+    target = {"target": TARGETS[data], "hidden": 128, "depth": 3}
     for law, when in LAWS.items():
         for read in ("prior", "mean"):
-            found[f"{read}-{law}"] = TARGET | {"when": when, "read": read}
+            found[f"{read}-{law}"] = target | {"when": when, "read": read}
     for lag in LAGS:
-        found[f"joint-lag{lag:g}"] = TARGET | {"when": "start", "read": "joint", "lag": lag}
+        found[f"joint-lag{lag:g}"] = target | {"when": "start", "read": "joint", "lag": lag}
     return found
 
 
-def laid(setting: Setting, steps: int, unconditional: bool) -> Setting:
+def laid(setting: Setting, data: str, steps: int, unconditional: bool) -> Setting:
     """Return the setting with the variants of the sweep, one checkpoint, and so many steps."""
     domain = {"domain": {"label_dropout": 1.0}} if unconditional else {}
-    own: dict[str, dict[str, Any]] = {name: {"guide": {"z": g}} for name, g in variants().items()}
+    own: dict[str, dict[str, Any]] = {
+        name: {"guide": {"z": g}} for name, g in variants(data).items()
+    }
     own = {"never": domain} | {name: table | domain for name, table in own.items()}
     over = setting.over | ({"steps": steps} if steps else {})
     return replace(setting, over=over, points=1, own=own)
@@ -61,7 +70,17 @@ def laid(setting: Setting, steps: int, unconditional: bool) -> Setting:
 
 def distance(run: Run, setting: Setting) -> float:
     """Return the FD at the end of a run; it is trained only if that is missing."""
-    return speedup.measured(run, setting)[SPACE][-1][1]
+    if run.data == "scenes":
+        return speedup.measured(run, setting)[SPACE][-1][1]
+    path = run.folder / "distance.json"
+    if not path.is_file():
+        speedup.torch.set_num_threads(1)
+        steps = speedup.train(speedup.settings_of(run, setting), progress=False)
+        drawn = speedup.draw(run.folder, steps, replace(setting, drawn=1000, options=OPTIONS))
+        real = Reference(run.cache, FEATURE_SPACE)
+        found = frechet_distance(real.gaussian(drawn), real.gaussian(real.images))
+        write_atomic(path, json.dumps(found).encode())
+    return json.loads(path.read_text())
 
 
 def table(found: Mapping[str, list[float]]) -> str:
@@ -80,18 +99,23 @@ def table(found: Mapping[str, list[float]]) -> str:
 
 @click.command()
 @click.option("--setting", type=click.Choice([*SETTINGS]), default="cpu", show_default=True)
+@click.option("--data", type=click.Choice([*TARGETS]), default="scenes", show_default=True)
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--steps", default=0, help="Steps of a run; 0: those of the setting.")
 @click.option("--unconditional", is_flag=True, help="Without labels.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"))
-def main(setting: str, seeds: int, steps: int, unconditional: bool, out: Path) -> None:
+def main(setting: str, data: str, seeds: int, steps: int, unconditional: bool, out: Path) -> None:
     """Train every variant from every seed, seed by seed; print and draw the distances."""
-    how = laid(SETTINGS[setting], steps, unconditional)
-    cache = Path("cache") / f"scenes-{how.images}"
-    speedup.build(cache, how.images)
-    name = f"sweep-{setting}" + ("-unconditional" if unconditional else "")
+    how = laid(SETTINGS[setting], data, steps, unconditional)
+    if data == "scenes":
+        cache = Path("cache") / f"scenes-{how.images}"
+        speedup.build(cache, how.images)
+    else:
+        cache = Path("cache/digits")
+        command("reed-cache", "build", data, "--cache", cache)
+    name = f"sweep-{data}-{setting}" + ("-unconditional" if unconditional else "")
     root = out / f"{name}-{how.over.get('steps', 'all')}"
-    runs = [Run(root, cache, variant, seed) for seed in range(seeds) for variant in how.own]
+    runs = [Run(root, cache, variant, seed, data) for seed in range(seeds) for variant in how.own]
     found: dict[str, list[float]] = {}
     with ProcessPoolExecutor(how.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         jobs = {pool.submit(distance, run, how): run for run in runs}

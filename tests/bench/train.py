@@ -5,7 +5,8 @@ loss -> backward -> clip -> AdamW -> EMA. Bare are the forward and backward pass
 and heads on one batch that stays. The public way, written here after REPA's trainer, has the same
 net and batch, but encodes the images at each step with a frozen ViT, averages in a Python loop
 over parameters, compiles nothing and reads its loss after each step; "stored tokens" is that
-without the encoder. Weights and data are random. The ways are run in turn, a round is some steps
+without the encoder. "three averages" is our step with three averages of the weights, not one.
+Weights and data are random. The ways are run in turn, a round is some steps
 of each. The encoder has two thirds of the net's parameters, as DINOv2-B has of SiT-B.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 import copy
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -37,7 +38,7 @@ from reed.cache import plan
 from reed.cache.schema import Field
 from reed.domains.base import Batch, Noised
 from reed.seeding import Draws
-from reed.train import recipe
+from reed.train import averages, recipe
 from reed.train.align import AlignedNet
 from reed.train.feed import Fed, Feed
 from reed.train.loop import Trainer, accelerator_for, untrained
@@ -69,6 +70,8 @@ class Setting:
     steps: int = 1  # of a round
     parts: int = 1
 
+
+AVERAGES = (0.9999, 0.999, "sigma_rel=0.05")
 
 SMALL = Setting(
     "small",
@@ -190,6 +193,18 @@ def bare(trainer: Trainer, fed: Fed) -> Callable[[], None]:
     return passes
 
 
+def three_averages(trainer: Trainer, batches: Iterator[Fed]) -> Callable[[], None]:
+    """The trainer's own step, with three averages in place of its one."""
+    ema = averages.of_net(trainer.bare.net, replace(trainer.setup.config, ema=AVERAGES))
+
+    def step() -> None:
+        own, trainer._ema = trainer._ema, ema
+        trainer.train_step(next(batches))
+        trainer._ema = own
+
+    return step
+
+
 class PublicWay:
     """REPA's loop as its public trainer has it, but for reading files: that is left out.
 
@@ -271,6 +286,7 @@ def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
         part = replace(part, total=part.rows)
         ways = {
             "ours": (lambda: trainer.train_step(next(batches)), setting.batch),
+            "three averages": (three_averages(trainer, batches), setting.batch),
             "bare": (bare(trainer, fixed), setting.batch),
             "public way": (PublicWay(trainer, setting, part, encoder), part.rows),
             "public way, stored tokens": (PublicWay(trainer, setting, part, None), part.rows),
@@ -283,6 +299,8 @@ def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
         memory, waited = alone(timed[f"{said}: ours"], feed, device)
     figures = [report.figure(name, values, "images/s") for name, values in found.items()]
     ours, *others = found
+    more, *others = others  # is compared with ours, and ours with all others
+    figures.append(report.ratios(found, more, ours))
     figures += [report.ratios(found, ours, other) for other in others]
     figures.append(report.figure(f"{said}: share of a step spent waiting", [waited], "share"))
     if device.type == "cuda":
