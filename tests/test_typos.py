@@ -295,7 +295,7 @@ def test_a_run_is_named_by_position_or_by_run(trained, tmp_path):
         assert done.exit_code == 0 and json.loads(done.stdout)["steps"] == 3, done.output
     assert call(cli_train, "export", "--out", tmp_path / "x.pt").exit_code == 2
     assert "Missing argument 'SAMPLES'" in call(cli_evaluate, "--reference", tmp_path).output
-    line = "nowhere is neither a run (no config.json) nor export, report"
+    line = "nowhere is neither a run (no config.json) nor average, export, report"
     assert line in call(cli_train, "nowhere").output
 
 
