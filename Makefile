@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -110,6 +110,9 @@ bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no 
 bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array, and memcpy (5 GB)
 	$(BIN)/python tests/bench/loader.py $(ARGS)
 
+bench-store: $(STAMP) ## Time the stream of a server with 10 ms latency against local disk (0.5 GB)
+	$(BIN)/python tests/bench/store.py $(ARGS)
+
 bench-stage1: $(STAMP) ## Time photographs to shards, bare forward passes, and one at a time
 	$(BIN)/python tests/bench/stage1.py $(ARGS)
 
@@ -137,6 +140,12 @@ bench-sample: $(STAMP) ## Time drawing samples against another checkout: ARGS=DI
 
 bench-first: $(STAMP) ## Time a first build against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/first_build.py $(ARGS)
+
+bench-eval: $(STAMP) ## Time FID by reed-eval, bare passes, torch-fidelity and clean-fid
+	$(BIN)/python tests/bench/evaluate.py $(ARGS)
+
+bench-growth: $(STAMP) ## Time and memory of building, loading, evaluating from 1,000 samples on
+	$(BIN)/python tests/bench/growth.py $(ARGS)
 
 bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
 	$(BIN)/python tests/bench/contention.py $(ARGS)

@@ -10,7 +10,7 @@ import click
 
 from reed import pipelines
 from reed.cache import schema
-from reed.cli.common import CACHES, completed
+from reed.cli.common import CACHES, CacheDir, completed
 from reed.encoders import ENCODERS
 from reed.sources import SOURCES
 
@@ -35,10 +35,11 @@ COLUMNS = (
     ),
     click.option(
         "--cache",
-        type=click.Path(path_type=Path),
+        type=CacheDir(),
         metavar="DIR",
         shell_complete=CACHES,
-        help="Folder of the cache. Default: cache/PIPELINE.",
+        help="Folder of the cache, or its URL, such as s3://bucket/imagenet. Default: "
+        "cache/PIPELINE.",
     ),
     click.option(
         "--set",

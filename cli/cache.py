@@ -6,6 +6,7 @@ import click
 
 from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_convert import convert
+from reed.cli.cache_exchange import export, import_
 from reed.cli.cache_keep import reindex, repair, verify
 from reed.cli.cache_look import doctor, info, list_, peek, study
 from reed.cli.cache_space import prune, rm
@@ -23,7 +24,8 @@ def main() -> None:
 
 building, looking = (plan, prefetch, build), (list_, info, study, peek, doctor)
 keeping = (verify, repair, reindex, convert, rm, prune)
-for command in (*building, *looking, *keeping):
+exchange = (export, import_)
+for command in (*building, *looking, *keeping, *exchange):
     main.add_command(command)
 
 

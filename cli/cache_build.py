@@ -19,6 +19,7 @@ from reed.cli.build_options import COLUMNS, REQUEST, takes
 from reed.cli.common import DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import Build, JobSpec, Request
+from reed.store import mirror
 from reed.view import account, pace
 
 
@@ -170,6 +171,7 @@ def build(
             timing = ray_engine.run(
                 ray, name, frozen, spec, share, gpu=gpu, workers=few, retry=retry
             )
+            mirror.local(spec.cache)  # of what workers on other machines have stored
             report(name, timing, time.monotonic() - began)
     else:
         source, cache = prepared.make_source(), prepared.request.cache

@@ -10,13 +10,13 @@ from reed.build import transcode
 from reed.build.choices import parse_codecs
 from reed.cache import convert as converting
 from reed.cache import plan, schema
-from reed.cli.common import CACHES, one_line_errors
+from reed.cli.common import CACHES, CacheDir, one_line_errors
 from reed.errors import ReedError
 from reed.wording import counted
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--to",
     type=click.Choice(schema.CONTAINERS),

@@ -20,9 +20,10 @@ from reed.cache import verify as verifying
 from reed.cache.plan import Plan
 from reed.cache.schema import Marker
 from reed.cache.verify import Problem
-from reed.cli.common import CACHES, DEVICE, one_line_errors, pick_device
+from reed.cli.common import CACHES, DEVICE, CacheDir, one_line_errors, pick_device
 from reed.errors import ReedError
 from reed.stage_one import JobSpec
+from reed.store import mirror
 from reed.wording import counted
 
 JOBS = click.option(
@@ -35,7 +36,7 @@ JOBS = click.option(
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option("--deep", is_flag=True, help="Also read every shard: hash, headers and values.")
 @JOBS
 @one_line_errors
@@ -47,14 +48,14 @@ def verify(cache: Path, deep: bool, jobs: int) -> None:
     Example: reed-cache verify cache/digits --deep
     """
     frozen = _plan_or_exit(cache)
-    problems = _problems(cache, frozen, deep, jobs)
+    problems, where = _problems(cache, frozen, deep, jobs), mirror.shown(cache)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
     for note in (verifying.note(cache, frozen), *verifying.lost_origins(cache)):
         if note:
-            click.echo(f"{cache}: {note}")
+            click.echo(f"{where}: {note}")
     total = frozen.shards * len(verifying.names(cache))
-    click.echo(f"{cache}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
+    click.echo(f"{where}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
     if problems:
         raise SystemExit(1)
 
@@ -88,7 +89,7 @@ def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
@@ -131,7 +132,7 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
         _follow(cache, before, unknown, data, device)
     count = sum(len(shards) for shards in dropped.values())
     were = "was bad and is" if count == 1 else "were bad and are"
-    click.echo(f"{cache}: {counted(count, 'shard')} {were} built again")
+    click.echo(f"{mirror.shown(cache)}: {counted(count, 'shard')} {were} built again")
 
 
 def _check_source(cache: Path, frozen: Plan, names: list[str], data: Path | None) -> list[str]:
@@ -237,7 +238,7 @@ def _rebuild(
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--column",
     "names",
@@ -259,4 +260,4 @@ def reindex(cache: Path, names: tuple[str, ...]) -> None:
                 f"{name} shard {marker.shard}: {counted(len(marker.keys), 'sample')}{failed}"
             )
             count += 1
-    click.echo(f"{cache}: {counted(count, 'marker')} written")
+    click.echo(f"{mirror.shown(cache)}: {counted(count, 'marker')} written")

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from reed.bytes import human
-from reed.cli.common import CACHES, one_line_errors
+from reed.cli.common import CACHES, CacheDir, one_line_errors
 from reed.errors import ReedError
 
 
@@ -48,7 +48,7 @@ def list_(what: str) -> None:
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @one_line_errors
 def info(cache: Path) -> None:
     """Show the columns of a cache, their fields, sizes and failures.
@@ -62,7 +62,7 @@ def info(cache: Path) -> None:
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.argument("column", metavar="COLUMN[/FIELD]")
 @click.option(
     "--samples",
@@ -109,7 +109,7 @@ def study(cache: Path, column: str, samples: int, names: tuple[str, ...], out: P
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.argument("key", required=False)
 @click.option(
     "--html",

@@ -8,8 +8,9 @@ import click
 
 from reed.bytes import human
 from reed.cache import files, plan, remove, schema
-from reed.cli.common import CACHES, one_line_errors
+from reed.cli.common import CACHES, CacheDir, one_line_errors
 from reed.errors import ReedError
+from reed.store import mirror
 from reed.view.holders import holders
 
 
@@ -38,7 +39,7 @@ def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
     """
     by_cache: dict[Path, list[str]] = {}
     for place in columns:
-        by_cache.setdefault(place.parent, []).append(place.name)
+        by_cache.setdefault(mirror.local(place.parent), []).append(place.name)
     for cache, names in by_cache.items():
         plan.load(cache)  # raises ReedError if this is no cache
         remove.check(cache, names)
@@ -55,7 +56,7 @@ def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
 
 
 @click.command()
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=CacheDir(), shell_complete=CACHES)
 @click.option(
     "--runs",
     type=click.Path(path_type=Path),

@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from reed.errors import ReedError, place_of
+from reed.store import mirror, urls
 
 DEVICE = click.option(
     "--device",
@@ -39,6 +40,22 @@ class Refused(click.ClickException):
     """An error that click prints as "Error: …" on stderr, with exit code 2."""
 
     exit_code = 2
+
+
+class CacheDir(click.Path):
+    """The folder of a cache, or its URL: the folder is then its mirror, with what is there now."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the folder."""
+        if (ctx and ctx.resilient_parsing) or not urls.url_of(value):
+            return super().convert(value, param, ctx)
+        try:
+            return mirror.local(value)
+        except ReedError as error:
+            raise Refused(str(error)) from error
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from reed.cli.common import (
     CACHES,
     DEVICE,
     RUNS,
+    CacheDir,
     importing,
     one_line_errors,
     pick_device,
@@ -44,7 +45,7 @@ def _kinds() -> Kinds:
 @click.option(
     "--reference",
     required=True,
-    type=click.Path(path_type=Path),
+    type=CacheDir(),
     metavar="PLACE",
     shell_complete=CACHES,
     help="Real data to compare with: a cache; for images also a folder, .tar, .zip, .npz or .npy; "
@@ -92,7 +93,8 @@ def main(
     The kind of data is read from the file that reed-sample wrote beside the samples, else from
     the samples, else from the reference. Prints a table and writes a record with the numbers, how
     the samples were drawn, what they were compared with, and how. Several SAMPLES, or several
-    averages of a run, are measured one after another and shown in one table.
+    averages of a run, are measured one after another and shown in one table. The processes of
+    torchrun or accelerate launch divide the images; the numbers stay the same.
 
     \b
     Examples:
@@ -103,6 +105,7 @@ def main(
       reed-eval runs/pdb --reference cache/pdb-test --esmfold /models/esmfold_v1
       reed-eval runs/digits/samples/*.npz --reference cache/digits
       reed-eval designs.fasta --reference my.pdb
+      torchrun --nproc-per-node 8 -m -- reed.cli.evaluate s.npz --reference real/
     """
     measured = scored.asked(samples, run, ema)
     if out is not None and len(measured) > 1:
@@ -113,13 +116,18 @@ def main(
     # Warnings go to stderr, so that stdout holds results alone.
     metrics, abouts = [], []
     for each in measured:
-        record, noun, path = _measure(each, reference, out, num, batch, device, flags, assignments)
+        done = _measure(each, reference, out, num, batch, device, flags, assignments)
+        if done is None:
+            continue
+        record, noun, path = done
         for line in record.warnings:
             said = line if len(measured) == 1 else f"{each.label}: {line}"
             click.echo(f"Warning: {said}", err=True)
         metrics.append(record.metrics)
         of = each.place if len(measured) == 1 else each.label
         abouts.append(f"{record.samples['num']} {noun} of {of} against {reference}: {path}")
+    if not abouts:
+        return
     shown = _table(*metrics) if len(measured) == 1 else scored.table(measured, metrics)
     click.echo("\n".join([shown, "", *abouts]))
 
@@ -133,9 +141,13 @@ def _measure(
     device: str,
     flags: dict[str, Any],
     assignments: tuple[str, ...],
-) -> tuple[Record, str, Path]:
-    """Measure one set of samples or a run; return its record, what it counts, and the file."""
+) -> tuple[Record, str, Path] | None:
+    """Measure one set of samples or a run; return its record, what it counts, and the file.
+
+    Only the first process of a launch returns them.
+    """
     from reed import config
+    from reed.build.engines import launched_share
     from reed.evaluate.base import Task, evaluator_of, kind_of, place_of
 
     # Only the samples tell which options there are.
@@ -145,6 +157,10 @@ def _measure(
     (given,) = tables(flags, assignments, kind, {**_kinds(), kind: (cls,)}, str(samples))
     evaluator = config.build(cls, given)
 
+    # Process 0 of a launch writes the record and prints; the others compute for it.
+    share = launched_share()
+    if share.rank and not cls.shared:
+        return None
     task = Task(
         kind,
         samples,
@@ -153,11 +169,13 @@ def _measure(
         num,
         pick_device(device),
         batch,
-        progress=True,
-        say=lambda line: click.echo(line, err=True),
+        progress=not share.rank,
+        say=lambda line: None if share.rank else click.echo(line, err=True),
         average=measured.average,
+        share=share,
     )
-    return evaluator.measure(task), evaluator.noun, task.out
+    record = evaluator.measure(task)
+    return None if share.rank else (record, evaluator.noun, task.out)
 
 
 def _table(metrics: dict[str, dict[str, Any]]) -> str:

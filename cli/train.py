@@ -43,7 +43,7 @@ class _Train(click.Group):
     type=click.Path(path_type=Path),
     metavar="DIR",
     shell_complete=CACHES,
-    help="Cache to train from.",
+    help="Cache to train from: its folder, or its URL, such as s3://bucket/imagenet.",
 )
 @click.option(
     "--run",

@@ -62,7 +62,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule", "groups"),
     "every": ("log", "save", "keep", "snapshot", "average"),
     "preview": ("every", "num", "options"),
-    "loader": ("threads", "ahead"),
+    "loader": ("threads", "ahead", "cache_dir", "cache_bytes"),
 }
 # Table of a recipe that has a table for each name -> the settings of that.
 ENTRIES: dict[str, tuple[str, ...]] = {
@@ -81,9 +81,10 @@ TYPES: dict[str, type] = {
         ("every.log", "every.save", "every.keep", "every.snapshot", "preview.every"), int
     ),
     **dict.fromkeys(("every.average", "preview.num", "loader.threads", "loader.ahead"), int),
+    "loader.cache_bytes": int,
     **dict.fromkeys(("optim.lr", "optim.eps", "optim.weight_decay", "optim.clip"), float),
     **dict.fromkeys(("ema_decay", "ema_sigma_rel", "wait_minutes"), float),
-    **dict.fromkeys("one_per precision compile init tracker".split(), str),
+    **dict.fromkeys("one_per precision compile init tracker loader.cache_dir".split(), str),
 }
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from reed.errors import ReedError, suggest
+from reed.store import urls
 
 T = TypeVar("T")
 _PLAIN = (bool, int, float, str)
@@ -194,7 +195,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         is_plain = _LEAVES.issuperset(map(type, value))  # long lists of numbers are
         return list(value) if is_plain else [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return urls.text(value) if isinstance(value, Path) else value
 
 
 def shown(value: Any) -> str:

@@ -24,6 +24,10 @@ class NoPermission(ReedError):
     """A file or folder exists, and this user may not read it, which says nothing of its content."""
 
 
+class StoreError(ReedError):
+    """An object store cannot be used: nothing is known of the objects, and others fail, too."""
+
+
 def at_least(least: float, where: str = "", **values: float) -> None:
     """Raise ReedError unless each value is at least ``least``.
 

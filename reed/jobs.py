@@ -23,6 +23,7 @@ from reed.encoders import ENCODERS
 from reed.errors import ReedError, placed
 from reed.registry import find_in
 from reed.sources import SOURCES
+from reed.store import mirror
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,13 @@ class JobSpec:
         )
 
     def absolute(self) -> JobSpec:
-        """Return the same job for a process that runs in another folder."""
-        data = self.data and self.data.absolute()
-        return replace(self, cache=self.cache.absolute(), data=data, folder=self.folder.absolute())
+        """Return the same job for a process that runs in another folder, or on another machine.
+
+        That has another mirror of a cache in an object store, so it is sent the URL.
+        """
+        store, data = mirror.of(self.cache), self.data and self.data.absolute()
+        cache = Path(store.url) if store else self.cache.absolute()
+        return replace(self, cache=cache, data=data, folder=self.folder.absolute())
 
     def make_encoder(self) -> Encoder:
         """Return the encoder, not loaded."""
@@ -88,6 +93,8 @@ class JobSpec:
         """
         # In another process the source may be named by a module in that folder, too.
         find_in(self.folder)
+        if (cache := mirror.local(self.cache)) != self.cache:
+            return replace(self, cache=cache).open(reader, progress)
 
         frozen = plan.load(self.cache)
         with placed(f"column {self.column!r}"):

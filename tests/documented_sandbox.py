@@ -69,6 +69,7 @@ class Sandbox:
 
     def placed(self, word: str) -> str:
         """A word with the places of the documents' world as they are here."""
+        word = word.replace("s3://", f"file://{Path.cwd()}/s3/")  # no bucket, but a URL
         known = SMALL.WORLD.FILES
         for path in re.findall(r"/(?:data|models)/[^\s,:=]*", word):
             found = [name for name in known if f"{path}/".startswith(f"{name}/")]

@@ -29,6 +29,7 @@ from reed.encoders.image.cards import CARDS
 from reed.experiments import smoke
 from reed.experiments.command import sets
 from reed.stage_one import Request
+from reed.store import mirror
 
 WORLD = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_world.py"))))
 STEPS, NUM = 2, WORLD.COUNT  # of training; samples to draw
@@ -183,7 +184,7 @@ def build(words: list[str], place) -> list[str]:
 def train(wanted: dict[str, Any]) -> list[str]:
     """The recipe of the cache's pipeline at smoke scale."""
     shards = wanted["shards"] or config.read(wanted["files"][0])["shards"]
-    pipeline = schema.load_manifest(Path(shards)).pipeline
+    pipeline = schema.load_manifest(mirror.local(shards)).pipeline
     return sets(TRAIN.get(pipeline, {}) | {"steps": STEPS, "every.log": 1})
 
 

@@ -76,6 +76,20 @@ def test_loader(bench, monkeypatch):
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
 
 
+@pytest.mark.slow
+def test_store(bench, monkeypatch, tmp_path):
+    store, loader = bench("store"), bench("loader")
+    monkeypatch.setattr(store, "apart", store.read)  # in this process: no start of torch each time
+    monkeypatch.setattr(loader, "TOKENS", loader.TOKENS)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    run(store.main, *"--samples 512 --steps 2 --latency 0.001 --pace 0.001 --runs 1".split())
+    figures = published("store")
+    check(list(figures.values()), 1)
+    assert figures["copy, paced / disk, paced"]["compared_with"] == "disk, paced"
+    assert figures["disk: moved"]["value"] == 0 < figures["copy: moved"]["value"]
+    assert figures["copy: moved"]["value"] < figures["ranges: moved"]["value"]
+
+
 def test_protein(bench):
     small = "--residues 20 --steps 4 --runs 2 --chains 24 --length 64 --tokens 600"
     run(bench("protein").main, *small.split())
@@ -198,6 +212,46 @@ def test_every_training_row_of_gpu_fits_its_recipe(bench, tmp_path):
         cache = train.build(small, tmp_path / "cache")
         setup = train.recipe.check(train.settings_of(small, cache, tmp_path / "run"))
         assert set(setup.targets) == {"image", "caption"}
+
+
+def test_the_ratios_of_evaluate(bench):
+    """Of the bare passes ours is a multiple; of ours the programs are."""
+    evaluate = bench("evaluate")
+    ways = {name: lambda: None for name in (evaluate.BARE, evaluate.OURS, evaluate.FIDELITY)}
+    figures = evaluate.measure(ways, "features", 3, 4)
+    check([vars(figure) for figure in figures], 3)
+    compared = {figure.name: figure.compared_with for figure in figures if figure.unit == "ratio"}
+    assert compared["features, reed-eval / bare passes, clock"] == "bare passes"
+    assert compared["features, torch-fidelity / reed-eval, CPU"] == "reed-eval"
+
+
+@pytest.mark.slow  # building Inception takes seconds
+def test_evaluate(bench, tmp_path):
+    """All ways give features of both folders; a distance takes roots of matrices of width 2048."""
+    evaluate = bench("evaluate")
+    passes, distances = evaluate.ways(tmp_path, count=2, batch=2, device="cpu")
+    assert set(distances) <= set(passes)
+    figures = evaluate.measure(passes, "features", 1, 4)
+    check([vars(figure) for figure in figures], 1)
+    found = {figure.name: figure for figure in figures}
+    for unit in ("CPU", "clock"):
+        name = f"features, reed-eval / bare passes, {unit}"
+        assert found[name].compared_with == "bare passes"
+        assert found[f"features, torch-fidelity / reed-eval, {unit}"].unit == "ratio"
+
+
+def test_growth(bench, monkeypatch, tmp_path):
+    growth = bench("growth")
+    monkeypatch.setattr(growth, "fresh", growth.alone)
+    monkeypatch.setattr(growth, "WARM", 300)
+    monkeypatch.setattr(growth, "IMAGE", tmp_path / "growth.png")
+    run(growth.main, "--sizes", "400,600", "--large", "0", "--figure")
+    figures = published("growth")
+    check(list(figures.values()), 1)
+    for part in growth.PARTS:
+        ratio = figures[f"{part}, time per sample, 600 / 400"]
+        assert ratio["compared_with"] == f"{part}, 400" and figures[f"{part}, 600: in all"]["value"]
+    assert (tmp_path / "growth.png").stat().st_size < 200_000
 
 
 def test_contention(bench, monkeypatch):

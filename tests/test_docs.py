@@ -73,12 +73,14 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.docs
+@pytest.mark.timeout(1200)  # three minutes on two idle cores
 def test_every_page_is_built(site):
     for page in DOCS.glob("*.md"):
         assert (site / f"{page.stem}.html").is_file(), page
 
 
 @pytest.mark.docs
+@pytest.mark.timeout(1200)  # three minutes on two idle cores
 def test_a_page_fetches_nothing_from_elsewhere(site):
     for page in site.glob("*.html"):
         text = page.read_text()

@@ -62,7 +62,13 @@ def test_nothing_tells_to_install_the_package_that_is_called_reed():
 
 
 # What installs a module, where that has another name.
-INSTALLS = {"sklearn": "scikit-learn", "PIL": "pillow", "esm": "fair-esm"}
+INSTALLS = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "esm": "fair-esm",
+    "lance": "pylance",
+    "megatron": "megatron-energon",
+}
 
 
 def named_libraries() -> list[tuple[str, str]]:

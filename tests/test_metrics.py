@@ -297,3 +297,12 @@ def test_other_distances_keep_their_digits_far_from_zero():
     assert unbiased_mmd(*(rows.astype(np.float64) for rows in far)) == pytest.approx(
         exact, rel=1e-6
     )
+
+
+def test_a_gaussian_of_many_features_is_fitted_in_parts(monkeypatch):
+    x = features(3)
+    whole = Gaussian.of(x)
+    monkeypatch.setattr("reed.metrics.frechet.ROWS", 7)
+    parts = Gaussian.of(x)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(parts.covariance, whole.covariance, rtol=0, atol=1e-11)

@@ -165,5 +165,5 @@ def test_arrays_that_do_not_fit(tmp_path):
     np.save(tmp_path / "y.npy", np.zeros(3))
     for name in ("gone.npz", "y.npy"):
         encoder = ArrayFile(file=tmp_path / name)
-        with pytest.raises(ReedError, match="cannot read .* as .npz or folder"):
+        with pytest.raises(ReedError, match="cannot read .* as .npz, .safetensors"):
             encoder.load("cpu")

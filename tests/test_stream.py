@@ -141,7 +141,7 @@ def test_seeds_give_other_orders(whole, straight):
 
 def test_more_shards_than_may_be_open(fakes, tmp_path, monkeypatch):
     """100 shards of one column, of which at most 7 stay open."""
-    monkeypatch.setattr(stream_module, "_file_limit", lambda: 7)
+    monkeypatch.setattr(stream_module.files, "most_open", lambda: 7)
     cache = fakes.build(tmp_path, ["pixels"], fakes.Source(100), shard_size=1)
     before = open_files()
     ((_, rows, values),) = take(open_cache(cache).stream({"x": "pixels/x"}, 100), 0, 1)

@@ -170,7 +170,7 @@ def _forget(cache: Path, wanted: Column) -> None:
     if path.is_file() and not schema.has_shards(cache, wanted.name):
         described = schema.load_column(cache, wanted.name)
         if replace(described, calibration="") != wanted:
-            path.unlink(missing_ok=True)
+            files.delete(path)
 
 
 def _check_reads(cache: Path, encoder: Encoder, source: Source, name: str) -> None:

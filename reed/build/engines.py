@@ -95,7 +95,7 @@ def todo(job: Job, share: Share, *, retry: bool = False) -> Todo:
     if missing:
         computed.check(job.cache, job.column, job.source)
     for shard in failed:
-        schema.marker_path(job.cache, job.column, shard).unlink(missing_ok=True)
+        files.delete(schema.marker_path(job.cache, job.column, shard))
         markers[shard] = None
 
     tally = build.new_tally(job)

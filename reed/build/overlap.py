@@ -98,7 +98,7 @@ def build_shards(
         work = Work(job, timing, tally, writer, step)
         reader.batch = job.encoder.batch_size
         for shard in shards:
-            if marker := build.done_marker(job, shard):
+            if marker := build.done_meanwhile(job, shard):
                 yield marker
             else:
                 encode_shard([work], shard, reader)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reed.build.tally import share_of
-from reed.cache import files, mend, reader, schema, verify
+from reed.cache import files, mend, place, reader, schema, verify
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
 from reed.cache.containers import tar
@@ -44,7 +44,7 @@ class Work:
 def records(work: Work, marker: Marker) -> Iterator[tuple[str, Views]]:
     """Yield the samples of a shard of the source column as they are stored."""
     views, parts = work.plan.manifest.views, reader.parts_of(work.source.fields)
-    path = schema.shard_path(work.cache, work.source, marker.shard)
+    path = place.whole(schema.shard_path(work.cache, work.source, marker.shard), marker.sha256)
     opened = reader.CONTAINERS[work.source.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row, key in enumerate(marker.keys):
@@ -101,7 +101,8 @@ def write(work: Work, shard: int, lost: int) -> int:
     # The sums of the source no longer hold for a field that is copied, if a sample is left out.
     if failed:
         count = len(keys) * work.plan.manifest.views
-        new = replace(new, stats=mend.stats_of(path, work.column, new, work.state, count))
+        file = place.whole(path, new.sha256)
+        new = replace(new, stats=mend.stats_of(file, work.column, new, work.state, count))
     sums = new.stats | {name: running.summary() for name, running in stats.items()}
     new = replace(new, stats=sums)
     files.write_atomic(schema.marker_path(work.cache, work.column, shard), schema.dump(new))

@@ -18,7 +18,7 @@ from reed.build.source import Source as Source
 from reed.build.storing import PIECE, Storing
 from reed.build.tally import Tally as Tally
 from reed.build.tally import Timing as Timing
-from reed.cache import files, reader, schema, verify
+from reed.cache import files, place, reader, schema, verify
 from reed.cache.codecs.codecs import State
 from reed.cache.containers.block import Block
 from reed.cache.plan import Plan
@@ -140,8 +140,17 @@ def is_done(job: Job, shard: int) -> bool:
 
 
 def done_marker(job: Job, shard: int) -> Marker | None:
-    """Return the marker of a finished shard: one that a shallow verify accepts; else None."""
+    """Return the marker of a finished shard: one that a shallow verify accepts; else None.
+
+    In an object store, it is one that was there when the command began; see `done_meanwhile`.
+    """
     return verify.marker_in_place(job.cache, job.plan, job.column, shard)
+
+
+def done_meanwhile(job: Job, shard: int) -> Marker | None:
+    """Return what `done_marker` does, also where another machine has just stored the shard."""
+    place.refresh(schema.marker_path(job.cache, job.column, shard))
+    return done_marker(job, shard)
 
 
 def build_shard(job: Job, shard: int, tally: Tally | None = None) -> tuple[Marker, Timing]:

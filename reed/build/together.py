@@ -252,7 +252,7 @@ class _Pass:
         works: list[Work] = []
         for name in names:
             work, _, bar = self._works[name]
-            if marker := build.done_marker(work.job, shard):  # by another process meanwhile
+            if marker := build.done_meanwhile(work.job, shard):  # by another process meanwhile
                 work.job.kept.drop(shard)
                 bar.shard(marker)
             else:

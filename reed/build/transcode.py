@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from reed.build import fitting
 from reed.build.recode import Work, records, value_of, write
-from reed.cache import origin, plan, reader, schema, verify
+from reed.cache import files, origin, plan, reader, schema, verify
 from reed.cache.codecs import codecs, components
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
@@ -149,7 +149,7 @@ def _is_there(cache: Path, wanted: Column) -> bool:
             f"{cache / wanted.name} was made with revision {found.revision!r}, now it is "
             f"{wanted.revision!r}; remove that folder, or keep both: --name OTHER"
         )
-    path.unlink(missing_ok=True)
+    files.delete(path)
     return False
 
 

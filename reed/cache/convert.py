@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from reed.cache import account, files, reader, schema, verify
+from reed.cache import account, files, place, reader, schema, verify
 from reed.cache import plan as plans
 from reed.cache.containers import tar
 from reed.cache.plan import Plan
@@ -91,6 +91,7 @@ def _convert_shard(
     except ReedError as error:
         raise ReedError(f"{source}: {error}; run reed-cache repair {cache}") from error
     views, parts = frozen.manifest.views, reader.parts_of(column.fields)
+    source = place.whole(source, marker.sha256)
 
     def members() -> Iterator[tuple[str, list]]:
         for row, values in enumerate(_stored(source, column, marker, views)):

@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import shutil
 import stat
+import time
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from reed.errors import ReedError
+from reed.store import mirror
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _OURS_ALONE = 0o600
+_MOST_FILES = 65536
+_LEFT = 86400.0  # seconds after which no upload runs any more
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -23,7 +28,8 @@ _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
     """Yield a temporary path that is renamed to ``path`` if the block succeeds, else removed.
 
-    The block writes and syncs the file, which gets the permissions of a new one.
+    The block writes and syncs the file, which gets the permissions of a new one. A file of a cache
+    in an object store is stored there before it appears; a shard appears only there.
 
     Args:
         path: The final path.
@@ -34,7 +40,9 @@ def new_file(path: Path, *, overwrite: bool = True) -> Generator[Path]:
         yield temp
         try:
             _follow_umask(temp)
-            _rename(temp, path, overwrite)
+            stored = mirror.of_file(path)
+            if not stored or stored[0].publish(stored[1], temp, overwrite=overwrite):
+                _rename(temp, path, overwrite)
         except FileNotFoundError:
             if not path.exists():  # else another writer was first and removed our file
                 raise
@@ -89,7 +97,11 @@ def sweep(folder: Path, names: Collection[str]) -> None:
         names: Names of files that are in place and valid. A writer that is still running takes its
             missing temporary file as a sign that another process has written the same file.
     """
+    in_store = mirror.of(folder) or mirror.of(folder.parent)
     for temp in folder.glob(".*.tmp"):
+        # One that is on its way to a store is removed only when it must have been left behind.
+        if in_store and time.time() - temp.lstat().st_mtime < _LEFT:
+            continue
         if temp.name[1:].rsplit(".", 2)[0] in names:
             remove(temp)
 
@@ -100,6 +112,13 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def delete(path: Path) -> None:
+    """Remove a file of a cache, if it exists: first from the object store that it is in."""
+    if stored := mirror.of_file(path):
+        stored[0].delete(stored[1])
+    path.unlink(missing_ok=True)
 
 
 def _rename(temp: Path, path: Path, overwrite: bool) -> None:
@@ -188,3 +207,13 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def most_open() -> int:
+    """Raise the system's limit of open files; return half of it, the number to keep open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return (_MOST_FILES if soft == resource.RLIM_INFINITY else soft) // 2

@@ -15,7 +15,8 @@ from reed.cache.codecs import codecs
 from reed.cache.containers.offsets import Out
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
-from reed.errors import ReedError
+from reed.errors import ReedError, StoreError
+from reed.store import mirror
 
 if TYPE_CHECKING:
     from reed.cache.opened import Cache
@@ -158,7 +159,9 @@ class JoinedColumn:
         self._on: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
 
     def open(self, limit: int) -> reader.OpenShards:
-        """Return a reader of the column's shards that keeps ``limit`` shards open."""
+        """Return a reader of the column's shards that keeps ``limit`` files open."""
+        if mirror.of(self._folder):  # a copy of a shard is two
+            limit //= 2
         return reader.OpenShards(
             self._folder, self._column, self._markers, views=self._views, limit=limit
         )
@@ -190,14 +193,7 @@ class JoinedColumn:
         Returns:
             The errors of the records that could not be read, by j.
         """
-        shards, records = self.shard[rows], self.place[rows] * self._views + views
-        order = np.argsort(shards, kind="stable")
-        chosen = {
-            int(shards[members[0]]): members
-            for members in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)
-            if len(members)
-        }
-
+        chosen, records = self._by_shard(rows, views)
         groups = {shard: _group(members, records, out) for shard, members in chosen.items()}
         failed: dict[int, ReedError] = {}
         for shard in opened.read_many(groups):
@@ -205,9 +201,29 @@ class JoinedColumn:
             for j in chosen[shard]:
                 try:
                     opened.read(shard, *_group([j], records, out))
+                except StoreError:  # the other records cannot be read now, either
+                    raise
                 except ReedError as error:
                     failed[int(j)] = error
         return failed
+
+    def touch(self, opened: reader.OpenShards, rows: np.ndarray, views: np.ndarray) -> None:
+        """Fetch the records of some rows from the store, where copies are kept; see `read`."""
+        chosen, records = self._by_shard(rows, views)
+        opened.touch({shard: records[members].tolist() for shard, members in chosen.items()})
+
+    def _by_shard(
+        self, rows: np.ndarray, views: np.ndarray
+    ) -> tuple[dict[int, np.ndarray], np.ndarray]:
+        """Return the positions of some rows by shard, and the record of each in its shard."""
+        shards, records = self.shard[rows], self.place[rows] * self._views + views
+        order = np.argsort(shards, kind="stable")
+        chosen = {
+            int(shards[members[0]]): members
+            for members in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)
+            if len(members)
+        }
+        return chosen, records
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return a field of one number per sample for some rows of the plan, as stored."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from reed.bytes import file_sha256
-from reed.cache import files, reader, schema
+from reed.cache import files, place, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
 from reed.cache.containers import tar
@@ -39,7 +39,7 @@ def repair(cache: Path, problems: Iterable[Problem]) -> dict[str, list[int]]:
         if problem.shard is not None:
             column = schema.load_column(cache, problem.column)
             for path_of in (schema.marker_path, schema.shard_path):
-                path_of(cache, column, problem.shard).unlink(missing_ok=True)
+                files.delete(path_of(cache, column, problem.shard))
             dropped.setdefault(problem.column, []).append(problem.shard)
     return dropped
 
@@ -107,15 +107,20 @@ def reindex(cache: Path, plan: Plan, name: str) -> Iterator[Marker]:
     state = reader.load_state(cache, column)
     for shard in range(plan.shards):
         path = schema.marker_path(cache, column, shard)
-        if not path.exists() and schema.shard_path(cache, column, shard).exists():
+        if not path.exists() and _has(cache, column, shard):
             marker = _remake(cache, plan, column, state, shard)
             files.write_atomic(path, schema.dump(marker))
             yield marker
 
 
+def _has(cache: Path, column: Column, shard: int) -> bool:
+    """Whether the file of a shard is there."""
+    return place.size_of(schema.shard_path(cache, column, shard)) is not None
+
+
 def _remake(cache: Path, plan: Plan, column: Column, state: dict[str, State], shard: int) -> Marker:
     """Return the marker of a shard, made from its headers and its decoded values."""
-    path = schema.shard_path(cache, column, shard)
+    path = place.whole(schema.shard_path(cache, column, shard))
     parts, views = reader.parts_of(column.fields), range(plan.manifest.views)
     members, index = reader.CONTAINERS[column.container].scan(path, parts)
 

@@ -15,6 +15,7 @@ from reed.cache.reader import OpenShards
 from reed.cache.schema import Column, Field, Marker
 from reed.cache.values import Values
 from reed.errors import ReedError
+from reed.store import mirror
 
 if TYPE_CHECKING:
     from reed.cache.dataset import CacheDataset
@@ -28,7 +29,8 @@ def open_cache(folder: Path | str) -> Cache:
     """Open a cache for reading.
 
     Args:
-        folder: Folder of the cache, such as "cache/imagenet".
+        folder: Folder of the cache, such as "cache/imagenet", or its URL, such as
+            "s3://bucket/imagenet".
 
     Returns:
         The open cache, which is also a context manager.
@@ -36,7 +38,7 @@ def open_cache(folder: Path | str) -> Cache:
     Raises:
         ReedError: There is no cache in the folder, or it has another format.
     """
-    return Cache(Path(folder))
+    return Cache(mirror.local(folder))
 
 
 class Cache:

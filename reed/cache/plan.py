@@ -21,6 +21,7 @@ from reed.cache.key_lists import unfit as unfit
 from reed.cache.schema import Manifest
 from reed.errors import ReedError
 from reed.seeding import seed_for
+from reed.store import mirror
 
 _DISCARDED = "manifest.json.discarded"
 
@@ -240,6 +241,8 @@ def discard(cache: Path) -> None:
     The manifest is renamed at first. If this is killed, the next build finds the renamed manifest
     and continues the removal.
     """
+    if store := mirror.of(cache):
+        store.clear()
     if (cache / "manifest.json").is_file():
         os.replace(cache / "manifest.json", cache / _DISCARDED)
     for name in schema.columns(cache):

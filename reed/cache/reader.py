@@ -6,13 +6,14 @@ import contextlib
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reed.cache import schema
+from reed.cache import place, schema
 from reed.cache.calibration import load_state as load_state
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
@@ -20,6 +21,8 @@ from reed.cache.containers import h5, offsets, zarr
 from reed.cache.containers import tar as shards
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
+from reed.store import mirror
+from reed.store.partial import Partial
 
 CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
 
@@ -38,6 +41,7 @@ class OpenShards:
         markers: Marker by shard.
         views: Records per sample.
         limit: Number of shards that stay open while no thread reads them.
+        is_whole: Whether most of each shard will be read, which is then fetched from a store.
     """
 
     def __init__(
@@ -48,9 +52,11 @@ class OpenShards:
         *,
         views: int = 1,
         limit: int = 64,
+        is_whole: bool = False,
     ) -> None:
         self._cache, self._column, self._markers = cache, column, markers
-        self._views, self._limit = views, limit
+        self._views, self._limit, self._is_whole = views, limit, is_whole
+        self._in_store = mirror.of(cache) is not None
         self._lock = threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
@@ -91,12 +97,21 @@ class OpenShards:
                 for number, shard in opened.items()
                 for call in shard.calls(*groups[number])
             ]
-            for number, call in calls:
-                try:
-                    offsets.perform(*call)
-                except (EOFError, OSError):
-                    failed.append(number)
+            failed += offsets.perform_all(calls)
         return failed
+
+    def touch(self, groups: Mapping[int, Sequence[int]]) -> None:
+        """Fetch what is lacking of some records, by shard, where copies are kept.
+
+        Errors are left to those who read the records.
+        """
+        with contextlib.suppress(ReedError), self._borrowed(groups) as opened:
+            waiting = []
+            for number, shard in opened.items():
+                file, starts = shard.starts(groups[number])
+                if isinstance(file, Partial):
+                    waiting += [file.pool.submit(file.need, page) for page in file.lacking(starts)]
+            wait(waiting)  # before the shards may be closed
 
     @contextlib.contextmanager
     def _borrowed(
@@ -133,10 +148,14 @@ class OpenShards:
 
     def _get(self, shard: int) -> Any:
         """Return an open shard, opening it if needed; the caller holds the lock."""
+        if self._in_store and shard in self._open and not self._users[shard]:
+            if self._open[shard].is_gone:  # to make room; its bytes are freed when it is closed
+                self._open.pop(shard).close()
         if shard not in self._open:
+            marker = self._markers[shard]
             path = schema.shard_path(self._cache, self._column, shard)
-            container = CONTAINERS[self._column.container]
-            self._open[shard] = container.Shard(path, self._markers[shard].parts)
+            there = place.to_read(path, marker, is_whole=self._is_whole, views=self._views)
+            self._open[shard] = CONTAINERS[self._column.container].Shard(there, marker.parts)
         self._open.move_to_end(shard)
         return self._open[shard]
 
@@ -160,7 +179,7 @@ def sound_marker(cache: Path, column: Column, shard: int, views: int) -> Marker:
     """
     marker = schema.load_marker(cache, column, shard, stats=False)
     path = schema.shard_path(cache, column, shard)
-    size = path.stat().st_size if path.is_file() else None
+    size = place.size_of(path, marker.bytes)
     if size != marker.bytes:
         have = "is missing" if size is None else f"has {size} bytes"
         raise ReedError(f"{path} {have}, its marker says {marker.bytes}; run reed-cache verify")
@@ -225,7 +244,7 @@ def records(
     check_index(marker, parts_of(column.fields), views)
     wanted = set(marker.keys if keys is None else keys)
     parts = parts_of(fields)
-    opened = OpenShards(cache, column, {shard: marker}, views=views)
+    opened = OpenShards(cache, column, {shard: marker}, views=views, is_whole=keys is None)
     with contextlib.closing(opened):
         for position, key in enumerate(marker.keys):
             if key in wanted:

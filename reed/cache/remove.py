@@ -9,6 +9,7 @@ from pathlib import Path
 
 from reed.cache import files, mend, schema
 from reed.errors import ReedError, suggest
+from reed.store import mirror
 
 IDLE = 3600.0  # seconds after which an unfinished file is taken as left behind
 
@@ -36,6 +37,8 @@ def column(cache: Path, name: str) -> int:
     folder = cache / name
     with files.only_writer(cache):
         size = size_of(folder)
+        if store := mirror.of(cache):
+            size = store.clear(name)
         # A hidden name is no column; if this is killed, `left_behind` finds the folder.
         hidden = folder.with_name(f".{name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
         os.replace(folder, hidden)

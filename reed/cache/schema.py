@@ -15,6 +15,7 @@ from reed.bytes import check_enterable, is_closed
 from reed.cache.sealed import dump as dump
 from reed.cache.sealed import read
 from reed.errors import ReedError, suggest
+from reed.store import mirror
 
 FORMAT = 1
 MAX_FAILED = 0.01  # share of the samples of a column that may fail, unless the plan says otherwise
@@ -203,7 +204,8 @@ def load_manifest(cache: Path) -> Manifest:
     """
     path = cache / "manifest.json"
     if not path.is_file():
-        raise ReedError(f"no cache at {cache} (no manifest.json); build one with: reed-cache build")
+        at = mirror.shown(cache)
+        raise ReedError(f"no cache at {at} (no manifest.json); build one with: reed-cache build")
     data = read(path)
     if data.get("format") != FORMAT:
         raise ReedError(f"{path} has format {data.get('format')!r}, this version reads {FORMAT}")
@@ -288,12 +290,7 @@ def is_column_name(name: str) -> bool:
 
 
 def with_codec(column: Column, codecs: dict[str, str]) -> Column:
-    """Return the column with other codecs for some of its fields.
-
-    Args:
-        column: The column.
-        codecs: Codec by field name.
-    """
+    """Return the column with other codecs, by the names of their fields."""
     for name in codecs:
         column.field(name)
     changed = tuple(replace(f, codec=codecs.get(f.name, f.codec)) for f in column.fields)

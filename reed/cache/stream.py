@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import resource
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import torch
 
+from reed.cache import ahead as early
+from reed.cache import files
 from reed.cache.codecs import codecs
 from reed.cache.joined import Joined
 from reed.cache.opened import Cache
@@ -23,7 +24,7 @@ from reed.cache.stored import Stored as Stored
 from reed.errors import ReedError
 from reed.seeding import seed_for
 
-_MOST_FILES = 65536
+_Opened = dict[str, OpenShards]
 _Read = tuple[Stored, list[ReedError]]  # a batch, and the errors of its unreadable records
 
 
@@ -43,7 +44,7 @@ class ShardStream:
         rank: Number of this process.
         world: Number of processes.
         threads: Threads that read ahead; 0 reads in the calling thread.
-        ahead: Batches that are read ahead.
+        ahead: Batches that are read ahead; more of a slow object store.
         pin: Whether to use page-locked memory.
         skip: Number of unreadable records to replace before they are an error.
         one_per: Address of a label; each epoch takes one randomly drawn sample per value.
@@ -87,10 +88,12 @@ class ShardStream:
         self._plan = cache.plan
         self._joined = Joined(cache, places, skip)
         self._seed, self._rank, self._world, self._skip = seed, rank, world, skip
+        threads, ahead = early.paced(cache.folder, threads, ahead)
         self._threads, self._ahead, self._pin = threads, max(ahead, threads + 1), pin
         self.left_out, self.skipped = self._joined.left_out, 0
         groups = self._joined.labels(cache, one_per) if one_per else None
         self._order = _order(self._joined, places, batch, tokens, seed, groups)
+        self._window = early.window(cache.folder, self.batch)
         self._ring: Ring | None = None
         self._until: dict[str, int] = {}  # name -> the last step that it is read for
 
@@ -112,8 +115,8 @@ class ShardStream:
     @property
     def lacking(self) -> dict[str, list[str]]:
         """Return the keys of the samples that each column left out."""
-        keys = self._plan.keys
-        return {name: [keys[i] for i in rows] for name, rows in self._joined.lacking.items()}
+        lacking = self._joined.lacking.items()
+        return {name: [self._plan.keys[i] for i in rows] for name, rows in lacking}
 
     def numbers(self, name: str) -> np.ndarray:
         """Return a requested field of one number per sample, such as a label, for an epoch."""
@@ -145,23 +148,26 @@ class ShardStream:
         if self._ring is None:  # one more than are read ahead: the consumer holds one
             self._ring = Ring(self._ahead + 1, largest(self._order, self._world), self._pin)
         self._ring.prepare(self._parts_at(start))
-        limit = _file_limit() // len(self._joined.columns)
+        limit = files.most_open() // len(self._joined.columns)
         with contextlib.ExitStack() as closing:
             opened = {column.name: column.open(limit) for column in self._joined.columns}
             for shards in opened.values():
                 closing.callback(shards.close)
-            steps = itertools.count(start)
+
+            # Whatever reads the shards ends before they are closed.
             read = self._read_ahead if self._threads else self._read_in_place
-            for stored, failed in read(steps, opened):
+            touching = early.touching(lambda s: self._touch(opened, s), start, self._window)
+            said = closing.enter_context(touching)
+            source = closing.enter_context(contextlib.closing(read(itertools.count(start), opened)))
+            for stored, failed in source:
+                said(stored.step)
                 self._count(failed)
                 yield stored
 
-    def _read_in_place(
-        self, steps: Iterator[int], opened: dict[str, OpenShards]
-    ) -> Iterator[_Read]:
-        return (self._read(step, opened) for step in steps)
+    def _read_in_place(self, steps: Iterator[int], opened: _Opened) -> Generator[_Read]:
+        yield from (self._read(step, opened) for step in steps)
 
-    def _read_ahead(self, steps: Iterator[int], opened: dict[str, OpenShards]) -> Iterator[_Read]:
+    def _read_ahead(self, steps: Iterator[int], opened: _Opened) -> Generator[_Read]:
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="reed-stream")
         pending: deque[Future[_Read]] = deque()
         try:
@@ -171,6 +177,13 @@ class ShardStream:
                 yield pending.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _touch(self, opened: _Opened, step: int) -> None:
+        """Fetch this process's part of a batch from the store, where copies of it are kept."""
+        batch, mine = self._share_at(step)
+        rows, views = self._joined.rows[batch[mine]], self._views_at(step, len(batch))[mine]
+        for name in self._parts_at(step):
+            next(c for c in self._joined.columns if c.name == name).touch(opened[name], rows, views)
 
     def decode(self, stored: Stored, device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
         """Copy a batch to a device and decode it there.
@@ -209,7 +222,7 @@ class ShardStream:
         }
         return {column: parts for column, parts in found.items() if parts}
 
-    def _read(self, step: int, opened: dict[str, OpenShards]) -> _Read:
+    def _read(self, step: int, opened: _Opened) -> _Read:
         """Read this process's part of a global batch into the ring."""
         batch, mine = self._share_at(step)
         chosen, views = batch[mine], self._views_at(step, len(batch))[mine]
@@ -285,13 +298,3 @@ def _order(
             "largest number of padded tokens of a batch in place of batch, such as tokens=4096"
         )
     return RaggedOrder(joined.lengths, tokens, seed, groups)
-
-
-def _file_limit() -> int:
-    """Raise the system's limit of open files; return half of it, the number to keep open."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return (_MOST_FILES if soft == resource.RLIM_INFINITY else soft) // 2

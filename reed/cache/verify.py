@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from reed.bytes import file_sha256
-from reed.cache import account, origin, reader, schema
+from reed.cache import account, origin, place, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import State
 from reed.cache.codecs.finite import is_sound
@@ -20,6 +20,7 @@ from reed.cache.containers import tar
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Marker
 from reed.errors import NoPermission, ReedError
+from reed.store import mirror
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _check(
 
     # What may not be read may be sound, so it is told apart from what is damaged.
     path = schema.shard_path(cache, column, shard)
-    return Problem(str(path), message, column.name, shard, denied)
+    return Problem(mirror.shown(path), message, column.name, shard, denied)
 
 
 def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
@@ -171,9 +172,9 @@ def check_marker(cache: Path, plan: Plan, column: Column, shard: int) -> Marker:
     if marker.keys != kept or not set(marker.failed) <= set(planned):
         raise ReedError(f"its {len(marker.keys)} keys are not the {len(kept)} planned")
 
-    if not path.is_file():
+    if (size := place.size_of(path, marker.bytes)) is None:
         raise ReedError("it is missing, but has a marker")
-    if (size := path.stat().st_size) != marker.bytes:
+    if size != marker.bytes:
         raise ReedError(f"it has {size} bytes, its marker says {marker.bytes}")
 
     # Statistics and offsets are trusted later, so both are checked here.
@@ -198,7 +199,7 @@ def marker_in_place(cache: Path, plan: Plan, column: Column, shard: int) -> Mark
 
 def check_file(cache: Path, plan: Plan, column: Column, marker: Marker) -> None:
     """Raise ReedError unless a shard has the sha256 and the headers that its marker states."""
-    path = schema.shard_path(cache, column, marker.shard)
+    path = place.whole(schema.shard_path(cache, column, marker.shard), marker.sha256)
     if (digest := file_sha256(path)) != marker.sha256:
         raise ReedError(f"sha256 {digest[:12]}, its marker says {marker.sha256[:12]}")
     members, index = reader.CONTAINERS[column.container].scan(path, reader.parts_of(column.fields))
@@ -234,7 +235,8 @@ def _check_values(
     cache: Path, column: Column, marker: Marker, state: dict[str, State], views: int
 ) -> None:
     """Decode every record: texts must be UTF-8, and numbers finite."""
-    path, parts = schema.shard_path(cache, column, marker.shard), reader.parts_of(column.fields)
+    path = place.whole(schema.shard_path(cache, column, marker.shard), marker.sha256)
+    parts = reader.parts_of(column.fields)
     opened = reader.CONTAINERS[column.container].Shard(path, marker.parts)
     with contextlib.closing(opened):
         for row in range(len(marker.keys) * views):

@@ -6,35 +6,42 @@ import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from reed.build.shard import BadSample, Values
 from reed.bytes import file_sha256
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
+from reed.encoders.keyed import open_arrays
 from reed.errors import ReedError, at_least, suggest
 
 KINDS = ("sample", "token")
+_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError)
 
 
 @ENCODERS.register("array-file")
 @dataclass
 class ArrayFile:
-    """One array per sample: the entry KEY of an .npz file, or the file KEY.npy in a folder.
+    """One array per sample, from a file or a folder that holds an array per key.
+
+    That is the entry KEY of an .npz, .safetensors or .h5 file, the file KEY.npy in a folder, or the
+    row of parquet files whose column ``key`` is KEY.
 
     The field ``array`` is float32 and stored as float16 unless another codec is chosen. A sample
     that has no array, or an array of another shape, fails.
 
     Attributes:
-        file: The .npz file or the folder.
+        file: The file, or the folder of .npy or .parquet files.
         kind: ``sample`` for arrays of shape [channels], ``token`` for [N, channels].
         channels: Length of the last axis of every array.
         rows: For the kind ``token``, a field of the same sample that has as many rows, such as
             ``molecule/atoms`` or ``chain/residue``; an array of another length fails. Empty to
             accept any length.
+        entry: Of parquet, the column with the arrays; empty for the only one besides ``key``.
         licence: Licence of the arrays.
         batch_size: Samples per call of ``encode``.
     """
@@ -43,6 +50,7 @@ class ArrayFile:
     kind: str = "sample"
     channels: int = 512
     rows: str = ""
+    entry: str = ""
     licence: str = "as stated with the arrays"
     batch_size: int = 256
 
@@ -66,12 +74,13 @@ class ArrayFile:
         return (Field("array", self.kind, shape, "float16"),)
 
     def revision(self) -> str:
-        """Return the sha256 of the .npz, or of the names and sizes of the folder's files."""
+        """Return the sha256 of the file, or of the names and sizes of the folder's files."""
         if not self.file.is_dir():
             return file_sha256(self.file)[:16]
         sizes = sorted(
             f"{path.relative_to(self.file).as_posix()} {path.stat().st_size}"
-            for path in self.file.rglob("*.npy")
+            for path in self.file.rglob("*")
+            if path.suffix in (".npy", ".parquet")
         )
         return f"names-sizes-{hashlib.sha256(chr(10).join(sizes).encode()).hexdigest()[:16]}"
 
@@ -80,19 +89,12 @@ class ArrayFile:
         self.load("cpu")
 
     def load(self, device: str) -> None:
-        """Open the .npz file.
+        """Open the file or the folder.
 
         Raises:
-            ReedError: ``file`` is neither a folder nor a readable .npz file.
+            ReedError: It cannot be opened; see `reed.encoders.keyed.open_arrays`.
         """
-        self._opened: Any = None
-        if self.file.is_dir():
-            return
-        try:
-            self._opened = np.load(self.file, allow_pickle=False)
-            self._opened.files  # noqa: B018 - an .npy opens too, and has no entries
-        except (OSError, ValueError, AttributeError, zipfile.BadZipFile) as error:
-            raise ReedError(f"cannot read {self.file} as .npz or folder: {error}") from error
+        self._arrays = open_arrays(self.file, self.entry)
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return the ``array`` of each sample.
@@ -109,8 +111,8 @@ class ArrayFile:
 
     def _array(self, key: str) -> np.ndarray:
         try:
-            array = self._stored(key)
-        except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            array = self._arrays[key]
+        except (LookupError, *_BROKEN) as error:
             raise BadSample(f"no sound array in {self.file}: {error}") from error
         (field,) = self.fields
         fits = array.dtype.kind in "fiu" and array.ndim == len(field.shape)
@@ -118,10 +120,3 @@ class ArrayFile:
             shape = [self.channels] if self.kind == "sample" else ["N", self.channels]
             raise BadSample(f"is {array.dtype} {list(array.shape)}, not numbers {shape}")
         return array.astype(np.float32)
-
-    def _stored(self, key: str) -> np.ndarray:
-        if self._opened is not None:
-            return np.asarray(self._opened[key])
-        if ".." in PurePosixPath(key).parts or key.startswith("/"):
-            raise ValueError(f"the key {key!r} leads out of the folder")
-        return np.load(self.file / f"{key}.npy", allow_pickle=False)

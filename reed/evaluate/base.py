@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from reed import config
+from reed.build.engines import Share
 from reed.cache import schema
 from reed.domains.base import DOMAINS
 from reed.errors import ReedError
@@ -38,6 +39,7 @@ class Task:
         batch: Samples per batch.
         progress: Whether to show progress bars.
         say: Function that shows a message to the user at once.
+        share: This process among those of a launch.
         average: Name of the average of a run to measure; True for the first.
     """
 
@@ -50,6 +52,7 @@ class Task:
     batch: int = 64
     progress: bool = False
     say: Callable[[str], None] = lambda line: None
+    share: Share = field(default_factory=Share)
     average: bool | str = True
 
     def check_num(self, count: int) -> None:
@@ -70,10 +73,12 @@ class Evaluator:
     Attributes:
         noun: What it counts, in the plural.
         runs: Whether it can measure a run, and not only samples drawn from one.
+        shared: Whether the processes of a launch divide the work; else the first one does it all.
     """
 
     noun: ClassVar[str] = "samples"
     runs: ClassVar[bool] = False
+    shared: ClassVar[bool] = False
 
     @classmethod
     def reads(cls, path: Path) -> bool:

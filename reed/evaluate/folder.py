@@ -12,11 +12,13 @@ from typing import TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from reed.build.engines import Share
 from reed.build.source import BadSample, listed
 from reed.cache.account import Account
 from reed.errors import ReedError
 from reed.evaluate.base import Task
-from reed.metrics.image_set import DECODERS, ImageSet, open_images
+from reed.metrics.ahead import ALL, decoders
+from reed.metrics.image_set import ImageSet, open_images
 from reed.sources.image.images import Images
 
 T = TypeVar("T")
@@ -54,15 +56,19 @@ def open_reference(task: Task, shape: tuple[int, ...], background: str) -> Image
 
     # The digest names the statistics that are kept, so all that the pixels depend on is part of it.
     keys, digest = sorted(listing), hashlib.sha256(f"{shape[0]} {background}\n".encode())
-    for key in tqdm(keys, f"hashing {place.name}", unit="file", delay=2, dynamic_ncols=True):
-        content = hashlib.sha256(_read(source.content, place, key)).hexdigest()
-        digest.update(f"{key}\0{content}\n".encode())
+    bar = tqdm(keys, f"hashing {place.name}", unit="file", delay=2, dynamic_ncols=True)
+    with ThreadPoolExecutor(decoders()) as pool:
+        hashes = pool.map(
+            lambda key: hashlib.sha256(_read(source.content, place, key)).hexdigest(), keys
+        )
+        for key, content in zip(bar, hashes, strict=True):
+            digest.update(f"{key}\0{content}\n".encode())
 
-    def read(batch: int) -> Iterator[np.ndarray]:
+    def read(batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
         entry = source.entries[0]  # the pixels
         pixels = partial(_read, lambda key: source.read(key)[entry], place)
-        with ThreadPoolExecutor(DECODERS) as pool:
-            for first in range(0, len(keys), batch):
+        with ThreadPoolExecutor(decoders()) as pool:
+            for first in share.of(range(0, len(keys), batch)):
                 yield np.stack(list(pool.map(pixels, keys[first : first + batch])))
 
     return ImageSet(place, "folder", len(keys), shape, digest.hexdigest(), read, lambda: None)

@@ -17,6 +17,7 @@ from reed.evaluate.base import EVALUATORS, Evaluator, Task
 from reed.evaluate.folder import open_reference
 from reed.evaluate.image_metrics import METRICS, Values, choose, parse_metrics, spaces_of
 from reed.evaluate.provenance import alignment_of, beside, recipe_of
+from reed.evaluate.ranks import Ranks
 from reed.evaluate.record import Record
 from reed.evaluate.reference import Computing, Reference, check
 from reed.metrics import FEATURES
@@ -47,6 +48,7 @@ class ImageEvaluator(Evaluator):
     """
 
     noun = "images"
+    shared = True
 
     metrics: str = option(
         "",
@@ -101,7 +103,7 @@ class ImageEvaluator(Evaluator):
             ReedError: The samples, the reference, a metric or weights cannot be used.
         """
         given = dict(map(_pair, self.weights))
-        how = Computing(task.device, self.precision, task.batch, task.progress)
+        how = Computing(task.device, self.precision, task.batch, task.progress, Ranks(task.share))
         wanted = parse_metrics(self.metrics) if self.metrics else ["fd"] if self.features else []
         # Wrong weights are reported before images are opened, which may take long.
         if wanted:
@@ -125,8 +127,12 @@ class ImageEvaluator(Evaluator):
         keep = beside(real.place, "").parent / ".statistics"
         for space, names in spaces.items():
             fitted = Reference(real, space, given.get(space), how, keep)
+            if not how.ranks.leads:
+                fitted.serve([drawn, real])
+                continue
             record.metrics |= _measure(drawn, fitted, names, how)
             record.warnings += fitted.problems
+            how.ranks.ask({})
             record.write(task.out)  # kept even if the next space fails
         return record
 

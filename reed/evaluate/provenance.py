@@ -9,6 +9,7 @@ from typing import Any
 
 from reed.cache import cost, schema
 from reed.errors import ReedError
+from reed.store import mirror
 
 RECIPE = (
     "run",
@@ -95,7 +96,7 @@ def stage_one_of(recipe: dict[str, Any]) -> dict[str, Any]:
     """
     columns = list(_columns(recipe))
     size = {c.name: sum(marker.bytes for marker in _markers(recipe, c)) for c in columns}
-    cache = Path(_settings(recipe).get("shards", ""))
+    cache = mirror.folder_of(_settings(recipe).get("shards", ""))
     duration = {column.name: cost.seconds(cache / column.name) for column in columns}
     return {"bytes": size or None, "seconds": duration or None}
 
@@ -109,7 +110,7 @@ def _settings(recipe: dict[str, Any]) -> dict[str, Any]:
 def _columns(recipe: dict[str, Any]) -> Iterator[schema.Column]:
     """Yield the columns that the run read, if its cache still exists."""
     settings = _settings(recipe)
-    cache = Path(settings.get("shards", ""))
+    cache = mirror.local(settings.get("shards", ""))
     if not settings or not (cache / "manifest.json").is_file():
         return
     targets = (alignment["target"] for alignment in settings["align"].values())
@@ -121,6 +122,6 @@ def _columns(recipe: dict[str, Any]) -> Iterator[schema.Column]:
 
 
 def _markers(recipe: dict[str, Any], column: schema.Column) -> Iterator[schema.Marker]:
-    cache = Path(recipe["config"]["shards"])
+    cache = mirror.folder_of(recipe["config"]["shards"])
     for path in sorted((cache / column.name).glob("[0-9]*.json")):
         yield schema.load_marker(cache, column, int(path.stem))

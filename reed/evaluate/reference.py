@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from tqdm import tqdm
 
 from reed.cache import files
 from reed.errors import ReedError
+from reed.evaluate.ranks import Ranks, Rows
 from reed.metrics import FEATURES
+from reed.metrics.ahead import read_ahead
 from reed.metrics.frechet import Gaussian, Moments, frechet_distance
 from reed.metrics.image_set import ImageSet, open_images
 from reed.seeding import seed_for
@@ -22,8 +25,6 @@ from reed.wording import counted
 ROWS = 10_000  # real images whose features are kept: as many as the ADM suite uses for precision
 # output of Inception -> arrays in the reference files of the ADM suite
 ADM = {"pool": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-
-Rows = dict[str, np.ndarray]  # output of a space -> features [N, D]
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Computing:
         precision: fp32, tf32 or bf16.
         batch: Images per batch.
         progress: Whether to show progress bars.
+        ranks: The processes that divide the batches.
     """
 
     device: str = "cpu"
     precision: str = "fp32"
     batch: int = 64
     progress: bool = False
+    ranks: Ranks = field(default_factory=Ranks)
 
 
 def check(drawn: ImageSet, real: ImageSet) -> None:
@@ -117,11 +120,13 @@ class Reference:
         Raises:
             ReedError: Features are not finite.
         """
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in outputs}
-        for _, batch in self._stream(images):
+        features: Rows = {}
+        for first, batch in self._stream(images):
             for name in outputs:
-                parts[name].append(batch[name])
-        features = {name: np.concatenate(rows) for name, rows in parts.items()}
+                values = batch[name]
+                if not first:  # all features are held once, and not as parts and joined
+                    features[name] = np.empty((images.num, *values.shape[1:]), values.dtype)
+                features[name][first : first + len(values)] = values
         for name, rows in features.items():
             if bad := int((~np.isfinite(rows).all(1)).sum()):
                 problem = f"{bad} of {len(rows)} feature vectors are not finite"
@@ -146,17 +151,50 @@ class Reference:
         """Return features [N, D] of the real images; of a random 10,000 if there are more."""
         return self._fit()[1]
 
+    def serve(self, sets: Iterable[ImageSet]) -> None:
+        """Compute this process's part of the passes that process 0 of the launch makes.
+
+        Raises:
+            ReedError: Process 0 passes other images through another space.
+        """
+        known = {self._about(images)["images"]: images for images in sets}
+        while asked := self.how.ranks.asked():
+            images = known.get(asked["images"])
+            if images is None or asked != self._about(images):
+                here = "; ".join(f"{each.place} {each.sha256[:12]}" for each in known.values())
+                raise ReedError(
+                    f"process {self.how.ranks.share.rank} of this launch reads {here} in "
+                    f"{self.features}, process 0 reads {asked['images'][:12]} in "
+                    f"{asked['space']}: give all of them the same files and options"
+                )
+            self.how.ranks.send(self._own(images))
+
+    def _about(self, images: ImageSet) -> dict[str, Any]:
+        """Return what the processes of a launch must agree on."""
+        space = f"{self.features} {self.space.revision()}"
+        return {"images": images.sha256, "space": space, "batch": self.how.batch}
+
+    def _own(self, images: ImageSet) -> Iterator[Rows]:
+        """Yield the features of this process's batches; the next ones are read meanwhile."""
+        batches = read_ahead(images.read(self.how.batch, self.how.ranks.share))
+        with closing(batches):
+            for batch in batches:
+                yield self.space(batch)
+
     def _stream(self, images: ImageSet) -> Iterator[tuple[int, Rows]]:
         """Yield the index of the first image of each batch, and the features of the batch."""
+        if self.how.ranks.share.world > 1:
+            self.how.ranks.ask(self._about(images))
         title, first = f"{images.place.name} in {self.features}", 0
         hidden = not self.how.progress
         with tqdm(
             total=images.num, desc=title, unit=" images", disable=hidden, dynamic_ncols=True
         ) as bar:
-            for batch in images.read(self.how.batch):
-                yield first, self.space(batch)
-                first += len(batch)
-                bar.update(len(batch))
+            for rows in self.how.ranks.joined(self._own(images), images.num, self.how.batch):
+                yield first, rows
+                count = len(rows[self.space.outputs[0]])
+                first += count
+                bar.update(count)
 
     def _fit(self) -> tuple[dict[str, Gaussian], np.ndarray]:
         """Return the Gaussian of every output, and the kept features of the first output."""

@@ -15,6 +15,7 @@ from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.guides.guide import Guides
 from reed.guides.steer import Steer
+from reed.store import mirror
 
 COMPARED = 20_000  # keys among which the nearest is looked for
 
@@ -32,15 +33,16 @@ class CachedBank:
     """
 
     def __init__(self, shards: Path, target: str, where: str, check: Check) -> None:
-        self._shards, self._target, self._where = shards.absolute(), target, where
+        self._shards, self._target, self._where = shards, target, where
         self._check = check
 
     @cached_property
     def _dataset(self) -> Any:
-        if not self._shards.is_dir():
+        folder = mirror.local(self._shards).absolute()
+        if not folder.is_dir():
             raise ReedError(
                 f"{self._where} reads its representations from {self._target} of the cache, and "
-                f"there is no cache at {self._shards}; put it back, or rerun reed-train with the "
+                f"there is no cache at {folder}; put it back, or rerun reed-train with the "
                 "--shards that it has now"
             )
         cache = open_cache(self._shards)

@@ -8,6 +8,8 @@ import numpy as np
 
 from reed.errors import ReedError
 
+ROWS = 16_384  # features that are fitted at once
+
 
 @dataclass(frozen=True)
 class Gaussian:
@@ -24,7 +26,8 @@ class Gaussian:
             ReedError: There are fewer than two features, or a value is not finite.
         """
         moments = Moments()
-        moments.add(features)
+        for first in range(0, len(features), ROWS) or [0]:  # a copy in float64 of a part alone
+            moments.add(features[first : first + ROWS])
         return moments.gaussian()
 
 

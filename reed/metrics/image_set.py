@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from reed.build.engines import Share
 from reed.bytes import file_sha256
 from reed.cache import schema
 from reed.cache.account import Account
@@ -25,10 +26,10 @@ from reed.cache.opened import Cache, open_cache
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES, begins_like_one, by_reason, is_image
 from reed.metrics import image_tars
+from reed.metrics.ahead import ALL, Reader, decoders
 from reed.picture import to_uint8
 
 STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")  # arrays in a reference file of the ADM suite
-DECODERS = 8  # threads; Pillow releases the lock of the interpreter while it decodes
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ImageSet:
         num: Number of images; 0 if the file holds statistics only.
         shape: Shape of an image, [H, W, C].
         sha256: Hash of the content.
-        read: Function that takes a batch size and yields the images in order, uint8 [B, H, W, C].
+        read: Function that yields the images in batches.
         labels: Function that returns the classes of the images, or None without classes.
         statistics: The entries of STATISTICS in an ADM reference file, which describe the whole
             training set.
@@ -52,7 +53,7 @@ class ImageSet:
     num: int
     shape: tuple[int, ...]
     sha256: str
-    read: Callable[[int], Iterator[np.ndarray]]
+    read: Reader
     labels: Callable[[], np.ndarray | None]
     statistics: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -107,8 +108,8 @@ def _npy(path: Path, what: str) -> ImageSet:
     except (OSError, EOFError, ValueError) as error:
         raise ReedError(f"cannot read {what} from {path}: {error}") from error
 
-    def read(batch: int) -> Iterator[np.ndarray]:
-        for first in range(0, len(images), batch):
+    def read(batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
+        for first in share.of(range(0, len(images), batch)):
             yield np.array(images[first : first + batch])
 
     digest = file_sha256(path)
@@ -156,14 +157,15 @@ def _header(members: zipfile.ZipFile) -> tuple[tuple[int, ...], np.dtype]:
     return shape or (0,), dtype
 
 
-def _read_npz(path: Path, batch: int) -> Iterator[np.ndarray]:
+def _read_npz(path: Path, batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
     try:
         with zipfile.ZipFile(path) as members, members.open("arr_0.npy") as file:
             (num, *shape), _ = _header(members)
             size = math.prod(shape)
             # The pixels are the end of the file; the header before them has no fixed length.
-            file.seek(members.getinfo("arr_0.npy").file_size - num * size)
-            for first in range(0, num, batch):
+            begin = members.getinfo("arr_0.npy").file_size - num * size
+            for first in share.of(range(0, num, batch)):
+                file.seek(begin + first * size)
                 count = min(batch, num - first)
                 content = np.frombuffer(file.read(count * size), np.uint8)
                 yield content.reshape(count, *shape)
@@ -191,12 +193,14 @@ def _folder(folder: Path, what: str) -> ImageSet:
     shape = _decode(folder / names[0], None).shape
     digest = hashlib.sha256()
     bar = tqdm(names, f"hashing {folder.name}", unit="file", delay=2, dynamic_ncols=True)
-    for name in bar:
-        digest.update(f"{name}\0{file_sha256(folder / name)}\n".encode())
+    with ThreadPoolExecutor(decoders()) as pool:
+        hashes = pool.map(lambda name: file_sha256(folder / name), names)
+        for name, content in zip(bar, hashes, strict=True):
+            digest.update(f"{name}\0{content}\n".encode())
 
-    def read(batch: int) -> Iterator[np.ndarray]:
-        with ThreadPoolExecutor(DECODERS) as pool:
-            for first in range(0, len(names), batch):
+    def read(batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
+        with ThreadPoolExecutor(decoders()) as pool:
+            for first in share.of(range(0, len(names), batch)):
                 paths = (folder / name for name in names[first : first + batch])
                 yield np.stack(list(pool.map(partial(_decode, shape=shape), paths)))
 
@@ -208,8 +212,8 @@ def _tars(place: Path, members: image_tars.Members) -> ImageSet:
     first = members.places[0]
     shape = _decoded(members.content(first), f"{first[0]}: {first[3]}").shape
 
-    def read(batch: int) -> Iterator[np.ndarray]:
-        return members.read(batch, partial(_decoded, shape=shape))
+    def read(batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
+        return members.read(batch, share, partial(_decoded, shape=shape))
 
     num, labels = len(members.places), members.labels
     return ImageSet(place, "tars", num, shape, members.sha256, read, lambda: labels)
@@ -248,10 +252,14 @@ def _cache(folder: Path) -> ImageSet:
     channels, height, width = x.sizes
 
     # The hashes of the shards stand for the content, which is not read again.
-    def read(batch: int) -> Iterator[np.ndarray]:
+    num = sum(len(marker.keys) for marker in markers)
+
+    def read(batch: int, share: Share = ALL) -> Iterator[np.ndarray]:
         records = (value for _, value in cache.records(f"{column.name}/{x.name}"))
-        while values := list(islice(records, batch)):
-            yield to_uint8(np.stack(values), x)
+        for number in range(-(-num // batch)):
+            values = list(islice(records, batch))
+            if number % share.world == share.rank:
+                yield to_uint8(np.stack(values), x)
 
     def labels() -> np.ndarray | None:
         if label is None:
@@ -261,7 +269,7 @@ def _cache(folder: Path) -> ImageSet:
     return ImageSet(
         folder,
         "cache",
-        sum(len(marker.keys) for marker in markers),
+        num,
         (height, width, channels),
         digest.hexdigest(),
         read,

@@ -12,11 +12,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from reed.build.engines import Share
 from reed.bytes import file_sha256
 from reed.errors import ReedError
 from reed.image_files import is_image
-
-DECODERS = 8  # threads; Pillow releases the lock of the interpreter while it decodes
+from reed.metrics.ahead import decoders
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,21 @@ class Members:
     sha256: str
 
     def read(
-        self, batch: int, decode: Callable[[io.BytesIO, str], np.ndarray]
+        self, batch: int, share: Share, decode: Callable[[io.BytesIO, str], np.ndarray]
     ) -> Iterator[np.ndarray]:
         """Yield the images in batches.
 
         Args:
             batch: Images per batch.
+            share: The batches to yield.
             decode: Function of the content and the name of an image.
         """
 
         def one(place: tuple[Path, int, int, str]) -> np.ndarray:
             return decode(self.content(place), f"{place[0]}: {place[3]}")
 
-        with ThreadPoolExecutor(DECODERS) as pool:
-            for first in range(0, len(self.places), batch):
+        with ThreadPoolExecutor(decoders()) as pool:
+            for first in share.of(range(0, len(self.places), batch)):
                 yield np.stack(list(pool.map(one, self.places[first : first + batch])))
 
     def content(self, place: tuple[Path, int, int, str]) -> io.BytesIO:

@@ -109,6 +109,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
     # The cache is opened once, for the domain, the targets and the stream, so that each of its
     # files is parsed once.
     cache = open_cache(settings.shards)
+    settings.loader.apply(cache.folder)
     data = RunData.of_cache(cache, settings.data, settings.guide)
     settings = given.with_limits(settings, cache, data)
     domain = data.make_domain(settings.domain)

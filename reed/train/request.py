@@ -10,6 +10,7 @@ from typing import Any
 from reed import config, pipelines
 from reed.cache import schema
 from reed.errors import ReedError
+from reed.store import mirror, urls
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Request:
         for file in files:
             table = config.merge(table, config.read(file))
         flags = {"shards": self.shards, "run": self.run, "init": self.init}
-        table |= {name: str(value) for name, value in flags.items() if value}
+        table |= {name: urls.text(value) for name, value in flags.items() if value}
         return merged(table, (config.assignment(text) for text in self.assignments))
 
     def table(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def cache_of(given: Mapping[str, Any]) -> Path:
     """Return the folder of the cache; ReedError if no setting names it."""
     if "shards" not in given:
         raise ReedError("name the cache to train from with --shards DIR")
-    return Path(str(given["shards"]))
+    return mirror.local(str(given["shards"]))
 
 
 def recipe_of(cache: Path, variant: str) -> dict[str, Any]:
@@ -115,6 +116,6 @@ def _default_run(cache: Path, pipeline: str, variant: str) -> Path:
     run = Path("runs", name_of(cache, variant))
     config_file = older / "config.json"
     if run != older and not run.exists() and config_file.is_file():
-        shards = Path(str(config.read(config_file).get("shards", "")))
-        return older if shards.absolute() == cache.absolute() else run
+        shards = str(config.read(config_file).get("shards", ""))
+        return older if mirror.folder_of(shards).absolute() == cache.absolute() else run
     return run

@@ -8,6 +8,7 @@ from typing import Any
 
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
+from reed.store import mirror, shelf
 from reed.train.averages import Average, of_settings
 from reed.train.groups import GroupConfig
 from reed.train.targets import AlignConfig
@@ -129,13 +130,27 @@ class LoaderConfig:
     Attributes:
         threads: Reading threads in each process.
         ahead: Batches that are read before they are needed.
+        cache_dir: Where whole shards of a cache in an object store are kept on this machine; empty
+            to read ranges of them, and to keep nothing.
+        cache_bytes: Bytes that are kept there; the shards that were used longest ago go first.
     """
 
     threads: int = 2
     ahead: int = 3
+    cache_dir: str = ""
+    cache_bytes: int = shelf.BYTES
 
     def __post_init__(self) -> None:
-        at_least(0, "loader.", threads=self.threads)
+        at_least(0, "loader.", threads=self.threads, cache_bytes=self.cache_bytes)
+
+    def apply(self, folder: Path) -> None:
+        """Let the readers of a cache keep whole shards, if it is in a store and that is wanted.
+
+        Args:
+            folder: Folder of the cache.
+        """
+        if self.cache_dir and (store := mirror.of(folder)):
+            store.keep(Path(self.cache_dir), self.cache_bytes)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from reed.bytes import human
 from reed.cache import account, schema
 from reed.cache.plan import Plan
 from reed.stage_one import Build
+from reed.store import mirror
 from reed.view import info
 from reed.wording import counted
 
@@ -23,8 +24,8 @@ def plan_lines(prepared: Build) -> Iterator[str]:
     manifest, cache, shards = prepared.plan.manifest, prepared.request.cache, prepared.plan.shards
     views = f", {manifest.views} views of each" if manifest.views > 1 else ""
     yield (
-        f"{cache}: {counted(manifest.samples, 'sample')}{views}, {counted(shards, 'shard')} of up "
-        f"to {manifest.shard_size:,}"
+        f"{mirror.shown(cache)}: {counted(manifest.samples, 'sample')}{views}, "
+        f"{counted(shards, 'shard')} of up to {manifest.shard_size:,}"
     )
 
     for size in prepared.sizes:
@@ -59,7 +60,7 @@ def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> 
     passed = account.Account.of(listing.passed).passed
 
     return {
-        "cache": str(cache),
+        "cache": mirror.shown(cache),
         "samples": manifest.samples,
         "stored": manifest.samples - len(set().union(*lacking.values())),
         "views": manifest.views,

@@ -15,6 +15,7 @@ from reed.cache.origin import origin_of
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
+from reed.store import mirror
 from reed.view import shares
 from reed.wording import classes_of, counted
 
@@ -71,7 +72,7 @@ def lines(cache: Path) -> Iterator[str]:
     frozen = plan.load(cache)
     manifest = frozen.manifest
     yield (
-        f"{cache}: pipeline {manifest.pipeline}, domain {manifest.domain}, "
+        f"{mirror.shown(cache)}: pipeline {manifest.pipeline}, domain {manifest.domain}, "
         f"{counted(manifest.samples, 'sample')} in {counted(frozen.shards, 'shard')}"
     )
 

@@ -11,6 +11,7 @@ import math
 import operator
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import numpy as np
 from reed.bytes import check_readable
 from reed.cache.codecs.codecs import Part
 from reed.errors import ReedError
+from reed.store.transfer import Ranges
 
 _GAP = 64 * 1024  # reading across a smaller gap is cheaper than a second system call
 _IOV_MAX = 1024
 _MOST = 2**53  # larger than any file, and the largest integer that float64 counts exactly
 Out = Mapping[str, Sequence[np.ndarray | memoryview]]
-Call = tuple[int, list[memoryview], int, int]  # descriptor, buffers, offset, bytes
+# Descriptor or object in a store, buffers, offset, bytes.
+Call = tuple[int | Ranges, list[memoryview], int, int]
 _START = operator.itemgetter(0)
 _scratch = memoryview(bytearray(_GAP))
 
@@ -33,12 +36,16 @@ class Shard:
     """An open shard: ``read`` fills arrays with the payloads of chosen records.
 
     Args:
-        path: The shard file.
+        path: The shard file, or ranges of an object in a store.
         index: The marker's ``parts``.
     """
 
-    def __init__(self, path: Path, index: dict[str, Any]) -> None:
+    def __init__(self, path: Path | Ranges, index: dict[str, Any]) -> None:
         self._parts = index
+        self._file: int | Ranges
+        if isinstance(path, Ranges):
+            self._file = path
+            return
         try:
             self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -70,7 +77,21 @@ class Shard:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        if isinstance(self._file, int):
+            os.close(self._file)
+        else:
+            self._file.close()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the file was removed since it was opened."""
+        is_file = isinstance(self._file, int)
+        return os.fstat(self._file).st_nlink == 0 if is_file else self._file.is_gone
+
+    def starts(self, records: Sequence[int]) -> tuple[int | Ranges, list[int]]:
+        """Return the open file, and where the payloads of some records begin."""
+        parts = self._parts.values()
+        return self._file, [at for p in parts for at in _starts(p["offsets"], records)]
 
 
 def _starts(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
@@ -89,7 +110,7 @@ def bytes_of(array: np.ndarray | memoryview) -> memoryview:
     return array.data.cast("B") if array.size else _scratch[:0]
 
 
-def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
+def _runs(file: int | Ranges, wanted: list[tuple[int, memoryview]]) -> list[Call]:
     """Return the calls that read payloads, given in order of their offsets.
 
     Payloads that are close to each other are read by one call, across the gaps.
@@ -116,11 +137,38 @@ def _runs(file: int, wanted: list[tuple[int, memoryview]]) -> list[Call]:
     return runs
 
 
-def perform(file: int, views: list[memoryview], offset: int, want: int) -> None:
+def perform(file: int | Ranges, views: list[memoryview], offset: int, want: int) -> None:
     """Read ``want`` bytes at an offset into buffers; EOFError when the file ends early."""
+    if not isinstance(file, int):
+        file.fill(views, offset, want)
+        return
     got = os.preadv(file, views, offset)
     if got != want:
         _fill(file, views, offset, want, got)
+
+
+def perform_all(calls: Sequence[tuple[int, Call]]) -> list[int]:
+    """Perform calls, each with the number of its shard; return the shards whose file ends early.
+
+    Those that read objects in a store wait for them at the same time.
+    """
+
+    def attempt(numbered: tuple[int, Call]) -> int | None:
+        try:
+            perform(*numbered[1])
+        except (EOFError, OSError):
+            return numbered[0]
+        return None
+
+    remote = [each for each in calls if not isinstance(each[1][0], int)]
+    waiting: list[Future[int | None]] = []
+    for each in remote:
+        assert isinstance(each[1][0], Ranges)
+        waiting.append(each[1][0].pool.submit(attempt, each))
+    ended = [attempt(each) for each in calls if isinstance(each[1][0], int)]
+    wait(waiting)  # all of them, so that no buffer is filled after an error
+    ended += [future.result() for future in waiting]
+    return [number for number in ended if number is not None]
 
 
 def _fill(file: int, buffers: list[memoryview], offset: int, want: int, got: int) -> None:

@@ -1,0 +1,183 @@
+"""An S3 server of this machine, and a proxy before it that does harm; tests read it by runpy."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import socket
+import struct
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import obstore
+import pytest
+from moto.server import ThreadedMotoServer
+
+from reed.store import client, mirror
+
+QUICK = client.Patience(tries=4, wait=0.01, longest=0.05, connect=2, silence=1, whole=5)
+_MESSAGE = "<Error><Code>{}</Code><Message>said so</Message></Error>"
+CODES = {503: "SlowDown", 500: "InternalError", 403: "AccessDenied", 400: "ExpiredToken"}
+
+
+class Proxy:
+    """Passes requests on to the server, but for those that `fault` spoils.
+
+    Attributes:
+        fault: (method, path, number of the request) -> what is done: a status, "reset", "cut" (half
+            of the body), "silent" (no answer), a float (seconds of delay), or None.
+        asked: Number of requests by (method, name of the object).
+    """
+
+    def __init__(self, target: str) -> None:
+        self.fault: Callable[[str, str, int], object] = lambda *_: None
+        self.asked: Counter[tuple[str, str]] = Counter()
+        self.bytes = self._count = 0
+        self._target, self._lock = target.removeprefix("http://"), threading.Lock()
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                proxy.serve(self)
+
+            do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def serve(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer one request."""
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        with self._lock:
+            self._count += 1
+            number = self._count
+            self.asked[request.command, request.path.partition("?")[0].rpartition("/")[2]] += 1
+        fault = self.fault(request.command, request.path, number)
+        if fault == "silent":
+            time.sleep(3)
+        if fault in ("reset", "silent"):
+            linger = struct.pack("ii", 1, 0)  # closing then sends RST
+            request.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            request.close_connection = True
+            request.connection.close()
+            return
+        if isinstance(fault, int):
+            self._answer(request, fault, _MESSAGE.format(CODES[fault]).encode(), {})
+            return
+        time.sleep(fault if isinstance(fault, float) else 0)
+
+        # The answer of the server, of which only half may come.
+        there = http.client.HTTPConnection(self._target, timeout=20)
+        there.request(request.command, request.path, body, dict(request.headers))
+        answer = there.getresponse()
+        data = answer.read()
+        self._answer(request, answer.status, data, dict(answer.getheaders()), fault == "cut")
+
+    def _answer(self, request, status: int, data: bytes, headers: dict, cut: bool = False) -> None:
+        dropped = ("transfer-encoding", "connection", "content-length", "date", "server")
+        size = headers.get("Content-Length", headers.get("content-length"))
+        request.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in dropped:
+                request.send_header(name, value)
+        is_head = request.command == "HEAD"
+        request.send_header("Content-Length", size if is_head and size else str(len(data)))
+        request.end_headers()
+        sent = data[: len(data) // 2] if cut else data
+        self.bytes += len(sent)
+        request.wfile.write(sent)
+        if cut:
+            request.close_connection = True
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The URL of an S3 server."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    started.start()
+    host, port = started.get_host_and_port()
+    yield f"http://{host}:{port}"
+    started.stop()
+
+
+@pytest.fixture
+def proxy(server):
+    """The proxy before the server."""
+    made = Proxy(server)
+    yield made
+    made.close()
+
+
+class Bucket:
+    """A bucket of a test's own.
+
+    Attributes:
+        url: Its URL.
+    """
+
+    def __init__(self, name: str, server: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+        self.url, self._patch, self._home, self._homes = f"s3://{name}", monkeypatch, home, 0
+        asked = urllib.request.Request(f"{server}/{name}", method="PUT")
+        urllib.request.urlopen(asked).close()
+        for variable in ("SESSION_TOKEN", "PROFILE", "DEFAULT_REGION"):
+            monkeypatch.delenv(f"AWS_{variable}", raising=False)
+        keys = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
+        for variable, value in (keys | {"ENDPOINT_URL": server}).items():
+            monkeypatch.setenv(f"AWS_{variable}", value)
+        monkeypatch.setattr(client, "PATIENCE", QUICK)
+        self.raw = obstore.store.from_url(self.url, client_options={"allow_http": True})
+        self.machine()
+
+    def machine(self, **environment: str) -> None:
+        """Go on as on another machine, which has no mirror yet."""
+        self._homes += 1
+        self._patch.setattr(mirror, "_open", {})
+        self._patch.setenv("XDG_CACHE_HOME", str(self._home / str(self._homes)))
+        for name, value in environment.items():
+            self._patch.setenv(name, value)
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Return the content of all objects below a prefix."""
+        names = [m["path"] for batch in obstore.list(self.raw, prefix) for m in batch]
+        return {n.removeprefix(f"{prefix}/"): self.get(n) for n in names}
+
+    def get(self, name: str) -> bytes:
+        """Return the content of an object."""
+        return bytes(obstore.get(self.raw, name).bytes())
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store an object."""
+        obstore.put(self.raw, name, data)
+
+    def upload(self, folder: Path, prefix: str) -> str:
+        """Store the files of a cache; return its URL."""
+        for path in folder.rglob("*"):
+            if path.is_file() and path.name not in ("cost.jsonl", "seen.json"):
+                self.put(f"{prefix}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        return f"{self.url}/{prefix}"
+
+
+@pytest.fixture
+def bucket(request, server, monkeypatch, tmp_path):
+    """An empty bucket, and a machine without mirrors."""
+    return Bucket(
+        f"b{abs(hash(request.node.name)) % 10**9}", server, monkeypatch, tmp_path / "home"
+    )
