@@ -14,6 +14,7 @@ from reed.cli.averages import NO_EMA, ema_option, names, wanted
 from reed.cli.common import DEVICE, RUNS, either, importing, one_line_errors, pick_device
 from reed.cli.drawing import draw, path_of, share_of
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
+from reed.cli.weak import weak_options, with_weak
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
 
@@ -120,6 +121,7 @@ def _kinds() -> Kinds:
     help="Keep OUT.parts, from which a larger --num or further files start; without it, they draw "
     "all samples again.",
 )
+@weak_options
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
@@ -241,22 +243,19 @@ def _sampler(
     precision = precisions.pick(precision, device)
     if checkpoint is None:
         assert run is not None
-        return Sampler.of_run(run, step, device, ema=ema, precision=precision), run, device
+        sampler = Sampler.of_run(run, step, device, ema=ema, precision=precision)
+        return with_weak(sampler, ema, requested), run, device
 
     group, convention = "ema" if ema else "model", requested["convention"] or "auto"
     scale = 0.18215 if requested["scale"] is None else requested["scale"]
     found = public.read(checkpoint, group, convention)
     if found.args.get("fields") and (requested["scale"], requested["shift"]) != (None, None):
         raise ReedError(f"{checkpoint} states its scale and shift; leave out --scale and --shift")
+    heads, shift = requested["heads"] or 0, requested["shift"] or 0.0
     sampler = Sampler.of_weights(
-        found,
-        device,
-        heads=requested["heads"] or 0,
-        scale=scale,
-        shift=requested["shift"] or 0.0,
-        precision=precision,
+        found, device, heads=heads, scale=scale, shift=shift, precision=precision
     )
-    return sampler, checkpoint.parent, device
+    return with_weak(sampler, ema, requested), checkpoint.parent, device
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ RECIPE: dict[str, tuple[str, ...]] = {
         "seed precision compile ema_decay ema_sigma_rel ema stop_after_bad init tracker keep "
         "wait_minutes every preview loader reference".split()
     ),
-    "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule"),
+    "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule", "groups"),
     "every": ("log", "save", "keep", "snapshot", "average"),
     "preview": ("every", "num", "options"),
     "loader": ("threads", "ahead", "cache_dir", "cache_bytes"),

@@ -21,6 +21,7 @@ from reed.domains.molecule import MoleculeDomain
 from reed.domains.protein import ProteinDomain
 from reed.guides.settings import GuideConfig
 from reed.train import align, recipe
+from reed.train.groups import GroupConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -33,6 +34,7 @@ PROGRAMS = {
 SETTINGS = {
     "Of a run": recipe.TrainConfig,
     "`[optim]`": recipe.OptimConfig,
+    "`[optim.groups.NAME]`": GroupConfig,
     "`[every]`": recipe.EveryConfig,
     "`[preview]`": recipe.PreviewConfig,
     "`[loader]`": recipe.LoaderConfig,

@@ -12,7 +12,9 @@ from reed.cache.schema import Field
 from reed.domains.base import DOMAINS, Batch, Noised
 from reed.domains.image import ImageDomain, SampleOptions
 from reed.errors import ReedError
+from reed.flows.paths import get_path
 from reed.flows.samplers import Guidance
+from reed.nets import sit_public
 from reed.seeding import Draws
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -78,6 +80,54 @@ def test_corruption_and_loss_are_those_of_the_public_code(path, times):
         losses = domain.loss(prediction, noised, batch)
         wanted = golden[f"{name}.denoising_{key}"]
         torch.testing.assert_close(losses, {"diffusion": wanted}, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("path", ["linear", "cosine"])
+def test_a_net_that_predicts_x_has_the_loss_of_its_velocity(path):
+    """By the definition: the squared difference of two velocities, both with the floor."""
+    domain = replace(DOMAIN, predict="x", floor=0.2, path=path, label_dropout=0.0)
+    noised = domain.corrupt(batch_of(), draws())
+    assert torch.equal(noised.target, batch_of().data["x"])
+    c = get_path(path).at(noised.t.view(-1, 1, 1, 1))
+    noise = (noised.inputs["x"] - c.alpha * noised.target) / c.sigma
+    exact = c.d_alpha * noised.target + c.d_sigma * noise
+    wrong = torch.randn_like(noise)
+    other = c.d_alpha * wrong + c.d_sigma * (noised.inputs["x"] - c.alpha * wrong) / c.sigma
+    expected = ((other - exact) * c.sigma / c.sigma.clamp(min=0.2)).square().mean((1, 2, 3))
+    loss = domain.loss(wrong, noised, batch_of())["diffusion"]
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+    assert (noised.t < 0.2).any() and (noised.t > 0.2).any()
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("times", ["uniform", "shift:4.9"])
+def test_a_net_that_predicts_x_draws_the_data_that_it_predicts(sampler, times):
+    """A net that always predicts the same x: every straight line ends there, but for the floor."""
+    domain = replace(DOMAIN, predict="x", floor=0.01, times=times)
+    net = domain.net(fields()).eval()
+    torch.nn.init.normal_(net.final_layer.linear.bias)
+    with torch.no_grad():
+        x = net(torch.zeros(1, 4, 8, 8), torch.ones(1), torch.zeros(1, dtype=torch.int64))[0][0]
+    options = SampleOptions(sampler, 20, Guidance(2.0))
+    ours = drawn(net, range(3), options, domain=domain)["x"]
+    np.testing.assert_allclose(ours, x.expand(3, -1, -1, -1), rtol=0, atol=1e-5)
+    floored = replace(domain, floor=0.9)  # the last step is shorter than the way that is left
+    assert np.abs(drawn(net, range(3), options, domain=floored)["x"] - x.numpy()).max() > 0.01
+
+
+@pytest.mark.parametrize("sampler", ["euler", "sde"])
+def test_a_net_that_predicts_x_draws_what_its_velocity_draws(net, sampler):
+    class Velocity(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, x, t, y):
+            return (x - self.net(x, t, y)[0]) / t.clamp(min=0.3).view(-1, 1, 1, 1), {}
+
+    options = SampleOptions(sampler, 8, Guidance(1.5))
+    ours = drawn(net, range(3), options, domain=replace(DOMAIN, predict="x", floor=0.3))["x"]
+    np.testing.assert_allclose(ours, drawn(Velocity(), range(3), options)["x"], rtol=0, atol=1e-3)
 
 
 def test_the_loss_is_float32_for_a_bfloat16_prediction():
@@ -262,6 +312,9 @@ def test_a_label_that_is_none_is_refused():
         ({"classes": 0}, ["num_classes", "0"]),
         ({"path": "quadratic"}, ["'quadratic'", "linear"]),
         ({"times": "gaussian"}, ["'gaussian'", "uniform"]),
+        ({"times": "shift:2", "path": "cosine"}, ["times are 'shift:2'", "path linear"]),
+        ({"predict": "noise"}, ["predict is 'noise'", "'v', 'x'"]),
+        ({"floor": 0.0}, ["floor is 0.0", "between 0 and 1"]),
         ({"label_dropout": 1.5}, ["label_dropout", "1.5"]),
         ({"net_settings": {"num_classes": 3}}, ["net_settings.num_classes", "drop it"]),
         ({"net_settings": {"depht": 3}}, ["net_settings.depht", "'depth'"]),
@@ -297,6 +350,20 @@ def test_guidance_needs_a_null_class():
     with pytest.raises(ReedError, match=r"guidance scale 1.5.*null class"):
         options = SampleOptions(steps=1, guidance=Guidance(1.5))
         drawn(domain.net(fields()), range(2), options, domain=domain)
+
+
+@pytest.mark.parametrize("changes", [{"predict": "x", "floor": 0.1}, {"times": "shift:4.9"}])
+def test_an_export_says_how_its_net_is_sampled(changes):
+    domain = replace(DOMAIN, **changes)
+    state = domain.net(fields()).state_dict()
+    said = sit_public.domain_settings(Path("x.pt"), state, domain.published(), "repa")
+    read = config.build(ImageDomain, said, "domain")
+    names = ("predict", "floor", "times", "path", "classes")
+    assert [getattr(read, n) for n in names] == [getattr(domain, n) for n in names]
+    assert "prediction" not in DOMAIN.published()
+    with pytest.raises(ReedError, match=r"x.pt has path linear and predicts x: no velocity"):
+        others = {"num_heads": 2, "prediction": "x"}
+        sit_public.domain_settings(Path("x.pt"), state, others, "repa")
 
 
 def test_the_domain_is_registered():

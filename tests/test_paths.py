@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from reed.errors import ReedError
-from reed.flows.paths import PATHS, TIME_LAWS, get_path, get_time_law, interpolate
+from reed.flows.paths import (
+    PATHS,
+    get_path,
+    get_time_law,
+    interpolate,
+    shifted,
+    steepness,
+    velocity_to,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = [(law, path) for law in TIME_LAWS for path in PATHS]
+CASES = [(law, path) for law in ("uniform", "lognormal") for path in PATHS]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +83,57 @@ def test_known_values():
     assert get_time_law("lognormal").times(torch.zeros(1), get_path("cosine")).item() == 0.5
 
 
+def test_logit_normal_and_shifted_times():
+    numbers, linear = torch.tensor([-1.0, 0.0, 2.0]), get_path("linear")
+    logit = get_time_law("logit-normal")
+    assert logit.draws == "normal"
+    expected = 1 / (1 + torch.exp(-numbers))
+    for path in PATHS:
+        torch.testing.assert_close(logit.times(numbers, get_path(path)), expected)
+    torch.testing.assert_close(get_time_law("lognormal").times(numbers, linear), expected)
+
+    # s t / (1 + (s - 1) t): 4 * 0.2 / 1.6 = 0.5, which multiplies t / (1 - t) by 4.
+    law = get_time_law("shift:4")
+    assert (law.draws, law.shift) == ("uniform", 4.0)
+    assert law.times(torch.tensor([0.0, 0.2, 0.5, 1.0]), linear).tolist() == pytest.approx(
+        [0, 0.5, 0.8, 1]
+    )
+    both = get_time_law("logit-normal shift:4.9")
+    assert (both.draws, both.shift) == ("normal", 4.9)
+    torch.testing.assert_close(both.times(numbers, linear), (numbers + math.log(4.9)).sigmoid())
+    assert get_time_law("uniform shift:1").times(numbers, linear).tolist() == numbers.tolist()
+    assert shifted(shifted(0.3, 4.9), 1 / 4.9) == pytest.approx(0.3, abs=1e-15)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_the_true_data_give_the_true_velocity(name):
+    torch.manual_seed(0)
+    x, noise, t = torch.randn(9, 3, 2), torch.randn(9, 3, 2), torch.linspace(0.1, 1, 9)
+    x_t, velocity = interpolate(get_path(name), x, noise, t)
+    ours = velocity_to(get_path(name), x, x_t, t, 0.05)
+    torch.testing.assert_close(ours, velocity, rtol=0, atol=1e-5)
+    error = torch.randn_like(x)
+    changed = velocity_to(get_path(name), x + error, x_t, t, 0.05) - ours
+    factor = steepness(get_path(name), t, 0.05, 3)
+    torch.testing.assert_close(changed, -factor * error, rtol=0, atol=1e-5)
+
+
+def test_the_divisor_has_a_floor():
+    x, x_t = torch.tensor([[1.0], [1.0]], dtype=torch.float64), torch.tensor([[2.0], [2.0]])
+    t = torch.tensor([0.02, 0.5], dtype=torch.float64)
+    v = velocity_to(get_path("linear"), x, x_t.double(), t, 0.05)
+    assert v.flatten().tolist() == pytest.approx([1 / 0.05, 1 / 0.5])
+    assert steepness(get_path("linear"), t, 0.05, 2).flatten().tolist() == pytest.approx([20, 2])
+
+
+@pytest.mark.parametrize("shift", ["0", "-1", "inf", "nan", "", "x"])
+def test_a_shift_is_a_positive_number(shift):
+    with pytest.raises(ReedError, match=f"shift of times is '{shift}', it must be a positive"):
+        get_time_law(f"shift:{shift}")
+
+
 def test_unknown_names():
     with pytest.raises(ReedError, match="unknown path 'linaer'.*Did you mean 'linear'"):
         get_path("linaer")
-    with pytest.raises(ReedError, match="time law 'log-normal'.*Did you mean 'lognormal'"):
+    with pytest.raises(ReedError, match="time law 'log-normal'.*Did you mean 'log"):
         get_time_law("log-normal")

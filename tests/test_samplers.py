@@ -9,7 +9,7 @@ import torch
 
 from reed.errors import ReedError
 from reed.flows.paths import get_path
-from reed.flows.samplers import Guidance, guided_velocity, ode, sde
+from reed.flows.samplers import Guidance, guided_velocity, ode, sde, starts
 from reed.nets.sit import SiT, SiTConfig
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -93,6 +93,24 @@ def test_time_grids(golden):
     seen.clear()
     sde(still, x, 10, get_path("linear"), lambda i: torch.zeros(1, 1))
     assert [*seen, 0.0] == golden["f64/linspace_1_0.04_10_then_0"].tolist()
+
+
+def test_shifted_grids():
+    """t / (1 - t) is four times that of the plain grid; the last step of the SDE stays."""
+    assert starts(4, shift=4) == pytest.approx([1, 12 / 13, 0.8, 4 / 7])
+    grid = starts(5, 0.04, shift=4)
+    assert (grid[0], grid[-1]) == (1, pytest.approx(0.04, abs=1e-15))
+    plain = [t / (4 - 3 * t) for t in grid]  # equal steps again
+    assert np.diff(plain) == pytest.approx([(plain[-1] - 1) / 4] * 4)
+    seen = []
+
+    def still(x, t, step_start):
+        seen.append(t)
+        return torch.zeros_like(x)
+
+    ode(still, torch.ones(1, 1), 4, shift=4)
+    sde(still, torch.ones(1, 1), 5, get_path("linear"), lambda i: torch.zeros(1, 1), shift=4)
+    assert seen == starts(4, shift=4) + grid
 
 
 def test_ode_orders_of_convergence():

@@ -64,7 +64,7 @@ class Domain(Protocol):
     """One kind of data.
 
     An implementation is a frozen dataclass whose fields are its settings. It may also implement
-    Sized, Bounded, Named, Asking, Published and Continues.
+    Sized, Bounded, Named, Asking, Published, Continues and AutoGuided.
 
     Attributes:
         roles: Entries that the recipe's [data] table must have, such as ("x", "label").
@@ -200,3 +200,14 @@ class Continues(Protocol):
     """
 
     continues: Mapping[str, tuple[str, ...]]
+
+
+@runtime_checkable
+class AutoGuided(Protocol):
+    """A domain whose `generate` also takes two nets, a reed.flows.autoguidance.Pair.
+
+    Attributes:
+        shared: Names of what both must have in common besides the fields: attributes of the domain.
+    """
+
+    shared: tuple[str, ...]

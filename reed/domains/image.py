@@ -19,11 +19,14 @@ from reed.domains.image_guided import Request, drawn_with_guides
 from reed.domains.image_options import SampleOptions
 from reed.errors import ReedError
 from reed.flows import samplers
-from reed.flows.paths import get_path, get_time_law, interpolate
+from reed.flows.autoguidance import Pair, autoguided_velocity
+from reed.flows.paths import get_path, get_time_law, interpolate, steepness, velocity_to
 from reed.guides.guide import guides_of
-from reed.nets.sit import SiT, SiTConfig, sit_config
+from reed.nets.sit import OWN, SiT, SiTConfig, sit_config
 from reed.picture import grid, stretched, to_uint8
 from reed.seeding import Draws, seed_for
+
+PREDICTIONS = ("v", "x")
 
 
 @DOMAINS.register("image")
@@ -36,7 +39,9 @@ class ImageDomain:
         label_dropout: Probability that a sample is trained without its label. With 0, the net has
             no null class and cannot be guided; with 1, it is unconditional.
         path: Path from data to noise (see reed.flows.paths).
-        times: Distribution of t (see reed.flows.paths).
+        times: Distribution of t (see reed.flows.paths); the sampler's grid has its shift.
+        predict: What the net predicts: "v", the velocity, or "x", the data.
+        floor: With "x", smallest divisor on the way from the data to the velocity.
         size: A published net, such as "SiT-XL/2"; empty to use net_settings alone.
         grid: Tokens per side of the net, from which patch_size follows; 0 for that of net_settings.
         net_settings: Fields of SiTConfig, which override those of `size`.
@@ -46,20 +51,33 @@ class ImageDomain:
     losses = ("diffusion",)
     limits = {"label": "classes"}  # the label `classes` means "no label"
     sampling = SampleOptions
+    shared = ("classes", "is_unconditional", "path", "predict", "floor")
 
     classes: int
     label_dropout: float = 0.1
     path: str = "linear"
     times: str = "uniform"
+    predict: str = "v"
+    floor: float = 0.05
     size: str = ""
     grid: int = 0
     net_settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         get_path(self.path)
-        get_time_law(self.times)
+        if get_time_law(self.times).shift != 1 and self.path != "linear":
+            raise ReedError(f"times are {self.times!r} and path is {self.path!r}; use path linear")
+        if self.predict not in PREDICTIONS:
+            raise ReedError(f"predict is {self.predict!r}, it must be one of {PREDICTIONS}")
+        if not 0 < self.floor < 1:
+            raise ReedError(f"floor is {self.floor}, it must be between 0 and 1")
         if not 0 <= self.label_dropout <= 1:
             raise ReedError(f"label_dropout is {self.label_dropout}, it must be in [0, 1]")
+
+    @property
+    def is_unconditional(self) -> bool:
+        """Whether the net never sees a label."""
+        return self.label_dropout == 1
 
     def net(self, fields: Mapping[str, Field]) -> SiT:
         """Return a SiT for the shape of the field `x`, [C, H, W] with H = W."""
@@ -91,11 +109,22 @@ class ImageDomain:
     def published(self) -> dict[str, Any]:
         """Return settings as the training code of REPA and SiT names them in `args`."""
         shape = config.plain(sit_config(self.size)) if self.size else {}
-        return {
-            "num_heads": (shape | self.net_settings).get("num_heads", SiTConfig.num_heads),
+        shape |= self.net_settings
+        if more := [n for n in OWN if shape.get(n, getattr(SiTConfig, n)) != getattr(SiTConfig, n)]:
+            raise ReedError(
+                f"the public layout has no net with {', '.join(more)}; start another run from this "
+                "one with reed-train --init RUN"
+            )
+
+        said = {
+            "num_heads": shape.get("num_heads", SiTConfig.num_heads),
             "num_classes": self.classes,
             "path_type": self.path,
         }
+        # Sampling depends on these settings, too; the public code has no names for them.
+        if self.predict != "v" or get_time_law(self.times).shift != 1:
+            said |= {"prediction": self.predict, "floor": self.floor, "times": self.times}
+        return said
 
     def collate(
         self,
@@ -131,12 +160,22 @@ class ImageDomain:
         x_t, velocity = interpolate(path, x, draws.normal(*x.shape[1:]), t)
         if self.label_dropout > 0:
             label = torch.where(draws.uniform() < self.label_dropout, self.classes, label)
-        return Noised({"x": x_t, "t": t, "y": label}, t, velocity, drawn)
+        target = x if self.predict == "x" else velocity
+        return Noised({"x": x_t, "t": t, "y": label}, t, target, drawn)
 
     def loss(self, prediction: Tensor, noised: Noised, batch: Batch) -> dict[str, Tensor]:
         """Return the mean squared error of the velocity, [B], in float32."""
-        error = (prediction.float() - noised.target).square()
-        return {"diffusion": error.flatten(1).mean(1)}
+        error = prediction.float() - noised.target
+        if self.predict == "x":
+            error = error * steepness(get_path(self.path), noised.t, self.floor, error.ndim)
+        return {"diffusion": error.square().flatten(1).mean(1)}
+
+    def _velocity(self, prediction: Tensor, x_t: Tensor, t: float) -> Tensor:
+        """Return the velocity that a prediction stands for, [B, C, H, W] float64."""
+        if self.predict == "v":
+            return prediction
+        times = torch.full((len(x_t),), t, dtype=x_t.dtype, device=x_t.device)
+        return velocity_to(get_path(self.path), prediction, x_t, times, self.floor)
 
     def generate(
         self, net: nn.Module, fields: Mapping[str, Field], indices: range, options: SampleOptions
@@ -150,8 +189,8 @@ class ImageDomain:
         labels = [sample.label(options.labels) for sample in samples]
         if chosen := self.with_names(options, ()).label:
             labels = [int(chosen[index % len(chosen)]) for index in indices]
-        if self.label_dropout == 1:  # an unconditional net knows the null class alone
-            _check_unconditional(options)
+        if self.is_unconditional:  # such a net knows the null class alone
+            _check_unconditional(options, isinstance(net, Pair))
             labels = [self.classes] * len(samples)
         y = torch.tensor(labels, device=device)
         shape = _net_shape(field)
@@ -160,17 +199,24 @@ class ImageDomain:
             return torch.stack([sample.normal(shape, step) for sample in samples]).to(device)
 
         null = self.classes if self.label_dropout > 0 else None
+        shift = get_time_law(self.times).shift
         drawn: dict[str, np.ndarray] = {}
         if (guides := guides_of(net)) is not None:
-            request = Request(y, null, options, indices, get_path(self.path))
+            path = get_path(self.path)
+            request = Request(y, null, options, indices, path, shift, self._velocity)
             x, drawn = drawn_with_guides(net, guides, request, noise)
         else:
-            velocity = samplers.guided_velocity(net, y, null, options.guidance)
-            start = noise(-1)
-            if options.sampler == "sde":
-                x = samplers.sde(velocity, start, options.steps, get_path(self.path), noise)
+            guidance, read = options.guidance, self._velocity
+            if isinstance(net, Pair):
+                velocity = autoguided_velocity(net, y, guidance, read)
             else:
-                x = samplers.ode(velocity, start, options.steps, heun=options.sampler == "heun")
+                velocity = samplers.guided_velocity(net, y, null, guidance, read)
+            start, steps = noise(-1), options.steps
+            if options.sampler == "sde":
+                path = get_path(self.path)
+                x = samplers.sde(velocity, start, steps, path, noise, shift=shift)
+            else:
+                x = samplers.ode(velocity, start, steps, options.sampler == "heun", shift)
 
         # Back from the net's scale to that of the stored data; the inverse of `collate`.
         x = x.float()
@@ -222,8 +268,8 @@ def _check_fields(x: Field, label: Field) -> None:
         raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
 
 
-def _check_unconditional(options: SampleOptions) -> None:
-    scale, label = options.guidance.scale, options.label
+def _check_unconditional(options: SampleOptions, is_pair: bool) -> None:
+    scale, label = 1.0 if is_pair else options.guidance.scale, options.label
     if scale > 1 or label:
         asked = f"--label {label[0]}" if label else f"guidance scale {scale}"
         raise ReedError(

@@ -30,6 +30,8 @@ class Request:
         options: Sampling options of the image domain.
         indices: Numbers of the samples.
         path: Path that the net was trained on.
+        shift: Shift of the sampler's times.
+        read: Makes a velocity of what the net predicts for x.
     """
 
     labels: Tensor
@@ -37,6 +39,8 @@ class Request:
     options: Any
     indices: range
     path: Path
+    shift: float = 1.0
+    read: samplers.Reading = samplers.as_it_is
 
 
 def drawn_with_guides(
@@ -59,7 +63,8 @@ def drawn_with_guides(
     options = request.options
     samplers.check_steps(options.steps)
     is_sde = options.sampler == "sde"
-    starts = samplers.starts(options.steps, samplers.LAST_STEP if is_sde else None)
+    last, shift = samplers.LAST_STEP if is_sde else None, request.shift
+    starts = samplers.starts(options.steps, last, shift)
     reading = Reading(guides, options.seed, request.indices, starts[-1], options.z)
 
     # What cannot be drawn is refused before the first evaluation.
@@ -78,12 +83,12 @@ def drawn_with_guides(
         def all_noise(step: int) -> tuple[Tensor, ...]:
             return noise(step), *[reading.noise(guide, step=step) for guide in reading.joint]
 
-        x, *z = samplers.sde_parts(velocity, parts, options.steps, paths, all_noise)
+        x, *z = samplers.sde_parts(velocity, parts, options.steps, paths, all_noise, shift=shift)
     else:
         clocks = [own_clock(x_time, reading.lag)]
         clocks += [own_clock(z_time, guide.spec.config.lag) for guide in reading.joint]
         heun = options.sampler == "heun"
-        x, *z = samplers.ode_parts(velocity, parts, options.steps, clocks, heun)
+        x, *z = samplers.ode_parts(velocity, parts, options.steps, clocks, heun, shift)
     return x, reading.result(z)
 
 
@@ -116,7 +121,7 @@ class _Velocity:
             start=start,
             beside=z,
         )
-        return v.double(), *v_z
+        return self._request.read(v.double(), x, self._x_time(clock)), *v_z
 
     def _times(self, rows: int, clock: float) -> Tensor:
         return torch.full(

@@ -15,12 +15,19 @@ from torch import Tensor, nn
 
 from reed.config import option
 from reed.errors import ReedError, at_least
-from reed.flows.paths import Path
+from reed.flows.paths import Path, shifted
 
 LAST_STEP = 0.04  # time at which the last step of the SDE begins
 
 # Maps x [B, ...] float64, t and the t at the beginning of the step to a velocity, shaped like x.
 Velocity = Callable[[Tensor, float, float], Tensor]
+# Maps what a net predicted, x and t to a velocity, both in float64.
+Reading = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def as_it_is(prediction: Tensor, x: Tensor, t: float) -> Tensor:
+    """Return the prediction of a net that predicts the velocity."""
+    return prediction
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,11 @@ def check_interval(name: str, low: float, high: float) -> None:
 
 
 def guided_velocity(
-    net: nn.Module, y: Tensor, null_class: int | None, guidance: Guidance
+    net: nn.Module,
+    y: Tensor,
+    null_class: int | None,
+    guidance: Guidance,
+    read: Reading = as_it_is,
 ) -> Velocity:
     """Return the velocity of a net for given labels, guided where guidance is on.
 
@@ -89,10 +100,11 @@ def guided_velocity(
     labelled half comes first, then the null half.
 
     Args:
-        net: Maps x [B, C, H, W] float32, t [B] float32 and y [B] to (velocity, states).
+        net: Maps x [B, C, H, W] float32, t [B] float32 and y [B] to (prediction, states).
         y: Labels, int64 [B].
         null_class: The label that means "no label"; None for a net without one.
         guidance: Scale and interval of the guidance.
+        read: Makes a velocity of a prediction, or of a weighted mean of predictions.
 
     Raises:
         ReedError: Guidance is on, but the net has no null class.
@@ -111,9 +123,9 @@ def guided_velocity(
         times = torch.full((len(inputs),), t, dtype=torch.float32, device=x.device)
         v = net(inputs, times, labels)[0].double()
         if not guided:
-            return v
+            return read(v, x, t)
         v_label, v_null = v.chunk(2)
-        return v_null + guidance.scale * (v_label - v_null)
+        return read(v_null + guidance.scale * (v_label - v_null), x, t)
 
     return velocity
 
@@ -131,8 +143,10 @@ def same_time(clock: float) -> float:
     return clock
 
 
-def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor:
-    """Integrate dx/dt = velocity from t = 1 to t = 0 in equal steps, by Euler or Heun.
+def ode(
+    velocity: Velocity, x: Tensor, steps: int, heun: bool = False, shift: float = 1.0
+) -> Tensor:
+    """Integrate dx/dt = velocity from t = 1 to t = 0, by Euler or Heun.
 
     Args:
         velocity: The velocity. Euler calls it once per step; Heun calls it twice, but only once in
@@ -140,6 +154,7 @@ def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor
         x: Noise, [B, ...].
         steps: Number of steps.
         heun: Whether to use Heun's method instead of Euler's.
+        shift: Shift of the times, which are equally spaced without it.
 
     Returns:
         Samples, float64 [B, ...].
@@ -147,18 +162,23 @@ def ode(velocity: Velocity, x: Tensor, steps: int, heun: bool = False) -> Tensor
     Raises:
         ReedError: ``steps`` is below 1.
     """
-    return ode_parts(_alone(velocity), (x,), steps, (same_time,), heun)[0]
+    return ode_parts(_alone(velocity), (x,), steps, (same_time,), heun, shift)[0]
 
 
 @torch.no_grad()
 def ode_parts(
-    velocity: PartsVelocity, parts: Parts, steps: int, clocks: Sequence[Clock], heun: bool = False
+    velocity: PartsVelocity,
+    parts: Parts,
+    steps: int,
+    clocks: Sequence[Clock],
+    heun: bool = False,
+    shift: float = 1.0,
 ) -> Parts:
     """Integrate several tensors together, as `ode` integrates one; a clock for each of them."""
     check_steps(steps)
     parts = tuple(part.double() for part in parts)
 
-    grid = [*starts(steps), 0.0]
+    grid = [*starts(steps, shift=shift), 0.0]
     for i in range(steps):
         t, t_next = grid[i], grid[i + 1]
         spans = [clock(t_next) - clock(t) for clock in clocks]
@@ -189,11 +209,12 @@ def sde(
     path: Path,
     noise: Callable[[int], Tensor],
     last_step: float = LAST_STEP,
+    shift: float = 1.0,
 ) -> Tensor:
     """Integrate the reverse SDE with diffusion coefficient w = 2t by Euler-Maruyama.
 
-    The grid has ``steps`` equally spaced times from 1 to ``last_step``, and then 0. The step to 0
-    adds no noise.
+    The grid has ``steps`` times from 1 to ``last_step``, equally spaced before the shift, and then
+    0. The step to 0 adds no noise.
 
     Args:
         velocity: The velocity.
@@ -203,6 +224,7 @@ def sde(
         noise: Maps a step, counted from 0, to standard normal numbers shaped like x; it is called
             ``steps`` - 1 times.
         last_step: Time at which the last step begins.
+        shift: Shift of the times, which are equally spaced without it.
 
     Returns:
         Samples, float64 [B, ...].
@@ -211,7 +233,7 @@ def sde(
         ReedError: ``steps`` is below 1, or ``last_step`` is not between 0 and 1.
     """
     one = _alone(velocity)
-    return sde_parts(one, (x,), steps, (path,), lambda step: (noise(step),), last_step)[0]
+    return sde_parts(one, (x,), steps, (path,), lambda step: (noise(step),), last_step, shift)[0]
 
 
 @torch.no_grad()
@@ -222,13 +244,14 @@ def sde_parts(
     paths: Sequence[Path],
     noise: Callable[[int], Parts],
     last_step: float = LAST_STEP,
+    shift: float = 1.0,
 ) -> Parts:
     """Integrate several tensors together, as `sde` integrates one, all on the same time."""
     check_steps(steps)
     if not 0 < last_step < 1:
         raise ReedError(f"sampler: last_step is {last_step}, it must lie between 0 and 1")
     parts = tuple(part.double() for part in parts)
-    grid = [*starts(steps, last_step), 0.0]
+    grid = [*starts(steps, last_step, shift), 0.0]
     for i in range(steps):
         t, dt = grid[i], grid[i + 1] - grid[i]
         both = zip(paths, parts, velocity(parts, t, t), strict=True)
@@ -239,13 +262,18 @@ def sde_parts(
     return parts
 
 
-def starts(steps: int, last_step: float | None = None) -> list[float]:
-    """Return the times at which equal steps from t = 1 begin.
+def starts(steps: int, last_step: float | None = None, shift: float = 1.0) -> list[float]:
+    """Return the times at which steps from t = 1 begin.
 
     Args:
         steps: Number of steps.
         last_step: Time at which the last one begins; None if the steps end at 0.
+        shift: Shift of the times; with 1, they are equally spaced.
     """
+    if shift != 1:
+        before = None if last_step is None else shifted(last_step, 1 / shift)
+        return [shifted(t, shift) for t in starts(steps, before)]
+
     # The grids of torch and numpy differ in the last bit, which decides about guidance at the ends
     # of its interval.
     if last_step is not None:

@@ -121,25 +121,30 @@ class Attention(nn.Module):
     """Multi-head self-attention without a mask, [B, T, D] -> [B, T, D].
 
     The packed projection is q, k, v in this order, each split into heads. With `qk_norm`, q and k
-    go through a LayerNorm over the channels of a head (affine, eps 1e-5). Keys: qkv, q_norm,
-    k_norm, proj.
+    go through a norm over the channels of a head: LayerNorm (affine, eps 1e-5), or RmsNorm with
+    `rms`. Keys: qkv, q_norm, k_norm, proj.
     """
 
-    def __init__(self, dim: int, num_heads: int, qk_norm: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool, rms: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim)
         head_dim = dim // num_heads
-        self.q_norm = nn.LayerNorm(head_dim, eps=1e-5) if qk_norm else nn.Identity()
-        self.k_norm = nn.LayerNorm(head_dim, eps=1e-5) if qk_norm else nn.Identity()
+        self.q_norm = _head_norm(head_dim, rms) if qk_norm else nn.Identity()
+        self.k_norm = _head_norm(head_dim, rms) if qk_norm else nn.Identity()
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
+        """Mix the tokens; `rotation` is that of `rotation_2d`, [2, T, head_dim]."""
         batch, tokens, dim = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, T, head_dim]
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotation is not None:
+            q, k = rotated(q, rotation), rotated(k, rotation)
+
         # Under autocast the norms return float32, but q, k and v must have the same dtype.
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = q.to(v.dtype), k.to(v.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v)  # [B, heads, T, head_dim]
         return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
 
@@ -154,6 +159,59 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+
+
+class SwiGlu(nn.Module):
+    """w3(SiLU(a) b), where a and b are the halves of w12(x), [..., D] -> [..., D]. Keys: w12, w3.
+
+    Each half has two thirds of `hidden`, so that there are as many parameters as in an `Mlp`,
+    rounded up to a multiple of 8. Source: arXiv 2002.05202; the keys are those of DINOv2.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        width = -(-2 * hidden // 24) * 8
+        self.w12 = nn.Linear(dim, 2 * width)
+        self.w3 = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * value)
+
+
+class RmsNorm(nn.RMSNorm):
+    """RMSNorm with a weight, computed in the precision of its weight. Key: weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+def _head_norm(dim: int, rms: bool) -> nn.Module:
+    return RmsNorm(dim, eps=1e-6) if rms else nn.LayerNorm(dim, eps=1e-5)
+
+
+def rotation_2d(grid: int, head_dim: int, max_period: float = 10_000.0) -> Tensor:
+    """Return cosines and sines of the angles of tokens on a grid, [2, grid * grid, head_dim].
+
+    The first half of the channels turns with the row, the second with the column. Channels 2i and
+    2i + 1 of a half are a pair, whose angle is the row or column times max_period^(-i / pairs).
+    Source: RoFormer (arXiv 2104.09864), along two axes.
+    """
+    pairs = head_dim // 4
+    frequencies = max_period ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    place = torch.arange(grid, dtype=torch.float64)[:, None] * frequencies  # [grid, pairs]
+    rows = place[:, None].expand(grid, grid, pairs)
+    columns = place[None].expand(grid, grid, pairs)
+    angles = torch.cat([rows, columns], -1).flatten(0, 1).repeat_interleave(2, -1)
+    return torch.stack([angles.cos(), angles.sin()]).float()
+
+
+def rotated(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn the pairs of channels of each token, x [B, heads, T, head_dim]; see `rotation_2d`."""
+    cos, sin = rotation
+    even, odd = x[..., 0::2], x[..., 1::2]
+    turned = torch.stack([-odd, even], -1).flatten(-2)
+    return x * cos + turned * sin
 
 
 def placed_dropout(x: Tensor, rate: float, seed: Tensor, salt: int) -> Tensor:

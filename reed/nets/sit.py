@@ -8,10 +8,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from reed.errors import ReedError, at_least, suggest
 from reed.nets import ENTERS, FINAL, Extra, Net, Tap
-from reed.nets.layers import Attention, Mlp, TimestepEmbedder, init_linear, sincos_2d
+from reed.nets.layers import (
+    Attention,
+    Mlp,
+    RmsNorm,
+    SwiGlu,
+    TimestepEmbedder,
+    init_linear,
+    rotation_2d,
+    sincos_2d,
+)
 
 SIZES = {  # hidden size, depth, heads; DiT (arXiv 2212.09748), table 1
     "S": (384, 12, 6),
@@ -20,6 +30,8 @@ SIZES = {  # hidden size, depth, heads; DiT (arXiv 2212.09748), table 1
     "XL": (1152, 28, 16),
 }
 PATCH_SIZES = (2, 4, 8)
+OWN = ("norm", "mlp", "rope", "class_tokens")  # settings of nets that no SiT or REPA has
+NORMS, MLPS = ("layer", "rms"), ("gelu", "swiglu")
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,13 @@ class SiTConfig:
         null_class: Whether there is a label num_classes, which means "no label", for
             classifier-free guidance.
         qk_norm: Whether queries and keys are normalised.
+        norm: "layer": LayerNorm without weights; or "rms": RMSNorm with weights, also for qk_norm.
+        mlp: "gelu", or "swiglu" with as many parameters.
+        rope: Whether queries and keys are also turned by the row and the column of their token.
+        class_tokens: Tokens of the label that the net has beside the others; 0 for none.
+        class_tokens_after: Blocks before the class tokens come in.
+        checkpoint_blocks: Whether training keeps only the inputs of blocks and computes the rest
+            again in the backward pass.
     """
 
     input_size: int = 32
@@ -50,6 +69,12 @@ class SiTConfig:
     num_classes: int = 1000
     null_class: bool = True
     qk_norm: bool = False
+    norm: str = "layer"
+    mlp: str = "gelu"
+    rope: bool = False
+    class_tokens: int = 0
+    class_tokens_after: int = 0
+    checkpoint_blocks: bool = False
 
     def __post_init__(self) -> None:
         sizes = "input_size patch_size in_channels hidden_size depth num_heads num_classes"
@@ -60,6 +85,24 @@ class SiTConfig:
         self._check_multiple("hidden_size", "num_heads", self.num_heads)
         # two axes, each with sines and cosines
         self._check_multiple("hidden_size", "the position embedding", 4)
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        for name, known in (("norm", NORMS), ("mlp", MLPS)):
+            if (value := getattr(self, name)) not in known:
+                raise ReedError(f"net: {name} is {value!r}, not one of {known}")
+        if self.rope and (width := self.hidden_size // self.num_heads) % 4:
+            raise ReedError(
+                f"net: rope turns pairs of channels along two axes, and {self.num_heads} heads of "
+                f"hidden_size {self.hidden_size} have {width} channels; use a multiple of 4"
+            )
+        after = self.class_tokens_after
+        at_least(0, "net: ", class_tokens=self.class_tokens, class_tokens_after=after)
+        if after and (not self.class_tokens or after >= self.depth):
+            raise ReedError(
+                f"net: class_tokens_after is {after}, with {self.class_tokens} class_tokens and "
+                f"{self.depth} blocks; it must leave a block, and needs class_tokens"
+            )
 
     def _check_multiple(self, name: str, reason: str, divisor: int) -> None:
         value = getattr(self, name)
@@ -122,6 +165,13 @@ def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale[:, None]) + shift[:, None]
 
 
+def _norm(config: SiTConfig) -> nn.Module:
+    """Return the norm over the channels of a token, before its modulation."""
+    if config.norm == "rms":
+        return RmsNorm(config.hidden_size, eps=1e-6)
+    return nn.LayerNorm(config.hidden_size, elementwise_affine=False, eps=1e-6)
+
+
 class _Block(nn.Module):
     """A block of attention and MLP, each modulated and gated by the condition (adaLN-Zero).
 
@@ -131,16 +181,18 @@ class _Block(nn.Module):
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
         dim = config.hidden_size
-        self.norm1 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(dim, config.num_heads, config.qk_norm)
-        self.norm2 = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.norm1 = _norm(config)
+        self.attn = Attention(dim, config.num_heads, config.qk_norm, rms=config.norm == "rms")
+        self.norm2 = _norm(config)
+        mlp = SwiGlu if config.mlp == "swiglu" else Mlp
+        self.mlp = mlp(dim, int(dim * config.mlp_ratio))
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor, rotation: Tensor | None = None) -> Tensor:
         modulation = self.adaLN_modulation(condition)  # [B, 6D]
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=1)
-        x = x + gate1[:, None] * self.attn(_modulate(self.norm1(x), shift1, scale1))
+        mixed = self.attn(_modulate(self.norm1(x), shift1, scale1), rotation)
+        x = x + gate1[:, None] * mixed
         return x + gate2[:, None] * self.mlp(_modulate(self.norm2(x), shift2, scale2))
 
 
@@ -153,7 +205,7 @@ class _FinalLayer(nn.Module):
     def __init__(self, config: SiTConfig) -> None:
         super().__init__()
         dim = config.hidden_size
-        self.norm_final = nn.LayerNorm(dim, elementwise_affine=False, eps=1e-6)
+        self.norm_final = _norm(config)
         self.linear = nn.Linear(dim, config.patch_size**2 * config.in_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 2 * dim))
 
@@ -188,7 +240,18 @@ class SiT(Net):
         self.y_embedder = _LabelEmbedder(config)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.depth))
         self.final_layer = _FinalLayer(config)
+        if config.class_tokens:
+            places = torch.empty(1, config.class_tokens, config.hidden_size)
+            self.class_places = nn.Parameter(places)  # told apart by what is added to the label
         self._initialize()
+
+        # Not among the weights, because it follows from the sizes.
+        self.rotation: Tensor | None
+        turns = None
+        if config.rope:
+            grid = config.input_size // config.patch_size
+            turns = rotation_2d(grid, config.hidden_size // config.num_heads)
+        self.register_buffer("rotation", turns, persistent=False)
 
     @torch.no_grad()
     def _initialize(self) -> None:
@@ -215,6 +278,8 @@ class SiT(Net):
                 assert isinstance(last, nn.Linear)
                 nn.init.zeros_(last.weight)
         nn.init.zeros_(self.final_layer.linear.weight)
+        if config.class_tokens:
+            nn.init.normal_(self.class_places, std=0.02)
 
     def taps(self) -> list[Tap]:
         """Return one tap for each block."""
@@ -256,23 +321,36 @@ class SiT(Net):
         """
         self._check(x, taps)
         tokens = self.x_embedder(x) + self.pos_embed  # [B, T, D]
-        condition = self.t_embedder(t) + self.y_embedder(y)  # [B, D]
-        before = 0
+        given = self.y_embedder(y)
+        condition = self.t_embedder(t) + given  # [B, D]
+        before, classes = 0, self.config.class_tokens
         if extra is not None:
             tokens, condition = _entered(tokens, condition, extra)
             before = tokens.shape[1] - self.config.tokens
 
-        states = {}
+        # Tokens before those of the grid have no place on it, and are not turned.
+        states, rotation = {}, _unturned(self.rotation, before)
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens, condition)
+            if classes and number == self.config.class_tokens_after + 1:
+                tokens = torch.cat([given[:, None] + self.class_places, tokens], 1)
+                before, rotation = before + classes, _unturned(rotation, classes)
+            tokens = self._through(block, tokens, condition, rotation)
             if number in taps:
                 states[number] = tokens[:, before:]
+        if classes:
+            tokens, before = tokens[:, classes:], before - classes
         if FINAL in taps:
             states[FINAL] = self.final_layer.modulated(tokens, condition)
             patches = self.final_layer.linear(states[FINAL])
         else:
             patches = self.final_layer(tokens, condition)
         return self._unpatchify(patches[:, before:]), states
+
+    def _through(self, block: nn.Module, *inputs: Tensor | None) -> Tensor:
+        """Return what a block gives; nothing in it is random."""
+        if self.config.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return block(*inputs)
 
     def _check(self, x: Tensor, taps: Sequence[int]) -> None:
         """Check the shape of x, and that the taps are blocks of this net."""
@@ -297,6 +375,15 @@ class SiT(Net):
         grid = size // p
         patches = patches.reshape(-1, grid, grid, p, p, config.in_channels)
         return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, config.in_channels, size, size)
+
+
+def _unturned(rotation: Tensor | None, number: int) -> Tensor | None:
+    """Return the rotation [2, T, C] with tokens before it that are not turned, [2, n + T, C]."""
+    if rotation is None or not number:
+        return rotation
+    still = rotation.new_zeros(2, number, rotation.shape[-1])
+    still[0] = 1
+    return torch.cat([still, rotation], 1)
 
 
 def _entered(tokens: Tensor, condition: Tensor, extra: Extra) -> tuple[Tensor, Tensor]:

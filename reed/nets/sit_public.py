@@ -131,7 +131,8 @@ def domain_settings(
     if origin == _SIT_OR_DIT:
         raise ReedError(f"{path} may be a SiT or a DiT; if it is a SiT, give --convention sit")
     kind, prediction = str(args.get("path_type", "linear")), args.get("prediction", "v")
-    if kind.lower() not in _PATHS or prediction not in ("v", "velocity"):
+    ours = _own_settings(args)
+    if kind.lower() not in _PATHS or prediction not in ("v", "velocity", ours.get("predict")):
         raise ReedError(f"{path} has path {kind} and predicts {prediction}: no velocity of ours")
 
     hidden, rows = net["pos_embed"].shape[-1], len(net[_TABLE])
@@ -161,7 +162,14 @@ def domain_settings(
         "label_dropout": dropout,
         "path": _PATHS[kind.lower()],
         "net_settings": net_settings,
+        **ours,
     }
+
+
+def _own_settings(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the domain that our own exports state, and no public file does."""
+    names = {"prediction": "predict", "floor": "floor", "times": "times"}
+    return {ours: args[name] for name, ours in names.items()} if names.keys() <= {*args} else {}
 
 
 def fields(net: Mapping[str, Tensor], scale: float, shift: float) -> dict[str, Field]:

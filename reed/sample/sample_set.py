@@ -32,7 +32,9 @@ OUTPUTS = Registry("output of samples", "reed.sample.outputs", group="reed.outpu
 PLAIN = "arrays"  # output of kinds that have no output of their own
 # Entries of OUT.json that may differ between the commands that draw one set: paths, and facts that
 # the hash of the weights already determines.
-FREE = tuple("num files problems run checkpoint images_seen config versions kind".split())
+FREE = tuple(
+    "num files problems run checkpoint weak_checkpoint images_seen config versions kind".split()
+)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from reed import config, weights
 from reed.cache.schema import Column, Field
 from reed.domains.base import DOMAINS, Domain, Named
 from reed.errors import ReedError
+from reed.flows.autoguidance import Pair, check_pair
 from reed.guides.bank import check_banks, open_banks
 from reed.guides.guide import attach, guides_of
 from reed.guides.steer import Steer
@@ -184,6 +185,8 @@ class Sampler:
             ReedError: A guide's bank has too few rows, the cache lacks the key of a prompt, or the
                 options speak of guides that the net does not have.
         """
+        if isinstance(self.net, Pair):
+            check_pair(options.guidance)
         guides, steer = guides_of(self.net), getattr(options, "z", None)
         if isinstance(steer, Steer):  # the options of a user's domain may have another z, or none
             steer.check_used([] if guides is None else [g.spec.config.read for g in guides.all()])

@@ -18,12 +18,12 @@ from reed.guides.bank import open_banks
 from reed.guides.guide import guides_of
 from reed.seeding import seed_for
 from reed.train import averages, checkpoint, expected, public, recipe, summary, trackers
-from reed.train.adamw import AdamW
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.feed import Fed, Feed
 from reed.train.launch import accelerator_for
 from reed.train.log import RunLog
+from reed.train.muon import FACTOR, optimizer_of
 from reed.train.noised import noised_batch
 from reed.train.plateau import Releases
 from reed.train.recipe import Setup, TrainConfig
@@ -102,7 +102,7 @@ class Trainer:
         model = model.to(accelerator.device)
 
         self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = AdamW.of(model, setup.config.optim)
+        self._optimizer = optimizer_of(model, setup.config.optim)
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
@@ -252,7 +252,7 @@ class Trainer:
         limit = settings.optim.clip or float("inf")
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         for group in self._optimizer.param_groups:
-            group["lr"] = settings.optim.lr * setup.lr(self.step)
+            group["lr"] = settings.optim.lr * setup.lr(self.step) * group.get(FACTOR, 1.0)
         if self.accelerator.scaler is None:
             self._guard.watch(norm, self.step)
             # torch's fused optimizers read this attribute and skip the step where it is 1.

@@ -18,10 +18,11 @@ from reed.cache.schema import Field
 from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
 from reed.errors import ReedError, suggest
-from reed.guides.guide import attach
 from reed.guides.settings import GuideSpec, check_names
 from reed.train import given
+from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule, lengths_of
+from reed.train.groups import assign, trainable
 from reed.train.identity import Identity
 from reed.train.release import Release
 from reed.train.run_data import RunData
@@ -125,7 +126,8 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
 
     guides = data.guides(settings.guide, net)
     with shapes_alone():
-        attach(net, guides)
+        model = AlignedNet(net, targets, guides)
+    assign(trainable(model), settings.optim.groups)  # refuses groups that do not fit
 
     stream = _stream(settings, cache, active, guides, rank=rank, world=world, pin=pin)
     given.check_labels(domain, stream, settings.data)

@@ -10,6 +10,7 @@ from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
 from reed.store import mirror, shelf
 from reed.train.averages import Average, of_settings
+from reed.train.groups import GroupConfig
 from reed.train.targets import AlignConfig
 
 CHOICES = {
@@ -21,7 +22,7 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """Settings of AdamW.
+    """Settings of the optimizer, which is AdamW.
 
     Attributes:
         lr: Learning rate.
@@ -30,6 +31,7 @@ class OptimConfig:
         weight_decay: Decoupled weight decay.
         clip: Largest gradient norm; 0 for no clipping.
         schedule: Factor of lr over the run (see reed.train.curriculum).
+        groups: Parameters with settings of their own, by name (see reed.train.groups).
     """
 
     lr: float = 1e-4
@@ -38,6 +40,7 @@ class OptimConfig:
     weight_decay: float = 0.0
     clip: float = 1.0
     schedule: Any = 1.0
+    groups: dict[str, GroupConfig] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least(

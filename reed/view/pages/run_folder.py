@@ -192,9 +192,9 @@ def parameters(run: Run) -> tuple[int | None, int | None]:
     try:
         with safe_open(path, framework="numpy") as file:
             sizes = {
-                name.removeprefix("exp_avg/"): math.prod(file.get_slice(name).get_shape())
+                name.partition("/")[2]: math.prod(file.get_slice(name).get_shape())
                 for name in file.keys()  # noqa: SIM118
-                if name.startswith("exp_avg/")
+                if name.startswith(("exp_avg/", "momentum_buffer/"))  # of AdamW, of Muon
             }
     except (OSError, SafetensorError):
         return None, None
