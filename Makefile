@@ -126,7 +126,7 @@ bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t
 	$(BIN)/python tests/bench/sweep.py $(ARGS)
 
 bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
-	$(BIN)/python tests/bench/$(if $(DATA),judged.py --data "$(DATA)",speedup.py) $(ARGS)
+	$(BIN)/python $(if $(DATA),tests/bench/judged.py --data "$(DATA)",tests/bench/speedup.py) $(ARGS)
 
 # ARGS: another checkout, with which this one is compared.
 bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DIR

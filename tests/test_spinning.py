@@ -118,7 +118,7 @@ def watch(place, environment):
         *(f"import {place.partition(':')[0]}" for place in SCRIPTS.values()),
         *(f"import {name}" for name in re.findall(r"python -m (reed\.\S+)", MAKEFILE)),
         *(f"import runpy; runpy.run_path({str(ROOT / path)!r})"
-          for path in re.findall(r"python (tests/bench/\S+\.py)", MAKEFILE)),
+          for path in re.findall(r"tests/bench/\w+\.py", MAKEFILE)),
     ],
     ids=lambda load: Path(load.split()[-1].strip("')")).name,
 )  # fmt: skip
@@ -131,7 +131,7 @@ def test_torch_comes_after_us(watch, load):
 def test_every_kind_of_program_is_looked_at():
     programs = re.findall(r"python -m (reed\.\S+)", MAKEFILE)
     assert len(SCRIPTS) == 4 and len(programs) >= 6
-    benches = set(re.findall(r"python (tests/bench/\S+\.py)", MAKEFILE))
+    benches = set(re.findall(r"tests/bench/\w+\.py", MAKEFILE))
     scripts = {
         path for path in (ROOT / "tests" / "bench").glob("*.py") if "__main__" in path.read_text()
     }
