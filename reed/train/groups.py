@@ -80,7 +80,7 @@ def assign(
                 f"{where}: muon is for matrices, and there is none (such as {first} of shape "
                 f"{list(parameters[first].shape)}); use kind 'adamw'"
             )
-        if group.kind == MUON and not hasattr(torch.optim, "Muon"):
+        if group.kind == MUON and getattr(torch.optim, "Muon", None) is None:
             raise ReedError(
                 f"{where}: torch {torch.__version__} has no Muon; use torch 2.9 or newer, or kind "
                 "'adamw'"
