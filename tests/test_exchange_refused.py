@@ -46,6 +46,7 @@ def cache(whole, tmp_path):
 # ---- killed
 
 
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")  # where another test imported it
 @pytest.mark.parametrize("to", ["parquet", "hf", "mds"])
 def test_a_killed_export_is_invisible_and_goes_on(fakes, whole, tmp_path, to):
     assert run("export", whole, "--to", to, "--out", tmp_path / "want").exit_code == 0

@@ -28,7 +28,7 @@ SETTINGS = {
     "align": {"vit": {"target": "vit/tokens", "tap": 2}},
     "curriculum": {"diffusion": 1.0, "vit": 0.5},
 }
-DATA = RunData("image", "mine:PIPELINE", 8, {}, {})
+DATA = RunData("image", "ranged:PIPELINE", 8, {}, {})
 
 
 def a_run(place: Path, seed: int, shift: float = 0.0, **over) -> Path:
@@ -44,7 +44,7 @@ def a_run(place: Path, seed: int, shift: float = 0.0, **over) -> Path:
 @pytest.fixture
 def runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "ranged.py").write_text("")
     return [a_run(tmp_path / f"seed={seed}", seed, seed / 100) for seed in range(3)]
 
 
@@ -53,7 +53,7 @@ def settings(**over) -> TrainConfig:
 
 
 def test_ranges_are_the_least_and_the_greatest_value_and_between_steps_a_straight_line(runs):
-    found = expected.write(runs, Path("mine.expected.json"))
+    found = expected.write(runs, Path("ranged.expected.json"))
     assert found.runs == 3
     assert list(found.ranges) == ["diffusion", "cos/vit", "grad_norm", "loss"]
     diffusion = found.ranges["diffusion"]
@@ -63,7 +63,7 @@ def test_ranges_are_the_least_and_the_greatest_value_and_between_steps_a_straigh
 
 
 def test_a_run_of_the_recipe_is_told_once_what_left_its_range(runs):
-    expected.write(runs, Path("mine.expected.json"))
+    expected.write(runs, Path("ranged.expected.json"))
     watch = expected.watch(settings(seed=9, run="runs/other"), DATA)
     assert watch is not None
     usual = {"diffusion": 0.06, "cos/vit": 0.2, "grad_norm": 1.0}
@@ -79,7 +79,7 @@ def test_a_run_of_the_recipe_is_told_once_what_left_its_range(runs):
 
 @pytest.mark.parametrize("over", [{"steps": 80}, {"batch": 16}, {"curriculum": {"vit": 0.1}}])
 def test_a_run_of_another_recipe_is_not_compared(runs, over):
-    expected.write(runs, Path("mine.expected.json"))
+    expected.write(runs, Path("ranged.expected.json"))
     assert expected.watch(settings(**over), DATA) is None
 
 
@@ -89,7 +89,7 @@ def test_without_a_file_or_away_from_the_pipeline_nothing_is_compared(runs, monk
 
 
 def test_ranges_of_other_recipes_stay_in_the_file_and_new_ones_replace_their_own(runs):
-    path = Path("mine.expected.json")
+    path = Path("ranged.expected.json")
     other = [a_run(Path(f"b/seed={seed}"), seed, batch=16) for seed in range(3)]
     expected.write(runs, path)
     expected.write(other, path)
@@ -98,7 +98,7 @@ def test_ranges_of_other_recipes_stay_in_the_file_and_new_ones_replace_their_own
 
 
 def test_what_gives_no_ranges_is_refused(runs):
-    path = Path("mine.expected.json")
+    path = Path("ranged.expected.json")
     with pytest.raises(ReedError, match="3 seeds or more, and 2 with seed 0, 1"):
         expected.write(runs[:2], path)
     odd = a_run(Path("odd"), 7, batch=16)
@@ -117,10 +117,10 @@ def test_the_command_writes_the_file_and_a_training_run_reads_it(tmp_path, monke
     assert tiny
     monkeypatch.chdir(tmp_path)
     runs = [a_run(tmp_path / "sweep" / f"seed={seed}", seed) for seed in range(3)]
-    words = ["report", str(runs[0].parent), "--expect", "mine.expected.json"]
+    words = ["report", str(runs[0].parent), "--expect", "ranged.expected.json"]
     done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert "4 quantities of 3 runs" in done.output
-    (tmp_path / "mine.py").write_text("")
+    (tmp_path / "ranged.py").write_text("")
     watch = expected.watch(settings(), DATA)
     with RunLog(tmp_path, 0, (), watch.unusual) as log:
         log.write(20, {"diffusion": 3.0})

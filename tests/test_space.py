@@ -149,7 +149,7 @@ def test_a_smaller_codec_is_named_where_writing_limits(tmp_path, monkeypatch):
 def test_an_encoder_that_cannot_be_loaded_is_named_and_the_others_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pace, "PROBE", 2**20)
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "unloadable.py").write_text(
         "from reed.cache.schema import Field\n"
         "from reed.errors import ReedError\n"
         "class Mine:\n"
@@ -159,5 +159,7 @@ def test_an_encoder_that_cannot_be_loaded_is_named_and_the_others_measured(tmp_p
         "    def load(self, device): raise ReedError('no weights at w.pt')\n"
         "    def encode(self, samples): raise AssertionError\n"
     )
-    said = run("plan", "digits", "--measure", "--encoder", "mine=mine:Mine", "--device", "cpu")
+    said = run(
+        "plan", "digits", "--measure", "--encoder", "mine=unloadable:Mine", "--device", "cpu"
+    )
     assert "mine: not measured: no weights at w.pt" in said

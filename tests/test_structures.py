@@ -529,7 +529,7 @@ def test_a_build_that_stores_nothing_fails(tmp_path):
     (tmp_path / "x.pdb").write_text("<html>404</html>\n")
     result = build(tmp_path / "c", tmp_path)
     assert result.exit_code == 2 and "1 of the 1 sample so far failed" in result.output
-    assert "x.pdb holds no atoms" in result.output
+    assert "1 holds no atoms ('x.pdb')" in result.output
     write(tmp_path / "y.pdb", lines_of("leftjust"))
     assert build(tmp_path / "d", tmp_path).exit_code == 0
 

@@ -22,7 +22,7 @@ def image(seed: int, kind: str = "PNG", mode: str = "RGBA") -> bytes:
     """A small noise image with an alpha channel."""
     pixels = np.random.default_rng(seed).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     content = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").convert(mode).save(content, kind, lossless=True)
+    Image.fromarray(pixels).convert(mode).save(content, kind, lossless=True)
     return content.getvalue()
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 
 from reed.build.shard import BadSample, Values
 from reed.bytes import file_sha256
@@ -20,7 +19,6 @@ from reed.encoders.keyed import open_arrays
 from reed.errors import ReedError, at_least, suggest
 
 KINDS = ("sample", "token")
-_BROKEN = (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError)
 
 
 @ENCODERS.register("array-file")
@@ -112,7 +110,7 @@ class ArrayFile:
     def _array(self, key: str) -> np.ndarray:
         try:
             array = self._arrays[key]
-        except (LookupError, *_BROKEN) as error:
+        except (LookupError, *_broken()) as error:
             raise BadSample(f"no sound array in {self.file}: {error}") from error
         (field,) = self.fields
         fits = array.dtype.kind in "fiu" and array.ndim == len(field.shape)
@@ -120,3 +118,10 @@ class ArrayFile:
             shape = [self.channels] if self.kind == "sample" else ["N", self.channels]
             raise BadSample(f"is {array.dtype} {list(array.shape)}, not numbers {shape}")
         return array.astype(np.float32)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """Return the errors of a file that cannot be read."""
+    from safetensors import SafetensorError
+
+    return OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError
