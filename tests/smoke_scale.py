@@ -85,7 +85,7 @@ TRAIN: dict[str, dict[str, Any]] = {
 
 # Options whose value is cut down, or added where a command leaves a large default; the only
 # checkpoint of a reduced run is the second step.
-CUT = {"--num": NUM, "--batch": NUM, "--step": STEPS}
+CUT = {"--num": NUM, "--batch": NUM, "--step": STEPS, "--weak-step": STEPS}
 DEFAULTS = {"reed-sample": {"--num": NUM}}
 DESIGN = ["--steps", "4"]  # a net of the true size takes minutes for the 500 of a documented one
 
