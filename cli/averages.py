@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from reed import config
 from reed.cli import completion
-from reed.cli.common import RUNS, one_line_errors, one_run, sample_command
+from reed.cli.common import one_line_errors, one_run, sample_command
+from reed.cli.run_options import STEP, naming_run
 
 NO_EMA = click.option("--no-ema", is_flag=True, help="Use the last weights, not an average.")
 
@@ -53,21 +53,12 @@ def names(run: Path, step: int | None, ema: tuple[str, ...]) -> list[bool | str]
     if averages.ALL not in ema:
         return [*ema] or [True]
     folder = checkpoint.find(run, step)[1]
-    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    settings = TrainConfig.of_run(run)
     return [*averages.stored(folder, settings.averages())]
 
 
 @click.command("average")
-@click.argument(
-    "place", metavar="RUN", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
-)
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=RUNS,
-    help="The same as RUN.",
-)
+@naming_run()
 @click.option(
     "--sigma-rel",
     type=float,
@@ -75,13 +66,7 @@ def names(run: Path, step: int | None, ema: tuple[str, ...]) -> list[bool | str]
     metavar="WIDTH",
     help="Width of the average as a share of the run, above 0 and at most 0.2887.",
 )
-@click.option(
-    "--step",
-    type=int,
-    metavar="N",
-    shell_complete=completion.of_run(completion.steps),
-    help="Step of the run's checkpoint. Default: the latest.",
-)
+@STEP
 @one_line_errors
 def reconstruct_average(
     place: Path | None, run: Path | None, sigma_rel: float, step: int | None

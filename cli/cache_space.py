@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,16 +16,18 @@ from reed.store import mirror
 from reed.view.holders import holders
 
 
+def _runs(help: str) -> Callable[[Any], Any]:
+    """Return the option --runs."""
+    kind = click.Path(path_type=Path)
+    default = Path("runs")
+    return click.option(
+        "--runs", type=kind, default=default, show_default=True, metavar="DIR", help=help
+    )
+
+
 @click.command()
 @click.argument("columns", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder of runs: a column that one of them reads stays.",
-)
+@_runs("Folder of runs: a column that one of them reads stays.")
 @click.option("--force", is_flag=True, help="Remove a column that a run reads.")
 @one_line_errors
 def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
@@ -57,14 +61,7 @@ def rm(columns: tuple[Path, ...], runs: Path, force: bool) -> None:
 
 @click.command()
 @click.argument("cache", type=CacheDir(), shell_complete=CACHES)
-@click.option(
-    "--runs",
-    type=click.Path(path_type=Path),
-    default=Path("runs"),
-    show_default=True,
-    metavar="DIR",
-    help="Folder of runs that may read the cache.",
-)
+@_runs("Folder of runs that may read the cache.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @one_line_errors
 def prune(cache: Path, runs: Path, dry_run: bool) -> None:
@@ -77,7 +74,7 @@ def prune(cache: Path, runs: Path, dry_run: bool) -> None:
     plan.load(cache)
     total = 0
     for path, what in list(remove.left_behind(cache)):
-        size = remove.size_of(path)
+        size = files.size_of(path)
         total += size
         click.echo(f"{path}: {what}, {human(size)}")
         if not dry_run:
@@ -88,5 +85,5 @@ def prune(cache: Path, runs: Path, dry_run: bool) -> None:
     read = holders(runs, cache)
     for name in schema.columns(cache):
         if name not in read:
-            size = human(remove.size_of(cache / name))
+            size = human(files.size_of(cache / name))
             click.echo(f"{cache / name}: {size}, no run in {runs} reads it (reed-cache rm)")

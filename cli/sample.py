@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from reed.cli import completion, typos
+from reed.cli import typos
 from reed.cli.averages import NO_EMA, ema_option, names, wanted
-from reed.cli.common import DEVICE, RUNS, either, importing, one_line_errors, pick_device
+from reed.cli.common import DEVICE, either, importing, one_line_errors, pick_device
 from reed.cli.drawing import draw, path_of, share_of
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
+from reed.cli.run_options import STEP, naming_run
 from reed.cli.weak import weak_options, with_weak
 from reed.errors import ReedError
 from reed.extras import DISTRIBUTION
@@ -31,23 +32,8 @@ def _kinds() -> Kinds:
 
 
 @click.command(cls=KindCommand, kinds=_kinds, early=typos.check_sample, flags=typos.SAMPLE)
-@click.argument(
-    "place", metavar="[RUN]", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
-)
-@click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=RUNS,
-    help="Run to draw from; the same as RUN.",
-)
-@click.option(
-    "--step",
-    type=int,
-    metavar="N",
-    shell_complete=completion.of_run(completion.steps),
-    help="Step of the run's checkpoint. Default: the latest.",
-)
+@naming_run("Run to draw from; the same as RUN.", "[RUN]")
+@STEP
 @click.option(
     "--checkpoint",
     type=click.Path(path_type=Path, dir_okay=False),

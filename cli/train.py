@@ -15,6 +15,7 @@ from reed.cli import completion, typos
 from reed.cli.averages import ema_option, reconstruct_average, wanted
 from reed.cli.common import CACHES, RUNS, importing, one_line_errors, one_run, sample_command
 from reed.cli.report import report_runs
+from reed.cli.run_options import STEP, naming_run
 from reed.extras import DISTRIBUTION
 from reed.train import sweep
 from reed.train.request import Request
@@ -189,20 +190,8 @@ def _show(settings: recipe.TrainConfig) -> None:
     click.echo(json.dumps(config.plain(settings), indent=1))
 
 
-_RUN = click.option(
-    "--run",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    shell_complete=RUNS,
-    help="The same as RUN.",
-)
-
-
 @main.command("export")
-@click.argument(
-    "place", metavar="RUN", required=False, type=click.Path(path_type=Path), shell_complete=RUNS
-)
-@_RUN
+@naming_run()
 @click.option(
     "--out",
     required=True,
@@ -210,13 +199,7 @@ _RUN = click.option(
     metavar="FILE",
     help="File to write: .pt (the model and its average) or .safetensors (one of them).",
 )
-@click.option(
-    "--step",
-    type=int,
-    metavar="N",
-    shell_complete=completion.of_run(completion.steps),
-    help="Step of the run's checkpoint. Default: the latest.",
-)
+@STEP
 @ema_option(
     "Average of the weights, by its name in the recipe, such as 0.999. A .pt holds it besides the "
     "last weights, a .safetensors alone. Default: the first."

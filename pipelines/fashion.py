@@ -10,23 +10,6 @@ The image teacher is an EfficientNet-Lite0 (ImageNet), the text teacher all-Mini
 captions are the names of the classes, so the text teacher says no more than the labels.
 """
 
-from reed.pipelines import Pipeline
+from reed.pipelines.pretrained import with_teachers
 
-PIPELINE = Pipeline(
-    domain="image",
-    source="images",
-    base=("image", "labels", "captions-beside"),
-    encoders=("lite0=timm:tf_efficientnet_lite0", "sentence"),
-    shard_size=1000,
-    settings={
-        "source": {"resolution": 28},
-        "lite0": {"weights": "data/weights/efficientnet-lite0.pth", "grid": 7},
-        "sentence": {
-            "weights": "data/weights/all-minilm-l6-v2",
-            "dim": 384,
-            "captions": "captions-beside/text",
-        },
-    },
-    # Whitened: of the tokens of an image, all are much alike (see tests/bench/speedup.md).
-    codecs=("lite0/tokens=pca:64+int8",),
-)
+PIPELINE = with_teachers({"resolution": 28}, grid=7)

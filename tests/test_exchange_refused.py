@@ -180,7 +180,7 @@ def test_a_value_beyond_float16_is_named(fakes, tmp_path, monkeypatch):
 def test_a_full_disk_is_told_before_and_while(whole, tmp_path, monkeypatch):
     out = tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(exporting, "free", lambda folder: 10)
+        patched.setattr(files, "free", lambda folder: 10)
         done = run("export", whole, "--to", "parquet", "--out", out)
         assert f"{tmp_path} needs 6.5 kB and its file system has 10 B free" in done.stderr
         assert not any(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from reed.build.size import Size
 from reed.build.tally import Timing
-from reed.cache import plan, remove, verify
+from reed.cache import files, plan, remove, verify
 from reed.cli import cache as cli
 from reed.view import pace
 
@@ -45,7 +45,7 @@ def test_a_removed_column_is_gone_and_the_others_are_untouched(cache):
     names = verify.names(cache)
     before = {p: p.read_bytes() for p in cache.rglob("*") if p.is_file()}
     size = sum(len(data) for path, data in before.items() if path.parent.name == names[-1])
-    assert remove.size_of(cache / names[-1]) == size
+    assert files.size_of(cache / names[-1]) == size
     assert "removed" in run("rm", cache / names[-1])
     after = {p: p.read_bytes() for p in cache.rglob("*") if p.is_file()}
     assert after == {p: data for p, data in before.items() if p.parent.name != names[-1]}

@@ -14,8 +14,7 @@ from click.testing import CliRunner
 
 from reed import stage_one
 from reed.build import shard as building
-from reed.build import size as space
-from reed.cache import plan, reader, schema
+from reed.cache import files, plan, reader, schema
 from reed.cli import cache as cli_cache
 from reed.errors import ReedError
 from reed.extras import pip_install
@@ -208,7 +207,7 @@ def test_what_does_not_fit_is_refused(tmp_path, monkeypatch, command):
 def test_the_disk_is_that_of_the_nearest_folder_there_is(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(shutil, "disk_usage", lambda p: asked.append(p) or SimpleNamespace(free=5))
-    assert space.free(tmp_path / "a" / "b") == 5
+    assert files.free(tmp_path / "a" / "b") == 5
     assert asked == [tmp_path]
 
 

@@ -31,10 +31,15 @@ _TIMED = 8  # samples after which the cost of one is judged for the first time
 _AT_ONCE = 1.0  # seconds after which it is judged at once
 
 
+def cores_per_rank() -> int:
+    """Return the cores of this process; those of its machine are divided among the ranks there."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
+    return len(os.sched_getaffinity(0)) // max(1, ranks)
+
+
 def most_workers() -> int:
     """Return the number of processes that may read: the cores per rank, at most 8."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(MOST_WORKERS, len(os.sched_getaffinity(0)) // max(1, ranks))
+    return min(MOST_WORKERS, cores_per_rank())
 
 
 def workers_for(seconds: float) -> int:

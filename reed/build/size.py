@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from reed.bytes import human
-from reed.cache import reader, schema
+from reed.cache import files, reader, schema
 from reed.cache.codecs.codecs import Part
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
@@ -111,14 +110,6 @@ def _example(part: Part, rng: np.random.Generator) -> Any:
     return rng.integers(0, 100, shape).astype(part.dtype)
 
 
-def free(cache: Path) -> int:
-    """Return the free bytes of the file system where a cache is or would be."""
-    folder = cache.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def check(cache: Path, sizes: Iterable[Size], reclaimed: int = 0) -> None:
     """Raise ReedError if the missing shards do not fit.
 
@@ -129,7 +120,7 @@ def check(cache: Path, sizes: Iterable[Size], reclaimed: int = 0) -> None:
     """
     if mirror.of(cache):  # a store grows
         return
-    need, room = sum(size.bytes for size in sizes), free(cache) + reclaimed
+    need, room = sum(size.bytes for size in sizes), files.free(cache) + reclaimed
     if need > room:
         raise ReedError(
             f"{cache} needs {human(need)} more and its file system has {human(room)} free; make "

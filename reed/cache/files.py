@@ -200,6 +200,25 @@ def _follow_umask(temp: Path) -> None:
         probe.unlink(missing_ok=True)
 
 
+def nearest(path: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that exists."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder
+
+
+def free(path: Path) -> int:
+    """Return the free bytes of the file system where a folder is or would be."""
+    return shutil.disk_usage(nearest(path)).free
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if there is neither."""
+    inside = path.rglob("*") if path.is_dir() else filter(Path.exists, [path])
+    return sum(each.lstat().st_size for each in inside if not each.is_dir())
+
+
 def sync(path: Path) -> None:
     """Make the content of a file, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)

@@ -36,7 +36,7 @@ def column(cache: Path, name: str) -> int:
     """
     folder = cache / name
     with files.only_writer(cache):
-        size = size_of(folder)
+        size = files.size_of(folder)
         if store := mirror.of(cache):
             size = store.clear(name)
         # A hidden name is no column; if this is killed, `left_behind` finds the folder.
@@ -71,9 +71,3 @@ def _idle(path: Path, what: str) -> Iterator[tuple[Path, str]]:
     newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
     if time.time() - newest > IDLE:
         yield path, what
-
-
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
-    inside = path.rglob("*") if path.is_dir() else [path]
-    return sum(each.lstat().st_size for each in inside if not each.is_dir())

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from reed import config
 from reed.build.engines import Share
 from reed.cache import schema
 from reed.domains.base import DOMAINS
@@ -103,7 +102,7 @@ def place_of(evaluator: Evaluator, samples: Path, average: bool | str) -> Path:
     place = evaluator.place(samples)
     if not isinstance(average, str) or not is_run(samples):
         return place
-    settings = config.build(TrainConfig, config.read(samples / "config.json"))
+    settings = TrainConfig.of_run(samples)
     chosen = averages.chosen(samples, None, settings.averages(), average)
     name = place.name.removesuffix(ENDING)
     return place if chosen.is_first else place.with_name(f"{name}-ema-{chosen.name}{ENDING}")
@@ -128,7 +127,7 @@ def kind_of(samples: Path, reference: Path) -> str:
         raise ReedError(f"cannot read samples from {samples}: there is nothing")
     _refuse_representations(samples)
     if is_run(samples):
-        settings = config.build(TrainConfig, config.read(samples / "config.json"))
+        settings = TrainConfig.of_run(samples)
         return RunData.of_run(samples, settings.shards, settings.data).domain
 
     # Files of other programs have no recipe, so their content has to tell.

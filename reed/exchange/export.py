@@ -11,7 +11,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from reed.build.size import free
 from reed.bytes import human
 from reed.cache import files, schema
 from reed.cache.opened import Cache
@@ -136,8 +135,7 @@ def _begin(work: Path, request: bytes, resumes: bool) -> None:
 
 def _check_room(table: Table, work: Path) -> None:
     """Raise ReedError if the values alone are more than the file system has free."""
-    have = sum(p.stat().st_size for p in work.rglob("*") if p.is_file()) if work.is_dir() else 0
-    need, room = table.bytes(), free(work) + have
+    need, room = table.bytes(), files.free(work) + files.size_of(work)
     if need > room:
         raise ReedError(
             f"{work.parent} needs {human(need)} and its file system has {human(room)} free; make "

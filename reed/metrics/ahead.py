@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from reed.build.engines import Share
+from reed.build.shared import cores_per_rank
 
 T = TypeVar("T")
 
@@ -38,8 +38,7 @@ def decoders() -> int:
     Pillow releases the lock of the interpreter while it decodes. The processes of a launch divide
     the cores of their machine; a few threads more than cores hide the waiting for a disk.
     """
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1)
-    return min(max(len(os.sched_getaffinity(0)) // max(local, 1), LEAST), MOST)
+    return min(max(cores_per_rank(), LEAST), MOST)
 
 
 def read_ahead(items: Iterable[T], ahead: int = BATCHES) -> Generator[T]:

@@ -95,7 +95,7 @@ class Sampler:
             ReedError: The run has no such checkpoint, or that has no such average.
         """
         checkpoint.find(run, step)
-        settings = config.build(TrainConfig, config.read(run / "config.json"))
+        settings = TrainConfig.of_run(run)
         found = weights_of(run, step, settings, ema)
 
         # The run keeps what it needs of its cache, which may be gone by now.

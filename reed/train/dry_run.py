@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from reed.bytes import human
+from reed.cache import files
 from reed.guides.settings import GuideSpec
 from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule, drawn, sketch
@@ -54,6 +54,7 @@ def disk(setup: Setup) -> str:
     moments = 2 * _bytes(p for p in model.parameters() if p.requires_grad)
     averages = settings.averages().values()
 
+    # A checkpoint has the weights, the optimizer's two moments, and every average of the net.
     whole = own + moments + average * len(averages)
     kept = _kept(settings)
     parts = [f"{counted(kept, 'checkpoint')} of {human(whole)}"]
@@ -63,10 +64,7 @@ def disk(setup: Setup) -> str:
         parts.append(f"{counted(settings.steps // every, 'snapshot')} of {human(size)}")
         total += settings.steps // every * size
 
-    # The folder of the run may not be there yet.
-    place = settings.run.absolute()
-    place = next(folder for folder in (place, *place.parents) if folder.exists())
-    free = shutil.disk_usage(place).free
+    free = files.free(settings.run)
     said = f"disk: {', '.join(parts)}, {human(total)} in all, {human(free)} free"
     said += f"; each of {counted(len(averages), 'average')} takes {human(average)} of a checkpoint"
     return said if total < free else f"{said}; make room, or lower keep"

@@ -126,7 +126,7 @@ def write(places: Sequence[Path], path: Path) -> Expected:
     Raises:
         ReedError: There are too few runs, or they differ in more than their seeds.
     """
-    tables = [config.plain(config.build(TrainConfig, _config(place))) for place in places]
+    tables = [config.plain(TrainConfig.of_run(place)) for place in places]
     seeds = {table["seed"] for table in tables}
     if len(seeds) < FEWEST:
         raise ReedError(
@@ -173,11 +173,6 @@ def _watched(table: Mapping[str, Any], line: Mapping[str, Any]) -> list[str]:
 def _recipe(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that the runs of one recipe share, as they are in a file."""
     return json.loads(json.dumps({k: v for k, v in table.items() if k not in OWN}))
-
-
-def _config(place: Path) -> dict[str, Any]:
-    """Read the settings of a run."""
-    return config.read(place / "config.json")
 
 
 def _read(path: Path) -> list[Expected]:

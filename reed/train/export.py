@@ -52,7 +52,7 @@ def run_table(
         average: Name of the average; empty for the first.
     """
     checkpoint.find(run, step)
-    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    settings = TrainConfig.of_run(run)
     saved, _ = averages.load(run, step, settings.averages(), average, groups=("model",))
     chosen = dict if guides else without_guides
     net = chosen(under("net.", saved.model))
@@ -83,7 +83,7 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool | str = True)
         known = " or ".join((", ".join(WRITTEN[:-1]), WRITTEN[-1]))
         raise ReedError(f"--out {out} must end in {known}, not in {out.suffix or 'nothing'!r}")
     table = run_table(run, step, average=ema if isinstance(ema, str) else "")
-    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    settings = TrainConfig.of_run(run)
     data = RunData.of_run(run, settings.shards, settings.data)
     domain = data.make_domain(settings.domain)
     if not isinstance(domain, Published):
@@ -106,7 +106,7 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool | str = True)
 
 def left_out(run: Path) -> str | None:
     """Return one line about what the public layout cannot hold of a run; None if it holds all."""
-    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    settings = TrainConfig.of_run(run)
     names = [name for name, guide in settings.guide.items() if guide.when != NEVER]
     if not names:
         return None

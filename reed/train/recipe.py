@@ -199,12 +199,12 @@ def check_free(settings: TrainConfig) -> None:
         ReedError: The folder holds a run that was trained with other settings; the message names
             the first difference.
     """
-    path, new_table = settings.run / "config.json", config.plain(settings)
-    if not path.is_file():
+    new_table = config.plain(settings)
+    if not (settings.run / "config.json").is_file():
         return
 
     # An older file may lack settings that have been added since: building it fills them in.
-    old_table = config.plain(config.build(TrainConfig, config.read(path)))
+    old_table = config.plain(TrainConfig.of_run(settings.run))
     fixed = [name for name in new_table if name not in FREE]
     for name in fixed:
         for where, old, new in config.differences(old_table[name], new_table[name], name):

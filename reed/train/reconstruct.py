@@ -22,7 +22,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from reed import config
 from reed.bytes import check_readable
 from reed.cache import files
 from reed.errors import ReedError
@@ -115,7 +114,7 @@ def reconstruct(run: Path, sigma_rel: float, step: int | None = None) -> Made:
     """
     # What is tracked need not be reconstructed, and is what others are reconstructed from.
     step, folder = checkpoint.find(run, step)
-    settings = config.build(TrainConfig, config.read(run / "config.json"))
+    settings = TrainConfig.of_run(run)
     own = settings.averages()
     wanted = parsed(f"{SIGMA_REL}{sigma_rel}", "--sigma-rel")
     tracked = {name: average for name, average in own.items() if average.sigma_rel}

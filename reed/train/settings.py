@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reed import config
 from reed.errors import ReedError, at_least, suggest
 from reed.guides.settings import GuideConfig
 from reed.store import mirror, shelf
@@ -144,7 +145,7 @@ class LoaderConfig:
         at_least(0, "loader.", threads=self.threads, cache_bytes=self.cache_bytes)
 
     def apply(self, folder: Path) -> None:
-        """Let the readers of a cache keep whole shards, if it is in a store and that is wanted.
+        """Let the readers of a cache keep what they read, if it is in a store and that is wanted.
 
         Args:
             folder: Folder of the cache.
@@ -246,6 +247,11 @@ class TrainConfig:
                 'power-function averages, of which a reconstruction needs 2; add "sigma_rel=0.05" '
                 'and "sigma_rel=0.1" to ema, or leave out every.snapshot'
             )
+
+    @classmethod
+    def of_run(cls, run: Path) -> TrainConfig:
+        """Read the settings of a run; ReedError if its config.json is absent or damaged."""
+        return config.build(cls, config.read(run / "config.json"))
 
     def averages(self) -> dict[str, Average]:
         """Return the averages of the weights by name; the first is meant where none is named."""

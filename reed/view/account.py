@@ -9,7 +9,7 @@ from typing import Any
 from reed.build import size as sizing
 from reed.build.source import Listing
 from reed.bytes import human
-from reed.cache import account, schema
+from reed.cache import account, files, schema
 from reed.cache.plan import Plan
 from reed.stage_one import Build
 from reed.store import mirror
@@ -39,9 +39,9 @@ def plan_lines(prepared: Build) -> Iterator[str]:
         )
 
     total = sum(size.bytes for size in prepared.sizes)
-    files = sum(2 * size.shards for size in prepared.sizes)
-    free = human(sizing.free(cache))
-    yield f"total: {total:,} bytes ({human(total)}) in {counted(files, 'file')}; {free} free"
+    count = sum(2 * size.shards for size in prepared.sizes)
+    free = human(files.free(cache))
+    yield f"total: {total:,} bytes ({human(total)}) in {counted(count, 'file')}; {free} free"
 
 
 def table(cache: Path, frozen: Plan, names: Iterable[str], listing: Listing) -> dict[str, Any]:

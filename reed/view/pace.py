@@ -16,7 +16,7 @@ from reed.build.size import Size
 from reed.build.source import Listing
 from reed.build.tally import Timing
 from reed.bytes import human
-from reed.cache import plan
+from reed.cache import files, plan
 from reed.errors import ReedError
 from reed.jobs import JobSpec
 from reed.stage_one import Build
@@ -55,8 +55,9 @@ def lines(prepared: Build, device: str) -> Iterator[str]:
     """
     with _folder(prepared.request.cache) as name:
         folder = Path(name)
-        rate = disk_rate(folder)
-        yield f"disk: {human(rate)} per second ({human(_probe(folder))} were written and removed)"
+        probe = min(PROBE, files.free(folder) // 4)  # less on a disk that is almost full
+        rate = disk_rate(folder, probe)
+        yield f"disk: {human(rate)} per second ({human(probe)} were written and removed)"
         count = _freeze(prepared, folder / "few")
 
         # A column whose encoder cannot be loaded here does not hide the others.
@@ -75,12 +76,12 @@ def lines(prepared: Build, device: str) -> Iterator[str]:
                 yield from _smaller(prepared, job, size)
 
 
-def disk_rate(folder: Path) -> float:
-    """Return the bytes per second with which a file is written to a folder and synced."""
-    block, left = os.urandom(2**20), _probe(folder)
+def disk_rate(folder: Path, size: int) -> float:
+    """Return the bytes per second with which a file of a size is written to a folder and synced."""
+    block = os.urandom(2**20)
     path, began = folder / "probe", perf_counter()
     with open(path, "wb", buffering=0) as file:
-        for _ in range(max(1, left // len(block))):
+        for _ in range(max(1, size // len(block))):
             file.write(block)
         os.fsync(file.fileno())
     seconds = perf_counter() - began
@@ -89,16 +90,9 @@ def disk_rate(folder: Path) -> float:
     return written / seconds
 
 
-def _probe(folder: Path) -> int:
-    """Return the bytes to measure with: less than `PROBE` on a disk that is almost full."""
-    return min(PROBE, sizing.free(folder) // 4)
-
-
 def _folder(cache: Path) -> tempfile.TemporaryDirectory[str]:
     """Return a temporary folder on the file system where the cache is or would be."""
-    place = cache.absolute()
-    while not place.is_dir():
-        place = place.parent
+    place = files.nearest(cache)
     try:
         return tempfile.TemporaryDirectory(prefix=".reed-plan-", dir=place)
     except OSError as error:
@@ -148,7 +142,7 @@ def _line(size: Size, pace: Pace, device: str, count: int) -> str:
 def _fits(prepared: Build) -> bool:
     """Whether the missing shards fit on the disk."""
     need = sum(size.bytes for size in prepared.sizes)
-    return need <= sizing.free(prepared.request.cache)
+    return need <= files.free(prepared.request.cache)
 
 
 def _smaller(prepared: Build, job: JobSpec, size: Size) -> Iterator[str]:
