@@ -107,12 +107,28 @@ def whiten_all(values: Any, state: Mapping[str, np.ndarray]) -> Any:
     if not batch.is_tensor(values):
         if values.ndim == 2:  # a vector a record
             return whiten(values[:, None], state)[:, 0]
-        return whiten(values, state)
+        return _each(values, state)
     on = {
         name: batch.tensor_of(state[name]).to(values.device).double() for name in _USED & set(state)
     }
     centred = values.double() - on["mean"]
     return (centred @ on["basis"].T if "basis" in on else centred) / on["std"]
+
+
+def _each(values: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return `whiten` of records, one at a time: what is computed of one stays in the cache."""
+    mean, std = state["mean"].astype(np.float64), state["std"]
+    basis = state["basis"].astype(np.float64).T if "basis" in state else None
+    out = np.empty((*values.shape[:-1], len(std)))
+    centred = np.empty(values.shape[1:]) if basis is not None else None
+    for record, found in zip(values, out, strict=True):
+        into = found if centred is None else centred
+        into[...] = record
+        into -= mean
+        if basis is not None:
+            np.matmul(centred, basis, out=found)
+        found /= std
+    return out
 
 
 def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
