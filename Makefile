@@ -107,7 +107,7 @@ docs: $(STAMP) ## Build the documentation into docs/_build
 
 bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no GPU
 
-bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array, and memcpy (5 GB)
+bench-loader: $(STAMP) ## Time our loader, its peers, one file per array, and memcpy (9 GB)
 	$(BIN)/python tests/bench/loader.py $(ARGS)
 
 bench-store: $(STAMP) ## Time the stream of a server with 10 ms latency against local disk (0.5 GB)

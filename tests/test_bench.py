@@ -70,10 +70,29 @@ def test_loader(bench, monkeypatch):
     # It starts processes of its own, at full size.
     stub = loader.report.figure("memory", [1.0], "MiB")
     monkeypatch.setattr(loader, "_memory", lambda cache, runs: stub)
+    monkeypatch.setattr(loader.loader_peers, "PEERS", {})
     run(loader.main, "--samples", "64", "--runs", "2")
     figures = published("loader")
     check(list(figures.values()), 2)
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as above, and torch's about pinned memory
+def test_peers_of_the_loader_read_our_records(bench, monkeypatch, tmp_path):
+    loader, peers = bench("loader"), bench("loader_peers")
+    for name, value in {"TOKENS": (4, 8), "MOMENTS": (2, 4, 4)}.items():
+        monkeypatch.setattr(loader, name, value)
+    loader.build(tmp_path, 16)
+    for codec in ("int8", "float16"):
+        stored = {record["tokens"].tobytes() for record in peers.records(tmp_path / codec)}
+        assert len(stored) == 16
+        read = peers.peers(tmp_path / codec, 4)
+        assert {"litdata", "energon"} <= set(read)
+        for batches in read.values():
+            found = [next(batches) for _ in range(4)]
+            assert {token.numpy().tobytes() for batch in found for token in batch} <= stored
+            assert all(batch.shape == (4, 4, 8) for batch in found)
 
 
 @pytest.mark.slow
