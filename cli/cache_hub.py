@@ -24,10 +24,10 @@ from reed.exchange import push as pushing
 @click.option("--public", is_flag=True, help="Let everybody read a data set that is created.")
 @one_line_errors
 def push(cache: Path, url: str, columns: tuple[str, ...], public: bool) -> None:
-    """Store a cache on the Hugging Face hub, as hf://datasets/OWNER/NAME.
+    """Store a cache on the Hugging Face hub.
 
-    What is there already is not sent again: rerun the command after a kill, or with new columns.
-    Needs a token of the hub that can write.
+    URL is hf://datasets/OWNER/NAME. What is there already is not sent again: rerun the command
+    after a kill, or with new columns. Needs a token of the hub that can write.
 
     \b
     Examples:
