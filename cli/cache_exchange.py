@@ -119,8 +119,16 @@ def import_(
 
     if layout:
         codecs = (f"latents/latents={codec}",) if codec else ()
-        more = {"stats": stats, "scale": scale, "codecs": codecs, "licence": licence}
-        layouts.make(column, file, layout, latents=entry, **more)
+        layouts.make(
+            column,
+            file,
+            layout,
+            latents=entry,
+            stats=stats,
+            scale=scale,
+            codecs=codecs,
+            licence=licence,
+        )
         with open_cache(column) as opened:
             fields = [
                 f"{c.name}/{f.name} {list(f.shape)}"

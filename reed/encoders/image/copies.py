@@ -15,7 +15,6 @@ from reed.build.shard import BadSample, Values
 from reed.bytes import file_sha256
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
-from reed.encoders.base import Weightless
 from reed.errors import ReedError, at_least, suggest
 
 _ENTRIES = {"moments": "moments", "data": "latent"}  # of the source, by the kind of the field
@@ -23,7 +22,7 @@ _ENTRIES = {"moments": "moments", "data": "latent"}  # of the source, by the kin
 
 @ENCODERS.register("latents-import")
 @dataclass(frozen=True)
-class ImportedLatents(Weightless):
+class ImportedLatents:
     """Latents that were encoded elsewhere, by any autoencoder.
 
     The field ``latents`` is [channels, size, size] or, for moments, [2 * channels, size, size],
@@ -39,6 +38,7 @@ class ImportedLatents(Weightless):
             left to multiply by, and ``shift`` is not used.
         decodes: The encoder that turns samples into images; empty for none.
         licence: Licence of the latents.
+        batch_size: Samples per call of ``encode``.
     """
 
     kind: str = "moments"
@@ -48,7 +48,8 @@ class ImportedLatents(Weightless):
     shift: float = 0.0
     stats: Path | None = None
     decodes: str = ""
-    licence: str = "as stated with the latents"  # ty: ignore[override-of-final-variable]
+    licence: str = "as stated with the latents"
+    batch_size: int = 256
 
     def __post_init__(self) -> None:
         if self.kind not in _ENTRIES:
@@ -96,6 +97,9 @@ class ImportedLatents(Weightless):
         stats = f"-{file_sha256(self.stats)[:16]}" if self.stats else ""
         return f"imported1-{self.kind}-{self.channels}x{self.size}{stats}"
 
+    def load(self, device: str) -> None:
+        """Do nothing, because there are no weights."""
+
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``latents`` [B, ...].
 
@@ -107,7 +111,7 @@ class ImportedLatents(Weightless):
 
 @ENCODERS.register("tokens-import")
 @dataclass(frozen=True)
-class ImportedTokens(Weightless):
+class ImportedTokens:
     """Features per token that were computed elsewhere.
 
     The field ``tokens`` is [tokens, channels], float16 unless another codec is chosen.
@@ -116,11 +120,13 @@ class ImportedTokens(Weightless):
         tokens: Number of tokens.
         channels: Channels of a token.
         licence: Licence of the features.
+        batch_size: Samples per call of ``encode``.
     """
 
     tokens: int = 256
     channels: int = 768
-    licence: str = "as stated with the features"  # ty: ignore[override-of-final-variable]
+    licence: str = "as stated with the features"
+    batch_size: int = 256
 
     reads = ("features",)
 
@@ -135,6 +141,9 @@ class ImportedTokens(Weightless):
     def revision(self) -> str:
         """Return the shape, because nothing is computed."""
         return f"imported1-{self.tokens}x{self.channels}"
+
+    def load(self, device: str) -> None:
+        """Do nothing, because there are no weights."""
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [B, tokens, channels].

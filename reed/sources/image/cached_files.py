@@ -33,19 +33,21 @@ class Layout(Protocol):
 
     Attributes:
         name: Name of the layout.
-        entries: What a sample has.
         views: 2 if there are mirrored latents, else 1.
-        classes: Names of the classes by number; empty where the files name none.
     """
 
     name: str
     views: int
 
     @property
-    def entries(self) -> tuple[str, ...]: ...
+    def entries(self) -> tuple[str, ...]:
+        """Return what a sample has."""
+        ...
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes by number; none where the files name none."""
+        ...
 
     def stamps(self) -> dict[str, str]:
         """Return every key with a stamp of its content."""
