@@ -117,16 +117,15 @@ def whiten_all(values: Any, state: Mapping[str, np.ndarray]) -> Any:
 
 def _each(values: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return `whiten` of records, one at a time: what is computed of one stays in the cache."""
+    if "basis" not in state:
+        return whiten(values, state)
     mean, std = state["mean"].astype(np.float64), state["std"]
-    basis = state["basis"].astype(np.float64).T if "basis" in state else None
-    out = np.empty((*values.shape[:-1], len(std)))
-    centred = np.empty(values.shape[1:]) if basis is not None else None
+    basis = state["basis"].astype(np.float64).T
+    out, centred = np.empty((*values.shape[:-1], len(std))), np.empty(values.shape[1:])
     for record, found in zip(values, out, strict=True):
-        into = found if centred is None else centred
-        into[...] = record
-        into -= mean
-        if basis is not None:
-            np.matmul(centred, basis, out=found)
+        centred[...] = record
+        centred -= mean
+        np.matmul(centred, basis, out=found)
         found /= std
     return out
 
