@@ -18,11 +18,11 @@ from reed.cache.schema import Field
 from reed.encoders import ENCODERS
 from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
-from reed.encoders.protein import per_chain
+from reed.encoders.protein import frame2seq_net, per_chain
 from reed.encoders.protein.chain import backbone
 from reed.errors import ReedError
 from reed.precision import computing
-from reed.state_dict import fill
+from reed.state_dict import compare
 from reed.weights import Origin
 
 ORIGIN = Origin(
@@ -57,7 +57,7 @@ class Frame2seq(PublicWeights):
     precision: str = "fp32"
     batch_size: int = 4
 
-    _net: Any = field(default=None, init=False, repr=False)
+    _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
     _device: str = field(default="cpu", init=False, repr=False)
 
     name = "frame2seq"
@@ -89,14 +89,12 @@ class Frame2seq(PublicWeights):
         Raises:
             ReedError: The file is not a Frame2seq with ``dim`` channels.
         """
-        from reed.nets.frame2seq import Frame2seq as Net
-
         path = self._find().files[0]
         table = files.read(path)
 
         # The three public files differ in the width of their transitions.
         try:
-            config, _ = table["hyper_parameters"]["config"], table["state_dict"]
+            config, state = table["hyper_parameters"]["config"], table["state_dict"]
             dim, depth = config["ipa_dim"], config["ipa_depth"]
             wide = config["st_mod_tsit_factor"]
         except (KeyError, TypeError) as error:
@@ -106,9 +104,8 @@ class Frame2seq(PublicWeights):
             raise ReedError(f"{path} has {dim} channels, frame2seq.dim is {self.dim}; set it")
 
         # Names and shapes are those of the file, strictly.
-        net = Net(dim, depth, wide)
-        fill(net, table["state_dict"], str(path))
-        self._net, self._device = net.requires_grad_(False).eval().to(device), device
+        compare(str(path), frame2seq_net.shapes(dim, depth, wide), state)
+        self._state, self._device = {k: v.to(device) for k, v in state.items()}, device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [L, dim] and ``mean`` [dim] of each sample, float32.
@@ -121,11 +118,12 @@ class Frame2seq(PublicWeights):
     def _run(self, chains: Sequence[per_chain.Chain]) -> list[np.ndarray]:
         import torch
 
-        assert self._net is not None, "load() comes before encode()"
+        assert self._state, "load() comes before encode()"
         found = []
         for sample, part in chains:
             atoms = backbone(sample | {"coords": sample[self.coords]})[part, :3]
             with computing(self._device, self.precision):
-                states, _ = self._net(torch.from_numpy(atoms).to(self._device))
+                placed = torch.from_numpy(atoms).to(self._device)
+                states, _ = frame2seq_net.forward(self._state, placed)
             found.append(states.float().cpu().numpy())
         return found
