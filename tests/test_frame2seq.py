@@ -115,6 +115,7 @@ def downloaded(folder: Path, wanted: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore")  # of the package's code
 def test_states_are_those_of_the_package(tmp_path, monkeypatch):
     """Both widths of the public files on a real chain; distances computed exactly in either."""
     from reed.chem.structure import read_structure
