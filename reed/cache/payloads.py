@@ -19,7 +19,7 @@ class Payloads:
 
     def __init__(self, markers: Mapping[int, Marker]) -> None:
         self._markers = markers
-        self._spaced: dict[str, np.ndarray] = {}  # by part: first offset and stride of each shard
+        self._where: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def of(
         self, shards: np.ndarray, records: np.ndarray, out: offsets.Out, without: Collection[int]
@@ -44,17 +44,26 @@ class Payloads:
 
     def _starts(self, part: str, shards: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Return the offsets of one part of some records."""
-        if part not in self._spaced:
-            spaced = np.full((max(self._markers) + 1, 2), -1)
-            for number, marker in self._markers.items():
-                if isinstance(where := marker.parts[part]["offsets"], dict):
-                    spaced[number] = where["first"], where["stride"]
-            self._spaced[part] = spaced
+        if part not in self._where:
+            self._where[part] = self._indexed(part)
+        spaced, listed = self._where[part]
 
-        # Offsets that are not equally spaced are listed in the marker.
-        first, stride = self._spaced[part][shards].T
+        # Of a shard without a stride, `first` is where its offsets begin among the listed ones.
+        first, stride = spaced[shards].T
         starts = first + records * stride
-        for shard in np.unique(shards[first < 0]).tolist():
-            chosen, listed = shards == shard, self._markers[shard].parts[part]["offsets"]
-            starts[chosen] = offsets.starts_of(listed, records[chosen].tolist())
+        if len(listed):
+            is_listed = stride < 0
+            starts[is_listed] = listed[(first + records)[is_listed]]
         return starts
+
+    def _indexed(self, part: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return first offset and stride of a part by shard, and the offsets without a stride."""
+        spaced, listed, count = np.full((max(self._markers) + 1, 2), -1), [], 0
+        for number, marker in self._markers.items():
+            where = marker.parts[part]["offsets"]
+            if isinstance(where, dict):
+                spaced[number] = where["first"], where["stride"]
+            else:
+                spaced[number, 0], count = count, count + len(where)
+                listed.append(np.array(where, dtype=np.int64))
+        return spaced, np.concatenate(listed) if listed else np.empty(0, np.int64)
