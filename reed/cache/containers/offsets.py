@@ -72,8 +72,8 @@ class Shard:
             starts = starts_of(self._parts[name]["offsets"], records)
             wanted += zip(repeat(0), starts, map(bytes_of, arrays))
         wanted.sort(key=_START)
-        for _, *call in runs(wanted):
-            perform(self.file, *call)
+        for _, views, offset, want in runs(wanted):
+            perform(self.file, views, offset, want)
 
     def close(self) -> None:
         """Close the file."""
@@ -165,10 +165,10 @@ def perform_all(files: Files, calls: Sequence[Call]) -> list[int]:
     waiting: list[Future[int | None]] = []
     for call in calls:
         file = files[call[0]]
-        if isinstance(file, Ranges):
-            waiting.append(file.pool.submit(attempt, *call))
-        else:
+        if isinstance(file, int):
             here.append(call)
+        else:
+            waiting.append(file.pool.submit(attempt, *call))
     ended = [attempt(*call) for call in here]
     wait(waiting)  # all of them, so that no buffer is filled after an error
     ended += [future.result() for future in waiting]
