@@ -56,6 +56,8 @@ def moments(cache: Cache, column: Column, field: Field) -> tuple[np.ndarray, np.
         ReedError: A marker has no statistics of the field.
     """
     count, total, square = 0, np.zeros(1), np.zeros(1)
+
+    # The other reads of a cache leave the sums in the markers out, which are most of their bytes.
     for shard in range(cache.plan.shards):
         marker = schema.load_marker(cache.folder, column, shard)
         found = marker.stats.get(field.name)
