@@ -42,7 +42,7 @@ JOBS = click.option(
 @JOBS
 @one_line_errors
 def verify(cache: Path, columns: tuple[str, ...], deep: bool, jobs: int) -> None:
-    """Check every shard of every column, or of the columns that are named.
+    """Check every shard of every column, or of some columns.
 
     The exit code is 1 if there is a problem.
 
