@@ -15,26 +15,29 @@ import time
 
 import pytest
 
-from reed.cache import schema
-
 pytest.importorskip("ray", reason="ray is not installed: make setup")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 KILLS = 20
 SMALL = {"object_store_memory": 80 << 20}
 OWN = """
-import time
+import os, time
+from pathlib import Path
 from reed.encoders.toy.digits import Describe
 from reed.pipelines import Pipeline
 
 MANY = Pipeline("image", "digits", ("pixels",), (), shard_size=40)  # 45 shards
-FEW = Pipeline("image", "digits", ("pixels",), (), shard_size=113)  # 16 shards
+FEW = Pipeline("image", "digits", ("pixels",), (), shard_size=90)  # 20 shards
+LOG = Path(__file__).with_name("log")
 
 class Sleeping(Describe):
     batch_size = 1000  # a shard is one call
 
     def encode(self, samples):
+        began = time.time()
         time.sleep(1)
+        with open(LOG, "a") as log:  # one short write: lines of several workers do not mix
+            log.write(f"{os.getpid()} {began} {time.time()}\n")
         return super().encode(samples)
 
 class Quick(Describe):
@@ -107,28 +110,31 @@ def test_nodes_that_die_change_no_byte(fakes, start, tmp_path):
     assert builds < KILLS, "no build saw more than one node die"
 
 
-def rate(cache):
-    """Shards per second, from the first marker to the last."""
-    column = schema.load_column(cache, "timed")
-    shards = len(list((cache / "timed").glob("0*.json")))
-    times = sorted(
-        schema.marker_path(cache, column, shard).stat().st_mtime for shard in range(shards)
-    )
-    return times, shards
+def rate(log):
+    """Shards per second while all workers work: they start, and end, at different times."""
+    calls: dict[str, list[tuple[float, float]]] = {}
+    for line in log.read_text().splitlines():
+        worker, began, end = line.split()
+        calls.setdefault(worker, []).append((float(began), float(end)))
+    log.unlink()
+    first = max(times[0][0] for times in calls.values())
+    last = min(times[-1][0] for times in calls.values())
+    starts = sorted(began for times in calls.values() for began, _ in times)
+    return len(calls), sum(first <= began < last for began in starts) / (last - first)
 
 
 def test_workers_add_up(start, tmp_path):
-    """With an encoder that sleeps for a second, 2 and 4 workers are 2 and 4 times as fast."""
+    """With an encoder that sleeps for a second, 2 and 4 workers are 2 and 4 times as fast.
+
+    On an idle machine they are to within 0.9; the margin is for one that others use, too.
+    """
     rates = {}
     for workers in (1, 2, 4):
-        cache = f"cache-{workers}"
         with cluster(cpus=workers) as made:
             for encoder in ("warm=own:Quick", "timed=own:Sleeping"):
-                ended(start("FEW", cache, encoder, made.address), 600)
-        times, shards = rate(tmp_path / cache)
-        assert shards == 16
-        # What ends with the first shard is the first of each worker.
-        rates[workers] = (shards - workers) / (times[-1] - times[0])
-    print({workers: round(each, 3) for workers, each in rates.items()})
+                ended(start("FEW", f"cache-{workers}", encoder, made.address), 600)
+        found, rates[workers] = rate(tmp_path / "log")
+        assert found == workers
+    print({workers: round(each / rates[1] / workers, 3) for workers, each in rates.items()})
     for workers in (2, 4):
-        assert rates[workers] > 0.9 * workers * rates[1], rates
+        assert rates[workers] > 0.75 * workers * rates[1], rates
