@@ -22,6 +22,7 @@ from reed.train import checkpoint
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_cache.py"))))
 cache, make = TINY.cache, TINY.make
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+SCRIPT = Path(__file__).parent.parent / "docs" / "examples" / "train-node.sh"
 WAIT = 600  # seconds for what should take one minute
 
 
@@ -31,27 +32,23 @@ def machine(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    script = tmp_path / "train-node.sh"
+    script.write_text(SCRIPT.read_text().replace("29500", str(port)))
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     started = []
 
     def start(settings, number):
         copy = tmp_path / f"machine-{number}" / "cache"
         if not copy.exists():
             shutil.copytree(settings.shards, copy)
-        table = config.plain(settings) | {"shards": str(copy)}
-        recipe = copy.with_name("recipe.json")
-        recipe.write_text(json.dumps(table))
-        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
-        rendezvous += ["--rdzv-conf", f"is_host={int(number == 0)}", "--max-restarts", "3"]
-        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", *rendezvous]
-        command += ["--nproc-per-node", "2", "-m", "--", "reed.cli.train", "--config", recipe]
-        log = copy.with_name("log")
+        recipe, log = copy.with_name("recipe.json"), copy.with_name("log")
+        recipe.write_text(json.dumps(config.plain(settings) | {"shards": str(copy)}))
         with open(log, "a") as said:
             process = subprocess.Popen(
-                [str(word) for word in command],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
+                ["bash", script, "2", str(number), "127.0.0.1", "2", "--config", recipe],
+                env=os.environ | {"OMP_NUM_THREADS": "1", "PATH": programs},
                 stdout=said,
                 stderr=said,
-                start_new_session=True,
             )
         process.log = log
         started.append(process)
@@ -62,11 +59,16 @@ def machine(tmp_path):
         kill(process)
 
 
+def below(pid):
+    """A process and all that it has started."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in below(int(child)))]
+
+
 def kill(process):
-    """Take a machine away: its launcher; its processes lose theirs, and end."""
+    """Take a machine away, with all its processes at once."""
     if process.poll() is None:
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        for pid in (process.pid, *map(int, children)):
+        for pid in below(process.pid):
             os.kill(pid, signal.SIGKILL)
         process.wait()
 
@@ -88,21 +90,30 @@ def test_two_machines_train_as_one_process_does(make, machine, tmp_path):
     TINY.close(checkpoint.load(settings.run), checkpoint.load(one), atol=5e-5)
 
 
-def test_a_machine_that_is_killed_and_started_again_resumes(make, machine, tmp_path):
-    """The other machine starts its processes again and waits for it, both from a checkpoint."""
-    settings = make("two", steps=150, every={"save": 5, "log": 5}, wait_minutes=1)
-    first, second = (machine(settings, number) for number in range(2))
+def reached(settings, step, *processes):
+    """Wait for a checkpoint of a step; return the step of the last one."""
     deadline = time.monotonic() + WAIT
-    while not checkpoint.steps(settings.run) and time.monotonic() < deadline:
-        assert first.poll() is None and second.poll() is None, first.log.read_text()[-4000:]
+    while (found := max(checkpoint.steps(settings.run), default=0)) < step:
+        logs = [each.log.read_text()[-2000:] for each in processes]
+        assert all(each.poll() is None for each in processes), "\n".join(logs)
+        assert time.monotonic() < deadline, "\n".join(logs)
         time.sleep(0.02)
-    kill(second)
-    before = checkpoint.steps(settings.run)[-1]
-    assert before < settings.steps, "the machine was killed too late"
+    return found
 
-    ended(first, machine(settings, 1))
+
+def test_a_machine_that_is_killed_and_started_again_resumes(make, machine, tmp_path):
+    """First the second machine, then the first one; each time both go on from a checkpoint."""
+    settings = make("two", steps=400, every={"save": 5, "log": 5}, wait_minutes=1)
+    machines = [machine(settings, number) for number in range(2)]
+    for number, step in ((1, 5), (0, 100)):
+        assert reached(settings, step, *machines) < settings.steps, "it is killed too late"
+        kill(machines[number])
+        machines[number] = machine(settings, number)
+
+    ended(*machines)
+    assert "attempt 1 has ended with an error" in machines[1].log.read_text()
     lines = (settings.run / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(5, 151, 5))
+    assert [json.loads(line)["step"] for line in lines] == list(range(5, 401, 5))
     one = one_process(settings, tmp_path / "one")
     TINY.close(checkpoint.load(settings.run), checkpoint.load(one), atol=2e-3)
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 KILLS = 20
 SMALL = {"object_store_memory": 80 << 20}
-OWN = """
+OWN = r"""
 import os, time
 from pathlib import Path
 from reed.encoders.toy.digits import Describe
@@ -45,16 +45,26 @@ class Quick(Describe):
 """
 
 
+def patient(call, **given):
+    """Start a node. Ray gives it 30 seconds, which a busy machine may need again."""
+    for left in (2, 1, 0):
+        try:
+            return call(**given)
+        except Exception as error:
+            if "timed out during startup" not in str(error) or not left:
+                raise
+
+
 @contextlib.contextmanager
 def cluster(cpus=0, nodes=0):
     """A cluster; `cpus` are those of the head, nodes have one each."""
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": cpus, "include_dashboard": False, **SMALL}
-    made = Cluster(initialize_head=True, head_node_args=head)
+    made = patient(Cluster, initialize_head=True, head_node_args=head)
     try:
         for _ in range(nodes):
-            made.add_node(num_cpus=1, **SMALL)
+            patient(made.add_node, num_cpus=1, **SMALL)
         made.wait_for_nodes()
         yield made
     finally:
@@ -102,7 +112,7 @@ def test_nodes_that_die_change_no_byte(fakes, start, tmp_path):
                     continue  # the driver is still starting
                 node = chance.choice(sorted(made.worker_nodes, key=lambda each: each.node_id))
                 made.remove_node(node, allow_graceful=False)
-                made.add_node(num_cpus=1, **SMALL)
+                patient(made.add_node, num_cpus=1, **SMALL)
                 killed += 1
             ended(process, deadline)
             assert fakes.tree(tmp_path / cache) == want
