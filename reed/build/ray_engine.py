@@ -20,7 +20,10 @@ from reed.cache.schema import Marker
 from reed.errors import ReedError
 from reed.extras import pip_install
 
-RETRIES = 3  # how often a task is repeated whose worker died
+RETRIES = 3  # how often Ray repeats a task whose worker or node died
+LOST = (
+    5  # how often a task is started anew after that if its node died: machines that are preempted
+)
 
 
 class Openable(Hashable, Protocol):
@@ -84,11 +87,19 @@ def run(
     timing = Timing()
 
     def built() -> Iterator[Marker]:
-        waiting = [build_one.remote(spec, shard, workers) for shard in left.missing]
+        waiting = {build_one.remote(spec, i, workers): (i, LOST) for i in left.missing}
         try:
             while waiting:
-                ready, waiting = ray.wait(waiting)
-                marker, spent, counted = _get(ray, name, ready[0])
+                (task,), _ = ray.wait(list(waiting))
+                shard, tries = waiting.pop(task)
+                try:
+                    marker, spent, counted = _get(ray, name, task)
+                except ReedError as error:
+                    # That a node died is not the fault of the shard, as often as not.
+                    if not tries or not isinstance(error.__cause__, ray.exceptions.NodeDiedError):
+                        raise
+                    waiting[build_one.remote(spec, shard, workers)] = shard, tries - 1
+                    continue
                 timing.add(spent)
                 left.tally.add(*counted)
                 left.tally.check()
