@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses data-chains browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-online bench-chains bench-moses bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses data-chains browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-online bench-chains bench-moses bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth bench-scale docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -158,6 +158,9 @@ bench-eval: $(STAMP) ## Time FID by reed-eval, bare passes, torch-fidelity and c
 
 bench-growth: $(STAMP) ## Time and memory of building, loading, evaluating from 1,000 samples on
 	$(BIN)/python tests/bench/growth.py $(ARGS)
+
+bench-scale: $(STAMP) ## Compute what 1 to 512 nodes ask of storage and network: times nothing
+	$(BIN)/python tests/bench/scale.py $(ARGS)
 
 bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
 	$(BIN)/python tests/bench/contention.py $(ARGS)

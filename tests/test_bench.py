@@ -380,3 +380,19 @@ def test_speedup_goes_all_the_way_and_reuses_what_is_there(bench, monkeypatch):
     monkeypatch.setattr(speedup, "draw", None)  # a rerun finds everything measured
     run(speedup.main, "--seeds", "2")
     assert json.loads(Path("runs/bench/speedup-cpu/curves.json").read_text()) == curves
+
+
+def test_the_tables_of_many_nodes_are_what_is_computed(bench):
+    """They are arithmetic, so the documentation holds the very lines."""
+    scale = bench("scale")
+    page = (scale.DOCS / "measured.md").read_text()
+    ends = scale.node_rows({nodes: scale.share_of(nodes) for nodes in (1, 512)})
+    assert [line for line in (*scale.codec_rows(), *ends) if line not in page] == []
+    one, every = scale.share_of(1), scale.share_of(512)
+    assert one.moved == pytest.approx(1, abs=1e-3)  # a node alone needs every record of a page
+    assert 1 < every.moved < scale.BLOCK and every.gets == pytest.approx(1, abs=0.01)
+
+    # By hand: 8 GPUs of 400 images/s, each 16 KiB of latents and 32 KiB of tokens, and headers.
+    assert scale.record_bytes("pca:128+int8") * 3200 == pytest.approx(175e6, rel=0.01)
+    with pytest.raises(AssertionError, match="no marks of other"):
+        scale.replaced(page, "other", [])

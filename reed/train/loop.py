@@ -21,7 +21,7 @@ from reed.train import averages, checkpoint, expected, public, recipe, summary, 
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.feed import Fed, Feed
-from reed.train.launch import accelerator_for
+from reed.train.launch import accelerator_for, same_for_all
 from reed.train.log import RunLog
 from reed.train.muon import FACTOR, optimizer_of
 from reed.train.noised import noised_batch
@@ -124,7 +124,9 @@ class Trainer:
     def resume(self) -> None:
         """Continue from the run's latest checkpoint, if there is one."""
         run = self.setup.config.run
-        if not checkpoint.steps(run):
+        steps = checkpoint.steps(run)
+        same_for_all(self.accelerator, run, max(steps, default=0))
+        if not steps:
             return
 
         saved = self._weights.own(checkpoint.load(run, averages=self._ema.others()))
