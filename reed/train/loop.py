@@ -146,8 +146,7 @@ class Trainer:
 
         # With fp16, the scaler has a state of its own: the current factor of the loss.
         scaler, settings = self.accelerator.scaler, self.setup.config
-        state = scaler.state_dict() if scaler is not None else None
-        extra = {"samples": self.samples, "scaler": state}
+        extra = {"samples": self.samples, "scaler": scaler.state_dict() if scaler else None}
         if measured := self.releases.state_dict():
             extra["releases"] = measured
         optim = checkpoint.optimizer_tensors(self._optimizer, self._names)

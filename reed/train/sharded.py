@@ -194,7 +194,7 @@ class Divided(Weights):
 def _hold(root: nn.Module, name: str) -> nn.Module:
     """Return the module that holds a tensor of this name, made where it is missing."""
     for part in name.split(".")[:-1]:
-        if not hasattr(root, part):
+        if part not in dict(root.named_children()):
             root.add_module(part, nn.Module())
         root = root.get_submodule(part)
     return root
