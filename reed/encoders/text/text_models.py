@@ -21,8 +21,11 @@ from reed.errors import ReedError
 from reed.weights import Origin
 
 # Families in which padding changes the states of real tokens: a Fourier transform, a convolution,
-# landmarks or pooling reach over it. Captions are encoded together only if they are equally long.
-UNPADDED = frozenset({"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"})
+# landmarks or pooling reach over it, or the mask is not read (cpmant). Captions are encoded
+# together only if they are equally long.
+UNPADDED = frozenset(
+    {"convbert", "cpmant", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
+)
 # Families whose vectors were wrong in the first version, so that their columns have to be new.
 CORRECTED = UNPADDED | {"umt5"}
 UNLIMITED = 1 << 30  # tokens; some tokenizers state 1e30, which is too large a length to pass on
@@ -164,6 +167,10 @@ class TextModel(PublicWeights):
         if model.config.is_encoder_decoder and hasattr(model, "decoder"):
             problem = f"{found.folder} holds a {type(model).__name__}, which has a decoder"
             raise ReedError(f"{problem}; use an encoder, or for a T5 --encoder t5")
+
+        # Keys and values are kept for generation alone; some decoders fail when they keep them.
+        if hasattr(model.config, "use_cache"):
+            model.config.use_cache = False
 
         # The limit of a model is the smaller of its positions and its tokenizer's length.
         length = self._tokenizer.model_max_length
