@@ -7,6 +7,7 @@ import click
 from reed.cli.cache_build import build, plan, prefetch
 from reed.cli.cache_convert import convert
 from reed.cli.cache_exchange import export, import_
+from reed.cli.cache_hub import pull, push
 from reed.cli.cache_keep import reindex, repair, verify
 from reed.cli.cache_look import doctor, info, list_, peek, study
 from reed.cli.cache_space import prune, rm
@@ -24,7 +25,7 @@ def main() -> None:
 
 building, looking = (plan, prefetch, build), (list_, info, study, peek, doctor)
 keeping = (verify, repair, reindex, convert, rm, prune)
-exchange = (export, import_)
+exchange = (export, import_, push, pull)
 for command in (*building, *looking, *keeping, *exchange):
     main.add_command(command)
 

@@ -8,9 +8,11 @@ import click
 
 from reed.cache.opened import open_cache
 from reed.cli.common import CACHES, completed, one_line_errors
+from reed.errors import ReedError
 from reed.exchange import FORMATS
 from reed.exchange import export as exporting
 from reed.exchange.table import DTYPES
+from reed.sources.image.cached_files import LAYOUTS
 from reed.wording import counted
 
 
@@ -69,12 +71,39 @@ def export(cache: Path, to: str, out: Path | None, places: tuple[str, ...], dtyp
     "--entry",
     default="",
     metavar="NAME",
-    help="Of parquet, the column with the arrays. Default: the only one besides key.",
+    help="Of parquet, the column with the arrays. Default: the only one besides key. Of --layout, "
+    "the latents to take: repa-h5 the name of their file, webdataset the size of the images.",
 )
 @click.option("--codec", default="", help="Codec of the values. Default: float16.")
 @click.option("--licence", default="", metavar="TEXT", help="Licence of the arrays.")
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    help="Make a whole cache of what another trainer has cached: FILE is its folder, COLUMN the "
+    "cache to make.",
+)
+@click.option(
+    "--stats",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Of --layout, LightningDiT's latents_stats.pt.",
+)
+@click.option(
+    "--scale",
+    type=float,
+    help="Of --layout, the factor from latents to the input of a net. Default: 0.18215 for moments "
+    "of 4 channels, else 1.",
+)
 @one_line_errors
-def import_(column: Path, file: Path, entry: str, codec: str, licence: str) -> None:
+def import_(
+    column: Path,
+    file: Path,
+    entry: str,
+    codec: str,
+    licence: str,
+    layout: str | None,
+    stats: Path | None,
+    scale: float | None,
+) -> None:
     """Make a column from arrays by key, given as CACHE/COLUMN.
 
     FILE is an .npz, .safetensors, .h5 or .parquet file, or a folder of .npy or .parquet files. A
@@ -84,11 +113,37 @@ def import_(column: Path, file: Path, entry: str, codec: str, licence: str) -> N
     Examples:
       reed-cache import cache/digits/mine mine.npz
       reed-cache import cache/digits/mine out --entry digits-vit.cls
+      reed-cache import cache/mar /data/mar --layout mar --scale 0.2325
     """
-    from reed.exchange.bring import bring  # here, because building imports torch
+    from reed.exchange import bring, layouts  # here, because building imports torch
 
+    if layout:
+        codecs = (f"latents/latents={codec}",) if codec else ()
+        layouts.make(
+            column,
+            file,
+            layout,
+            latents=entry,
+            stats=stats,
+            scale=scale,
+            codecs=codecs,
+            licence=licence,
+        )
+        with open_cache(column) as opened:
+            fields = [
+                f"{c.name}/{f.name} {list(f.shape)}"
+                for c in opened.columns.values()
+                for f in c.fields
+            ]
+            views = ", each mirrored, too" if opened.manifest.views > 1 else ""
+            total = counted(len(opened.plan.keys), "sample")
+        click.echo(f"{column}: {total}{views}; {', '.join(fields)}")
+        return
+    for name, value in {"--stats": stats, "--scale": scale}.items():
+        if value is not None:
+            raise ReedError(f"{name} is of --layout, which makes a whole cache")
     cache = column.parent
-    made = bring(cache, column.name, file, entry=entry, codec=codec, licence=licence)
+    made = bring.bring(cache, column.name, file, entry=entry, codec=codec, licence=licence)
     with open_cache(cache) as opened:
         place = f"{made.name}/{made.fields[0].name}"
         shape, total = list(made.fields[0].shape), len(opened.plan.keys)

@@ -5,6 +5,7 @@ What is added to it is in tests/smoke_scale.py, the files that it names are in t
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
@@ -14,10 +15,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import click
+import pytest
 from click.testing import CliRunner
 
 from reed import config, pipelines
@@ -26,6 +30,7 @@ from reed.cache import schema
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SMALL = SimpleNamespace(**runpy.run_path(str(HERE / "smoke_scale.py")))
+HUB = SimpleNamespace(**runpy.run_path(str(HERE / "fake_hub.py")))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 MODULES = {name: place.partition(":")[0] for name, place in PROJECT["scripts"].items()}
 PROGRAMS = {name: importlib.import_module(module).main for name, module in MODULES.items()}
@@ -39,6 +44,7 @@ class Sandbox:
 
     def __init__(self, world: Path, fully: bool) -> None:
         self.world, self.fully, self.launches = world, fully, 0
+        self.pushed = SimpleNamespace(repos={}, private={}, objects={})
 
     def run(self, text: str) -> None:
         """Run one command; AssertionError with what it said where it fails."""
@@ -105,9 +111,22 @@ class Sandbox:
     def call(self, program: str, words: list[str]) -> None:
         """Run a program of ours in this process."""
         words += SMALL.NO_RAY if SMALL.RAY.issubset(words) else []
-        done = CliRunner().invoke(PROGRAMS[program], words)
+        on_hub = self.hub() if words[:1] in (["push"], ["pull"]) else contextlib.nullcontext()
+        with on_hub:
+            done = CliRunner().invoke(PROGRAMS[program], words)
         shown = f"{shlex.join([program, *words])}\n{done.output}"
         assert done.exit_code == 0, f"{shown}\n{done.exception!r}"
+
+    @contextlib.contextmanager
+    def hub(self) -> Iterator[None]:
+        """A hub of this machine, with what the page has pushed."""
+        made = HUB.Hub()
+        made.keep(self.pushed)
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the hub's library
+            HUB.machine(made, patch)
+            yield
+        made.close()
 
     def make(self, words: list[str]) -> None:
         """See that a target exists and that its programs take their words; run the demos."""

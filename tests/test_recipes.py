@@ -86,8 +86,10 @@ def built(tmp_path_factory):
             shard_size=4,
         )
         wanted = named(name)
-        own = {text.partition("=")[0]: text for text in pipeline.encoders}
-        encoders = tuple(own.get(n, n) for n in sorted(wanted - set(pipeline.base)))
+        base = {text.partition("=")[0] for text in pipeline.base}
+        texts = (*pipeline.encoders, *(t for each in pipeline.optional.values() for t in each))
+        own = {text.partition("=")[0]: text for text in texts}
+        encoders = tuple(own.get(n, n) for n in sorted(wanted - base))
         options = ("af3.structure=true",) if "af3" in wanted else ()
         request = Request(name, cache, encoders=encoders, options=options)
         for job in stage_one.chosen(request):

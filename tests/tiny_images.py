@@ -95,6 +95,17 @@ def repa(root: Path, count: int = 24) -> Path:
     return root
 
 
+def mar(root: Path, count: int = 12) -> Path:
+    """Moments of images of three classes as MAR caches them."""
+    draws = np.random.default_rng(6)
+    for i in range(count):
+        path = root / f"n0{i % 3}" / f"{i:08}.JPEG.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain, flipped = draws.standard_normal((2, 32, 4, 4), np.float32)
+        np.savez(path, moments=plain, moments_flip=flipped)
+    return root
+
+
 def timm_model(name: str):
     """A random model of timm's, no parameter of which is zero or one."""
     torch.manual_seed(1)

@@ -148,6 +148,7 @@ FILES = {
     "/data/imagenet-256": pictures,
     "/data/captions.jsonl": captions,
     "/data/repa": IMAGES.repa,
+    "/data/mar": IMAGES.mar,
     "/data/structures": structures,
     "/data/pdb_2021aug02": pdb,
     "/data/af3": af3,

@@ -94,6 +94,10 @@ class ArrayFile:
         """
         self._arrays = open_arrays(self.file, self.entry)
 
+    def close(self) -> None:
+        """Close what `load` has opened; nothing can be encoded afterwards."""
+        self._arrays.close()
+
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return the ``array`` of each sample.
 

@@ -87,10 +87,11 @@ def bring(
     encoder = dataclasses.replace(ArrayFile(), **(given | {"file": file.resolve()}))
     encoder.load("cpu")
     codecs = {"array": codec} if codec else None
-    job = columns.open_job(
-        cache, frozen, name, encoder, Keys(frozen), codecs, encoder_name=ENCODER, options=given
-    )
-    engines.run(job, Share(), progress=progress)
+    with contextlib.closing(encoder):
+        job = columns.open_job(
+            cache, frozen, name, encoder, Keys(frozen), codecs, encoder_name=ENCODER, options=given
+        )
+        engines.run(job, Share(), progress=progress)
     return job.column
 
 

@@ -127,7 +127,7 @@ def _labels(folders: Iterable[Path]) -> dict[str, int] | None:
     tables = [read_labels(f / "dataset.json") for f in folders if (f / "dataset.json").is_file()]
     for table in tables:
         for name, label in (table or {}).items():
-            key = _key(name.replace("\\", "/"))
+            key = key_of(name.replace("\\", "/"))
             if labels.setdefault(key, label) != label:
                 problem = (
                     f"the label of {key!r} is {labels[key]} by one name and {label} by another"
@@ -136,7 +136,7 @@ def _labels(folders: Iterable[Path]) -> dict[str, int] | None:
     return labels or None
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """Return the key of the file of an image or of its moments."""
     path = PurePosixPath(name)
     stem = path.stem
@@ -162,7 +162,7 @@ def _sizes(folder: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for name, entry in walk(folder):
         if name.endswith(suffixes):
-            key = _key(name)
+            key = key_of(name)
             if key in sizes:
                 raise ReedError(f"{folder} has two files for {key!r}, one is {name}; remove one")
             sizes[key] = entry.stat().st_size if os.path.exists(entry.path) else 0
