@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses data-chains browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-protein bench-molecule bench-speedup bench-online bench-chains bench-moses bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth bench-scale docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -64,6 +64,9 @@ data-openclipart: $(STAMP) ## Fetch the drawings of openclipart with titles, and
 data-moses: $(STAMP) ## Fetch the 1.58 million SMILES of MOSES, and ChemNet, into data/
 	$(BIN)/python -m reed.experiments.real_data moses $(ARGS)
 
+data-chains: $(STAMP) ## Fetch 70 real protein structures, ProteinMPNN and Frame2seq, into data/
+	$(BIN)/python -m reed.experiments.real_data chains $(ARGS)
+
 # On Debian as root only: elsewhere the tests of pages run with a chromium that is there, or are skipped.
 browser: ## Install Chromium, in which the tests look at HTML pages
 	@which chromium chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && \
@@ -107,7 +110,7 @@ docs: $(STAMP) ## Build the documentation into docs/_build
 
 bench: bench-loader bench-stage1 bench-train ## Run all benchmarks that need no GPU
 
-bench-loader: $(STAMP) ## Time our loader, stock webdataset, one file per array, and memcpy (5 GB)
+bench-loader: $(STAMP) ## Time our loader, its peers, one file per array, and memcpy (9 GB)
 	$(BIN)/python tests/bench/loader.py $(ARGS)
 
 bench-store: $(STAMP) ## Time the stream of a server with 10 ms latency against local disk (0.5 GB)
@@ -128,6 +131,15 @@ bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t
 bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
 	$(BIN)/python $(if $(DATA),tests/bench/judged.py --data "$(DATA)",tests/bench/speedup.py) $(ARGS)
 
+bench-online: $(STAMP) ## Time the teacher in the step against the cache and stage one: [ARGS="--setting gpu"]
+	$(BIN)/python tests/bench/online.py $(ARGS)
+
+bench-chains: $(STAMP) ## Compare recovery with and without alignment on real chains, over seeds
+	$(BIN)/python tests/bench/chains.py $(ARGS)
+
+bench-moses: $(STAMP) ## Compare molecules of aligned and of plain nets over seeds: [ARGS="--setting gpu"]
+	$(BIN)/python tests/bench/moses.py $(ARGS)
+
 # ARGS: another checkout, with which this one is compared.
 bench-listing: $(STAMP) ## Time listing images against another checkout: ARGS=DIR
 	$(BIN)/python tests/bench/listing.py $(ARGS)
@@ -146,6 +158,9 @@ bench-eval: $(STAMP) ## Time FID by reed-eval, bare passes, torch-fidelity and c
 
 bench-growth: $(STAMP) ## Time and memory of building, loading, evaluating from 1,000 samples on
 	$(BIN)/python tests/bench/growth.py $(ARGS)
+
+bench-scale: $(STAMP) ## Compute what 1 to 512 nodes ask of storage and network: times nothing
+	$(BIN)/python tests/bench/scale.py $(ARGS)
 
 bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
 	$(BIN)/python tests/bench/contention.py $(ARGS)

@@ -15,6 +15,7 @@ from reed.build import engines, ray_engine, together
 from reed.build.shard import Timing
 from reed.cache import cost
 from reed.cache.plan import Plan
+from reed.cli import slurm as job_scripts
 from reed.cli.build_options import COLUMNS, REQUEST, takes
 from reed.cli.common import DEVICE, one_line_errors, pick_device
 from reed.errors import ReedError
@@ -119,8 +120,11 @@ def plan(force: bool, as_json: bool, device: str, measure: bool, **requested: An
 @click.option(
     "--retry-failed", "retry", is_flag=True, help="Rebuild the shards that have failed samples."
 )
+@job_scripts.SLURM
+@click.pass_context
 @one_line_errors
 def build(
+    context: click.Context,
     force: bool,
     as_json: bool,
     device: str,
@@ -130,6 +134,7 @@ def build(
     begin: int,
     end: int | None,
     retry: bool,
+    slurm: int | None,
     **requested: Any,
 ) -> None:
     """Build the missing shards of a cache; rerun to resume.
@@ -142,21 +147,27 @@ def build(
       reed-cache build my_module:MY_PIPELINE --data DIR
       torchrun --nproc-per-node 2 -m reed.cli.cache build digits
       reed-cache build digits --shards-from 0 --shards-to 4
+      reed-cache build digits --slurm 4
     """
     share = engines.launched_share(begin, end)
     if share.world > 1:
         rebuild, with_ray = requested["rebuild"], engine == "ray"
         _refuse_together(share.world, {"--rebuild": rebuild, "--engine": with_ray})
     # What was mistyped is told before torch is imported, which picking the device does.
+    if slurm:
+        job_scripts.refuse(context)
     prepared = stage_one.prepare(_request(**requested))
     ray = ray_engine.connect() if engine == "ray" else None
-    device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
+    if not slurm:
+        device = ray_engine.pick_device(ray, device) if ray else pick_device(device)
     _say("\n".join(filter(None, (prepared.listing.line, *prepared.notes))), as_json)
-    # The workers of a Ray cluster may have files that this machine has not.
-    if not ray:
+    # The workers of a Ray cluster, and the jobs of Slurm, may have files that this machine has not.
+    if not ray and not slurm:
         list(prepared.open_files(fetch=True))
     if not force:
         prepared.check_space()
+    if slurm:
+        return _say(job_scripts.write(prepared, context), as_json)
 
     frozen = prepared.freeze()
     jobs = {job.column: replace(job, device=device) for job in prepared.jobs}
@@ -164,21 +175,27 @@ def build(
     def report(name: str, timing: Timing, seconds: float) -> None:
         _report(jobs[name], timing, seconds, as_json)
 
+    how = together.Settings(
+        prepared.request.cache, frozen, prepared.make_source(), share, workers, retry
+    )
     if ray:
-        for name, job in jobs.items():
-            began, gpu, spec = time.monotonic(), device == "cuda", job.absolute()
-            few = workers or 0
-            timing = ray_engine.run(
-                ray, name, frozen, spec, share, gpu=gpu, workers=few, retry=retry
-            )
-            mirror.local(spec.cache)  # of what workers on other machines have stored
-            report(name, timing, time.monotonic() - began)
+        _build_on_ray(ray, jobs, how, report)
     else:
-        source, cache = prepared.make_source(), prepared.request.cache
-        how = together.Settings(cache, frozen, source, share, workers, retry)
-        members = [job.member() for job in jobs.values()]
-        together.run(members, how, report, apart)
+        together.run([job.member() for job in jobs.values()], how, report, apart)
     _say(account.last_line(_account(prepared, frozen, as_json)), as_json)
+
+
+def _build_on_ray(
+    ray: Any, jobs: dict[str, JobSpec], how: together.Settings, report: together.Report
+) -> None:
+    for name, job in jobs.items():
+        began, gpu, spec = time.monotonic(), job.device == "cuda", job.absolute()
+        workers, share = how.workers or 0, how.share
+        timing = ray_engine.run(
+            ray, name, how.plan, spec, share, gpu=gpu, workers=workers, retry=how.retry
+        )
+        mirror.local(spec.cache)  # of what workers on other machines have stored
+        report(name, timing, time.monotonic() - began)
 
 
 def _report(job: JobSpec, timing: Timing, seconds: float, as_json: bool) -> None:

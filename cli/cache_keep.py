@@ -37,24 +37,30 @@ JOBS = click.option(
 
 @click.command()
 @click.argument("cache", type=CacheDir(), shell_complete=CACHES)
+@click.argument("columns", nargs=-1, metavar="[COLUMN]...")
 @click.option("--deep", is_flag=True, help="Also read every shard: hash, headers and values.")
 @JOBS
 @one_line_errors
-def verify(cache: Path, deep: bool, jobs: int) -> None:
-    """Check every shard of every column.
+def verify(cache: Path, columns: tuple[str, ...], deep: bool, jobs: int) -> None:
+    """Check every shard of every column, or of some columns.
 
     The exit code is 1 if there is a problem.
 
-    Example: reed-cache verify cache/digits --deep
+    \b
+    Examples:
+      reed-cache verify cache/digits --deep
+      reed-cache verify cache/digits pixels digits-vit
     """
     frozen = _plan_or_exit(cache)
-    problems, where = _problems(cache, frozen, deep, jobs), mirror.shown(cache)
+    # A column that is named but was never begun is a problem, too.
+    names, where = columns or verifying.names(cache), mirror.shown(cache)
+    problems = _problems(cache, frozen, names, deep, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
     for note in (verifying.note(cache, frozen), *verifying.lost_origins(cache)):
         if note:
             click.echo(f"{where}: {note}")
-    total = frozen.shards * len(verifying.names(cache))
+    total = frozen.shards * len(names)
     click.echo(f"{where}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
     if problems:
         raise SystemExit(1)
@@ -74,9 +80,10 @@ def _plan_or_exit(cache: Path) -> Plan:
         raise SystemExit(1) from error
 
 
-def _problems(cache: Path, frozen: Plan, deep: bool, jobs: int) -> list[Problem]:
-    """Verify all columns; in a terminal a progress bar is shown."""
-    names = verifying.names(cache)
+def _problems(
+    cache: Path, frozen: Plan, names: Sequence[str], deep: bool, jobs: int
+) -> list[Problem]:
+    """Verify some columns; in a terminal a progress bar is shown."""
     problems = []
     with tqdm(total=frozen.shards * len(names), unit="shard", disable=None) as bar:
         for name in names:
@@ -105,7 +112,7 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     Example: reed-cache repair cache/digits
     """
     frozen = plan.load(cache)
-    problems = _problems(cache, frozen, True, jobs)
+    problems = _problems(cache, frozen, verifying.names(cache), True, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
 

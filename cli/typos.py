@@ -56,7 +56,7 @@ SEVERAL, HIDDEN = ("label", "prompt-from", "structure", "weights"), ("shards",)
 RECIPE: dict[str, tuple[str, ...]] = {
     "": tuple(
         "shards run steps data domain batch tokens one_per align guide curriculum optim accumulate "
-        "seed precision compile ema_decay ema_sigma_rel ema stop_after_bad init tracker keep "
+        "seed precision compile fsdp ema_decay ema_sigma_rel ema stop_after_bad init tracker keep "
         "wait_minutes every preview loader reference".split()
     ),
     "optim": ("lr", "betas", "eps", "weight_decay", "clip", "schedule", "groups"),

@@ -70,10 +70,29 @@ def test_loader(bench, monkeypatch):
     # It starts processes of its own, at full size.
     stub = loader.report.figure("memory", [1.0], "MiB")
     monkeypatch.setattr(loader, "_memory", lambda cache, runs: stub)
+    monkeypatch.setattr(loader.loader_peers, "PEERS", {})
     run(loader.main, "--samples", "64", "--runs", "2")
     figures = published("loader")
     check(list(figures.values()), 2)
     assert figures["ours, 0 threads, int8 / memcpy, int8"]["compared_with"] == "memcpy, int8"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # as above, and torch's about pinned memory
+def test_peers_of_the_loader_read_our_records(bench, monkeypatch, tmp_path):
+    loader, peers = bench("loader"), bench("loader_peers")
+    for name, value in {"TOKENS": (4, 8), "MOMENTS": (2, 4, 4)}.items():
+        monkeypatch.setattr(loader, name, value)
+    loader.build(tmp_path, 16)
+    for codec in ("int8", "float16"):
+        stored = {record["tokens"].tobytes() for record in peers.records(tmp_path / codec)}
+        assert len(stored) == 16
+        read = peers.peers(tmp_path / codec, 4)
+        assert {"litdata", "energon"} <= set(read)
+        for batches in read.values():
+            found = [next(batches) for _ in range(4)]
+            assert {token.numpy().tobytes() for batch in found for token in batch} <= stored
+            assert all(batch.shape == (4, 4, 8) for batch in found)
 
 
 @pytest.mark.slow
@@ -361,3 +380,19 @@ def test_speedup_goes_all_the_way_and_reuses_what_is_there(bench, monkeypatch):
     monkeypatch.setattr(speedup, "draw", None)  # a rerun finds everything measured
     run(speedup.main, "--seeds", "2")
     assert json.loads(Path("runs/bench/speedup-cpu/curves.json").read_text()) == curves
+
+
+def test_the_tables_of_many_nodes_are_what_is_computed(bench):
+    """They are arithmetic, so the documentation holds the very lines."""
+    scale = bench("scale")
+    page = (scale.DOCS / "measured.md").read_text()
+    ends = scale.node_rows({nodes: scale.share_of(nodes) for nodes in (1, 512)})
+    assert [line for line in (*scale.codec_rows(), *ends) if line not in page] == []
+    one, every = scale.share_of(1), scale.share_of(512)
+    assert one.moved == pytest.approx(1, abs=1e-3)  # a node alone needs every record of a page
+    assert 1 < every.moved < scale.BLOCK and every.gets == pytest.approx(1, abs=0.01)
+
+    # By hand: 8 GPUs of 400 images/s, each 16 KiB of latents and 32 KiB of tokens, and headers.
+    assert scale.record_bytes("pca:128+int8") * 3200 == pytest.approx(175e6, rel=0.01)
+    with pytest.raises(AssertionError, match="no marks of other"):
+        scale.replaced(page, "other", [])

@@ -17,7 +17,7 @@ import pytest
 
 from reed.build import column
 from reed.build import shard as build
-from reed.cache import plan
+from reed.cache import aside, plan
 from reed.cache.schema import Field, marker_path, shard_path
 
 GOLDEN = Path(__file__).parent / "golden" / "shards.json"
@@ -154,6 +154,14 @@ def test_shards_and_markers_are_those_of_before(tmp_path, name, container):
     golden = json.loads(GOLDEN.read_text())
     found = hashes(tmp_path, name, container)
     assert found == {name: golden[name] for name in found}
+
+
+def test_threads_write_the_same_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(aside, "LEAST", 0)  # batches as small as these stay in one thread
+    golden = json.loads(GOLDEN.read_text())
+    for name in ("plain", "ragged", "white"):
+        found = hashes(tmp_path, name, "tar")
+        assert found == {name: golden[name] for name in found}
 
 
 if __name__ == "__main__":

@@ -289,7 +289,12 @@ def test_a_published_size_may_be_named_and_changed():
     ("field", "parts"),
     [
         (Field("wide", "data", (4, 8, 16)), ["square", "'wide'", "8x16"]),
-        (Field("tokens", "token", (16, 24)), ["data.x", "'tokens'", "'token'"]),
+        (Field("vector", "sample", (24,)), ["data.x", "'vector'", "'token'"]),
+        (Field("tokens", "token", (15, 24)), ["data.x", "'tokens'", "15 tokens are no square"]),
+        (Field("tokens", "token", (17, 24)), ["16 of them are one: leave out the class token"]),
+        (Field("tokens", "token", (None, 24)), ["'tokens', whose number varies", "square grid"]),
+        (Field("t", "token", (16, 24), "pca:8+int8"), ["'pca:8+int8'", "as int8 or float16"]),
+        (Field("t", "token", (16, 24), "standard"), ["'standard'", "as int8 or float16"]),
         (Field("flat", "data", (64,)), ["data.x", "'flat'", "(64,)"]),
         (Field("odd", "moments", (7, 8, 8)), ["data.x", "'odd'", "7"]),
         (Field("small", "data", (4, 6, 6)), ["input_size 6", "multiple of 4"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import runpy
@@ -111,6 +112,37 @@ def test_what_can_go_wrong_is_one_line_and_nothing_is_written(served, monkeypatc
     monkeypatch.setattr(real_data.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     refused(made(*where), out, "fashion needs about", "10 B are free; make room")
     monkeypatch.undo()
+
+
+def test_a_disk_that_fills_up_leaves_the_package_alone(served, monkeypatch, tmp_path):
+    """The second archive cannot be written: no archive is left, and the rerun makes all of them."""
+    fashion(monkeypatch, served)
+    out, pack = tmp_path / "data", real_layouts.pack
+
+    def full(path: Path, *rest) -> None:
+        pack(path, *rest)
+        if path.name == "train-1k.zip":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(real_layouts, "pack", full)
+        code, said = made("--out", str(out))
+    last = said.splitlines()[-1]
+    assert code == 2 and "Traceback" not in said
+    assert f"cannot write {out}/fashion: No space left on device; make room there" in last
+    (package,) = left(out)
+    assert package.startswith("packages/dataset-fashion-mnist")
+
+    # A package that was cut by something else is fetched again, not used.
+    (out / package).write_bytes((out / package).read_bytes()[:50])
+    assert made("--out", str(out))[0] == 0 and "fashion/train.zip" in left(out)
+
+
+def test_without_a_client_the_command_writes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    out = tmp_path / "data"
+    done = CliRunner().invoke(real_data.main, ["emoji", "--out", str(out)])
+    refused((done.exit_code, done.output), out, "needs npm, which is not on this machine")
 
 
 def test_a_client_that_is_missing_is_named(monkeypatch, tmp_path):

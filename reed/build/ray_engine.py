@@ -7,7 +7,7 @@ leaves a temporary file, as any other killed build does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -20,7 +20,10 @@ from reed.cache.schema import Marker
 from reed.errors import ReedError
 from reed.extras import pip_install
 
-RETRIES = 3  # how often a task is repeated whose worker died
+RETRIES = 3  # how often Ray repeats a task whose worker or node died
+LOST = (
+    5  # how often a task is started anew after that if its node died: machines that are preempted
+)
 
 
 class Openable(Hashable, Protocol):
@@ -83,25 +86,42 @@ def run(
     left = _get(ray, name, list_todo.remote(spec, share, retry))
     timing = Timing()
 
-    def built() -> Iterator[Marker]:
-        waiting = [build_one.remote(spec, shard, workers) for shard in left.missing]
-        try:
-            while waiting:
-                ready, waiting = ray.wait(waiting)
-                marker, spent, counted = _get(ray, name, ready[0])
-                timing.add(spent)
-                left.tally.add(*counted)
-                left.tally.check()
-                yield marker
-        finally:
-            # After an error nobody waits for the other tasks, so they must not go on.
-            for task in waiting:
-                ray.cancel(task, force=True)
+    # The workers open the job once, whatever the number of shards.
+    def start(shard: int) -> Any:
+        return build_one.remote(spec, shard, workers)
 
     with engines.Bar(plan, name, left, timing, progress) as bar:
-        for marker in built():
+        for marker in _built(ray, name, start, left, timing):
             bar.shard(marker)
     return timing
+
+
+def _built(
+    ray: Any, name: str, start: Callable[[int], Any], left: engines.Todo, timing: Timing
+) -> Iterator[Marker]:
+    """Yield the marker of each missing shard as it is built."""
+    waiting = {start(shard): (shard, LOST) for shard in left.missing}
+    try:
+        while waiting:
+            (task,), _ = ray.wait(list(waiting))
+            shard, tries = waiting.pop(task)
+            try:
+                marker, spent, counted = _get(ray, name, task)
+            except ReedError as error:
+                # That nodes died is seldom the fault of the shard.
+                if not tries or not isinstance(error.__cause__, ray.exceptions.NodeDiedError):
+                    raise
+                waiting[start(shard)] = shard, tries - 1
+                continue
+
+            timing.add(spent)
+            left.tally.add(*counted)
+            left.tally.check()
+            yield marker
+    finally:
+        # After an error nobody waits for the other tasks, so they must not go on.
+        for task in waiting:
+            ray.cancel(task, force=True)
 
 
 def _get(ray: Any, name: str, task: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from reed.build.source import Source as Source
 from reed.build.storing import PIECE, Storing
 from reed.build.tally import Tally as Tally
 from reed.build.tally import Timing as Timing
-from reed.cache import files, place, reader, schema, verify
+from reed.cache import aside, files, place, reader, schema, verify
 from reed.cache.codecs.codecs import State
 from reed.cache.containers.block import Block
 from reed.cache.plan import Plan
@@ -228,9 +229,11 @@ def write_shard(
     storing = Storing(job.column, job.state)
 
     def blocks() -> Iterator[Block]:
-        for batch in batches:
-            for piece in batch.pieces(PIECE):
-                block, unfit = storing.block(piece)
+        pieces = (piece for batch in batches for piece in batch.pieces(PIECE))
+        # What follows, and the encoder where it has no thread of its own, runs beside this.
+        found = aside.called(storing.block, pieces, lambda piece: piece.bytes)
+        with contextlib.closing(found):
+            for block, unfit in found:
                 if unfit:
                     failed.update(unfit)
                     tally.add(0, unfit)  # counted as tried when it was encoded

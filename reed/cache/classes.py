@@ -87,7 +87,7 @@ def first_moved(manifest: Manifest, keys: Sequence[str], named: Sequence[str]) -
 
 def folders(keys: Sequence[str], named: Sequence[str]) -> list[str]:
     """Return the top folders of the keys that are classes, sorted."""
-    return sorted({key.partition("/")[0] for key in keys} & set(named))
+    return sorted({key.partition("/")[0] for key in keys} & set(named)) if named else []
 
 
 def has_labels(cache: Path, name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -193,37 +193,29 @@ class JoinedColumn:
         Returns:
             The errors of the records that could not be read, by j.
         """
-        chosen, records = self._by_shard(rows, views)
-        groups = {shard: _group(members, records, out) for shard, members in chosen.items()}
+        shards, records = self._places_of(rows, views)
         failed: dict[int, ReedError] = {}
-        for shard in opened.read_many(groups):
+        for shard in opened.read_many(shards, records, out):
             # Reading the records of a bad shard one by one finds those that cannot be read.
-            for j in chosen[shard]:
+            for j in np.flatnonzero(shards == shard).tolist():
+                one = {name: [arrays[j]] for name, arrays in out.items()}
                 try:
-                    opened.read(shard, *_group([j], records, out))
+                    opened.read(shard, [int(records[j])], one)
                 except StoreError:  # the other records cannot be read now, either
                     raise
                 except ReedError as error:
-                    failed[int(j)] = error
+                    failed[j] = error
         return failed
 
     def touch(self, opened: reader.OpenShards, rows: np.ndarray, views: np.ndarray) -> None:
         """Fetch the records of some rows from the store, where copies are kept; see `read`."""
-        chosen, records = self._by_shard(rows, views)
-        opened.touch({shard: records[members].tolist() for shard, members in chosen.items()})
+        shards, records = self._places_of(rows, views)
+        groups = {n: records[shards == n].tolist() for n in np.unique(shards).tolist()}
+        opened.touch(groups)
 
-    def _by_shard(
-        self, rows: np.ndarray, views: np.ndarray
-    ) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """Return the positions of some rows by shard, and the record of each in its shard."""
-        shards, records = self.shard[rows], self.place[rows] * self._views + views
-        order = np.argsort(shards, kind="stable")
-        chosen = {
-            int(shards[members[0]]): members
-            for members in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1)
-            if len(members)
-        }
-        return chosen, records
+    def _places_of(self, rows: np.ndarray, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shard of some rows, and the record of each in its shard."""
+        return self.shard[rows], self.place[rows] * self._views + views
 
     def numbers(self, name: str, rows: np.ndarray) -> np.ndarray:
         """Return a field of one number per sample for some rows of the plan, as stored."""
@@ -244,12 +236,6 @@ class JoinedColumn:
             state = self._state[self.fields[name].name]
             self._on[cached] = {key: torch.from_numpy(a).to(device) for key, a in state.items()}
         return self._on[cached]
-
-
-def _group(members: Iterable[int], records: np.ndarray, out: Out) -> tuple[list[int], Out]:
-    """Return the records of some positions of a batch, and the arrays that they are read into."""
-    wanted = {name: [arrays[j] for j in members] for name, arrays in out.items()}
-    return [int(records[j]) for j in members], wanted
 
 
 def _check_complete(cache: Cache, column: Column, index: Index, skip: int) -> None:

@@ -24,8 +24,12 @@ def dump(keys: Iterable[str], stamps: Iterable[str]) -> bytes:
 
 def parse(data: bytes) -> tuple[list[str], list[str]]:
     """Return the keys and the stamps of a list of keys."""
-    lines = [line.partition("\t") for line in data.decode(errors="replace").split("\n")[:-1]]
-    return [key for key, _, _ in lines], [stamp for _, _, stamp in lines]
+    text = data.decode(errors="replace")
+    if text.count("\t") != text.count("\n"):  # damaged, which the hash of the list will tell
+        lines = [line.partition("\t") for line in text.split("\n")[:-1]]
+        return [key for key, _, _ in lines], [stamp for _, _, stamp in lines]
+    words = text.replace("\n", "\t").split("\t")  # a tenth of the time of a loop over lines
+    return words[:-1:2], words[1::2]
 
 
 def unfit(keys: Collection[str]) -> list[str]:

@@ -19,6 +19,7 @@ from reed.cache.codecs import codecs
 from reed.cache.codecs.codecs import Part, State
 from reed.cache.containers import h5, offsets, zarr
 from reed.cache.containers import tar as shards
+from reed.cache.payloads import Payloads
 from reed.cache.schema import Column, Field, Marker
 from reed.errors import ReedError
 from reed.store import mirror
@@ -26,7 +27,6 @@ from reed.store.partial import Partial
 
 CONTAINERS = {"tar": shards, "h5": h5, "zarr": zarr}  # the suffix of the files -> the module
 
-Group = tuple[Sequence[int], offsets.Out]  # records of a shard, and the arrays to read them into
 Read = Callable[[Sequence[int], dict[str, Sequence[np.ndarray]]], None]
 
 
@@ -60,6 +60,7 @@ class OpenShards:
         self._lock = threading.Lock()
         self._open: OrderedDict[int, Any] = OrderedDict()
         self._users: Counter[int] = Counter()
+        self._payloads = Payloads(markers)
 
     def read(self, shard: int, records: Sequence[int], out: offsets.Out) -> None:
         """Read records of one shard.
@@ -81,23 +82,23 @@ class OpenShards:
             where = f"{path}, key {key!r}"
             raise ReedError(f"{where}: {error}; run reed-cache verify {self._cache}") from error
 
-    def read_many(self, groups: Mapping[int, Group]) -> list[int]:
+    def read_many(self, shards: np.ndarray, records: np.ndarray, out: offsets.Out) -> list[int]:
         """Read records of several shards; return the shards for which `read` would raise an error.
 
         All Python work is done first, then the system calls follow one another, so that threads
-        seldom wait for one another.
+        seldom wait for one another. It is done for all shards at once: of a large cache, a batch
+        has few records of each.
 
         Args:
-            groups: By shard, the records and the arrays to read them into.
+            shards: The shard of every record.
+            records: Their positions in these shards.
+            out: Part -> arrays; ``out[part][j]`` is filled with record ``records[j]``.
         """
-        failed = []
-        with self._borrowed(groups, missing=failed) as opened:
-            calls = [
-                (number, call)
-                for number, shard in opened.items()
-                for call in shard.calls(*groups[number])
-            ]
-            failed += offsets.perform_all(calls)
+        failed: list[int] = []
+        with self._borrowed(np.unique(shards).tolist(), missing=failed) as opened:
+            wanted = self._payloads.of(shards, records, out, failed)
+            files = {number: shard.file for number, shard in opened.items()}
+            failed += offsets.perform_all(files, offsets.runs(wanted))
         return failed
 
     def touch(self, groups: Mapping[int, Sequence[int]]) -> None:

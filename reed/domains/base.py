@@ -64,7 +64,7 @@ class Domain(Protocol):
     """One kind of data.
 
     An implementation is a frozen dataclass whose fields are its settings. It may also implement
-    Sized, Bounded, Named, Asking, Published, Continues and AutoGuided.
+    Sized, Bounded, Standardises, Named, Asking, Published, Continues and AutoGuided.
 
     Attributes:
         roles: Entries that the recipe's [data] table must have, such as ("x", "label").
@@ -152,6 +152,18 @@ class Bounded(Protocol):
     """
 
     limits: Mapping[str, str]
+
+
+@runtime_checkable
+class Standardises(Protocol):
+    """A domain that may generate tokens, which its net sees standardised.
+
+    Attributes:
+        standardised: Roles; if the field is tokens, its scale and shift become those that give
+            each channel of the column the mean 0 and the standard deviation 1.
+    """
+
+    standardised: tuple[str, ...]
 
 
 @runtime_checkable

@@ -15,6 +15,13 @@ from reed import config
 from reed.cache import classes
 from reed.cache.schema import Field
 from reed.domains.base import DOMAINS, Batch, Noised, Warp
+from reed.domains.image_fields import (
+    as_image,
+    as_stored,
+    check_fields,
+    net_shape,
+    per_channel,
+)
 from reed.domains.image_guided import Request, drawn_with_guides
 from reed.domains.image_options import SampleOptions
 from reed.errors import ReedError
@@ -49,6 +56,7 @@ class ImageDomain:
 
     roles = ("x", "label")
     losses = ("diffusion",)
+    standardised = ("x",)
     limits = {"label": "classes"}  # the label `classes` means "no label"
     sampling = SampleOptions
     shared = ("classes", "is_unconditional", "path", "predict", "floor")
@@ -80,9 +88,9 @@ class ImageDomain:
         return self.label_dropout == 1
 
     def net(self, fields: Mapping[str, Field]) -> SiT:
-        """Return a SiT for the shape of the field `x`, [C, H, W] with H = W."""
-        _check_fields(fields["x"], fields["label"])
-        channels, height, width = _net_shape(fields["x"])
+        """Return a SiT for the shape of the field `x`, [C, H, W] with H = W, or tokens [H W, C]."""
+        check_fields(fields["x"], fields["label"])
+        channels, height, width = net_shape(fields["x"])
         if height != width:
             raise ReedError(f"SiT needs square data, {fields['x'].name!r} is {height}x{width}")
 
@@ -140,10 +148,10 @@ class ImageDomain:
         field, data = fields["x"], {"label": values["label"]}
         if field.kind == "moments":
             mean, std = values["x"].chunk(2, dim=1)
-            data["std"] = std * _per_channel(field.scale, std)
+            data["std"] = std * per_channel(field.scale, std)
         else:
-            mean = values["x"].float()  # pixels may be stored as integers
-        data["x"] = (mean - _per_channel(field.shift, mean)) * _per_channel(field.scale, mean)
+            mean = as_image(values["x"].float(), field)  # pixels may be stored as integers
+        data["x"] = (mean - per_channel(field.shift, mean)) * per_channel(field.scale, mean)
         return Batch(data, targets, mask)
 
     def corrupt(self, batch: Batch, draws: Draws, warp: Warp | None = None) -> Noised:
@@ -182,7 +190,8 @@ class ImageDomain:
     ) -> dict[str, np.ndarray]:
         """Draw samples in the scale of the stored data: "x" [N, C, H, W] float32, "label" [N].
 
-        A net with guides also gives the representations that were drawn, as "z/NAME".
+        Of tokens, "x" is [N, T, C]. A net with guides also gives the representations that were
+        drawn, as "z/NAME".
         """
         field, device = fields["x"], next(net.parameters()).device
         samples = [_SampleNoise(options.seed, index, self.classes) for index in indices]
@@ -193,7 +202,7 @@ class ImageDomain:
             _check_unconditional(options, isinstance(net, Pair))
             labels = [self.classes] * len(samples)
         y = torch.tensor(labels, device=device)
-        shape = _net_shape(field)
+        shape = net_shape(field)
 
         def noise(step: int) -> Tensor:
             return torch.stack([sample.normal(shape, step) for sample in samples]).to(device)
@@ -220,8 +229,8 @@ class ImageDomain:
 
         # Back from the net's scale to that of the stored data; the inverse of `collate`.
         x = x.float()
-        x = x / _per_channel(field.scale, x) + _per_channel(field.shift, x)
-        return {"x": x.cpu().numpy(), "label": y.cpu().numpy(), **drawn}
+        x = x / per_channel(field.scale, x) + per_channel(field.shift, x)
+        return {"x": as_stored(x, field).cpu().numpy(), "label": y.cpu().numpy(), **drawn}
 
     def with_names(self, options: SampleOptions, names: Sequence[str]) -> SampleOptions:
         """Return the options with numbers for the names of classes; see `Named`."""
@@ -230,7 +239,7 @@ class ImageDomain:
 
     def picture(self, samples: Mapping[str, Any], fields: Mapping[str, Field]) -> np.ndarray:
         """Draw the samples in a grid; of latents, the first three channels, with full contrast."""
-        x = samples["x"]
+        x = as_image(torch.as_tensor(samples["x"]), fields["x"]).numpy()
         are_pixels = fields["x"].kind == "data" and x.shape[1] in (1, 3)
         images = to_uint8(x, fields["x"]) if are_pixels else stretched(x)
         return grid(images, columns=math.ceil(math.sqrt(len(images))))
@@ -256,18 +265,6 @@ class _SampleNoise:
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _check_fields(x: Field, label: Field) -> None:
-    """Check that the fields have kinds and shapes that a SiT can be trained on."""
-    divisor = {"data": 1, "moments": 2}.get(x.kind)
-    if divisor is None or len(x.shape) != 3 or None in x.shape or x.sizes[0] % divisor:
-        raise ReedError(
-            f"data.x is {x.name!r} of kind {x.kind!r} and shape {x.shape}; it must be 'data' "
-            "[C, H, W] or 'moments' [2C, H, W]"
-        )
-    if label.kind != "label":
-        raise ReedError(f"data.label is {label.name!r} of kind {label.kind!r}, not 'label'")
-
-
 def _check_unconditional(options: SampleOptions, is_pair: bool) -> None:
     scale, label = 1.0 if is_pair else options.guidance.scale, options.label
     if scale > 1 or label:
@@ -276,18 +273,3 @@ def _check_unconditional(options: SampleOptions, is_pair: bool) -> None:
             f"{asked} needs labels, and this net was trained without any (domain.label_dropout = "
             "1); leave it out"
         )
-
-
-def _net_shape(x: Field) -> tuple[int, int, int]:
-    """Return channels, height and width of the net's input.
-
-    Of moments, the net sees a draw, which has half as many channels.
-    """
-    channels, height, width = x.sizes
-    return channels // 2 if x.kind == "moments" else channels, height, width
-
-
-def _per_channel(numbers: tuple[float, ...], like: Tensor) -> Tensor:
-    """Return one number, or one number per channel, as a tensor that broadcasts to [B, C, H, W]."""
-    values = torch.tensor(numbers, dtype=like.dtype).view(-1, 1, 1)
-    return values.to(like.device, non_blocking=True)  # else every step would wait for the GPU

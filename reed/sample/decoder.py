@@ -1,7 +1,8 @@
-"""The autoencoder that decodes latents into images: the one that encoded their column."""
+"""The autoencoder that decodes latents into images: as a rule the one that encoded them."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +14,7 @@ from reed.errors import ReedError
 from reed.picture import ROUNDING
 
 USUAL = "sd-vae"  # encoder of latents whose column is not known
+OF_TOKENS = "rae-dinov2-b"  # decoder of tokens whose own encoder has none
 
 
 @runtime_checkable
@@ -33,7 +35,7 @@ class Decodes(Protocol):
         """Decode latents.
 
         Args:
-            latents: Array [B, C, h, w].
+            latents: Array [B, C, h, w], or tokens [B, T, C].
             half: Number added to pixel values before they are rounded down.
 
         Returns:
@@ -81,7 +83,7 @@ class Decoder:
         In a batch, the rounding of an image could depend on the size of the batch.
 
         Args:
-            latents: Array [B, C, h, w] in the scale of the cache.
+            latents: Array [B, C, h, w], or tokens [B, T, C], in the scale of the cache.
             rounding: Rounding of pixels, a name in reed.picture.ROUNDING.
 
         Returns:
@@ -89,6 +91,17 @@ class Decoder:
         """
         half = ROUNDING[rounding]
         return np.concatenate([self._encoder.decode(z[None], half) for z in latents])
+
+
+def can_decode(column: Column | None) -> bool:
+    """Return whether the encoder of a column, if it is known, can also decode."""
+    if column is None:
+        return False
+    try:
+        encoder = stage_one.make_encoder(column.encoder, Path.cwd(), column.options)
+    except ReedError:  # such as a user's own, whose module is not here
+        return False
+    return isinstance(encoder, Decodes)
 
 
 def find(column: Column | None, field: Field, weights: str) -> Decoder:
@@ -104,6 +117,8 @@ def find(column: Column | None, field: Field, weights: str) -> Decoder:
             differ from those that encoded the column.
     """
     name, options = (column.encoder, dict(column.options)) if column else (USUAL, {})
+    if field.kind == "token" and not can_decode(column):
+        name, column = OF_TOKENS, None
     encoder = stage_one.make_encoder(name, Path.cwd(), options)
 
     # The column of an importing encoder does not record the settings of the real one.
@@ -143,6 +158,9 @@ def _options_for(field: Field) -> dict[str, Any]:
 
     The autoencoder checks all of them except the resolution.
     """
+    if field.kind == "token":
+        tokens, channels = field.sizes
+        return {"channels": channels, "grid": math.isqrt(tokens)}
     channels, height, _ = field.sizes
     settings: dict[str, Any] = {"channels": channels // 2, "resolution": height * 8}
     return settings | {"scale": field.scale[0], "shift": field.shift[0]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed.nn.functional  # imported later, it would keep the process group alive
@@ -33,6 +34,26 @@ def accelerator_for(settings: TrainConfig) -> Accelerator:
         project_dir=settings.run,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(minutes=settings.wait_minutes))],
     )
+
+
+def same_for_all(accelerator: Accelerator, run: Path, step: int) -> None:
+    """Raise ReedError, in every process, if the processes would resume at different steps.
+
+    Args:
+        accelerator: The run's processes.
+        run: The run's folder, as every process sees it.
+        step: Step of the last checkpoint that this process sees there, 0 for none.
+    """
+    if accelerator.num_processes == 1:
+        return
+    found = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(found)) > 1:
+        other = next(i for i, each in enumerate(found) if each != found[0])
+        raise ReedError(
+            f"process 0 sees step {found[0]} as the last checkpoint of {run}, process {other} "
+            f"sees step {found[other]} (0: none); put the run on a file system that all machines "
+            "share, or copy it to each of them"
+        )
 
 
 def _mixed_precision(precision: str) -> str:

@@ -21,12 +21,13 @@ from reed.train import averages, checkpoint, expected, public, recipe, summary, 
 from reed.train.align import AlignedNet
 from reed.train.checkpoint import Checkpoint
 from reed.train.feed import Fed, Feed
-from reed.train.launch import accelerator_for
+from reed.train.launch import accelerator_for, same_for_all
 from reed.train.log import RunLog
 from reed.train.muon import FACTOR, optimizer_of
 from reed.train.noised import noised_batch
 from reed.train.plateau import Releases
 from reed.train.recipe import Setup, TrainConfig
+from reed.train.sharded import weights_of
 from reed.train.watch import Guard, Meter, Stop, by_time
 
 
@@ -99,22 +100,23 @@ class Trainer:
         model, lines = untrained(setup)
         for line in lines:
             accelerator.print(line, file=sys.stderr)
-        model = model.to(accelerator.device)
-
-        self._names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
-        self._optimizer = optimizer_of(model, setup.config.optim)
+        self._weights = weights_of(model, setup.config, accelerator)
+        part = self._weights.part
+        self._names = {id(p): name for name, p in part.named_parameters() if p.requires_grad}
+        self._optimizer = optimizer_of(part, setup.config.optim)
 
         if (guides := guides_of(model.net)) is not None:
             open_banks(guides, setup.config.shards, setup.data.check_bank)
-        self._ema = averages.of_net(model.net, setup.config)
+        self._ema = averages.of_net(part.get_submodule("net"), setup.config)
         self.bare = model
         self._compiled = _compiles(setup.config.compile, accelerator.device)
         if self._compiled:
-            for part in model.repeated():
-                part.compile()  # in place, so that the names in the state dict stay
+            for block in model.repeated():
+                block.compile()  # in place, so that the names in the state dict stay
         # Both are there already; placing them again would import torch.distributed.tensor.
-        parts, place = (model, self._optimizer), [False, False]
-        self.model, self.optimizer = accelerator.prepare(*parts, device_placement=place)
+        parts = [self._optimizer] if self._weights.is_wrapped else [model, self._optimizer]
+        made = accelerator.prepare(*parts, device_placement=[False] * len(parts))
+        self.model, self.optimizer = (model, made) if self._weights.is_wrapped else made
         self._guard = Guard(accelerator.device)
         self.releases = Releases(setup.releases, accelerator)
         self.step, self.samples = 0, 0
@@ -122,12 +124,14 @@ class Trainer:
     def resume(self) -> None:
         """Continue from the run's latest checkpoint, if there is one."""
         run = self.setup.config.run
-        if not checkpoint.steps(run):
+        steps = checkpoint.steps(run)
+        same_for_all(self.accelerator, run, max(steps, default=0))
+        if not steps:
             return
 
-        saved = checkpoint.load(run, averages=self._ema.others())
-        checkpoint.load_strict(self.bare, saved.model, f"{run} step {saved.step}")
-        parameters = dict(self.bare.named_parameters())
+        saved = self._weights.own(checkpoint.load(run, averages=self._ema.others()))
+        checkpoint.load_strict(self._weights.part, saved.model, f"{run} step {saved.step}")
+        parameters = dict(self._weights.part.named_parameters())
         checkpoint.load_optimizer(self._optimizer, parameters, saved.optim)
         self._ema.load_state_dict(saved.ema, saved.averages)
         if self.accelerator.scaler is not None:
@@ -136,8 +140,8 @@ class Trainer:
         self.step, self.samples = saved.step, saved.extra["samples"]
 
     def save(self) -> None:
-        """Write a checkpoint of the current step (main process only)."""
-        if not self.accelerator.is_main_process:
+        """Write a checkpoint of the current step, which the main process does."""
+        if not (self.accelerator.is_main_process or self._weights.is_wrapped):
             return
 
         # With fp16, the scaler has a state of its own: the current factor of the loss.
@@ -147,9 +151,12 @@ class Trainer:
         if measured := self.releases.state_dict():
             extra["releases"] = measured
         optim = checkpoint.optimizer_tensors(self._optimizer, self._names)
-        parts = self.bare.state_dict(), self._ema.state_dict(), optim, extra, self._ema.others()
-        checkpoint.save(settings.run, Checkpoint(self.step, *parts))
-        checkpoint.prune(settings.run, settings.keep, settings.every.keep)
+        model = self._weights.part.state_dict()
+        parts = model, self._ema.state_dict(), optim, extra, self._ema.others()
+        saved = self._weights.whole(Checkpoint(self.step, *parts))
+        if self.accelerator.is_main_process:
+            checkpoint.save(settings.run, saved)
+            checkpoint.prune(settings.run, settings.keep, settings.every.keep)
 
     def preview(self) -> np.ndarray:
         """Draw samples from the averaged net; return their picture, [H, W, C] uint8."""
@@ -226,6 +233,7 @@ class Trainer:
         released = self.releases.done(self.step)
         fed, resting = fed.without(released), self.bare.resting(released)
         logged: dict[str, Tensor] = {}
+        waits = self.accelerator.num_processes > 1 and not self._weights.is_wrapped
 
         for i in range(settings.accumulate):
             last = i == settings.accumulate - 1
@@ -236,7 +244,7 @@ class Trainer:
             share = part.rows * self.accelerator.num_processes / fed.total
             with sync:
                 total, terms = self._loss(part, weights)
-                if self.accelerator.num_processes > 1:  # which wait for every gradient
+                if waits:  # for every gradient
                     total = total + sum(0 * weight.sum() for weight in resting)
                 self.accelerator.backward(total * share)
             for name, term in terms.items():
@@ -247,10 +255,8 @@ class Trainer:
             weight.grad = None
         self.releases.watch(logged)
 
-        # The accelerator's clip_grad_norm_ would import what sharded weights need.
         self.accelerator.unscale_gradients()
-        limit = settings.optim.clip or float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = self._weights.clip(settings.optim.clip or float("inf"))
         for group in self._optimizer.param_groups:
             group["lr"] = settings.optim.lr * setup.lr(self.step) * group.get(FACTOR, 1.0)
         if self.accelerator.scaler is None:
@@ -263,6 +269,7 @@ class Trainer:
 
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self._weights.stepped()
         self.step += 1
         self.samples += fed.total
         self._ema.update(self.step)

@@ -19,7 +19,7 @@ from reed.cache.stream import ShardStream
 from reed.domains.base import Domain
 from reed.errors import ReedError, suggest
 from reed.guides.settings import GuideSpec, check_names
-from reed.train import given
+from reed.train import given, sharded
 from reed.train.align import AlignedNet
 from reed.train.curriculum import Schedule, lengths_of
 from reed.train.groups import assign, trainable
@@ -49,7 +49,7 @@ __all__ = [
 # Settings that a rerun in the same folder may change.
 FREE = (
     "steps keep every loader shards run stop_after_bad compile tracker preview wait_minutes "
-    "reference"
+    "reference fsdp"
 ).split()
 
 
@@ -106,6 +106,7 @@ def check(settings: TrainConfig, rank: int = 0, world: int = 1, pin: bool = Fals
             f"{settings.accumulate} micro-batches"
         )
 
+    sharded.check(settings)
     # The cache is opened once, for the domain, the targets and the stream, so that each of its
     # files is parsed once.
     cache = open_cache(settings.shards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from reed.cache.opened import Cache, open_cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError, suggest
 from reed.train.identity import Identity
+from reed.train.standard import standardised
 from reed.wording import counted, named
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class RunData:
             cache.manifest.domain,
             cache.manifest.pipeline,
             cache.manifest.samples,
-            {role: field for role, (_, field) in stored.items()},
+            standardised(cache, domain, stored),
             {column.name: column for column, _ in stored.values()},
             {} if lengths is None else _counted(lengths.tolist()),
             cache.classes,
@@ -265,4 +267,12 @@ def _seen(data: RunData) -> dict[str, dict[str, Any]]:
     """Return what the net sees of every field; codec and container make no difference to it."""
     names = ("kind", "shape", "scale", "shift")
     fields = config.plain(data.fields)
-    return {role: {name: field[name] for name in names} for role, field in fields.items()}
+    return {role: {name: _short(field[name]) for name in names} for role, field in fields.items()}
+
+
+def _short(value: Any) -> Any:
+    """Return the numbers of many channels as a few words, which differ where the numbers do."""
+    if not isinstance(value, list) or len(value) <= 8:
+        return value
+    digest = hashlib.sha256(json.dumps(value).encode()).hexdigest()[:8]
+    return f"{len(value)} numbers from {value[0]:.6g} on ({digest})"

@@ -175,6 +175,8 @@ class TrainConfig:
         seed: Seed of the weights, the order and all noise.
         precision: Precision of the net's computation; the weights stay float32.
         compile: Whether torch.compile compiles the net's repeated parts; "auto" is on a GPU.
+        fsdp: Whether weights, gradients, averages and the optimizer's state are divided among the
+            processes (FSDP2), for nets that do not fit on one device.
         ema_decay: Decay per step of the averaged weights.
         ema_sigma_rel: If above 0, relative width of a power-function average that replaces
             ema_decay (see reed.train.ema).
@@ -208,6 +210,7 @@ class TrainConfig:
     seed: int = 0
     precision: str = "auto"
     compile: str = "auto"
+    fsdp: bool = False
     ema_decay: float = 0.9999
     ema_sigma_rel: float = 0.0
     ema: tuple[float | str, ...] = ()

@@ -200,9 +200,9 @@ def measure(named: dict[str, Way], what: str, runs: int, images: int) -> list[re
 
 
 @click.command()
-@click.option("--images", default=128, help="Images in each of the two folders.")
+@click.option("--images", default=32, help="Images in each of the two folders.")
 @click.option("--batch", default=32)
-@click.option("--runs", default=5)
+@click.option("--runs", default=3)
 @click.option("--device", default="cpu")
 @click.option("--threads", default=1, help="Threads of the network on a CPU.")
 def main(images: int, batch: int, runs: int, device: str, threads: int) -> None:

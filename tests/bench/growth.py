@@ -8,7 +8,7 @@ process per size:
 - evaluation: open an .npy of 8 x 8 images, pass it through the feature space random-conv (64
   features), and the distance to a reference of 1,000;
 - listing: find as many image files in a folder tree of 1,000 per folder;
-- plan: compare that listing with the plan of a cache, as a build that resumes does;
+- plan: compare a listing that is there with the plan of a cache, as a build that resumes does;
 - info: what `reed-cache info` prints of the built cache.
 
 Times are CPU seconds. Memory is the peak of the process less what it had before the part, with
@@ -21,11 +21,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +80,17 @@ class Records:
         return {"tokens": self._values[: len(samples)], "label": self._labels[: len(samples)]}
 
 
+@cache
+def listed(count: int) -> dict[str, str]:
+    """The listing of one size, drawn up once."""
+    return Records(count).listing()
+
+
 def _planned(folder: Path, count: int) -> Any:
     from reed.cache import plan
 
     settings = {"pipeline": "bench", "domain": "image", "source": "bench", "shard_size": SHARD}
-    return plan.freeze(folder / f"cache-{count}", Records(count).listing(), **settings)
+    return plan.freeze(folder / f"cache-{count}", listed(count), **settings)
 
 
 def build(folder: Path, count: int) -> None:
@@ -91,7 +99,12 @@ def build(folder: Path, count: int) -> None:
 
     records = Records(count)
     job = column.open_job(
-        folder / f"cache-{count}", _planned(folder, count), "both", records, records
+        folder / f"cache-{count}",
+        _planned(folder, count),
+        "both",
+        records,
+        records,
+        container=(folder / "container").read_text(),
     )
     engines.run(job, engines.Share(), progress=False)
 
@@ -167,9 +180,11 @@ def alone(part: str, folder: Path, count: int) -> dict[str, float]:
     # A small run first: all imports are done, and buffers of a fixed size are there.
     if part == "build":
         with tempfile.TemporaryDirectory() as temp:
+            shutil.copy(folder / "container", temp)
             build(Path(temp), WARM)
     else:
         PARTS[part](folder, WARM)
+    listed(count if part == "plan" else 0)
     before, began = _mebibytes("VmRSS"), time.process_time()
     PARTS[part](folder, count)
     return {"seconds": time.process_time() - began, "MiB": _mebibytes("VmHWM") - before}
@@ -210,9 +225,10 @@ def draw(found: dict[str, dict[int, dict[str, float]]], place: Path) -> None:
 
 
 def measure(
-    folder: Path, sizes: Sequence[int], large: int
+    folder: Path, sizes: Sequence[int], large: int, container: str
 ) -> dict[str, dict[int, dict[str, float]]]:
     """Seconds and memory by part and size."""
+    (folder / "container").write_text(container)
     np.save(folder / "real.npy", np.random.default_rng(0).integers(0, 256, (1000, 8, 8, 3), "u1"))
     found: dict[str, dict[int, dict[str, float]]] = {part: {} for part in PARTS}
     prepare(folder, WARM)
@@ -247,19 +263,23 @@ def figures(found: dict[str, dict[int, dict[str, float]]]) -> list[report.Figure
 @click.option("--sizes", default=",".join(map(str, SIZES)), help="Numbers of samples.")
 @click.option("--large", default=LARGE, help="Samples of all parts but evaluation; 0 for none.")
 @click.option("--figure", is_flag=True, help="Draw docs/images/growth.png.")
+@click.option("--container", default="tar", help="A tar needs 5 kB per record, an h5 30 bytes.")
 @click.option("--part", default="", hidden=True)
 @click.option("--folder", default="", hidden=True)
 @click.option("--size", default=0, hidden=True)
-def main(sizes: str, large: int, figure: bool, part: str, folder: str, size: int) -> None:
+def main(
+    sizes: str, large: int, figure: bool, container: str, part: str, folder: str, size: int
+) -> None:
     """Measure every part at every size, print the table."""
     if part:
         print(json.dumps(alone(part, Path(folder), size)))
         return
     with tempfile.TemporaryDirectory() as temp:
-        found = measure(Path(temp), [int(count) for count in sizes.split(",")], large)
+        found = measure(Path(temp), [int(count) for count in sizes.split(",")], large, container)
     if figure:
         draw(found, IMAGE)
-    report.publish("growth", "time and memory as the number of samples grows", figures(found))
+    what = f"time and memory as the number of samples grows, shards of container {container}"
+    report.publish("growth", what, figures(found))
 
 
 if __name__ == "__main__":

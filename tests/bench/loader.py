@@ -1,9 +1,10 @@
 """make bench-loader: our loader, stock webdataset, one file per array, and memcpy.
 
 ImageNet-shaped records: moments (8, 32, 32) float16 and tokens (256, 768) as int8 or float16,
-2.5 GB in all, written once to --folder. All ways deliver batches of 256 torch tensors; they are
-run in turn, in one process each, with a warm page cache. "Per core" is per CPU second, of the
-process and its workers.
+2.5 GB in all and as much for each of two peers, written once to --folder. All ways deliver batches
+of 256 torch tensors; they are run in turn, in one process each, with a warm page cache. "Per core"
+is per CPU second, of the process and its workers. The peers LitData, MosaicML Streaming and Energon
+read the same records (see loader_peers.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import click
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+import loader_peers
 import report
 import torch
 from PIL import Image
@@ -187,15 +189,20 @@ def main(folder: Path, samples: int, runs: int) -> None:
         for kind, source in (("stock", stock(folder / codec)), ("memcpy", memcpy(codec))):
             name = f"{kind}, {codec}"
             ways[name] = lambda s=source, n=name, k=kind: rate(s, counts[k], cpu, n)
+        for peer, source in loader_peers.peers(folder / codec, BATCH).items():
+            name = f"{peer}, {codec}"
+            ways[name] = lambda s=source, n=name: rate(s, counts["stock"], cpu, n)
     source = per_file(folder / "files")
     ways["files, float16"] = lambda: rate(source, counts["files"], cpu, "files, float16")
     wall = report.interleaved(ways, runs)
     cpu = {name: values[1:] for name, values in cpu.items()}
     figures = [report.figure(name, values, "records/s") for name, values in wall.items()]
+    figures += [report.figure(name, values, "records/CPU s") for name, values in cpu.items()]
     for codec in ("int8", "float16"):
         mine = f"ours, 0 threads, {codec}"
-        figures.append(_named("per core: ", report.ratios(cpu, mine, f"stock, {codec}")))
-        figures.append(_named("per core: ", report.ratios(cpu, mine, "files, float16")))
+        peers = [f"{name}, {codec}" for name in ("stock", *loader_peers.PEERS)]
+        for other in filter(cpu.__contains__, [*peers, "files, float16"]):
+            figures.append(_named("per core: ", report.ratios(cpu, mine, other)))
         figures.append(report.ratios(wall, mine, f"memcpy, {codec}"))
         figures.append(report.ratios(wall, f"ours, 2 threads, {codec}", f"memcpy, {codec}"))
     figures += [_memory(folder / "int8", runs), _memory(folder / "quarter", runs)]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import click
 import numpy as np
+
+from reed.wording import counted
 
 RESAMPLED = 10_000  # draws of seeds for an interval
 LEVEL = 0.95  # of an interval
@@ -52,3 +55,57 @@ def sign_test(ours: Sequence[float], base: Sequence[float]) -> tuple[int, int, f
     wins, total = sum(a < b for a, b in pairs), len(pairs)
     tail = sum(math.comb(total, k) for k in range(max(wins, total - wins), total + 1))
     return wins, total, min(1.0, 2 * tail / 2**total)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column of a table. lower: whether lower is better."""
+
+    name: str
+    head: str
+    lower: bool = False
+
+
+Records = Mapping[int, Mapping[str, float | None]]  # seed -> measure -> value
+
+
+def table(
+    found: Mapping[str, Records], likes: Mapping[str, str], measures: Sequence[Measure]
+) -> list[str]:
+    """Lines of a Markdown table, over the seeds that all variants have; the first counts them.
+
+    found: by variant; likes: the variant whose runs are the pairs of a variant's, or "".
+    """
+    seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
+    if not seeds:
+        raise click.ClickException("no seed has all variants yet")
+    head = ["variant"]
+    for measure in measures:
+        head += [measure.head, "against its pair", "sign test"]
+    lines = [counted(len(seeds), "seed"), "", _line(head), _line(["---"] * len(head))]
+    for name, runs in found.items():
+        cells = [name]
+        for measure in measures:
+            pair = found.get(likes[name], {})
+            cells += _cells(measure, [(runs[s], pair.get(s, {})) for s in seeds])
+        lines.append(_line(cells))
+    return lines
+
+
+def _cells(measure: Measure, pairs: Sequence[tuple[Mapping, Mapping]]) -> list[str]:
+    """The mean of a measure, that of the differences to the pairs, and the sign test."""
+    both = [(own[measure.name], base.get(measure.name)) for own, base in pairs]
+    own = [value for value, _ in both if value is not None]
+    missing = f", none in {len(both) - len(own)}" if len(own) < len(both) else ""
+    cells = [bootstrap(own).text(3) + missing if own else "none", "", ""]
+    known = [(a, b) for a, b in both if a is not None and b is not None]
+    if known:
+        less, total, p = sign_test(*zip(*known, strict=True))
+        better = less if measure.lower else total - less
+        cells[1] = bootstrap([a - b for a, b in known]).text(4)
+        cells[2] = f"better in {better} of {total}, p = {p:.3f}"
+    return cells
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

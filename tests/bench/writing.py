@@ -1,10 +1,11 @@
 """Rows of make bench-stage1: writing shards with an encoder that costs nothing, and the floor.
 
-Records are 256 x 768 tokens and the moments of a latent, 8 x 32 x 32 in float16; one thread. The
-encoder returns arrays that are there already, so what is left of a build is reading nothing,
-checking, encoding to the codec, statistics, hashing and writing. The floor copies as many bytes as
-a shard of int8 has, hashes them with sha256 and writes them. Another checkout is measured in a
-process of its own; the processes take turns, and rates are per CPU second.
+Records are 256 x 768 tokens and the moments of a latent, 8 x 32 x 32 in float16; torch has one
+thread. The encoder returns arrays that are there already, so what is left of a build is reading
+nothing, checking, encoding to the codec, statistics, hashing and writing. The floor copies as many
+bytes as a shard of int8 has, hashes them with sha256 and writes them. Another checkout is measured
+in a process of its own; the processes take turns, and rates are per CPU second. The clock shows
+what threads gain that encode, and that hash and write, at the same time.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Free:
         return {name: values[: len(samples)] for name, values in self._values.items()}
 
 
-def writer(folder: Path, codec: str) -> Callable[[], float]:
-    """Return a function that builds a shard and returns its CPU seconds."""
+def writer(folder: Path, codec: str) -> Callable[[], tuple[float, float]]:
+    """Return a function that builds a shard and returns its CPU seconds and its seconds."""
     from reed.build import column
     from reed.build import shard as build
     from reed.cache import plan
@@ -84,10 +85,10 @@ def writer(folder: Path, codec: str) -> Callable[[], float]:
     job = column.open_job(folder, frozen, "encoded", Free(codec), Source(), {})
     job.kept.drop(0)
 
-    def write() -> float:
-        began = time.process_time()
+    def write() -> tuple[float, float]:
+        began, wall = time.process_time(), time.perf_counter()
         build.build_shard(job, 0)
-        return time.process_time() - began
+        return time.process_time() - began, time.perf_counter() - wall
 
     return write
 
@@ -109,7 +110,7 @@ def floor(folder: Path, size: int) -> float:
 
 
 def serve() -> None:
-    """Build a shard for every line on stdin, which names a codec; print the CPU seconds."""
+    """Build a shard for every line on stdin, which names a codec; print its seconds."""
     import torch
 
     torch.set_num_threads(1)
@@ -133,13 +134,15 @@ def started(package: Path | None) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=env, cwd=here)
 
 
-def asked(process: subprocess.Popen[str], codec: str) -> float:
-    """Records per CPU second of a process that serves."""
+def asked(process: subprocess.Popen[str], codec: str, walls: list[float]) -> float:
+    """Records per CPU second of a process that serves; adds those per second to a list."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(codec + "\n")
     process.stdin.flush()
-    return RECORDS / json.loads(process.stdout.readline())
+    cpu, wall = json.loads(process.stdout.readline())
+    walls.append(RECORDS / wall)
+    return RECORDS / cpu
 
 
 def figures(other: Path | None, runs: int) -> list[report.Figure]:
@@ -148,18 +151,25 @@ def figures(other: Path | None, runs: int) -> list[report.Figure]:
     servers = {"this": started(None)} | ({"other": started(other)} if other else {})
     with tempfile.TemporaryDirectory() as folder:
         ways: dict[str, Callable[[], float]] = {}
+        walls: dict[str, list[float]] = {}
         for codec in CODECS:
             size = (bytes_of[codec] + 2 * 8 * 32 * 32) * RECORDS
             for name, process in servers.items():
-                ways[f"{name}, {codec}"] = lambda p=process, c=codec: asked(p, c)
+                way = f"{name}, {codec}"
+                walls[way] = []
+                ways[way] = lambda p=process, c=codec, w=walls[way]: asked(p, c, w)
             ways[f"floor, {codec}"] = lambda s=size: RECORDS / floor(Path(folder), s)
         rates = report.interleaved(ways, runs)
     for process in servers.values():
         process.communicate()  # ends its input, and so the process
 
+    walls = {way: values[1:] for way, values in walls.items()}  # without the first round
     found = [report.figure(f"writing: {way}", rate, "records/CPU s") for way, rate in rates.items()]
     for codec in CODECS:
         for against in ("other", "floor") if other else ("floor",):
             ratio = report.ratios(rates, f"this, {codec}", f"{against}, {codec}")
             found.append(replace(ratio, name=f"writing: {ratio.name}"))
+        if other:
+            ratio = report.ratios(walls, f"this, {codec}", f"other, {codec}")
+            found.append(replace(ratio, name=f"writing, by the clock: {ratio.name}"))
     return found

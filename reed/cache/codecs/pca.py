@@ -107,12 +107,27 @@ def whiten_all(values: Any, state: Mapping[str, np.ndarray]) -> Any:
     if not batch.is_tensor(values):
         if values.ndim == 2:  # a vector a record
             return whiten(values[:, None], state)[:, 0]
-        return whiten(values, state)
+        return _each(values, state)
     on = {
         name: batch.tensor_of(state[name]).to(values.device).double() for name in _USED & set(state)
     }
     centred = values.double() - on["mean"]
     return (centred @ on["basis"].T if "basis" in on else centred) / on["std"]
+
+
+def _each(values: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return `whiten` of records, one at a time: what is computed of one stays in the cache."""
+    if "basis" not in state:
+        return whiten(values, state)
+    mean, std = state["mean"].astype(np.float64), state["std"]
+    basis = state["basis"].astype(np.float64).T
+    out, centred = np.empty((*values.shape[:-1], len(std))), np.empty(values.shape[1:])
+    for record, found in zip(values, out, strict=True):
+        centred[...] = record
+        centred -= mean
+        np.matmul(centred, basis, out=found)
+        found /= std
+    return out
 
 
 def unwhiten(z: np.ndarray, state: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, wait
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,11 @@ from reed.store.transfer import Ranges
 
 _GAP = 64 * 1024  # reading across a smaller gap is cheaper than a second system call
 _IOV_MAX = 1024
+_START = operator.itemgetter(1)
 _MOST = 2**53  # larger than any file, and the largest integer that float64 counts exactly
 Out = Mapping[str, Sequence[np.ndarray | memoryview]]
-# Descriptor or object in a store, buffers, offset, bytes.
-Call = tuple[int | Ranges, list[memoryview], int, int]
-_START = operator.itemgetter(0)
+Files = Mapping[int, int | Ranges]  # by shard, its descriptor or object in a store
+Call = tuple[int, list[memoryview], int, int]  # shard, buffers, offset, bytes
 _scratch = memoryview(bytearray(_GAP))
 
 
@@ -38,16 +39,19 @@ class Shard:
     Args:
         path: The shard file, or ranges of an object in a store.
         index: The marker's ``parts``.
+
+    Attributes:
+        file: Its descriptor, or ranges of an object in a store.
     """
 
     def __init__(self, path: Path | Ranges, index: dict[str, Any]) -> None:
         self._parts = index
-        self._file: int | Ranges
+        self.file: int | Ranges
         if isinstance(path, Ranges):
-            self._file = path
+            self.file = path
             return
         try:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self.file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             check_readable(path)
             raise ReedError(f"cannot open shard {path}: {error.strerror}") from error
@@ -63,38 +67,34 @@ class Shard:
         Raises:
             EOFError: The file ends early; the message has the offset.
         """
-        for call in self.calls(records, out):
-            perform(*call)
-
-    def calls(self, records: Sequence[int], out: Out) -> list[Call]:
-        """Return the arguments of `perform` with which `read` reads; nothing is read yet."""
-        wanted: list[tuple[int, memoryview]] = []
+        wanted: list[tuple[int, int, memoryview]] = []
         for name, arrays in out.items():
-            starts = _starts(self._parts[name]["offsets"], records)
-            wanted += zip(starts, map(bytes_of, arrays), strict=True)
+            starts = starts_of(self._parts[name]["offsets"], records)
+            wanted += zip(repeat(0), starts, map(bytes_of, arrays))
         wanted.sort(key=_START)
-        return _runs(self._file, wanted)
+        for _, views, offset, want in runs(wanted):
+            perform(self.file, views, offset, want)
 
     def close(self) -> None:
         """Close the file."""
-        if isinstance(self._file, int):
-            os.close(self._file)
+        if isinstance(self.file, int):
+            os.close(self.file)
         else:
-            self._file.close()
+            self.file.close()
 
     @property
     def is_gone(self) -> bool:
         """Whether the file was removed since it was opened."""
-        is_file = isinstance(self._file, int)
-        return os.fstat(self._file).st_nlink == 0 if is_file else self._file.is_gone
+        is_file = isinstance(self.file, int)
+        return os.fstat(self.file).st_nlink == 0 if is_file else self.file.is_gone
 
     def starts(self, records: Sequence[int]) -> tuple[int | Ranges, list[int]]:
         """Return the open file, and where the payloads of some records begin."""
         parts = self._parts.values()
-        return self._file, [at for p in parts for at in _starts(p["offsets"], records)]
+        return self.file, [at for p in parts for at in starts_of(p["offsets"], records)]
 
 
-def _starts(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
+def starts_of(offsets: dict[str, int] | list[int], records: Sequence[int]) -> list[int]:
     """Return the offsets of some records of a part."""
     if isinstance(offsets, list):
         return [offsets[record] for record in records]
@@ -110,22 +110,23 @@ def bytes_of(array: np.ndarray | memoryview) -> memoryview:
     return array.data.cast("B") if array.size else _scratch[:0]
 
 
-def _runs(file: int | Ranges, wanted: list[tuple[int, memoryview]]) -> list[Call]:
-    """Return the calls that read payloads, given in order of their offsets.
+def runs(wanted: Iterable[tuple[int, int, memoryview]]) -> list[Call]:
+    """Return the calls that read payloads; those close to each other are one, across the gaps.
 
-    Payloads that are close to each other are read by one call, across the gaps.
+    Args:
+        wanted: Shard, offset and memory of every payload, in order of shard and offset.
     """
-    runs: list[Call] = []
+    calls: list[Call] = []
     views: list[memoryview] = []
-    start = end = 0
+    shard = start = end = 0
 
-    for offset, view in wanted:
+    for number, offset, view in wanted:
         gap = offset - end
-        if views and (gap < 0 or gap > _GAP or len(views) > _IOV_MAX - 2):
-            runs.append((file, views, start, end - start))
+        if views and (number != shard or gap < 0 or gap > _GAP or len(views) > _IOV_MAX - 2):
+            calls.append((shard, views, start, end - start))
             views = []
         if not views:
-            start = offset
+            shard, start = number, offset
         elif gap:
             views.append(_scratch[:gap])
         views.append(view)
@@ -133,8 +134,8 @@ def _runs(file: int | Ranges, wanted: list[tuple[int, memoryview]]) -> list[Call
 
     # The last run has no successor that would close it.
     if views:
-        runs.append((file, views, start, end - start))
-    return runs
+        calls.append((shard, views, start, end - start))
+    return calls
 
 
 def perform(file: int | Ranges, views: list[memoryview], offset: int, want: int) -> None:
@@ -147,28 +148,31 @@ def perform(file: int | Ranges, views: list[memoryview], offset: int, want: int)
         _fill(file, views, offset, want, got)
 
 
-def perform_all(calls: Sequence[tuple[int, Call]]) -> list[int]:
-    """Perform calls, each with the number of its shard; return the shards whose file ends early.
+def perform_all(files: Files, calls: Sequence[Call]) -> list[int]:
+    """Perform calls on the files of shards; return the shards whose file ends early.
 
     Those that read objects in a store wait for them at the same time.
     """
 
-    def attempt(numbered: tuple[int, Call]) -> int | None:
+    def attempt(shard: int, *call: Any) -> int | None:
         try:
-            perform(*numbered[1])
+            perform(files[shard], *call)
         except (EOFError, OSError):
-            return numbered[0]
+            return shard
         return None
 
-    remote = [each for each in calls if not isinstance(each[1][0], int)]
+    here: list[Call] = []
     waiting: list[Future[int | None]] = []
-    for each in remote:
-        assert isinstance(each[1][0], Ranges)
-        waiting.append(each[1][0].pool.submit(attempt, each))
-    ended = [attempt(each) for each in calls if isinstance(each[1][0], int)]
+    for call in calls:
+        file = files[call[0]]
+        if isinstance(file, int):
+            here.append(call)
+        else:
+            waiting.append(file.pool.submit(attempt, *call))
+    ended = [attempt(*call) for call in here]
     wait(waiting)  # all of them, so that no buffer is filled after an error
     ended += [future.result() for future in waiting]
-    return [number for number in ended if number is not None]
+    return [shard for shard in ended if shard is not None]
 
 
 def _fill(file: int, buffers: list[memoryview], offset: int, want: int, got: int) -> None:

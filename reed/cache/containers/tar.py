@@ -7,9 +7,11 @@ per part the stride is constant, and a reader needs no record's header.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, repeat
@@ -19,6 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from reed.cache import aside
 from reed.cache.codecs.codecs import Part
 from reed.cache.containers import offsets
 from reed.cache.containers.block import Block, Record, blocks, lengths_of
@@ -55,21 +58,19 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) 
         a list, or {"first", "stride"} where they are equally spaced. Ragged parts also have their
         "lengths" (rows, or bytes of text).
     """
-    digest, position, image = hashlib.sha256(), 0, None
+    digest = hashlib.sha256()
     payloads: dict[str, list[tuple[int, int]]] = {part.name: [] for part in parts}
     with open(path, "wb") as file:
-        for layout, block in _even(parts, blocks(records)):
-            # The headers are laid out once for all blocks of as many records of the same sizes.
-            if image is None or image.layout is not layout or len(image) != len(block.names):
-                image = Image(layout, len(block.names))
-            content = image.fill(block)
-            file.write(content)
-            digest.update(content)
-            for part, start, length in zip(parts, layout.starts, layout.lengths, strict=True):
-                first = position + start
-                places = range(first, first + len(content), layout.size)
-                payloads[part.name] += zip(places, repeat(length))
-            position += len(content)
+
+        def put(image: Image) -> int:
+            file.write(image.content)
+            digest.update(image.content)
+            return len(image.content)
+
+        # The next records are laid out, and their values encoded, while these are written.
+        filled = _filled(parts, blocks(records), payloads)
+        with contextlib.closing(aside.called(put, filled, lambda i: len(i.content))) as sizes:
+            position = sum(sizes)
 
         # Two empty blocks end a tar archive.
         end = bytes(2 * _BLOCK)
@@ -79,6 +80,33 @@ def write(path: Path, parts: Sequence[Part], records: Iterable[Record | Block]) 
         os.fsync(file.fileno())
     index = {part.name: offsets.entry(part, payloads[part.name]) for part in parts}
     return {"bytes": position + len(end), "sha256": digest.hexdigest(), "parts": index}
+
+
+def _filled(
+    parts: Sequence[Part], given: Iterable[Block], payloads: dict[str, list[tuple[int, int]]]
+) -> Iterator[Image]:
+    """Yield the bytes of blocks; an image is valid until the next but one is asked for.
+
+    Args:
+        parts: The parts of the column.
+        given: The blocks.
+        payloads: By part, receives the offset and the length of every payload.
+    """
+    position = 0
+    images: deque[Image | None] = deque([None, None])
+    for layout, block in _even(parts, given):
+        # The headers are laid out once for all blocks of as many records of the same sizes.
+        image = images.popleft()
+        if image is None or image.layout is not layout or len(image) != len(block.names):
+            image = Image(layout, len(block.names))
+        image.fill(block)
+        for part, start, length in zip(parts, layout.starts, layout.lengths, strict=True):
+            first = position + start
+            places = range(first, first + len(image.content), layout.size)
+            payloads[part.name] += zip(places, repeat(length))
+        position += len(image.content)
+        images.append(image)
+        yield image
 
 
 def _even(parts: Sequence[Part], given: Iterable[Block]) -> Iterator[tuple[Layout, Block]]:

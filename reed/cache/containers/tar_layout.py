@@ -95,8 +95,13 @@ class Image:
     def __len__(self) -> int:
         return len(self._bytes)
 
-    def fill(self, block: Block) -> memoryview:
-        """Put records in, and return the bytes; valid until the next call."""
+    @property
+    def content(self) -> memoryview:
+        """Return the bytes; valid until the next call of ``fill``."""
+        return self._bytes.data.cast("B")
+
+    def fill(self, block: Block) -> None:
+        """Put records in."""
         layout = self.layout
         for i, (part, values) in enumerate(zip(layout.parts, block.values, strict=True)):
             self._name(block.names, ending(part), layout.heads[i])
@@ -105,7 +110,6 @@ class Image:
                 place[:] = np.frombuffer(b"".join(values), np.uint8).reshape(place.shape)
             elif place.size:
                 place[:] = arrays_of(part, values).view(np.uint8).reshape(place.shape)
-        return self._bytes.data.cast("B")
 
     def _name(self, names: Sequence[str], ending: str, head: int) -> None:
         """Put the names of one part's members into their headers, and the checksums."""

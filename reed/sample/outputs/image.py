@@ -13,6 +13,7 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 
 from reed.cache import files
+from reed.cache.schema import Column
 from reed.config import option
 from reed.errors import ReedError
 from reed.picture import ROUNDING, grid, library, save_png, to_uint8
@@ -24,6 +25,7 @@ from reed.sample.sampler import Sampler
 SHOWN, COLUMNS = 100, 10  # images in the picture, and per row
 SHARD = 1000  # images per tar file
 KEEP = "none"  # value of --vae that keeps latents
+DECODE = "to decode them, give the folder of an AutoencoderRAE: --vae PATH"
 
 
 @OUTPUTS.register("image")
@@ -33,7 +35,7 @@ class ImageOutput(Output):
 
     OUT.npz is uncompressed, as the evaluation suite of ADM reads it. It holds the images as arr_0,
     uint8 [N, H, W, C], and their labels as arr_1, int64 [N]. If latents are kept, arr_0 is float32
-    [N, C, H, W] in the scale of the cache.
+    [N, C, H, W], or [N, T, C] of tokens, in the scale of the cache.
 
     Attributes:
         vae: Path of the autoencoder's weights; empty for those that encoded the latents; "none"
@@ -84,17 +86,21 @@ class ImageOutput(Output):
         """
         if self.shards:
             self.said.append("--shards is now called --tars; this name will go in a later version")
-        self._field = sampler.fields["x"]
-        latents = self._field.kind == "moments"
+        self._field, column = sampler.fields["x"], sampler.columns.get("x")
+        latents, keep = self._are_latents(column), self.vae == KEEP
         if self.vae and not latents:
             raise ReedError(f"--vae {self.vae}: the samples are {self._field.name!r}, no latents")
 
-        self._latents = latents and self.vae == KEEP
+        # Most encoders of tokens cannot decode, and then only the user knows what can.
+        if self._field.kind == "token" and not self.vae and not decoder.can_decode(column):
+            self.said.append(f"{self._field.name!r} are written as they are; {DECODE}")
+            keep = True
+        self._latents = latents and keep
         if self._latents and (self.png or self.tars or self.shards):
-            raise ReedError("--png and --tars need images: leave out --vae none")
+            why = "leave out --vae none" if self.vae else DECODE
+            raise ReedError(f"--png and --tars need images: {why}")
         self.recipe = {"vae": None, "rounding": None if self._latents else self.rounding}
         if latents and not self._latents:
-            column = sampler.columns.get("x")
             self._decoder = decoder.find(column, self._field, self.vae)
             self.recipe["vae"] = self._decoder.recipe
             self.said += self._decoder.said
@@ -104,11 +110,18 @@ class ImageOutput(Output):
         if not self._latents:
             library("PIL.Image")
 
+    def _are_latents(self, column: Column | None) -> bool:
+        """Return whether the samples are something else than pixels."""
+        if self._field.kind == "data" and self._field.shape[0] not in (1, 3):
+            return decoder.can_decode(column)
+        return self._field.kind != "data"
+
     def convert(self, drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return x, uint8 [B, H, W, C] or latents, label [B], and the representations z/NAME."""
         x = drawn["x"]
         if not self._latents:  # no byte stands for "not finite": such a sample is drawn as zeros
-            x = np.where(np.isfinite(x).all((1, 2, 3), keepdims=True), x, 0)
+            axes = tuple(range(1, x.ndim))
+            x = np.where(np.isfinite(x).all(axes, keepdims=True), x, 0)
         if self._decoder is not None:
             x = self._decoder.images(x, self.rounding)
         elif not self._latents:
