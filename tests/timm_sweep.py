@@ -7,8 +7,6 @@ JSON for each architecture, by default for all of them.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -211,13 +209,6 @@ def close(have: np.ndarray, want: torch.Tensor) -> None:
     want = want.numpy()
     assert np.isfinite(want).all() and want.std() > 0, "these numbers prove nothing"
     np.testing.assert_allclose(have, want, rtol=0, atol=1e-4 * np.abs(want).max())
-
-
-def started(names: list[str], lines: Path) -> subprocess.Popen[bytes]:
-    """Start a process that checks some architectures on one core and writes its lines to a file."""
-    command = [sys.executable, "-W", "ignore", __file__, *names]
-    with lines.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
 if __name__ == "__main__":

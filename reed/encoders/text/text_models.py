@@ -20,9 +20,9 @@ from reed.encoders.image.batches import check_precision
 from reed.errors import ReedError
 from reed.weights import Origin
 
-# Families in which padding changes the states of real tokens: a Fourier transform, a convolution,
-# landmarks or pooling reach over it. Captions are encoded together only if they are equally long.
-UNPADDED = frozenset({"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"})
+# Families in which padding changes the states of real tokens: layers reach over it or do not read
+# the mask (cpmant). Only captions that are equally long are encoded together.
+UNPADDED = frozenset("convbert cpmant fnet funnel mobilebert nystromformer yoso".split())
 # Families whose vectors were wrong in the first version, so that their columns have to be new.
 CORRECTED = UNPADDED | {"umt5"}
 UNLIMITED = 1 << 30  # tokens; some tokenizers state 1e30, which is too large a length to pass on
@@ -139,13 +139,11 @@ class TextModel(PublicWeights):
     def revision(self) -> str:
         """Return the weights, the pooling, the treatment of long captions, and the library."""
         found = self._find()
-        corrected = ", corrected" if _kind(found.folder) in CORRECTED else ""
+        end = "cut" if self.truncate else "refused"
+        end += ", corrected" if _kind(found.folder) in CORRECTED else ""
         limit = f"{self.max_tokens} tokens" if self.max_tokens else "the model's limit"
-        return (
-            f"{pre.fingerprint(found)} {pre.version('transformers')} {self.precision} "
-            f"{self.card.pooling}, captions over {limit} {'cut' if self.truncate else 'refused'}"
-            f"{corrected}"
-        )
+        version = f"{pre.fingerprint(found)} {pre.version('transformers')} {self.precision}"
+        return f"{version} {self.card.pooling}, captions over {limit} {end}"
 
     def load(self, device: str) -> None:
         """Load the tokenizer and the model onto ``device``.
@@ -164,6 +162,9 @@ class TextModel(PublicWeights):
         if model.config.is_encoder_decoder and hasattr(model, "decoder"):
             problem = f"{found.folder} holds a {type(model).__name__}, which has a decoder"
             raise ReedError(f"{problem}; use an encoder, or for a T5 --encoder t5")
+
+        # Keys and values are kept for generation alone; some decoders fail when they keep them.
+        model.config.use_cache = False
 
         # The limit of a model is the smaller of its positions and its tokenizer's length.
         length = self._tokenizer.model_max_length
@@ -200,17 +201,16 @@ class TextModel(PublicWeights):
 
     def _vectors(self, captions: Sequence[str]) -> np.ndarray:
         """Return the vectors of some captions, float32 [B, dim]."""
+        how: dict[str, Any] = {"padding": True, "return_tensors": "pt", "verbose": False}
         cut = {"truncation": True, "max_length": self._limit} if self.truncate else {}
-        inputs = self._tokenizer(
-            list(captions), padding=True, return_tensors="pt", verbose=False, **cut
-        )
+        inputs = self._tokenizer(list(captions), **how, **cut)
         lengths = inputs["attention_mask"].sum(1)
 
         if (longest := int(lengths.max())) > self._limit:
             problem = f"the caption has {longest} tokens, the model takes {self._limit}"
             raise BadSample(f"{problem}; truncate=true cuts it")
 
-        # Padding is harmless in most families, and one call is faster than one for each length.
+        # Padding is harmless in most families, and one call is faster than several.
         if self._model.config.model_type not in UNPADDED:
             return self._run(inputs)
 
