@@ -38,8 +38,12 @@ def compare(where: str, want: Mapping[str, tuple[int, ...]], state: Mapping[str,
         state: The state dict.
 
     Raises:
-        ReedError: Names or shapes differ; the message lists the first few of each difference.
+        ReedError: It is no table, or names or shapes differ; the message lists the first few of
+            each difference.
     """
+    if not isinstance(state, Mapping):
+        problem = f"{where} has {type(state).__name__} in place of the table of its weights"
+        raise ReedError(f"{problem}; download it again")
     have = {key: tuple(getattr(value, "shape", ())) for key, value in state.items()}
     differences = {
         "missing": sorted(want.keys() - have),

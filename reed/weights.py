@@ -127,14 +127,15 @@ def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
 def _advice(name: str, origin: Origin) -> str:
     """Return the end of a message: what to download, and which option gives it."""
     files = ", ".join(origin.files)
-    address = (
-        origin.url or f"{files} from https://huggingface.co/{origin.repo}/tree/{origin.revision}"
-    )
+    hub_page = f"{files} from https://huggingface.co/{origin.repo}/tree/{origin.revision}"
+    address = origin.url or hub_page
     kind = "file" if len(origin.files) == 1 else "folder"
     column, encoder = ("COLUMN", f"COLUMN={name}") if ":" in name else (name, name)
     fetch = f"reed-cache prefetch PIPELINE --encoder {encoder}"
     also = f" (or copy the hub's cache after: {fetch})" if origin.repo and not origin.option else ""
     option = origin.option or f"--set {column}.weights=PATH"
+    if not origin.repo and not origin.url:
+        return f"give the {kind} of {files}: {option}"
     return f"download {address} on a machine with a network{also} and give that {kind}: {option}"
 
 
@@ -187,6 +188,8 @@ def _given(name: str, path: Path, origin: Origin) -> Found:
         raise ReedError(f"{name}: there are no weights at {path}; {_advice(name, origin)}")
     if complete := _complete(path, origin):
         return complete
+
+    # A file under another name is taken where it is the only one.
     for suffixes in (SAFE, PICKLED):
         files = sorted(p for p in path.iterdir() if p.suffix in suffixes and p.is_file())
         if len(files) > 1:
@@ -194,8 +197,10 @@ def _given(name: str, path: Path, origin: Origin) -> Found:
             raise ReedError(f"{name}: {path} holds several weights ({listed}); name the file")
         if files:
             return Found(path, tuple(files))
-    endings = ", ".join(SAFE + PICKLED)
-    raise ReedError(f"{name}: the folder {path} holds no weights (no file that ends in {endings})")
+    wanted, endings = ", ".join(origin.files), ", ".join(SAFE + PICKLED)
+    lacking = f"neither {wanted} nor one file of another name that ends in {endings}"
+    problem = f"{name}: the folder {path} holds no weights ({lacking})"
+    raise ReedError(f"{problem}; {_advice(name, origin)}")
 
 
 def weights_sha256(path: Path) -> str:

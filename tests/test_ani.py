@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import importlib
 import runpy
+import shutil
 import subprocess
 import sys
 import types
@@ -286,6 +287,8 @@ def test_other_networks_of_neurochem_are_refused(tmp_path):
     constants = next(place.glob("*.params"))
     whole = constants.read_text()
     for old, new, text in (
+        ("Rcr = 5.2", "Rcr = 4.0", r"has the cutoffs 4 and 3.5, ani-1x has 5.2 and 3.5"),
+        ("Rca = 3.5000e+00", "Rca = nan", r"Rca is not finite \(\[nan\]\); download it again"),
         ("EtaA = [8.0]", "EtaA = [8.0,4.0]", "EtaA has 2 values, one is read"),
         ("Zeta = [32.0]", "Zeta = [many]", "cannot read the constants in .*could not convert"),
     ):
@@ -295,15 +298,65 @@ def test_other_networks_of_neurochem_are_refused(tmp_path):
     constants.write_text(whole)
     network = place / "train0/networks/ANN-H.nnf"
     content = network.read_bytes()
-    text = bz2.decompress(content[content.index(b"BZh") :]).replace(
-        b"activation=9", b"activation=5"
-    )
-    network.write_bytes(b"1=$\n" + bz2.compress(text))
-    with pytest.raises(ReedError, match="layer 1 in .*ANN-H.nnf has activation 5; reed computes"):
-        loaded("ani-1x", place)
+    packed = bz2.decompress(content[content.index(b"BZh") :])
+    for was, new, text in (
+        (b"activation=9", b"activation=5", "layer 1 in .*H.nnf has activation 5; reed computes"),
+        (b"nodes=160;", b"", "layer 1 in .* has no valid nodes, blocksize, .*'nodes'.; download"),
+        (b"nodes=96;", b"nodes=x;", "layer 3 in .*ANN-H.nnf has no valid nodes.*'x'.; download"),
+        (b"weights=FILE", b"weights=5;FILE", "layer 1 in .* has no valid nodes.*; download"),
+        (b"layer", b"lair", "ANN-H.nnf has no layers; download it again"),
+    ):
+        network.write_bytes(b"1=$\n" + bz2.compress(packed.replace(was, new)))
+        with pytest.raises(ReedError, match=text):
+            loaded("ani-1x", place)
     network.unlink()
     with pytest.raises(ReedError, match="cannot read the weights .*ANN-H.nnf"):
         loaded("ani-1x", place)
+
+
+def test_a_folder_that_is_not_whole_is_told_what_is_looked_for(folder, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for name, wanted in (("ani-1x", "*.params, train*"), ("ani-2x", "ani2x_state_dict.pt")):
+        with pytest.raises(ReedError) as error:
+            loaded(name, empty)
+        assert f"{empty} holds no weights (neither {wanted} nor one file of" in str(error.value)
+        assert "; download " in str(error.value) and "\n" not in str(error.value)
+    part = tmp_path / "part"
+    shutil.copytree(folder, part)
+    (part / "second.params").write_text("")
+    with pytest.raises(ReedError, match=r"it has 2 \*.params, 72 train.*and needs 1 of the former"):
+        loaded("ani-1x", part)
+    (part / "second.params").unlink()
+    shutil.rmtree(part / "train1/networks")  # a member is not passed over
+    with pytest.raises(ReedError, match=r"cannot read the weights .*train1/networks/ANN-H.nnf"):
+        loaded("ani-1x", part)
+    for place in part.glob("train*"):
+        shutil.rmtree(place)
+    with pytest.raises(
+        ReedError, match=r"it has 1 \*.params, 0 train\*/networks/ANN-\*, and needs"
+    ):
+        loaded("ani-1x", part)
+
+
+def test_entries_that_are_no_tensors_and_members_that_lack_an_element_are_one_line(tmp_path):
+    table, path = state_dict("ani-1x"), tmp_path / "a.pt"
+    start = "potentials.nnp.neural_networks.members.1.atomics.H."
+    for change, text in (
+        ({f"{start}layers.0.weight": 4}, "layers.0.weight is of type int, not a tensor"),
+        ({"atomic_numbers": "HCNO"}, "a.pt: atomic_numbers is of type str, not a tensor"),
+        ({"potentials.nnp.aev_computer.radial.eta": "x"}, "radial.eta is of type str, not a"),
+        (
+            {"potentials.nnp.aev_computer.radial.eta": torch.ones(2)},
+            "a.pt: EtaR has 2 values, one is read",
+        ),
+    ):
+        torch.save(table | change, path)
+        with pytest.raises(ReedError, match=text):
+            loaded("ani-1x", path)
+    torch.save({k: v for k, v in table.items() if not k.startswith(start)}, path)
+    with pytest.raises(ReedError, match=r"networks of C, N, O, not of H, C, N, O \(member 1\)"):
+        loaded("ani-1x", path)
 
 
 def test_settings_and_what_is_known_without_weights(folder):

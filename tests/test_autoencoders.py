@@ -179,6 +179,48 @@ def test_options_that_differ_and_other_classes_are_refused(tmp_path):
             make(tmp_path).fields  # noqa: B018
 
 
+DAMAGED = (  # model, change of config.json, message
+    ("sd3.5", None, "config.json holds NoneType, not a table of settings"),
+    ("sd3.5", {"scaling_factor": "abc"}, "says of its latents .*could not convert.*'abc'"),
+    ("sd3.5", {"scaling_factor": 0}, "config.json: the scale of the latents is 0, .* above 0"),
+    ("sd3.5", {"scaling_factor": float("nan")}, "the scale of the latents is nan"),
+    ("sd3.5", {"shift_factor": float("inf")}, "the shift of the latents is inf, .* be finite"),
+    ("sd3.5", {"latent_channels": "16"}, "says of its latents .*latent_channels is '16'"),
+    ("sd3.5", {"block_out_channels": 8}, "says of its latents .*'int' has no len"),
+    ("sd3.5", {"block_out_channels": []}, "says of its latents .*there are no stages"),
+    ("sd3.5", {"norm_num_groups": 3}, "makes no AutoencoderKL of the settings in .*divisible"),
+    ("stated", {"latents_mean": [1, 2]}, "the shift has 2 numbers, the latents 3 channels"),
+    ("stated", {"latents_std": [0, 1, 1]}, "says of its latents .*division by zero"),
+    ("flux.2", {"patch_size": 3}, "says of its latents .*'patch_size': 3"),
+    ("dc-ae", {"encoder_block_out_channels": None}, "says of its latents .*has no len"),
+)
+
+
+def test_a_damaged_config_is_one_line(tmp_path):
+    for name in MODELS:
+        save(tmp_path / name, name)
+    for name, change, text in DAMAGED:
+        path = tmp_path / name / "config.json"
+        whole = path.read_text()
+        path.write_text(json.dumps(change and json.loads(whole) | change))
+        with pytest.raises(ReedError, match=text) as error:
+            make(tmp_path / name).load("cpu")
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        path.write_text(whole)
+
+
+def test_advice_names_the_column_and_a_side_that_fits(tmp_path):
+    """An encoder with a path for a name has another column, whose name only the user knows."""
+    save(tmp_path, "sd3.5")
+    for side, near in ((33, 32), (35, 36), (0, 4), (-32, 4)):
+        with pytest.raises(ReedError, match=f"down 4, .*: --set COLUMN.resolution={near}$"):
+            make(tmp_path, resolution=side).fields  # noqa: B018
+    with pytest.raises(ReedError, match=r"has 16: --set COLUMN\.channels=16$"):
+        make(tmp_path, channels=3).fields  # noqa: B018
+    with pytest.raises(ReedError, match="gone; give the folder of config.json, diff.*COLUMN.wei"):
+        make(tmp_path / "gone").fields  # noqa: B018
+
+
 def test_pixels_of_other_channels_are_no_latents():
     column = Column("p", "image", "1", ("image",), ())
     assert not decoder.can_decode(column) and not decoder.can_decode(None)

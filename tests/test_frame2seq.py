@@ -93,11 +93,22 @@ def test_the_virtual_cb_is_where_a_real_one_would_be():
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.ckpt"
     torch.save({"state_dict": {}}, path)
-    with pytest.raises(ReedError, match="is not a Frame2seq: it lacks state_dict, or hyper"):
+    with pytest.raises(ReedError, match="is not a Frame2seq: it lacks state_dict, or num"):
         Frame2seq(str(path)).load("cpu")
     saved(path, {}, ipa_dim=16, ipa_depth=1, st_mod_tsit_factor=1)
     with pytest.raises(ReedError, match="has 16 channels, frame2seq.dim is 128; set it"):
         Frame2seq(str(path)).load("cpu")
+    for change in ({"ipa_depth": "x"}, {"st_mod_tsit_factor": None}):
+        config = {"ipa_dim": 128, "ipa_depth": 1, "st_mod_tsit_factor": 1} | change
+        saved(path, {}, **config)
+        with pytest.raises(ReedError, match="lacks state_dict, or numbers in hyper.*public file"):
+            Frame2seq(str(path)).load("cpu")
+    saved(path, None, ipa_dim=128, ipa_depth=1, st_mod_tsit_factor=1)
+    with pytest.raises(ReedError, match="has NoneType in place of the table of its weights"):
+        Frame2seq(str(path)).load("cpu")
+    path.unlink()
+    with pytest.raises(ReedError, match="holds no weights .neither model1.ckpt nor.*frame2seq/0.0"):
+        Frame2seq(str(tmp_path)).load("cpu")
     with pytest.raises(ReedError, match="cannot be 'bf16'"):
         Frame2seq(precision="bf16")
 

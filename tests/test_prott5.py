@@ -185,7 +185,7 @@ def test_another_vocabulary_or_size_is_refused(public, tmp_path):
     with pytest.raises(ReedError, match="has 128 tokens, prostt5 reads 150; give the folder of n"):
         loaded("prostt5", tmp_path / "b")
     with pytest.raises(
-        ReedError, match=r"has \(2, 32\) layers and channels, prostt5 has \(24, 1024"
+        ReedError, match=r"has 2 layers and 32 channels, prostt5 has 24 and 1024; give the"
     ):
         ENCODERS.get("prostt5")(weights=str(public[0])).load("cpu")
 

@@ -73,7 +73,10 @@ def test_safetensors_go_before_pickled_files_and_the_origins_name_before_others(
 
 def test_a_folder_of_several_weights_or_none_is_refused(tmp_path):
     text = message(weights.find, "enc", ORIGIN, str(tmp_path))
-    assert "holds no weights" in text and ".safetensors" in text
+    assert "holds no weights (neither model.safetensors nor one file of another name" in text
+    assert ".pth" in text and "download " in text
+    text = message(weights.find, "enc", Origin(files=("a.bin",)), str(tmp_path / "gone"))
+    assert text.endswith("gone; give the file of a.bin: --set enc.weights=PATH")
     for name in ("a.pth", "b.pt"):
         (tmp_path / name).write_bytes(b"x")
     assert "several weights (a.pth, b.pt)" in message(weights.find, "enc", ORIGIN, str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,34 @@ class DiffusersModel(PublicWeights):
     def _config(self, found: Found) -> dict[str, Any]:
         path = found.files[0].parent / "config.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ReedError(
                 f"{self.name}: cannot read {path}, which describes the weights beside it ({error})"
             ) from error
+        if not isinstance(config, dict):
+            problem = f"{path} holds {type(config).__name__}, not a table of settings"
+            raise ReedError(f"{self.name}: {problem}; download it again")
+        return config
 
     def _state(self, found: Found) -> dict[str, Any]:
         return {_renamed(key): value for key, value in files.read(found.files[0]).items()}
+
+    def _option(self, name: str, value: object) -> str:
+        """Return how a setting is given; an encoder with a colon in its name has another column."""
+        return f"--set {'COLUMN' if ':' in self.name else self.name}.{name}={value}"
+
+    def _built(self, model_class: Any, found: Found, config: Mapping[str, Any]) -> Any:
+        """Make the model that config.json describes, with random weights."""
+        try:
+            return model_class.from_config(config)
+        except Exception as error:  # whatever diffusers does with settings that do not fit together
+            path, family = found.files[0].parent / "config.json", model_class.__name__
+            said = " ".join(str(error).split())
+            raise ReedError(
+                f"{self.name}: diffusers makes no {family} of the settings in {path} "
+                f"({type(error).__name__}: {said}); download it again"
+            ) from error
 
     def _filled(self, model: Any, state: dict[str, Any], found: Found, device: str) -> Any:
         """Fill in the weights, so that a missing or superfluous tensor is an error."""

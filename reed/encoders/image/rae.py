@@ -86,14 +86,15 @@ class Rae(DiffusersModel):
         config = self._config(found)
         if config.get("_class_name") != CLASS:
             family = config.get("_class_name")
-            raise ReedError(f"{self.name}: {found.folder} is of the class {family!r}, not {CLASS}")
+            problem = f"{self.name}: {found.folder} is of the class {family!r}, not {CLASS}"
+            raise ReedError(f"{problem}; give the folder of one")
         model_class = getattr(files.library("diffusers"), CLASS, None)
         if model_class is None:
             raise ReedError(f"{self.name} needs a newer diffusers, which has {CLASS}; upgrade it")
 
         # The cache holds what the vision model gives, so the statistics become those of no change.
         plain = {"latents_mean": None, "latents_std": None, "scaling_factor": 1.0}
-        model = model_class.from_config(config | plain)
+        model = self._built(model_class, found, config | plain)
         state = self._state(found)
         own = model.state_dict()
         state["_latents_mean"] = own["_latents_mean"] * 0
@@ -142,7 +143,7 @@ class Rae(DiffusersModel):
             if getattr(self, option) != value:
                 raise ReedError(
                     f"{self.name}.{option} is {getattr(self, option)}, the autoencoder has "
-                    f"{value}: --set {self.name}.{option}={value}"
+                    f"{value}: {self._option(option, value)}"
                 )
 
 

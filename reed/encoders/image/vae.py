@@ -124,7 +124,8 @@ class Vae(DiffusersModel):
         config = self._config(found)
         said = self._said(found, config)
         model_class = self._class(found, config)
-        model = self._filled(model_class.from_config(config), self._state(found), found, device)
+        model = self._built(model_class, found, config)
+        model = self._filled(model, self._state(found), found, device)
         self._compare(said, found.folder)
         self._model, self._device, self._known = model, device, said
 
@@ -142,7 +143,7 @@ class Vae(DiffusersModel):
         if pixels.shape[-1] != self.resolution:
             raise ReedError(
                 f"{self.name}: images have {pixels.shape[-1]} pixels a side, it is set to "
-                f"{self.resolution}: --set {self.name}.resolution={pixels.shape[-1]}"
+                f"{self.resolution}: {self._option('resolution', pixels.shape[-1])}"
             )
 
         # The deviation is stored instead of its logarithm, so that a draw needs no exponential.
@@ -188,13 +189,20 @@ class Vae(DiffusersModel):
         """Return the latents as the files say; a setting that config.json lacks has its default."""
         given = inspect.signature(self._class(found, config).__init__).parameters.values()
         defaults = {p.name: p.default for p in given if p.default is not p.empty}
-        return latents_of(defaults | dict(config), lambda: self._state(found))
+        try:
+            return latents_of(defaults | dict(config), lambda: self._state(found))
+        except ReedError as error:
+            raise ReedError(
+                f"{self.name}: {found.files[0].parent / 'config.json'}: {error}"
+            ) from error
 
     def _check_down(self, down: int) -> None:
-        if down < 1 or self.resolution % down:
+        if down < 1 or self.resolution < 1 or self.resolution % down:
+            near = max(1, round(self.resolution / max(down, 1))) * down
             raise ReedError(
                 f"{self.name}.resolution {self.resolution} is not a multiple of "
-                f"{self.name}.down {down}"
+                f"{self.name}.down {down}, the pixels per latent pixel; a near one: "
+                f"{self._option('resolution', near)}"
             )
 
     def _compare(self, said: Latents, folder: Path) -> None:
@@ -206,7 +214,7 @@ class Vae(DiffusersModel):
             if (given := getattr(self, option)) is not None and given != value:
                 raise ReedError(
                     f"{self.name}.{option} is {given}, the autoencoder in {folder} "
-                    f"has {value}: --set {self.name}.{option}={value}"
+                    f"has {value}: {self._option(option, value)}"
                 )
 
 

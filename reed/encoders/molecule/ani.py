@@ -124,7 +124,18 @@ class AniStates(PublicWeights):
         folder = Path(self.weights or "").expanduser()
         if self.weights and folder.is_dir() and (files := ani_files.listing(folder)):
             return Found(folder, files)
-        return super()._find()
+        try:
+            return super()._find()
+        except ReedError as error:
+            # A folder that is one of NeuroChem in part is told what it lacks.
+            parts = {p: len([*folder.glob(p)]) for p in ani_files.PARTS} if self.weights else {}
+            if not folder.is_dir() or not any(parts.values()):
+                raise
+            have = ", ".join(f"{count} {part}" for part, count in parts.items())
+            problem = f"{self.name}: {folder} is no whole folder of NeuroChem: it has {have}"
+            raise ReedError(
+                f"{problem}, and needs 1 of the former and some of the latter; copy it again"
+            ) from error
 
     def revision(self) -> str:
         """Return the hash of the weights, the coordinates and the version of the computation."""
@@ -153,7 +164,14 @@ class AniStates(PublicWeights):
             count = len(ani.members)
             problem = f"{where} has {count} members, {self.name}.members is {self.members}"
             raise ReedError(f"{problem}; set members={count}")
-        if (width := ani.terms.width(len(have))) != self.card.aev:
+        terms = ani.terms
+        if not np.allclose((terms.radial_cutoff, terms.angular_cutoff), self.card.cutoffs):
+            problem = (
+                f"{where} has the cutoffs {terms.radial_cutoff:g} and {terms.angular_cutoff:g}"
+            )
+            far, close = self.card.cutoffs
+            raise ReedError(f"{problem}, {self.name} has {far:g} and {close:g}; name its encoder")
+        if (width := terms.width(len(have))) != self.card.aev:
             raise ReedError(f"{where} has descriptors of {width} numbers, not {self.card.aev}")
         ani.check(where, self.card.hidden)
         self._ani, self._device = ani.to(device), device

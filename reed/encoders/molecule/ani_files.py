@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9, "S": 16, "Cl": 17}
 CELU, NO_ACTIVATION = 9, 6  # as NeuroChem numbers them
+PARTS = ("*.params", "train*/networks/ANN-*")  # of a folder of NeuroChem
+ENTRIES = ("nodes", "blocksize", "activation", "weights", "biases")  # of a layer
 CONSTANTS = ("Rcr", "Rca", "EtaR", "ShfR", "EtaA", "Zeta", "ShfA", "ShfZ")
 ASSIGNMENT = re.compile(r"(\w+)\s*=\s*(?:FILE:([\w.\-]+)\[(\d+)\]|([\w.+\-]+))\s*;")
 
@@ -40,8 +42,7 @@ NAMES = {
 
 def listing(folder: Path) -> tuple[Path, ...]:
     """Return the files of a NeuroChem folder that are read; empty if it is none."""
-    constants = sorted(folder.glob("*.params"))
-    networks = sorted(folder.glob("train*/networks/ANN-*"))
+    constants, networks = (sorted(folder.glob(part)) for part in PARTS)
     return (constants[0], *networks) if len(constants) == 1 and networks else ()
 
 
@@ -55,9 +56,7 @@ def from_neurochem(folder: Path) -> Ani:
     table = _constants(path)
     elements = tuple(table["Atyp"].strip("[]").replace(" ", "").split(","))
     try:
-        terms = _terms(
-            {name: [float(x) for x in table[name].strip("[]").split(",")] for name in CONSTANTS}
-        )
+        numbers = {n: [float(x) for x in table[n].strip("[]").split(",")] for n in CONSTANTS}
     except ValueError as error:
         raise ReedError(
             f"cannot read the constants in {path}: {error}; download it again"
@@ -65,13 +64,14 @@ def from_neurochem(folder: Path) -> Ani:
 
     # train0, train1, ... are the members of the ensemble.
     places = sorted(
-        folder.glob("train*/networks"), key=lambda p: int(re.sub(r"\D", "", p.parent.name) or 0)
+        (p for p in folder.glob("train*") if p.is_dir()),
+        key=lambda p: int(re.sub(r"\D", "", p.name) or 0),
     )
     members = tuple(
-        {element: _network(place / f"ANN-{element}.nnf") for element in elements}
+        {element: _network(place / "networks" / f"ANN-{element}.nnf") for element in elements}
         for place in places
     )
-    return Ani(elements, terms, members)
+    return Ani(elements, _terms(path, numbers), members)
 
 
 def _constants(path: Path) -> dict[str, str]:
@@ -88,11 +88,17 @@ def _constants(path: Path) -> dict[str, str]:
     return table
 
 
-def _terms(values: Mapping[str, list[float]]) -> Terms:
+def _terms(path: Path, values: Mapping[str, list[float]]) -> Terms:
     several = {"ShfR", "ShfA", "ShfZ"}
     for name, numbers in values.items():
         if name not in several and len(numbers) != 1:
-            raise ValueError(f"{name} has {len(numbers)} values, one is read")
+            raise ReedError(
+                f"{path}: {name} has {len(numbers)} values, one is read; download it again"
+            )
+        if not np.isfinite(numbers).all():
+            raise ReedError(f"{path}: {name} is not finite ({numbers}); download it again")
+
+    # The two kinds of files share the names of NeuroChem here.
     return Terms(
         radial_cutoff=values["Rcr"][0],
         angular_cutoff=values["Rca"][0],
@@ -119,20 +125,26 @@ def _network(path: Path) -> list[Layer]:
             f"{path} is not a packed network of NeuroChem; download it again"
         ) from error
 
-    layers = []
+    # A block that lacks one of its entries is named by its number.
+    layers: list[Layer] = []
     for block in re.findall(r"layer\s*\[(.*?)\n\s*\]", text, re.DOTALL):
         found = {m[1]: m for m in ASSIGNMENT.finditer(block)}
-        sizes = [int(found[name][4]) for name in ("nodes", "blocksize")]
-        files = (path.with_name(found[name][2]) for name in ("weights", "biases"))
+        try:
+            *sizes, kind = (int(found[name][4]) for name in ("nodes", "blocksize", "activation"))
+            files = [path.with_name(found[name][2]) for name in ("weights", "biases")]
+        except (KeyError, ValueError, TypeError) as error:
+            problem = f"layer {len(layers) + 1} in {path} has no valid {', '.join(ENTRIES)}"
+            raise ReedError(f"{problem} ({error}); download it again") from error
         weight, bias = map(_floats, files, (sizes, sizes[:1]))
         layers.append((torch.from_numpy(weight), torch.from_numpy(bias)))
-        kind = int(found["activation"][4])
         last = sizes[0] == 1
         if kind != (NO_ACTIVATION if last else CELU):
             problem = f"layer {len(layers)} in {path} has activation {kind}"
             raise ReedError(
                 f"{problem}; reed computes networks with CELU (9), and none (6) at the end"
             )
+    if not layers:
+        raise ReedError(f"{path} has no layers; download it again")
     return layers
 
 
@@ -161,25 +173,35 @@ def from_torchani(path: Path, elements: tuple[str, ...], cutoffs: tuple[float, f
     members: dict[int, dict[str, dict[float, dict[str, torch.Tensor]]]] = {}
     for key, value in state.items():
         if match := LAYER.search(key):
+            _check_tensor(path, key, value)
             place = float("inf") if match[3] == "final_layer" else float(match[3])
             networks = members.setdefault(int(match[1] or 0), {})
             networks.setdefault(match[2], {}).setdefault(place, {})[match[4]] = value
-    have = sorted({element for networks in members.values() for element in networks})
-    if have != sorted(elements):
-        problem = f"{path} has networks of {', '.join(have) or 'no element'}"
-        raise ReedError(f"{problem}, not of {', '.join(elements)}; give the weights of this model")
+    for number, networks in members.items() or [(0, {})]:
+        if (have := sorted(networks)) != sorted(elements):
+            problem = f"{path} has networks of {', '.join(have) or 'no element'}"
+            problem += f", not of {', '.join(elements)} (member {number})"
+            raise ReedError(f"{problem}; give the weights of this model")
 
     _check_order(path, state, elements)
     values = {name: _entry(path, state, names) for name, names in NAMES.items()}
-    terms = _terms(values | {"Rcr": [cutoffs[0]], "Rca": [cutoffs[1]]})
+    terms = _terms(path, values | {"Rcr": [cutoffs[0]], "Rca": [cutoffs[1]]})
     return Ani(elements, terms, tuple(_sorted(path, members[number]) for number in sorted(members)))
+
+
+def _check_tensor(path: Path, key: str, value: Any) -> None:
+    if not hasattr(value, "flatten"):
+        problem = f"{path}: {key} is of type {type(value).__name__}, not a tensor"
+        raise ReedError(f"{problem}; download it again")
 
 
 def _check_order(path: Path, state: Mapping[str, Any], elements: tuple[str, ...]) -> None:
     """Descriptors follow the order of the elements, of which later files have the numbers."""
     want = [ATOMIC_NUMBERS[element] for element in elements]
-    if "atomic_numbers" in state and state["atomic_numbers"].tolist() != want:
-        have = state["atomic_numbers"].tolist()
+    if "atomic_numbers" not in state:
+        return
+    _check_tensor(path, "atomic_numbers", state["atomic_numbers"])
+    if (have := state["atomic_numbers"].tolist()) != want:
         raise ReedError(f"{path} has the atomic numbers {have}, not {want}; give the model's own")
 
 
@@ -187,6 +209,7 @@ def _entry(path: Path, state: Mapping[str, Any], names: tuple[str, ...]) -> list
     """Return the numbers of the entry that ends in one of some names."""
     for key, value in state.items():
         if key.endswith(tuple(f"aev_computer.{name}" for name in names)):
+            _check_tensor(path, key, value)
             return value.flatten().tolist()
     raise ReedError(f"{path} lacks aev_computer.{names[0]}; give the whole state dict of the model")
 

@@ -97,15 +97,22 @@ class Frame2seq(PublicWeights):
             config, state = table["hyper_parameters"]["config"], table["state_dict"]
             dim, depth = config["ipa_dim"], config["ipa_depth"]
             wide = config["st_mod_tsit_factor"]
+            named = frame2seq_net.shapes(dim, depth, wide) if dim == self.dim else {}
         except (KeyError, TypeError) as error:
-            problem = "it lacks state_dict, or hyper_parameters.config with ipa_dim and so on"
-            raise ReedError(f"{path} is not a Frame2seq: {problem}") from error
+            problem = (
+                "it lacks state_dict, or numbers in hyper_parameters.config (ipa_dim, ipa_depth, "
+                "st_mod_tsit_factor)"
+            )
+            raise ReedError(
+                f"{path} is not a Frame2seq: {problem}; give the public file"
+            ) from error
         if dim != self.dim:
             raise ReedError(f"{path} has {dim} channels, frame2seq.dim is {self.dim}; set it")
 
         # Names and shapes are those of the file, strictly.
-        compare(str(path), frame2seq_net.shapes(dim, depth, wide), state)
-        self._state, self._device = {k: v.to(device) for k, v in state.items()}, device
+        compare(str(path), named, state)
+        self._state = {k: v.float().to(device) for k, v in state.items()}
+        self._device = device
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [L, dim] and ``mean`` [dim] of each sample, float32.

@@ -152,8 +152,9 @@ class ProtT5(PublicWeights):
         have = (config.num_layers, config.d_model)
         want = (self.card.layers, self.card.dim)
         if have != want:
-            names = "layers and channels"
-            raise ReedError(f"{found.folder} has {have} {names}, {self.name} has {want}")
+            problem = "{} has {} layers and {} channels".format(found.folder, *have)
+            problem += f", {self.name} has {want[0]} and {want[1]}"
+            raise ReedError(f"{problem}; give the folder of {self.card.hub}")
         last = max((*LETTERS.values(), *(ADDED.values() if self.card.prefix else ())))
         if config.vocab_size <= last:
             problem = f"{found.folder} has {config.vocab_size} tokens, {self.name} reads {last + 1}"
