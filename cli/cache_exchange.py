@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from reed.cache import account
 from reed.cache.opened import open_cache
-from reed.cli.common import CACHES, completed, one_line_errors
+from reed.cli.common import CACHES, LocalDir, completed, one_line_errors
 from reed.errors import ReedError
 from reed.exchange import FORMATS
 from reed.exchange import export as exporting
@@ -27,7 +28,7 @@ from reed.wording import counted
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalDir(),
     metavar="DIR",
     help="Folder to write, which must not exist. Default: CACHE-FORMAT.",
 )
@@ -65,7 +66,7 @@ def export(cache: Path, to: str, out: Path | None, places: tuple[str, ...], dtyp
 
 
 @click.command("import")
-@click.argument("column", type=click.Path(path_type=Path))
+@click.argument("column", type=LocalDir())
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--entry",
@@ -137,6 +138,8 @@ def import_(
             ]
             views = ", each mirrored, too" if opened.manifest.views > 1 else ""
             total = counted(len(opened.plan.keys), "sample")
+        if line := account.load(column).line:
+            click.echo(f"{file}: {line}")
         click.echo(f"{column}: {total}{views}; {', '.join(fields)}")
         return
     for name, value in {"--stats": stats, "--scale": scale}.items():
