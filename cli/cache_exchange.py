@@ -138,9 +138,11 @@ def import_(
             ]
             views = ", each mirrored, too" if opened.manifest.views > 1 else ""
             total = counted(len(opened.plan.keys), "sample")
+            lost = len(opened.plan.keys) - len(opened["latents/latents"])
         if line := account.load(column).line:
             click.echo(f"{file}: {line}")
-        click.echo(f"{column}: {total}{views}; {', '.join(fields)}")
+        left_out = f", {lost:,} left out" if lost else ""
+        click.echo(f"{column}: {total}{views}{left_out}; {', '.join(fields)}")
         return
     for name, value in {"--stats": stats, "--scale": scale}.items():
         if value is not None:

@@ -68,5 +68,23 @@ def marker(path: Path) -> bytes:
     """Return the marker to publish: of a path in the reason of a failure, the last name stays."""
     data = path.read_bytes()
     table = sealed.read(path)
-    failed = {key: _IN_TEXT.sub("", reason) for key, reason in table["failed"].items()}
+    failed = {key: text(reason) for key, reason in table["failed"].items()}
     return data if failed == table["failed"] else sealed.dump(table | {"failed": failed})
+
+
+def text(reason: str) -> str:
+    """Return a text in which only the last name stays of each path of this machine."""
+    return _IN_TEXT.sub("", reason)
+
+
+def stays(found: Column) -> list[str]:
+    """Return lines on what is published of a column although it names a path of this machine.
+
+    The identity depends on the encoder's name and revision, so these cannot be left out.
+    """
+    told = {"encoder": found.encoder, "revision": found.revision}
+    return [
+        f"{found.name}: {what} is {value}, a path of this machine, which others will see"
+        for what, value in told.items()
+        if any(is_path(part) for part in (value, value.partition(":")[2]))
+    ]

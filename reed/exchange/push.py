@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,9 @@ def push(
         readme.write_text(card.card(cache.name, repo.url, frozen, listed), "utf-8")
         kept = README in there and not _is_ours(repo, commit, Path(scratch))
 
-        # Paths of this machine stay on it.
+        # Paths of this machine stay on it, but for those that identities depend on.
+        for line in (line for column in columns for line in private.stays(column)):
+            tqdm.write(line, file=sys.stderr)
         places, names = _public(cache, columns, Path(scratch) / "public")
         shards = [
             (shard, _File(marker.name, _public_marker(marker, Path(scratch) / "public")))
