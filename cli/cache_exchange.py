@@ -130,19 +130,7 @@ def import_(
             codecs=codecs,
             licence=licence,
         )
-        with open_cache(column) as opened:
-            fields = [
-                f"{c.name}/{f.name} {list(f.shape)}"
-                for c in opened.columns.values()
-                for f in c.fields
-            ]
-            views = ", each mirrored, too" if opened.manifest.views > 1 else ""
-            total = counted(len(opened.plan.keys), "sample")
-            lost = len(opened.plan.keys) - len(opened["latents/latents"])
-        if line := account.load(column).line:
-            click.echo(f"{file}: {line}")
-        left_out = f", {lost:,} left out" if lost else ""
-        click.echo(f"{column}: {total}{views}{left_out}; {', '.join(fields)}")
+        _tell(column, file)
         return
     for name, value in {"--stats": stats, "--scale": scale}.items():
         if value is not None:
@@ -156,3 +144,18 @@ def import_(
             f"{cache}: column {place} {shape} {made.fields[0].codec}, "
             f"{len(opened[place]):,} of {counted(total, 'sample')}"
         )
+
+
+def _tell(cache: Path, data: Path) -> None:
+    """Print what a cache that was imported has, and what it lacks of the files."""
+    with open_cache(cache) as opened:
+        columns = opened.columns.values()
+        fields = [f"{c.name}/{f.name} {list(f.shape)}" for c in columns for f in c.fields]
+        views = ", each mirrored, too" if opened.manifest.views > 1 else ""
+        total = counted(len(opened.plan.keys), "sample")
+        lost = len(opened.plan.keys) - len(opened["latents/latents"])
+
+    if line := account.load(cache).line:
+        click.echo(f"{data}: {line}")
+    left_out = f", {lost:,} left out" if lost else ""
+    click.echo(f"{cache}: {total}{views}{left_out}; {', '.join(fields)}")

@@ -98,6 +98,8 @@ class Safetensors:
         if not len(latents) == len(flipped) == 4 or len(labels) != 1:
             told = f"latents {latents}, latents_flip {flipped}, labels {labels}"
             raise ReedError(f"{path} has {told}; [N, C, h, w] twice and [N] are wanted")
+
+        # What is of another sample, or rounded to a class, would train without an error.
         if len({latents[0], flipped[0], labels[0]}) > 1:
             counts = zip((latents, flipped, labels), self._NAMES, strict=True)
             told = ", ".join(f"{shape[0]:,} {name}" for shape, name in counts)
