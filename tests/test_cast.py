@@ -68,13 +68,24 @@ def vae(folder: Path) -> Path:
     return folder
 
 
-SAPROT, QWEN3 = (
-    SimpleNamespace(**runpy.run_path(str(HERE / f"test_{name}.py"))) for name in ("saprot", "qwen3")
+SAPROT, QWEN3, PROTT5, TOKENS = (
+    SimpleNamespace(**runpy.run_path(str(HERE / f"test_{name}.py")))
+    for name in ("saprot", "qwen3", "prott5", "token_data")
 )
 
 
 def saprot(folder: Path) -> Path:
     SAPROT.public_folder(folder)
+    return folder
+
+
+def prott5(folder: Path) -> Path:
+    PROTT5.public_folder(folder)
+    return folder
+
+
+def rae(folder: Path) -> Path:
+    TOKENS.save_rae(folder)
     return folder
 
 
@@ -96,7 +107,9 @@ SMALL = {
     "sd-vae": (vae, {}),
     "sentence": (LANGUAGE.sentence, {"dim": 32}),
     "t5": (LANGUAGE.t5, {"dim": 32}),
+    **{name: (prott5, {"card": card}) for name, card in PROTT5.CARDS.items()},
     **dict.fromkeys(named("esm2-"), (esm2_file, ESM2)),
+    **dict.fromkeys(named("rae-"), (rae, {"channels": 24, "grid": 4})),
     **dict.fromkeys(named("saprot-"), (saprot, {"card": SAPROT.CARD})),
     **dict.fromkeys(named("qwen3-embedding-"), (qwen3_embedding, {"dim": 32})),
     **dict.fromkeys(named("qwen3-vl-"), (QWEN3.qwen3_vl, {"dim": 32, "layer": 2})),
@@ -168,7 +181,8 @@ VISION = [name for name in CAST if name not in SMALL]
 
 
 @pytest.mark.parametrize("name", [name for name in CAST if name in SMALL])
-def test_bf16_changes_no_buffer(name, narrowed, tmp_path):
+def test_bf16_changes_no_buffer(name, narrowed, tmp_path, monkeypatch):
+    TOKENS.small_heads(monkeypatch)
     write, settings = SMALL[name]
     path = str(write(tmp_path))
     loaded = {}

@@ -55,7 +55,7 @@ NEW = {"target": "digits-vit/tokens", "tap": 1}
         ({"data": {"x": "pixels"}}, ["'pixels' names a column", "pixels/label"]),
         ({"data": {"x": "pixel/pixels"}}, ["no column 'pixel'", "Did you mean 'pixels'"]),
         ({"data": {"x": "pixels/pixel"}}, ["no field 'pixel'", "Did you mean 'pixels'"]),
-        ({"data": {"x": "digits-vit/tokens"}}, ["data.x", "'token'"]),
+        ({"data": {"x": "caption-ngrams/embedding"}}, ["data.x", "'sample'"]),
         ({"data": {"label": "pixels/pixels"}}, ["data.label", "'data'"]),
         ({"align": {"x": NEW}, "curriculum": {"x": 1}}, ["align.x", "taken"]),
         ({"align": {"diffusion": NEW}}, ["align.diffusion", "taken"]),

@@ -145,17 +145,21 @@ def save_rae(folder, seed: int = 0, **settings):
     return model.eval()
 
 
+def small_heads(patch: pytest.MonkeyPatch) -> None:
+    """Let diffusers build encoders of 24 channels, too few for its heads of 64."""
+    from diffusers.models.autoencoders import autoencoder_rae
+
+    build = autoencoder_rae._build_encoder
+    patch.setattr(autoencoder_rae, "_build_encoder", lambda *a, **k: build(*a, **k, head_dim=12))
+
+
 @pytest.fixture(scope="module")
 def rae(tmp_path_factory):
     """The folder of a small autoencoder, and the autoencoder."""
-
     folder = tmp_path_factory.mktemp("rae") / "small"
-    from diffusers.models.autoencoders import autoencoder_rae
-
-    build, patch = autoencoder_rae._build_encoder, pytest.MonkeyPatch()
-    patch.setattr(autoencoder_rae, "_build_encoder", lambda *a, **k: build(*a, **k, head_dim=12))
-    yield folder, save_rae(folder)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        small_heads(patch)
+        yield folder, save_rae(folder)
 
 
 def make(folder, **options):

@@ -31,7 +31,7 @@ import train
 
 from reed.build import shared
 from reed.build.shard import Timing
-from reed.encoders.image import vae
+from reed.encoders.image import diffusers_model, vae
 from reed.encoders.image.batches import images
 
 START_WITHIN = 330  # seconds; later rows are left out, so that all ends in eight minutes
@@ -88,7 +88,7 @@ ROWS = (
 
 def random_vae(folder: Path, settings: dict[str, Any], **options: Any) -> vae.Vae:
     """An autoencoder with random weights, which are written to the folder once."""
-    if not (folder / vae.WEIGHTS).is_file():
+    if not (folder / diffusers_model.WEIGHTS).is_file():
         import torch
         from diffusers import AutoencoderKL
 

@@ -15,12 +15,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-Batches = Iterator[torch.Tensor]
+if TYPE_CHECKING:  # our package comes before torch
+    import torch
+
+Batches = Iterator["torch.Tensor"]
 _CRUDE = {"__module__": "megatron.energon", "__class__": "CrudeWebdataset"}
 
 
@@ -71,10 +73,11 @@ def write_mosaic(cache: Path, folder: Path) -> None:
 def read_mosaic(folder: Path, batch: int) -> Batches:
     """StreamingDataset, shuffled, in a torch DataLoader."""
     import streaming
+    from torch.utils.data import DataLoader
 
     data = streaming.StreamingDataset(local=str(folder), shuffle=True, batch_size=batch)
     while True:
-        for found in torch.utils.data.DataLoader(data, batch_size=batch, drop_last=True):
+        for found in DataLoader(data, batch_size=batch, drop_last=True):
             yield found["tokens"]
 
 
@@ -119,6 +122,8 @@ def read_energon(folder: Path, batch: int) -> Batches:
 
 def _cooked(sample: dict[str, Any]) -> dict[str, Any]:
     """A sample of a tar, with the names of our parts."""
+    import torch
+
     arrays = {name[:-4]: torch.as_tensor(v) for name, v in sample.items() if name.endswith(".npy")}
     return {n: v for n, v in sample.items() if n.startswith("__")} | arrays
 
