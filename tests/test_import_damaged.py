@@ -21,6 +21,7 @@ from reed.build.shard import BadSample
 from reed.cli.cache import main as cli
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
+from reed.metrics import image_tars
 from reed.sources.image.cached import Cached
 
 MEAN, STD = "vae_embeddings_mean_256.npy", "vae_embeddings_std_256.npy"
@@ -75,6 +76,14 @@ def test_a_tar_that_breaks_off_is_not_half_a_tar(tmp_path):
     path.write_bytes(whole[: header + 700])
     with pytest.raises(ReedError, match="unexpected end of data"):
         listed(tmp_path)
+
+
+def test_a_tar_of_images_that_breaks_off_is_not_measured(tmp_path):
+    path = tar(tmp_path / "a.tar", {f"{i}.png": b"x" for i in range(4)})
+    assert len(image_tars.members([path], "images").places) == 4
+    path.write_bytes(path.read_bytes()[:2048])
+    with pytest.raises(ReedError, match="cannot read images from .*breaks off after 2048 bytes"):
+        image_tars.members([path], "images")
 
 
 def test_a_key_is_the_name_of_one_sample(tmp_path):

@@ -76,6 +76,19 @@ def test_paths_of_this_machine_stay_on_it(hub, cache, tmp_path):
     assert hub.files(NAME)["latents/column.json"] == published["latents/column.json"]
 
 
+def test_the_account_of_an_export_has_none_either(cache, tmp_path):
+    run("export", cache, "--to", "mds", "--out", tmp_path / "mds")
+    account = json.loads((tmp_path / "mds" / "export.json").read_bytes())
+    assert account["left_out"]["latents"] == {"a/000003": "no such file: 'x.npy'"}
+
+
+def test_the_folder_where_one_is_has_a_name(hub, cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(cache)
+    run("push", ".", URL)
+    assert "\n# cache\n" in hub.files(NAME)["README.md"].decode()
+    assert "0 columns" in run("pull", URL, ".")
+
+
 def test_only_paths_of_this_machine_are_paths():
     for value in ("/data/x", "~/x", "../x", "C:\\x", "file:///data/x", "\\\\host\\x"):
         assert private.is_path(value), value

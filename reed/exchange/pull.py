@@ -74,6 +74,8 @@ def pull(url: str, cache: Path, wanted: Sequence[str] = (), *, progress: bool = 
         )
     chosen = _chosen(repo, there, wanted)
 
+    if cache.name in ("", ".."):  # the folder beside it has a name that is made from its own
+        cache = cache.resolve()
     if cache.exists() and not (cache / "manifest.json").is_file():
         raise ReedError(f"{cache} is there and is no cache; name another folder")
 

@@ -105,7 +105,7 @@ def push(
         # The card is written anew, unless somebody has written one in its place.
         listed = [_listed(cache, frozen, column) for column in columns]
         readme = Path(scratch) / README
-        readme.write_text(card.card(cache.name, repo.url, frozen, listed), "utf-8")
+        readme.write_text(card.card(cache.resolve().name, repo.url, frozen, listed), "utf-8")
         kept = README in there and not _is_ours(repo, commit, Path(scratch))
 
         # Paths of this machine stay on it, but for those that identities depend on.
