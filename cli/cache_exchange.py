@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from reed.cache import account
 from reed.cache.opened import open_cache
-from reed.cli.common import CACHES, completed, one_line_errors
+from reed.cli.common import CACHES, LocalDir, completed, one_line_errors
 from reed.errors import ReedError
 from reed.exchange import FORMATS
 from reed.exchange import export as exporting
@@ -27,7 +28,7 @@ from reed.wording import counted
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=LocalDir(),
     metavar="DIR",
     help="Folder to write, which must not exist. Default: CACHE-FORMAT.",
 )
@@ -65,7 +66,7 @@ def export(cache: Path, to: str, out: Path | None, places: tuple[str, ...], dtyp
 
 
 @click.command("import")
-@click.argument("column", type=click.Path(path_type=Path))
+@click.argument("column", type=LocalDir())
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 @click.option(
     "--entry",
@@ -129,15 +130,7 @@ def import_(
             codecs=codecs,
             licence=licence,
         )
-        with open_cache(column) as opened:
-            fields = [
-                f"{c.name}/{f.name} {list(f.shape)}"
-                for c in opened.columns.values()
-                for f in c.fields
-            ]
-            views = ", each mirrored, too" if opened.manifest.views > 1 else ""
-            total = counted(len(opened.plan.keys), "sample")
-        click.echo(f"{column}: {total}{views}; {', '.join(fields)}")
+        _tell(column, file)
         return
     for name, value in {"--stats": stats, "--scale": scale}.items():
         if value is not None:
@@ -151,3 +144,18 @@ def import_(
             f"{cache}: column {place} {shape} {made.fields[0].codec}, "
             f"{len(opened[place]):,} of {counted(total, 'sample')}"
         )
+
+
+def _tell(cache: Path, data: Path) -> None:
+    """Print what a cache that was imported has, and what it lacks of the files."""
+    with open_cache(cache) as opened:
+        columns = opened.columns.values()
+        fields = [f"{c.name}/{f.name} {list(f.shape)}" for c in columns for f in c.fields]
+        views = ", each mirrored, too" if opened.manifest.views > 1 else ""
+        total = counted(len(opened.plan.keys), "sample")
+        lost = len(opened.plan.keys) - len(opened["latents/latents"])
+
+    if line := account.load(cache).line:
+        click.echo(f"{data}: {line}")
+    left_out = f", {lost:,} left out" if lost else ""
+    click.echo(f"{cache}: {total}{views}{left_out}; {', '.join(fields)}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from reed.cli.common import CACHES, CacheDir, one_line_errors
+from reed.cli.common import CACHES, CacheDir, LocalDir, one_line_errors
 from reed.exchange import pull as pulling
 from reed.exchange import push as pushing
 
@@ -40,7 +40,7 @@ def push(cache: Path, url: str, columns: tuple[str, ...], public: bool) -> None:
 
 @click.command()
 @click.argument("url")
-@click.argument("cache", type=click.Path(path_type=Path), shell_complete=CACHES)
+@click.argument("cache", type=LocalDir(), shell_complete=CACHES)
 @click.option(
     "--column",
     "columns",

@@ -53,7 +53,7 @@ def verify(cache: Path, columns: tuple[str, ...], deep: bool, jobs: int) -> None
     """
     frozen = _plan_or_exit(cache)
     # A column that is named but was never begun is a problem, too.
-    names, where = columns or verifying.names(cache), mirror.shown(cache)
+    names, where = list(dict.fromkeys(columns)) or verifying.names(cache), mirror.shown(cache)
     problems = _problems(cache, frozen, names, deep, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")

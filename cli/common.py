@@ -6,6 +6,7 @@ import contextlib
 import gc
 import json
 import os
+import re
 import traceback
 from collections.abc import Callable, Generator, Iterable
 from functools import wraps
@@ -56,6 +57,19 @@ class CacheDir(click.Path):
             return mirror.local(value)
         except ReedError as error:
             raise Refused(str(error)) from error
+
+
+class LocalDir(click.Path):
+    """A folder to write that has to be one of this machine, not a URL."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path of the folder."""
+        if re.match(r"[a-z][a-z0-9+]+:/", str(value)):
+            raise Refused(f"{value} is a URL, a folder of this machine is wanted; name one")
+        return super().convert(value, param, ctx)
 
 
 @contextlib.contextmanager

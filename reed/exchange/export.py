@@ -15,7 +15,7 @@ from reed.bytes import human
 from reed.cache import files, schema
 from reed.cache.opened import Cache
 from reed.errors import ReedError
-from reed.exchange import FORMATS, Format
+from reed.exchange import FORMATS, Format, private
 from reed.exchange.table import Table
 from reed.wording import counted, named
 
@@ -165,6 +165,10 @@ def _account(table: Table, to: str) -> dict[str, Any]:
         for f in table.features
     }
     licences = {name: column.licence for name, column in table.columns.items()}
-    left_out = {name: failed for name, failed in table.left_out.items() if failed}
+    left_out = {  # the folder may be published, so reasons name no path of this machine
+        name: {key: private.text(reason) for key, reason in failed.items()}
+        for name, failed in table.left_out.items()
+        if failed
+    }
     more = {"classes": list(table.cache.classes), "licences": licences, "left_out": left_out}
     return _request(table, to) | {"cache": table.cache.folder.name, "features": described} | more

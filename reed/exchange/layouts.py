@@ -10,11 +10,13 @@ from reed.build import together
 from reed.build.choices import Request
 from reed.build.engines import Share
 from reed.build.shard import BadSample
+from reed.cache import schema
 from reed.errors import ReedError
 from reed.sources.image.cached import Cached
 from reed.sources.image.cached_files import LAYOUTS as LAYOUTS
 
 PIPELINE = "cached"
+CHOSEN = ("repa-h5", "webdataset")  # layouts that may hold several kinds of latents
 
 
 def make(
@@ -52,6 +54,13 @@ def make(
         ReedError: The files cannot be read, hold no samples, or are not those that the cache was
             made from.
     """
+    if latents and layout not in CHOSEN:
+        raise ReedError(f"--entry {latents} is of {' and '.join(CHOSEN)}; {layout} has one kind")
+    if (cache / "manifest.json").is_file():
+        pipeline = schema.load_manifest(cache).pipeline
+        if pipeline != PIPELINE:
+            problem = f"{cache} is there and is a cache of the pipeline {pipeline!r}"
+            raise ReedError(f"{problem}, --layout makes one of {PIPELINE!r}; name another folder")
     source = Cached(data, layout, latents)
     request = Request(
         PIPELINE,

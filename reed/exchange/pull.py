@@ -74,6 +74,11 @@ def pull(url: str, cache: Path, wanted: Sequence[str] = (), *, progress: bool = 
         )
     chosen = _chosen(repo, there, wanted)
 
+    if cache.name in ("", ".."):  # the folder beside it has a name that is made from its own
+        cache = cache.resolve()
+    if cache.exists() and not (cache / "manifest.json").is_file():
+        raise ReedError(f"{cache} is there and is no cache; name another folder")
+
     # Another pull into the same folder would take its files away.
     work = cache.with_name(f".{cache.name}.pulling")
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -83,6 +88,10 @@ def pull(url: str, cache: Path, wanted: Sequence[str] = (), *, progress: bool = 
         frozen = plans.load(work)
         is_there = _is_there(cache, work, repo)
         new = [name for name in chosen if not (is_there and name in schema.columns(cache))]
+        for folder in (cache / name for name in new):
+            if is_there and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+                problem = f"{folder} is there and is no column (no column.json)"
+                raise ReedError(f"{problem}; rename or remove it, then rerun")
 
         total = _columns(repo, commit, work, there, new, frozen, progress)
         _place(cache, work, new, is_there=is_there)

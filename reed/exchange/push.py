@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -16,7 +17,7 @@ from reed.cache import plan as plans
 from reed.cache.plan import Plan
 from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
-from reed.exchange import card
+from reed.exchange import card, private
 from reed.exchange.card import Listed
 from reed.exchange.hub_repo import KIND, Repo, There
 from reed.wording import counted
@@ -36,6 +37,7 @@ class Pushed:
         files: Number of these files.
         there: Number of files that were there already.
         kept_card: Whether a card of somebody else was left alone.
+        private: Settings that were left out, because they are paths of this machine.
     """
 
     url: str
@@ -44,6 +46,7 @@ class Pushed:
     files: int
     there: int
     kept_card: bool
+    private: tuple[str, ...] = ()
 
     @property
     def lines(self) -> list[str]:
@@ -53,6 +56,9 @@ class Pushed:
         lines = [f"{told}{also}; commit {self.commit[:12]}"]
         if self.kept_card:
             lines.append(f"{self.url}/{README} stays as it is: reed did not write it")
+        if self.private:
+            told = f"left out, as paths of this machine: {', '.join(self.private)}"
+            lines.append(f"{self.url}: {told}; values and identities do not depend on them")
         return lines
 
 
@@ -99,12 +105,22 @@ def push(
         # The card is written anew, unless somebody has written one in its place.
         listed = [_listed(cache, frozen, column) for column in columns]
         readme = Path(scratch) / README
-        readme.write_text(card.card(cache.name, repo.url, frozen, listed), "utf-8")
+        readme.write_text(card.card(cache.resolve().name, repo.url, frozen, listed), "utf-8")
         kept = README in there and not _is_ours(repo, commit, Path(scratch))
 
-        shards = [pair for column in columns for pair in _shards(cache, frozen, column)]
-        last = [*_small(cache, frozen, columns), *([] if kept else [_File(README, readme)])]
-        return _send(repo, shards, last, there, commit, kept=kept, progress=progress)
+        # Paths of this machine stay on it, but for those that identities depend on.
+        for line in (line for column in columns for line in private.stays(column)):
+            tqdm.write(line, file=sys.stderr)
+        places, names = _public(cache, columns, Path(scratch) / "public")
+        shards = [
+            (shard, _File(marker.name, _public_marker(marker, Path(scratch) / "public")))
+            for column in columns
+            for shard, marker in _shards(cache, frozen, column)
+        ]
+        small = [_File(f.name, places.get(f.name, f.path)) for f in _small(cache, frozen, columns)]
+        last = [*small, *([] if kept else [_File(README, readme)])]
+        done = _send(repo, shards, last, there, commit, kept=kept, progress=progress)
+        return replace(done, private=tuple(names))
 
 
 def _columns(cache: Path, frozen: Plan, names: Sequence[str]) -> list[Column]:
@@ -155,7 +171,8 @@ def _check_same(
     # A shard that is there would be of another encoder, or in another container.
     for column in columns:
         name = f"{column.name}/column.json"
-        if name in there and not there[name].is_same(cache / name):
+        public = _written(scratch / "same.json", private.column(cache, column)[0])
+        if name in there and not any(map(there[name].is_same, (cache / name, public))):
             raise ReedError(
                 f"column {column.name!r} of {repo.url} was made in another way than that of "
                 f"{cache}; give it another name, or remove it there"
@@ -166,6 +183,35 @@ def _is_ours(repo: Repo, commit: str, scratch: Path) -> bool:
     """Whether the card of the data set is of an earlier push, or empty as a new one."""
     text = repo.fetch(README, commit, scratch / "there").read_text("utf-8", errors="replace")
     return card.MADE in text or not text.strip()
+
+
+def _public(cache: Path, columns: list[Column], folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """Write the descriptions to publish that are others than those of the cache.
+
+    Returns:
+        Their paths by the name that they get, and the names of the settings that they lack.
+    """
+    places, gone = {}, []
+    for name, (data, left_out) in {
+        "manifest.json": private.manifest(cache),
+        **{f"{each.name}/column.json": private.column(cache, each) for each in columns},
+    }.items():
+        if left_out:
+            places[name] = _written(folder / name, data)
+            gone += left_out
+    return places, gone
+
+
+def _public_marker(marker: _File, folder: Path) -> Path:
+    """Return the path of the marker to publish, which is that of the cache where it may be."""
+    data = private.marker(marker.path)
+    return marker.path if data == marker.path.read_bytes() else _written(folder / marker.name, data)
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
 
 
 def _shards(cache: Path, frozen: Plan, column: Column) -> Iterator[tuple[_File, _File]]:

@@ -66,6 +66,17 @@ def tars_at(place: Path) -> list[Path]:
     return sorted(path for path in place.glob("*.tar") if not path.name.startswith("."))
 
 
+def _check_end(path: Path, end: int, what: str) -> None:
+    """Raise ReedError unless a tar ends where its last member does: tarfile stops in silence."""
+    with open(path, "rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ReedError(
+                f"cannot read {what} from {path}: the tar breaks off after {end} bytes; fetch it "
+                "again"
+            )
+
+
 def members(tars: list[Path], what: str) -> Members:
     """Find the images in tars.
 
@@ -84,6 +95,7 @@ def members(tars: list[Path], what: str) -> Members:
                         places.append((path, member.offset_data, member.size, member.name))
                     elif name.suffix == ".cls" and (file := tar.extractfile(member)):
                         classes[path, str(name.with_suffix(""))] = int(file.read())
+                _check_end(path, tar.offset, what)
         except (OSError, ValueError, tarfile.TarError) as error:
             raise ReedError(f"cannot read {what} from {path}: {error}") from error
         digest.update(f"{file_sha256(path)}\n".encode())

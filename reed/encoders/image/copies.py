@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,6 +57,9 @@ class ImportedLatents:
             problem = f"latents-import: unknown kind {self.kind!r}."
             raise ReedError(problem + suggest(self.kind, _ENTRIES))
         at_least(1, "latents-import: ", channels=self.channels, size=self.size)
+        if not (0 < abs(self.scale) < math.inf and abs(self.shift) < math.inf):
+            told = f"scale is {self.scale} and shift {self.shift}"
+            raise ReedError(f"latents-import: {told}; give finite ones, and a scale that is not 0")
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -87,9 +91,13 @@ class ImportedLatents:
             mean, std = (np.asarray(found[name].float()).reshape(-1) for name in ("mean", "std"))
         except (KeyError, AttributeError) as error:
             raise ReedError(f"{self.stats} has no tensors mean and std ({error})") from error
-        if len(mean) != self.channels or len(std) != self.channels or not (std > 0).all():
+        if len(mean) != self.channels or len(std) != self.channels:
             problem = f"{self.stats} has {len(mean)} means and {len(std)} deviations"
             raise ReedError(f"{problem}, latents have {self.channels} channels")
+        if not np.isfinite([mean, std]).all() or not (std > 0).all():
+            told = f"means from {mean.min():g} to {mean.max():g}, deviations from {std.min():g}"
+            problem = f"{self.stats} has {told} to {std.max():g}"
+            raise ReedError(f"{problem}; finite ones are wanted, and deviations above 0")
         return tuple(float(self.scale / s) for s in std), tuple(map(float, mean))
 
     def revision(self) -> str:

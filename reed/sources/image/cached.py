@@ -10,8 +10,9 @@ from typing import Any
 from reed.build.source import Listing
 from reed.errors import ReedError, suggest
 from reed.sources import SOURCES
-from reed.sources.image.cached_files import H5, LAYOUTS, Moments, Safetensors, Tars
+from reed.sources.image.cached_files import H5, LAYOUTS, Moments, Safetensors
 from reed.sources.image.cached_files import Layout as Layout
+from reed.sources.image.cached_tars import Tars
 
 
 @SOURCES.register("cached")
@@ -59,7 +60,7 @@ class Cached:
         stamps = found.stamps()
         if not stamps:
             raise ReedError(f"{self.data} has no samples of the layout {found.name!r}")
-        return Listing(stamps, classes=found.classes)
+        return Listing(stamps, found.passed, classes=found.classes)
 
     def read(self, key: str, view: int = 0) -> dict[str, Any]:
         """Return the entries of one sample.

@@ -35,6 +35,20 @@ def read_labels(path: Path) -> dict[str, int] | None:
     return None if rows is None else _table(path, rows)
 
 
+def labels_in(where: Path, text: str) -> dict[str, int] | None:
+    """Read the class of every key from the text of a .json file, as `read_labels` does.
+
+    Args:
+        where: What a message calls the file.
+        text: Its content.
+    """
+    try:
+        rows = _json_rows(where, text)
+    except (ValueError, RecursionError) as error:
+        raise ReedError(f"cannot read the class file {where}: {error}") from error
+    return None if rows is None else _table(where, rows)
+
+
 def _csv_rows(path: Path, text: str) -> Iterable[tuple[Any, Any]]:
     rows = [row for row in csv.reader(text.splitlines()) if row]
     for number, row in enumerate(rows):

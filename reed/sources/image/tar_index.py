@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -89,17 +90,24 @@ def index(path: Path) -> Index:
     passed: Passed = {}
     try:
         with open(path, "rb") as file:
-            _scan(path, file, files, links, passed)
+            for member in members(path, file):
+                _add(path, member, files, links, passed)
             files |= {name: files[to] for name, to in followed(links, files, passed).items()}
             return _sorted(file, files, passed)
     except (OSError, tarfile.TarError) as error:
         raise ReedError(f"cannot read the tar {path} (a compressed one?): {error}") from error
 
 
-def _scan(
-    path: Path, file: BinaryIO, files: dict[str, Location], links: dict[str, str], passed: Passed
-) -> None:
-    """Collect the members of a tar, or of several tars that `cat` joined into one file."""
+def members(path: Path, file: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar, or of several tars that `cat` joined into one file.
+
+    Args:
+        path: What a message calls the file.
+        file: The file.
+
+    Raises:
+        ReedError: It breaks off, or goes on with what is no header.
+    """
     size, begin = os.fstat(file.fileno()).st_size, 0
     while begin < size or not begin:
         file.seek(begin)
@@ -107,7 +115,7 @@ def _scan(
             for member in tar:
                 # A plain list of all members would keep a kilobyte of each.
                 tar.members = []  # ty: ignore[missing-attribute]  # typeshed lacks it
-                _add(path, member, files, links, passed)
+                yield member
             end = tar.offset  # the next header would begin here
         file.seek(end)
         if file.read(_BLOCK) != bytes(_BLOCK):
