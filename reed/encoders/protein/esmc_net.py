@@ -161,7 +161,8 @@ def checked(
         raise ReedError(f"{path} is not an ESM-C: it has no layers, or no embedding of tokens")
     have, want = (len(numbers), embedding.shape[1]), (layers, width)
     if have != want:
-        raise ReedError(f"{path} has {have} layers and channels, this encoder has {want}")
+        problem = f"{path} has {have} layers and channels, this encoder has {want}"
+        raise ReedError(f"{problem}; name the encoder of its size")
 
     compare(str(path), shapes(width, layers), state)
     return {key: value.float() for key, value in state.items()}
