@@ -1,8 +1,10 @@
-"""The files in which other trainers cache latents: one class per layout::
+"""The files in which other trainers cache latents: one class per layout.
 
-  lightningdit ROOT/latents_rank00_shard000.safetensors: latents, latents_flip [N, C, h, w], labels
-  mar          ROOT/n01440764/n01440764_10026.JPEG.npz: moments, moments_flip [2C, h, w]
-  repa-h5      ROOT/images.h5, ROOT/vae-sd.h5: the files of REPA's folders as data sets, by path
+- ``lightningdit``: ``ROOT/latents_rank00_shard000.safetensors`` with ``latents``, ``latents_flip``
+  [N, C, h, w] and ``labels``.
+- ``mar``: ``ROOT/n01440764/n01440764_10026.JPEG.npz`` with ``moments``, ``moments_flip`` [2C, h, w].
+- ``repa-h5``: ``ROOT/images.h5``, ``ROOT/vae-sd.h5``, the files of REPA's folders as data sets, by
+  path.
 
 Tars of webdataset are in `cached_tars`.
 """

@@ -1,7 +1,7 @@
-"""The layout `webdataset` of cached latents::
+"""The layout `webdataset` of cached latents: tars, with the files of a sample side by side.
 
-    ROOT/*.tar: KEY.vae_embeddings_mean_256.npy, KEY.vae_embeddings_std_256.npy,
-                KEY.dino_features.npy, KEY.json with class_idx
+A sample has ``KEY.vae_embeddings_mean_256.npy``, ``KEY.vae_embeddings_std_256.npy``,
+``KEY.dino_features.npy``, and ``KEY.json`` with ``class_idx``.
 """
 
 from __future__ import annotations
