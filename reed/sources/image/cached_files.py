@@ -2,7 +2,8 @@
 
 - ``lightningdit``: ``ROOT/latents_rank00_shard000.safetensors`` with ``latents``, ``latents_flip``
   [N, C, h, w] and ``labels``.
-- ``mar``: ``ROOT/n01440764/n01440764_10026.JPEG.npz`` with ``moments``, ``moments_flip`` [2C, h, w].
+- ``mar``: ``ROOT/n01440764/n01440764_10026.JPEG.npz`` with ``moments`` and
+  ``moments_flip`` [2C, h, w].
 - ``repa-h5``: ``ROOT/images.h5``, ``ROOT/vae-sd.h5``, the files of REPA's folders as data sets, by
   path.
 
