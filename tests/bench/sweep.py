@@ -1,11 +1,12 @@
 """make bench-sweep: when and how a representation enters: alpha times read.
 
-Every run is the pipeline `scenes` or `digits` without alignment and with one guide, the caption's
-vector, that enters the condition. Rows are the law of the time t* at which it is drawn, columns
+Every run is the pipeline `scenes`, `digits` or `fashion` without alignment and with one guide that
+enters the condition: the caption's vector, or for `fashion`, after make data-fashion, the image's,
+pooled and whitened to 64 components. Rows are the law of the time t* at which it is drawn, columns
 where it comes from (docs/guides.md); what is denoised beside the image starts at once, and has its
 lag in place of a law. Quality is the Fréchet distance (FD) at the end of the run, in the features
-of a judge that no run saw: of scenes as in make bench-speedup, of digits as in make demo. The same
-seed gives the same batches and noise. Rerun the command to go on where it stopped.
+of a judge that no run saw: as in make bench-speedup, and of digits as in make demo. The same seed
+gives the same batches and noise. Rerun the command to go on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,15 +27,21 @@ from reed.cache.files import write_atomic
 from reed.evaluate.reference import Reference
 from reed.experiments.command import command
 from reed.experiments.demo_image import FEATURE_SPACE, OPTIONS
-from reed.metrics.frechet import frechet_distance
+from reed.metrics.frechet import Gaussian, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent))
+import judge
+import judged
 import report
 import speedup
 from speedup import SETTINGS, Run, Setting
 from tqdm import tqdm
 
-TARGETS = {"scenes": "scenes-text/embedding", "digits": "caption-ngrams/embedding"}
+TARGETS = {
+    "scenes": "scenes-text/embedding",
+    "digits": "caption-ngrams/embedding",
+    "fashion": "lite0-z/pooled",
+}
 LAWS: dict[str, Any] = {
     "constant": "constant",
     "cosine": "cosine",
@@ -76,11 +83,33 @@ def distance(run: Run, setting: Setting) -> float:
     if not path.is_file():
         speedup.torch.set_num_threads(1)
         steps = speedup.train(speedup.settings_of(run, setting), progress=False)
-        drawn = speedup.draw(run.folder, steps, replace(setting, drawn=1000, options=OPTIONS))
-        real = Reference(run.cache, FEATURE_SPACE)
-        found = frechet_distance(real.gaussian(drawn), real.gaussian(real.images))
-        write_atomic(path, json.dumps(found).encode())
+        options = OPTIONS if run.data == "digits" else setting.options
+        drawn = speedup.draw(run.folder, steps, replace(setting, drawn=1000, options=options))
+        if run.data == "digits":
+            reference = Reference(run.cache, FEATURE_SPACE)
+            found, real = reference.gaussian(drawn), reference.gaussian(reference.images)
+        else:
+            found = Gaussian.of(judge.lite2(judged.DEVICE)(drawn))
+            real = judge.Judge.load(judged_run(run).judge).gaussian
+        write_atomic(path, json.dumps(frechet_distance(found, real)).encode())
     return json.loads(path.read_text())
+
+
+def judged_run(run: Run) -> judged.Run:
+    """Return the run as bench-speedup on real data has it, whose real features it is judged by."""
+    return judged.Run(run.data, run.root, run.cache, run.variant, run.seed)
+
+
+def build(run: Run, setting: Setting) -> None:
+    """Build the cache of a run, with what the guide reads, and what judges it."""
+    if run.data == "scenes":
+        speedup.build(run.cache, setting.images)
+    elif run.data == "digits":
+        command("reed-cache", "build", run.data, "--cache", run.cache)
+    else:
+        judged.prepare(judged_run(run), judged.setting_of(run.data, "cpu"))
+        codec = ("--codec", "lite0/pooled=pca:64+int8", "--name", "lite0-z")
+        command("reed-cache", "convert", run.cache, *codec)
 
 
 def table(found: Mapping[str, list[float]]) -> str:
@@ -107,15 +136,12 @@ def table(found: Mapping[str, list[float]]) -> str:
 def main(setting: str, data: str, seeds: int, steps: int, unconditional: bool, out: Path) -> None:
     """Train every variant from every seed, seed by seed; print and draw the distances."""
     how = laid(SETTINGS[setting], data, steps, unconditional)
-    if data == "scenes":
-        cache = Path("cache") / f"scenes-{how.images}"
-        speedup.build(cache, how.images)
-    else:
-        cache = Path("cache/digits")
-        command("reed-cache", "build", data, "--cache", cache)
+    cache = {"scenes": f"scenes-{how.images}", "digits": "digits", "fashion": "fashion-cpu"}[data]
     name = f"sweep-{data}-{setting}" + ("-unconditional" if unconditional else "")
     root = out / f"{name}-{how.over.get('steps', 'all')}"
-    runs = [Run(root, cache, variant, seed, data) for seed in range(seeds) for variant in how.own]
+    place = Path("cache") / cache
+    runs = [Run(root, place, variant, seed, data) for seed in range(seeds) for variant in how.own]
+    build(runs[0], how)
     found: dict[str, list[float]] = {}
     with ProcessPoolExecutor(how.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         jobs = {pool.submit(distance, run, how): run for run in runs}
