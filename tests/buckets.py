@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import logging
+import runpy
 import socket
 import struct
 import threading
@@ -11,7 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import obstore
@@ -20,6 +21,7 @@ from moto.server import ThreadedMotoServer
 
 from reed.store import client, mirror
 
+LOOPBACK = runpy.run_path(str(Path(__file__).with_name("loopback.py")))
 QUICK = client.Patience(tries=4, wait=0.01, longest=0.05, connect=2, silence=1, whole=5)
 _MESSAGE = "<Error><Code>{}</Code><Message>said so</Message></Error>"
 CODES = {503: "SlowDown", 500: "InternalError", 403: "AccessDenied", 400: "ExpiredToken"}
@@ -39,28 +41,12 @@ class Proxy:
         self.asked: Counter[tuple[str, str]] = Counter()
         self.bytes = self._count = 0
         self._target, self._lock = target.removeprefix("http://"), threading.Lock()
-        proxy = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                proxy.serve(self)
-
-            do_PUT = do_POST = do_DELETE = do_HEAD = do_GET
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._server = LOOPBACK["Server"](self.serve)
+        self.url = self._server.url
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""

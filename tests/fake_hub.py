@@ -9,14 +9,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import runpy
 import threading
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+LOOPBACK = runpy.run_path(str(Path(__file__).with_name("loopback.py")))
 WRITER, READER = "hf_writer", "hf_reader"
 LARGE = (".tar", ".h5", ".npz", ".zarr")  # files that git does not hold itself
 
@@ -39,28 +42,12 @@ class Hub:
         self.asked: Counter[tuple[str, str]] = Counter()
         self.fault: Callable[[str, str], object] = lambda *_: None
         self._lock = threading.Lock()
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-            def do_GET(self) -> None:
-                hub.serve(self)
-
-            do_PUT = do_POST = do_HEAD = do_GET
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+        self._server = LOOPBACK["Server"](self.serve)
+        self.url = self._server.url
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.close()
 
     def keep(self, state) -> None:
         """Have what another hub had, and keep it there."""

@@ -9,21 +9,16 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import reed
-from reed.cli import cache as cli
 
 RAGGED = runpy.run_path(str(Path(__file__).with_name("tiny_ragged.py")))
 NAMES = ("pixels", "tokens", "caption")
 BAD = (3, 21)
 
 
-def run(*words):
-    """The command line in this process."""
-    result = CliRunner().invoke(cli.main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+COMMANDS = runpy.run_path(str(Path(__file__).with_name("commands.py")))
+run = COMMANDS["invoked"]
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -10,22 +12,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from click.testing import CliRunner
 from safetensors.torch import save_file
 
 import reed
 from reed.build.shard import BadSample
-from reed.cli import cache as cli
 from reed.encoders.array_file import ArrayFile
 from reed.encoders.keyed import open_arrays
 from reed.errors import ReedError
 
-
-def run(*words):
-    """The command line in this process."""
-    result = CliRunner().invoke(cli.main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+COMMANDS = runpy.run_path(str(Path(__file__).with_name("commands.py")))
+run = COMMANDS["invoked"]
 
 
 @pytest.fixture(scope="module")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import runpy
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import reed
 from reed.cache import convert, files
 from reed.cache.schema import Field
-from reed.cli import cache as cli
 from reed.errors import ReedError
 from reed.exchange import export as exporting
 from reed.exchange import mds, parquet
@@ -23,11 +23,8 @@ from reed.exchange.table import Table
 NAMES = ("pixels", "tokens", "caption")
 
 
-def run(*words):
-    """The command line in this process."""
-    result = CliRunner().invoke(cli.main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
+COMMANDS = runpy.run_path(str(Path(__file__).with_name("commands.py")))
+run = COMMANDS["invoked"]
 
 
 @pytest.fixture(scope="module")

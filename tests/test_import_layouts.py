@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import io
 import json
+import runpy
 import tarfile
 from pathlib import Path
 
@@ -20,26 +21,13 @@ from safetensors.torch import save_file
 import reed
 from reed import config
 from reed.build.shard import BadSample
-from reed.cli.cache import main as cli
 from reed.cli.train import main as train_cli
 from reed.encoders import ENCODERS
 from reed.errors import ReedError
 from reed.sources.image.cached import Cached
 
-
-def run(*words) -> str:
-    """Run a command that must succeed."""
-    result = CliRunner().invoke(cli, [str(word) for word in words])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
-
-
-def refused(*words) -> str:
-    """Run a command that must end with one line of error."""
-    result = CliRunner().invoke(cli, [str(word) for word in words])
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
-    return result.output
+COMMANDS = runpy.run_path(str(Path(__file__).with_name("commands.py")))
+run, refused = COMMANDS["run"], COMMANDS["refused"]
 
 
 def draws(*shape, seed=0) -> np.ndarray:

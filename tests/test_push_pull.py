@@ -15,11 +15,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 
 import reed
 from reed.bytes import file_sha256
-from reed.cli.cache import main as cli
 from reed.exchange import hub_repo, push
 
 # The library of the hub hands its files to its own network library in a deprecated way.
@@ -31,19 +29,8 @@ URL, NAME = "hf://datasets/me/tiny", "me/tiny"
 LOCAL = ("cost.jsonl", "seen.json")
 
 
-def run(*words) -> str:
-    """Run a command that must succeed."""
-    result = CliRunner().invoke(cli, [str(word) for word in words])
-    assert result.exit_code == 0, (result.output, result.exception)
-    return result.output
-
-
-def refused(*words) -> str:
-    """Run a command that must end with one line of error."""
-    result = CliRunner().invoke(cli, [str(word) for word in words])
-    assert result.exit_code == 2, (result.output, result.exception)
-    assert result.output.startswith("Error: ") and result.output.count("\n") == 1, result.output
-    return result.output
+COMMANDS = runpy.run_path(str(Path(__file__).with_name("commands.py")))
+run, refused = COMMANDS["run"], COMMANDS["refused"]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

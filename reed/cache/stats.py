@@ -7,6 +7,7 @@ in the order of the records. Batches of any size thus give the same sums, bit by
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -85,6 +86,24 @@ class Stats:
     def summary(self) -> dict[str, Any]:
         """Return the table that the marker stores."""
         return {"count": self._count, "sum": self._sum.tolist(), "sumsq": self._square.tolist()}
+
+
+def moments(summaries: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return mean and standard deviation per channel of what several summaries count, float64 [C].
+
+    Args:
+        summaries: Tables of `Stats.summary`, such as those of all shards of a column.
+
+    Returns:
+        None if they count no value.
+    """
+    found = [each for each in summaries if each.get("count")]
+    if not found:
+        return None
+    count = sum(each["count"] for each in found)
+    mean = np.sum([each["sum"] for each in found], axis=0) / count
+    square = np.sum([each["sumsq"] for each in found], axis=0) / count
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
 
 
 def _wide(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

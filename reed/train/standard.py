@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache import schema
+from reed.cache import schema, stats
 from reed.cache.opened import Cache
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError
@@ -55,7 +55,7 @@ def moments(cache: Cache, column: Column, field: Field) -> tuple[np.ndarray, np.
     Raises:
         ReedError: A marker has no statistics of the field.
     """
-    count, total, square = 0, np.zeros(1), np.zeros(1)
+    summaries = []
 
     # The other reads of a cache leave the sums in the markers out, which are most of their bytes.
     for shard in range(cache.plan.shards):
@@ -66,16 +66,14 @@ def moments(cache: Cache, column: Column, field: Field) -> tuple[np.ndarray, np.
                 f"data.x is {column.name}/{field.name}, and the marker of shard {shard} has no "
                 f"statistics to standardise it by; build the column again: reed-cache repair"
             )
-        count += found["count"]
-        total = total + np.asarray(found["sum"])
-        square = square + np.asarray(found["sumsq"])
-    if not count:
+        summaries.append(found)
+    known = stats.moments(summaries)
+    if known is None:
         raise ReedError(
             f"data.x is {column.name}/{field.name}, and the column has no value to standardise it "
             "by; look at it with reed-cache info"
         )
 
-    mean = total / count
-    std = np.sqrt(np.maximum(square / count - mean**2, 0))
+    mean, std = known
     std = np.where(std > LEAST * std.max(), std, 1.0)
     return mean, std

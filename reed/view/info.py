@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from reed.bytes import human
-from reed.cache import account, plan, reader, schema
+from reed.cache import account, plan, reader, schema, stats
 from reed.cache.codecs import codecs
 from reed.cache.origin import origin_of
 from reed.cache.plan import Plan
@@ -154,12 +154,8 @@ def _moments(field: Field, markers: tuple[Marker, ...]) -> Iterator[str]:
     """Yield mean and standard deviation of the values, unless they are indices."""
     if field.kind == "data" and field.codec in INDICES:
         return
-    stats = [m.stats[field.name] for m in markers if m.stats.get(field.name, {}).get("count")]
-    if stats:
-        count = sum(shard["count"] for shard in stats)
-        mean = np.sum([shard["sum"] for shard in stats], axis=0) / count
-        square = np.sum([shard["sumsq"] for shard in stats], axis=0) / count
-        std = np.sqrt(np.maximum(square - mean**2, 0))
+    if found := stats.moments(m.stats[field.name] for m in markers if field.name in m.stats):
+        mean, std = found
         yield f"    mean {_over(mean)}, std {_over(std)}"
 
 

@@ -1,4 +1,4 @@
-"""Helpers of the image encoders: check a precision, and put a batch of images on a device."""
+"""Helpers of the image encoders: check a precision, and put images on a device and back."""
 
 from __future__ import annotations
 
@@ -31,6 +31,19 @@ def handed_over(values: torch.Tensor) -> Any:
     """Return values as an encoder does, float32: on a GPU they stay there until they are stored."""
     values = values.float()
     return values if values.is_cuda else values.cpu().numpy()
+
+
+def bytes_of(pixels: torch.Tensor, half: float) -> np.ndarray:
+    """Return pixels in -1..1, [B, 3, R, R], as uint8 [B, R, R, 3].
+
+    Args:
+        pixels: The pixels.
+        half: A pixel x becomes the integer part of clamp(127.5 x + half, 0, 255).
+    """
+    import torch
+
+    level = (pixels * 127.5 + half).clamp(0, 255).to(torch.uint8)
+    return level.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def images(samples: Sequence[dict[str, Any]], device: str) -> torch.Tensor:

@@ -13,7 +13,7 @@ from reed import weights as files
 from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
-from reed.encoders.image.batches import check_precision, handed_over, images
+from reed.encoders.image.batches import bytes_of, check_precision, handed_over, images
 from reed.encoders.image.diffusers_model import DiffusersModel
 from reed.errors import ReedError
 from reed.precision import computing
@@ -131,8 +131,7 @@ class Rae(DiffusersModel):
             if self._model.config.reshape_to_2d:
                 tokens = tokens.mT.unflatten(2, (self.grid, self.grid)).contiguous()
             pixels = 2 * self._model.decode(tokens).sample.float() - 1
-            level = (pixels * 127.5 + half).clamp(0, 255).to(torch.uint8)
-        return level.permute(0, 2, 3, 1).cpu().numpy()
+            return bytes_of(pixels, half)
 
     def _compare(self, model: Any) -> None:
         """Raise ReedError unless the options are those of the autoencoder."""

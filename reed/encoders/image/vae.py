@@ -15,7 +15,7 @@ from reed import weights as files
 from reed.build.shard import Values
 from reed.cache.schema import Field
 from reed.encoders import ENCODERS
-from reed.encoders.image.batches import check_precision, handed_over, images
+from reed.encoders.image.batches import bytes_of, check_precision, handed_over, images
 from reed.encoders.image.diffusers_model import DiffusersModel
 from reed.encoders.image.latents import FAMILY, Latents, is_known, latents_of, patched, unpatched
 from reed.errors import ReedError, suggest
@@ -172,8 +172,7 @@ class Vae(DiffusersModel):
         with computing(self._device, self.precision):
             z = torch.as_tensor(latents).to(self._device, torch.float32)
             pixels = self._model.decode(unpatched(z, self.latents.patch)).sample.float()
-            level = (pixels * 127.5 + half).clamp(0, 255).to(torch.uint8)
-        return level.permute(0, 2, 3, 1).cpu().numpy()
+            return bytes_of(pixels, half)
 
     def _class(self, found: Found, config: Mapping[str, Any]) -> Any:
         family = str(config.get("_class_name", FAMILY))

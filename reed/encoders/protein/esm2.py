@@ -20,7 +20,7 @@ from reed.encoders import ENCODERS
 from reed.encoders import pretrained as pre
 from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
-from reed.encoders.protein import esm2_weights
+from reed.encoders.protein import esm2_weights, per_chain
 from reed.encoders.protein.chain import segments
 from reed.errors import ReedError
 from reed.precision import cast_weights
@@ -89,9 +89,7 @@ class Esm2(PublicWeights):
 
     def __post_init__(self) -> None:
         check_precision(self.card.name, self.precision)
-        if not 0 <= self.layer <= self.card.layers:
-            problem = f"{self.card.name}.layer is {self.layer}"
-            raise ReedError(f"{problem}; it has layers 1 to {self.card.layers}, 0 is the last")
+        per_chain.check_layer(self.card.name, self.layer, self.card.layers)
 
     @property
     def reads(self) -> tuple[str, ...]:

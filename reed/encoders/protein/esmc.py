@@ -21,7 +21,6 @@ from reed.encoders.base import PublicWeights
 from reed.encoders.image.batches import check_precision
 from reed.encoders.protein import esmc_net, per_chain
 from reed.encoders.protein.esm2 import CLS, EOS, PAD, token
-from reed.errors import ReedError
 from reed.precision import computing
 from reed.weights import Origin
 
@@ -76,9 +75,7 @@ class EsmC(PublicWeights):
 
     def __post_init__(self) -> None:
         check_precision(self.card.name, self.precision)
-        if not 0 <= self.layer <= self.card.layers:
-            problem = f"{self.card.name}.layer is {self.layer}"
-            raise ReedError(f"{problem}; it has layers 1 to {self.card.layers}, 0 is the last")
+        per_chain.check_layer(self.card.name, self.layer, self.card.layers)
 
     @property
     def fields(self) -> tuple[Field, ...]:

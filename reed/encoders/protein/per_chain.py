@@ -9,9 +9,22 @@ import numpy as np
 
 from reed.cache.schema import Field
 from reed.encoders.protein.chain import segments
+from reed.errors import ReedError
 
 # A sample, and the residues of one of its chains.
 Chain = tuple[dict[str, Any], slice]
+
+
+def check_layer(name: str, layer: int, layers: int) -> None:
+    """Raise ReedError unless a layer, counted from 1 with 0 for the last, is one of a model's.
+
+    Args:
+        name: Name of the encoder, for the message.
+        layer: The layer.
+        layers: How many the model has.
+    """
+    if not 0 <= layer <= layers:
+        raise ReedError(f"{name}.layer is {layer}; it has layers 1 to {layers}, 0 is the last")
 
 
 def fields(dim: int) -> tuple[Field, ...]:

@@ -85,9 +85,7 @@ class SaProt(PublicWeights):
 
     def __post_init__(self) -> None:
         check_precision(self.card.name, self.precision)
-        if not 0 <= self.layer <= self.card.layers:
-            problem = f"{self.card.name}.layer is {self.layer}"
-            raise ReedError(f"{problem}; it has layers 1 to {self.card.layers}, 0 is the last")
+        per_chain.check_layer(self.card.name, self.layer, self.card.layers)
 
     @property
     def reads(self) -> tuple[str, ...]:
