@@ -129,7 +129,7 @@ bench-sweep: $(STAMP) ## Measure when and how a representation enters: laws of t
 	$(BIN)/python tests/bench/sweep.py $(ARGS)
 
 bench-align: $(STAMP) ## Measure what each part of the alignment adds on Fashion-MNIST, over seeds
-	$(BIN)/python tests/bench/sweep.py --data fashion --family align --steps 400 $(ARGS)
+	$(BIN)/python tests/bench/sweep.py --data fashion --family align --steps 600 --batch 32 $(ARGS)
 
 bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
 	$(BIN)/python $(if $(DATA),tests/bench/judged.py --data "$(DATA)",tests/bench/speedup.py) $(ARGS)

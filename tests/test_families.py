@@ -73,7 +73,7 @@ class Inline:
 def test_variants_fit_their_recipe_and_change_what_they_say(bench):
     sweep, families = bench("sweep"), bench("families")
     for kind, family in families.FAMILIES.items():
-        how = sweep.laid(sweep.Setting(over=TINY), family, "digits", 0, False)
+        how = sweep.laid(sweep.Setting(over=TINY), family, "digits", {}, False)
         found = {}
         for name in how.own:
             run = sweep.Run(Path("runs"), Path("cache/digits"), name, 3, "digits")

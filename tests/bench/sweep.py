@@ -45,11 +45,13 @@ from tqdm import tqdm
 SPACE = "scenes-judge"
 
 
-def laid(setting: Setting, family: Family, data: str, steps: int, unconditional: bool) -> Setting:
-    """Return the setting with the variants of a family, its checkpoints, and so many steps."""
+def laid(
+    setting: Setting, family: Family, data: str, over: Mapping[str, int], unconditional: bool
+) -> Setting:
+    """Return the setting with the variants of a family, its checkpoints, and own steps or batch."""
     domain = {"domain": {"label_dropout": 1.0}} if unconditional else {}
     own = {name: config.merge(table, domain) for name, table in family.variants(data).items()}
-    over = setting.over | ({"steps": steps} if steps else {})
+    over = setting.over | {name: value for name, value in over.items() if value}
     return replace(setting, over=over, points=family.points, own=own, laid_over=family.laid_over)
 
 
@@ -129,20 +131,28 @@ def table(found: Mapping[str, list[float]], base: str) -> str:
 @click.option("--family", "kind", type=click.Choice([*FAMILIES]), default="guides")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--steps", default=0, help="Steps of a run; 0: those of the setting.")
+@click.option("--batch", default=0, help="Samples of a step; 0: those of the setting.")
 @click.option("--unconditional", is_flag=True, help="Without labels.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"))
 def main(
-    setting: str, data: str, kind: str, seeds: int, steps: int, unconditional: bool, out: Path
+    setting: str,
+    data: str,
+    kind: str,
+    seeds: int,
+    steps: int,
+    batch: int,
+    unconditional: bool,
+    out: Path,
 ) -> None:
     """Train every variant from every seed, seed by seed; print and draw the distances."""
     family = FAMILIES[kind]
     if family.ways and data == "scenes":
         raise click.UsageError(f"--family {kind} is measured on digits and fashion")
-    how = laid(SETTINGS[setting], family, data, steps, unconditional)
+    how = laid(SETTINGS[setting], family, data, {"steps": steps, "batch": batch}, unconditional)
     cache = {"scenes": f"scenes-{how.images}", "digits": "digits", "fashion": "fashion-cpu"}[data]
     prefix = "sweep" if kind == "guides" else kind
     name = f"{prefix}-{data}-{setting}" + ("-unconditional" if unconditional else "")
-    root = out / f"{name}-{how.over.get('steps', 'all')}"
+    root = out / (f"{name}-{how.over.get('steps', 'all')}" + (f"-{batch}" if batch else ""))
     place = Path("cache") / cache
     runs = [Run(root, place, variant, seed, data) for seed in range(seeds) for variant in how.own]
     build(runs[0], how)
@@ -162,7 +172,8 @@ def main(
     figures = [
         report.figure(f"FD at the end, {name}", values, "FD") for name, values in found.items()
     ]
-    title = f"{seeds} seeds, {speedup.settings_of(runs[0], how).steps} steps"
+    settings = speedup.settings_of(runs[0], how)
+    title = f"{seeds} seeds, {settings.steps} steps of {settings.batch}"
     report.publish(name, f"{__doc__}\n{title}", figures, out)
     (root / "distances.json").write_text(json.dumps(found, indent=1))
     draw(found, family.base, out / f"{name}.png", title)
