@@ -104,18 +104,18 @@ def test_parts_of_alignment_are_compared_from_end_to_end(bench, monkeypatch):
     monkeypatch.setattr(sweep.speedup, "draw", few)
 
     def table() -> str:
-        words = ["--data", "digits", "--family", "align", "--seeds", "2"]
+        words = ["--data", "digits", "--family", "align", "--seeds", "1"]
         done = CliRunner().invoke(sweep.main, words, catch_exceptions=False)
         assert done.exit_code == 0, done.output
         assert Path("runs/bench/align-digits-cpu.png").is_file()
         return done.output.partition("\nrepa ")[2]
 
     first = table()
-    root = Path("runs/bench/align-digits-cpu-all")
+    root = Path("runs/bench/align-digits-cpu-8")
     found = json.loads((root / "distances.json").read_text())
     ways = ["average 0.95", "average sigma_rel=0.1", "autoguidance 1.5"]
     assert list(found) == ["repa", *(f"repa {way}" for way in ways), "sit"]
-    assert len({value for values in found.values() for value in values}) == 5 * 2
+    assert len({found[name][0] for name in list(found)[:4]}) == 4
 
     # What was measured is read again, and so is what a stopped run had.
     monkeypatch.setattr(sweep.speedup, "draw", None)
