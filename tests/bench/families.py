@@ -89,6 +89,30 @@ def align(data: str) -> dict[str, Table]:
     }
 
 
+def curriculum(data: str) -> dict[str, Table]:
+    """Return what each variant takes from the recipe's curriculum, or changes in its alignment.
+
+    "fade-in" is the diffusion loss that grows over the first steps, "fade-out" the weight of the
+    image teacher that falls to zero, "text" the alignment with the text teacher.
+    """
+    image, text = pipelines.recipe(data)["align"]
+    sudden, full, mute = {"diffusion": 1.0}, {image: 1.0}, {text: 0.0}
+    laws: Table = {
+        "sit": sudden | {image: 0.0} | mute,
+        "fade-in": {image: 0.0} | mute,
+        "repa": sudden | full | mute,
+        "repa fade-in": full | mute,
+        "repa fade-out": sudden | mute,
+        "both, no text": mute,
+        "text alone": {image: 0.0},
+        "reed": {},
+    }
+    found: dict[str, Table] = {name: {"curriculum": law} for name, law in laws.items()}
+    for tap in (1, 3):
+        found[f"both, tap {tap}"] = {"curriculum": mute, "align": {image: {"tap": tap}}}
+    return found
+
+
 FAMILIES = {
     "guides": Family("sit", "never", guides),
     "align": Family(
@@ -101,4 +125,5 @@ FAMILIES = {
         ),
         points=4,
     ),
+    "curriculum": Family("", "sit", curriculum),
 }
