@@ -108,6 +108,8 @@ class Watch:
             value, ends = line.get(name), known.at(step)
             if name in self._said or value is None or ends is None:
                 continue
+
+            # A value on the other side begins a new row.
             low, high, slack = ends
             side = (value > high + slack) - (value < low - slack)
             before = self._outside.get(name, 0)
