@@ -33,7 +33,8 @@ def grouped(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of the net in that of RiT's denoiser; any other one as it is."""
-    if not state or not all(name.startswith(_WRAPPER) for name in state):
+    is_wrapped = f"{_WRAPPER}y_embedder.embedding_table.weight" in state
+    if not is_wrapped or not all(name.startswith(_WRAPPER) for name in state):
         return state
     return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
 
