@@ -1,7 +1,9 @@
 """Checkpoints of LightningDiT and RiT: the numbers of the authors' nets, and what is refused."""
 
 import argparse
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +14,18 @@ from reed.nets import later_public
 from reed.nets.layers import timestep_embedding
 from reed.nets.sit import SiT, SiTConfig
 from reed.sample.sampler import Sampler
-from reed.train import public
+from reed.train import checkpoint, export, public
 from reed.train.align import AlignedNet
 
+TINY_RUN = Path(__file__).with_name("tiny_cache.py")
+TINY = SimpleNamespace(**runpy.run_path(str(TINY_RUN)))
+cache, make = TINY.cache, TINY.make  # fixtures
 GOLDEN = Path(__file__).parent / "golden"
 PARTS = {"norm": "rms", "mlp": "swiglu", "rope": True, "qk_norm": True}
-TINY = {"hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+SMALL = {"hidden_size": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
 CONFIGS = {
-    "lightningdit": SiTConfig(6, 2, 3, **TINY, **PARTS),
-    "rit": SiTConfig(3, 1, 6, **TINY, **PARTS, class_tokens=3, class_tokens_after=1),
+    "lightningdit": SiTConfig(6, 2, 3, **SMALL, **PARTS),
+    "rit": SiTConfig(3, 1, 6, **SMALL, **PARTS, class_tokens=3, class_tokens_after=1),
 }
 BUFFERS = {f"feat_rope.freqs_{name}" for name in ("cos", "sin")}
 
@@ -91,6 +96,44 @@ def test_the_units_that_fill_up_a_layer_stay_nothing(kind, saved):
     for grad in (mlp.w12.weight.grad, mlp.w12.bias.grad):
         assert grad.unflatten(0, (2, 48))[:, 42:].abs().max() == 0
     assert mlp.w3.weight.grad[:, 42:].abs().max() == 0 and mlp.w3.weight.grad.abs().max() > 0
+
+
+def test_what_was_taken_over_is_given_back_as_it_was(kind, state):
+    taken, _ = later_public.ours(state, kind, {}, Path("x"))
+    back = later_public.theirs(taken, kind, heads=2, ratio=4.0)
+    assert back.keys() == state.keys()
+    for name, value in state.items():
+        torch.testing.assert_close(back[name], value, rtol=0, atol=1e-6)
+
+    # A net that was trained here uses the units that theirs has not.
+    taken["blocks.1.mlp.w3.weight"][:, 47] = 1.0
+    with pytest.raises(ReedError, match=r"blocks.1.mlp.w3.weight: SwiGLU has 48 units, and 42"):
+        later_public.theirs(taken, kind, heads=2, ratio=4.0)
+
+
+@pytest.mark.parametrize("name", ["x.pt", "x.safetensors"])
+def test_a_run_is_exported_in_the_layout_of_its_net(kind, make, state, tmp_path, name):
+    # Two thirds of 4 * 48 are a multiple of 8.
+    parts = PARTS | {"hidden_size": 48, "num_heads": 2}
+    domain = {"net_settings": parts}
+    if kind == "rit":
+        domain = {"net_settings": parts | {"class_tokens": 3}, "predict": "x"}
+    run = TINY.trained(make("later", steps=2, domain=domain))
+    export.write(run, tmp_path / name)
+
+    if name == "x.pt":
+        content = torch.load(tmp_path / name, weights_only=True)
+        groups = {"lightningdit": {"model", "ema"}, "rit": {"model", "model_ema1", "model_ema2"}}
+        assert content.keys() == groups[kind] | {"steps", "args"}
+        names = {name.removeprefix("net.") for name in content["model"]}
+        alike = [k for k in state if not k.startswith("blocks.") or k.startswith("blocks.0.")]
+        assert names >= set(alike) and {k for k in names if "blocks." not in k} <= set(alike)
+        assert all(k.startswith("net.") for k in content["model"]) == (kind == "rit")
+    read, stored = public.read(tmp_path / name), checkpoint.load(run)
+    assert read.origin == kind and read.args["rope"] is True
+    assert read.net.keys() == stored.ema.keys()
+    for key, value in stored.ema.items():
+        torch.testing.assert_close(read.net[key], value, rtol=0, atol=1e-6)
 
 
 def test_time_is_turned_round_in_the_layer_that_reads_it():

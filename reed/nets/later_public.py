@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from reed.errors import ReedError
-from reed.nets.layers import TimestepEmbedder
+from reed.nets.layers import TimestepEmbedder, rotation_2d
 
 LIGHTNING, RIT = LATER = ("lightningdit", "rit")
 ROPE = "rope"  # in the settings of a file: whether its net turns queries and keys
@@ -33,7 +33,8 @@ def grouped(content: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of the net in that of RiT's denoiser; any other one as it is."""
-    if not state or not all(name.startswith(_WRAPPER) for name in state):
+    is_wrapped = f"{_WRAPPER}y_embedder.embedding_table.weight" in state
+    if not is_wrapped or not all(name.startswith(_WRAPPER) for name in state):
         return state
     return {name.removeprefix(_WRAPPER): value for name, value in state.items()}
 
@@ -83,6 +84,58 @@ def ours(
     return net, {ROPE: has_rope}
 
 
+def layout_of(shape: Mapping[str, Any], predict: str, path: str) -> str:
+    """Return the layout that has a net with such parts, "lightningdit" or "rit"; "" for none.
+
+    Args:
+        shape: Settings of the net that are not the default.
+        predict: What it predicts, "v" or "x".
+        path: Path from data to noise.
+    """
+    parts = {name: shape.get(name) for name in ("norm", "mlp", "rope", "qk_norm")}
+    all_parts = {"norm": "rms", "mlp": "swiglu", "rope": True, "qk_norm": True}
+    if path != "linear" or not parts["rope"]:
+        return ""
+    if shape.get("class_tokens"):
+        return RIT if parts == all_parts and predict == "x" else ""
+    return LIGHTNING if predict == "v" else ""
+
+
+def theirs(state: Mapping[str, Tensor], layout: str, heads: int, ratio: float) -> dict[str, Tensor]:
+    """Return the weights of one of our nets as the authors' code takes them; undoes `ours`.
+
+    Args:
+        state: State dict of the net.
+        layout: As `layout_of` returned it.
+        heads: Heads of attention.
+        ratio: Width of the MLPs, as a multiple of that of the net.
+
+    Raises:
+        ReedError: SwiGLU is wider than theirs and uses all of its units.
+    """
+    names = {ours: theirs for theirs, ours in _PLACES.items()}
+    net = {names.get(name, name): value for name, value in state.items()}
+    tokens, width = net["pos_embed"].shape[1:]
+    net |= _narrowed(net, int(2 / 3 * int(width * ratio)))
+    net[_TIME] = turned_round(net[_TIME])
+    if layout == LIGHTNING:
+        net |= {name: -net[name] for name in _OUTPUT}
+        cos, sin = rotation_2d(math.isqrt(tokens), width // heads)
+        net |= {"feat_rope.freqs_cos": cos.clone(), "feat_rope.freqs_sin": sin.clone()}
+    return net
+
+
+def file_of(table: Mapping[str, Any], layout: str) -> dict[str, Any]:
+    """Return the content of a file as the authors' trainer names it, from model and ema."""
+    if layout == LIGHTNING:
+        return dict(table)
+    model, averages = ("model",), ("model_ema1", "model_ema2")
+    states = {name: table["model"] for name in model if "model" in table}
+    states |= {name: table["ema"] for name in averages if "ema" in table}
+    wrapped = {n: {f"{_WRAPPER}{k}": v for k, v in each.items()} for n, each in states.items()}
+    return {k: v for k, v in table.items() if k not in ("model", "ema")} | wrapped
+
+
 def _check(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise ReedError for a part that our net has not."""
     modulation = state.get("blocks.0.adaLN_modulation.1.weight")
@@ -117,6 +170,23 @@ def _padded(net: Mapping[str, Tensor]) -> dict[str, Tensor]:
             wide = halves.new_zeros(2, width + more, *halves.shape[2:])
             wide[:, :width] = halves
             found[f"{place}w12.{kind}"] = wide.flatten(0, 1)
+    return found
+
+
+def _narrowed(net: Mapping[str, Tensor], width: int) -> dict[str, Tensor]:
+    """Return the SwiGLU layers with the units that theirs has; the others must give nothing."""
+    found = {}
+    for name in [name for name in net if name.endswith(".mlp.w3.weight")]:
+        place, ours = name.removesuffix("w3.weight"), net[name].shape[1]
+        if net[name][:, width:].any():
+            raise ReedError(
+                f"{name}: SwiGLU has {ours} units, and {width} in the public layout; train with a "
+                "hidden_size and an mlp_ratio for which two thirds of the width are a multiple of 8"
+            )
+        found[name] = net[name][:, :width].clone()
+        for kind in ("weight", "bias"):
+            halves = net[f"{place}w12.{kind}"].unflatten(0, (2, ours))
+            found[f"{place}w12.{kind}"] = halves[:, :width].flatten(0, 1)
     return found
 
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from reed.cache.schema import Field
 from reed.errors import ReedError
-from reed.nets.later_public import LATER
 from reed.nets.sit import SIZES
 
 DOMAIN = "image"  # the domain that samples from such weights
@@ -122,11 +121,6 @@ def domain_settings(
         ReedError: The weights are not a SiT or do not predict a velocity, or the number of heads
             cannot be found.
     """
-    if origin in LATER:
-        raise ReedError(
-            f"{path} is a net of {origin}, whose data are standardised by files of its own; "
-            "continue training from it (--init), and draw samples from that run"
-        )
     required = [_CONVOLUTION, _TABLE, "pos_embed", "blocks.0.mlp.fc1.weight"]
     if missing := [name for name in required if name not in net]:
         raise ReedError(f"{path} is not a SiT; missing: {', '.join(missing)}")

@@ -67,6 +67,11 @@ class PublicWeights:
 
     def settings(self, heads: int = 0) -> dict[str, Any]:
         """Return the settings of the domain (see reed.nets.sit_public.domain_settings)."""
+        if self.origin in later_public.LATER:
+            raise ReedError(
+                f"{self.path} is a net of {self.origin}, whose data are standardised by files of "
+                "its own; continue training from it (--init), and draw samples from that run"
+            )
         return sit_public.domain_settings(self.path, self.net, self.args, self.origin, heads)
 
     def fields(self, scale: float, shift: float) -> dict[str, Field]:

@@ -66,7 +66,8 @@ def align(data: str) -> dict[str, Table]:
     """Return what each variant adds to the alignment with the image teacher, by name."""
     teacher = next(iter(pipelines.recipe(data)["align"]))
     spatial = {"kind": "spatial", "gamma": 1.0}
-    plateau = {"on": "plateau", "below": 0.02, "ramp": "12.5%", "averages": [0.9, 0.97]}
+    # RARE's averages are for 400,000 steps; here, the residual falls by 1 % in ten steps or so.
+    plateau = {"on": "plateau", "below": 0.04, "ramp": "12.5%", "averages": [0.9, 0.97]}
     fields: Table = {
         "spatial": {"normalize": spatial},
         "irepa": {"normalize": spatial, "head": "conv"},
