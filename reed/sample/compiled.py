@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reed.domains.base import FixedShapes
 from reed.errors import ReedError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from reed.sample.sampler import Sampler
 
 SHAPES = 64  # most graphs that blocks may share; torch's default of 8 is too few for two nets
-TIMED = 2  # passes of each kind that are timed; the faster one counts
+TIMED = 3  # passes of each kind that are timed; the faster one counts
 
 Forward = Callable[..., Any]
 # Maps a forward pass and its inputs to a function that repeats the pass for other such inputs.
@@ -152,10 +152,13 @@ def compile_net(sampler: Sampler, say: Callable[[str], None]) -> None:
     device = next(sampler.net.parameters()).device
     on_gpu = device.type == "cuda"
     check_compiler(device)
+
+    # Equal blocks share a graph, but count together: two nets with guidance exceed torch's limit.
     import torch._dynamo
 
-    limit = torch._dynamo.config.recompile_limit
-    torch._dynamo.config.recompile_limit = max(SHAPES, limit)
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(SHAPES, settings.recompile_limit)
+
     finish = torch.cuda.synchronize if on_gpu else lambda: None
     all_passes = []
     for net in [part for part in sampler.net.modules() if isinstance(part, Net)]:
@@ -177,8 +180,8 @@ def check_compiler(device: torch.device) -> None:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ReedError(
             f"--compile: torch.compile does not work on this machine for {device.type} "
-            f"({(lines or [type(error).__name__])[0]}); it needs a C++ compiler such as g++, and on "
-            "a GPU Triton; install them, or leave --compile out"
+            f"({(lines or [type(error).__name__])[0]}); it needs a C++ compiler such as g++, and "
+            "on a GPU Triton; install them, or leave --compile out"
         ) from error
 
 
@@ -186,7 +189,7 @@ def _options(device: torch.device) -> dict[str, Any] | None:
     """Return options of the compiler: kernels of a GPU are not chosen by timing, if it can."""
     import torch._inductor.config
 
-    known = hasattr(torch._inductor.config, "deterministic")  # not before torch 2.10
+    known = "deterministic" in torch._inductor.config.get_config_copy()  # not before torch 2.10
     return {"deterministic": True} if known and device.type == "cuda" else None
 
 
