@@ -38,7 +38,10 @@ class Payloads:
         if without:
             order = order[~np.isin(numbers[order], list(without))]
 
-        views = [offsets.bytes_of(array) for arrays in out.values() for array in arrays]
+        views: list[memoryview] = []
+        for arrays in out.values():
+            are_bytes = len(arrays) and isinstance(arrays[0], memoryview)
+            views += arrays if are_bytes else map(offsets.bytes_of, arrays)
         ordered = [views[i] for i in order.tolist()]
         return zip(numbers[order].tolist(), starts[order].tolist(), ordered, strict=True)
 
