@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -40,8 +41,10 @@ class Payloads:
 
         views: list[memoryview] = []
         for arrays in out.values():
-            are_bytes = len(arrays) and isinstance(arrays[0], memoryview)
-            views += arrays if are_bytes else map(offsets.bytes_of, arrays)
+            if len(arrays) and isinstance(arrays[0], memoryview):  # then all are
+                views += cast("Sequence[memoryview]", arrays)
+            else:
+                views += map(offsets.bytes_of, arrays)
         ordered = [views[i] for i in order.tolist()]
         return zip(numbers[order].tolist(), starts[order].tolist(), ordered, strict=True)
 
