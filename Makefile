@@ -171,7 +171,7 @@ bench-scale: $(STAMP) ## Compute what 1 to 512 nodes ask of storage and network:
 bench-contention: $(STAMP) ## Time training alone, and beside a busy process on every core
 	$(BIN)/python tests/bench/contention.py $(ARGS)
 
-bench-gpu: $(STAMP) ## Time training and photographs to shards on a GPU
+bench-gpu: $(STAMP) ## Time training, drawing and photographs to shards on a GPU: [ARGS='--only train']
 	$(BIN)/python tests/bench/gpu.py $(ARGS)
 
 # SCALE=smoke runs the same commands on a few pictures with small random weights, on a few generated

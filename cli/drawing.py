@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ def path_of(
     endings = {path.suffix for path in output.files(Path("x"))} - {""}
     out = out.with_suffix("") if out.suffix in endings else out
     return out.with_name(f"{out.name}-{output.name}") if several else out
+
+
+def with_compiled(sampler: Any, is_compiled: bool) -> Any:
+    """Return the sampler, whose net is compiled if that is asked for."""
+    if is_compiled:
+        # Imported here, because it imports torch; what draws thousands of samples may wait.
+        from tqdm import tqdm
+
+        from reed.sample.compiled import compile_net
+
+        speaks = launched_share().rank == 0
+        compile_net(sampler, lambda line: tqdm.write(line, sys.stderr) if speaks else None)
+    return sampler
 
 
 def draw(

@@ -12,7 +12,7 @@ import click
 from reed.cli import typos
 from reed.cli.averages import NO_EMA, ema_option, names, wanted
 from reed.cli.common import DEVICE, either, importing, one_line_errors, pick_device
-from reed.cli.drawing import draw, path_of, share_of
+from reed.cli.drawing import draw, path_of, share_of, with_compiled
 from reed.cli.kinds import SET, KindCommand, Kinds, tables
 from reed.cli.run_options import STEP, naming_run
 from reed.cli.weak import weak_options, with_weak
@@ -108,6 +108,13 @@ def _kinds() -> Kinds:
     "all samples again.",
 )
 @weak_options
+@click.option(
+    "--compile",
+    "is_compiled",
+    is_flag=True,
+    help="Compile the net by torch.compile, for images. It takes a C++ compiler and up to minutes, "
+    "so it pays for many samples; a message says after how many batches.",
+)
 @SET
 @click.version_option(package_name=DISTRIBUTION, prog_name="reed-sample")
 @one_line_errors
@@ -203,6 +210,7 @@ def _sampler(
     ema: bool | str,
     device: str,
     precision: str,
+    is_compiled: bool,
     **requested: Any,
 ) -> tuple[Any, Path, str]:
     """Return the sampler, the folder that holds samples/, and the device.
@@ -230,7 +238,8 @@ def _sampler(
     if checkpoint is None:
         assert run is not None
         sampler = Sampler.of_run(run, step, device, ema=ema, precision=precision)
-        return with_weak(sampler, ema, requested), run, device
+        sampler = with_compiled(with_weak(sampler, ema, requested), is_compiled)
+        return sampler, run, device
 
     group, convention = "ema" if ema else "model", requested["convention"] or "auto"
     scale = 0.18215 if requested["scale"] is None else requested["scale"]
@@ -241,7 +250,8 @@ def _sampler(
     sampler = Sampler.of_weights(
         found, device, heads=heads, scale=scale, shift=shift, precision=precision
     )
-    return with_weak(sampler, ema, requested), checkpoint.parent, device
+    sampler = with_compiled(with_weak(sampler, ema, requested), is_compiled)
+    return sampler, checkpoint.parent, device
 
 
 if __name__ == "__main__":

@@ -182,6 +182,94 @@ def test_every_row_of_gpu_can_be_made(bench, tmp_path, monkeypatch):
         assert made == {"precision": row.precision, "batch_size": row.batch}
 
 
+def test_gpu_goes_on_with_what_is_missing(bench, tmp_path, monkeypatch):
+    """It keeps what is measured, and leaves out what does not fit, by name."""
+    import torch
+
+    gpu, calls = bench("gpu"), []
+
+    def way(name):
+        calls.append(name)
+        return [gpu.report.figure(name, [1.0, 2.0], "images/s")]
+
+    def too_large():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    todo = [gpu.Task("train", name, gpu.partial(way, name)) for name in ("SiT-XL/2, plain", "b")]
+    more = [
+        gpu.Task("stage1", "large", lambda: gpu.variants.within_memory(too_large)),
+        gpu.Task("stage1", "foreign", list, "no_such_library"),
+    ]
+    said, figures = gpu.gathered([todo[0], *more], tmp_path / "kept", "card")
+    assert calls == ["SiT-XL/2, plain"] and [each.name for each in figures] == calls
+    assert said == [
+        "left out: large (out of memory)",
+        "left out: foreign (no_such_library is not installed)",
+    ]
+    assert len(gpu.gathered(todo, tmp_path / "kept", "card")[1]) == 2 and calls[1:] == ["b"]
+    gpu.gathered(todo, tmp_path / "kept", "another card")
+    assert calls[2:] == ["SiT-XL/2, plain", "b"]
+    monkeypatch.setattr(gpu, "START_WITHIN", -1)
+    said, figures = gpu.gathered(todo, tmp_path / "kept", "card")
+    assert not figures and "run the command again" in said[0]
+
+
+def test_every_row_that_is_promised_of_gpu_is_there(bench, tmp_path):
+    gpu = bench("gpu")
+    named = {(task.group, task.name) for task in gpu.tasks(tmp_path, 0, 1, 1)}
+    assert {"train", "variants", "drawing", "stage1"} == {group for group, _ in named}
+    assert {("stage1", "dinov2-b, bf16"), ("stage1", "sd-vae, bf16")} <= named
+    xl, b = gpu.TRAINED
+    assert (xl.name, xl.batch, xl.precision) == ("SiT-XL/2", 256, "bf16")
+    varied = {setting.name: names for setting, names in gpu.VARIED}
+    assert varied[xl.name] == ("plain", "checkpointed blocks")
+    wanted = {"two averages", "three averages", "conv head", "guide, joint", "guide, prior"}
+    assert wanted | {"guide, mean"} <= set(varied[b.name])
+
+
+def test_variants_of_gpu(bench, tmp_path):
+    """Every recipe is valid; two are trained."""
+    train, variants = bench("train"), bench("variants")
+    narrow = {"patch_size": 2, "hidden_size": 32, "depth": 3, "num_heads": 2}
+    tiny = train.replace(
+        train.SMALL, net={"net_settings": narrow}, tokens=(64, 24), vector=8, **TINY
+    )
+    figures = variants.measure(tiny, ("plain", "two averages"), tmp_path, 1)
+    check([vars(figure) for figure in figures], 1)
+    found = {figure.name: figure for figure in figures}
+    assert found["small, two averages / plain"].compared_with == "plain"
+    assert found["small, plain: memory"].value == 0
+    assert "small, two averages: share of a step spent waiting" in found
+    cache = train.build(tiny, tmp_path / "cache")
+    for name in variants.VARIANTS:
+        trainer = variants.trainer_of(tiny, name, cache, tmp_path)
+        kept = trainer.bare.net.config.checkpoint_blocks
+        assert kept == (name == "checkpointed blocks")
+
+
+def tiny_drawing(drawing):
+    narrow = {"patch_size": 2, "hidden_size": 32, "depth": 2, "num_heads": 2}
+    return drawing.Drawing("tiny", {"net_settings": narrow}, (4, 8), 2, 4, "fp32")
+
+
+def test_drawing_of_gpu(bench, monkeypatch):
+    """Without the compiler, which takes long: then both ways are the same."""
+    import torch
+
+    from reed.sample import compiled
+
+    drawing = bench("drawing")
+    monkeypatch.setattr(compiled, "check_compiler", lambda device: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: None)
+    figures = drawing.measure(tiny_drawing(drawing), "cpu", 1)
+    check([vars(figure) for figure in figures], 1)
+    found = {figure.name: figure for figure in figures}
+    for how in ("tiny", "tiny, guided"):
+        assert found[f"{how}: compiled: differ"].value == 0
+        for other in ("plain", "public"):
+            assert found[f"{how}: compiled / {how}: {other}"].unit == "ratio"
+
+
 TINY = {"hidden": 16, "batch": 8, "samples": 16}
 
 

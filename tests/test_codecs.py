@@ -247,3 +247,20 @@ def test_ragged_fields_have_ragged_parts(codec):
     fixed = CODECS[codec].parts(field(codec, (3, 4), kind))
     assert all(part.is_ragged for part in ragged)
     assert all(part.is_ragged == (codec == "utf8") for part in fixed)
+
+
+@pytest.mark.parametrize("codec", ["float16", "float32", "pca:4"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, 65519.0, 65520.0, -7e4, 3e38])
+def test_large_batches_refuse_what_small_ones_refuse(codec, bad):
+    """Of large batches, norms are looked at before numbers; large norms of sound values fit."""
+    values = NOISE.standard_normal((4, 200, 32)).astype(np.float32)
+    values[1] = 1000  # a norm above the largest float16
+    values[2, 3, 4] = bad
+    found = codec_of(field(codec, values.shape[1:]))
+    state = found.calibrate([values[0]]) if found.needs_calibration else {}
+    _, fits = found.encode_all(values, state)
+    alone = [found.encode_all(value[None], state)[1][0] for value in values]
+    is_sound = abs(bad) < (65520 if codec == "float16" else np.inf)
+    assert fits.tolist() == alone
+    assert alone[:2] == [True, True] and alone[3]
+    assert alone[2] == is_sound or codec == "pca:4"  # whose components may be too large

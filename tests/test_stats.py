@@ -38,6 +38,7 @@ def test_what_is_missing_counts_for_nothing():
         ("token", (20, 1)),
         ("sample", (7,)),
         ("moments", (4, 6, 6)),
+        ("moments", (8, 32, 32)),
         ("data", ()),
         ("data", (None,)),
         ("data", (None, 3)),

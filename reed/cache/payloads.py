@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -38,7 +39,12 @@ class Payloads:
         if without:
             order = order[~np.isin(numbers[order], list(without))]
 
-        views = [offsets.bytes_of(array) for arrays in out.values() for array in arrays]
+        views: list[memoryview] = []
+        for arrays in out.values():
+            if len(arrays) and isinstance(arrays[0], memoryview):  # then all are
+                views += cast("Sequence[memoryview]", arrays)
+            else:
+                views += map(offsets.bytes_of, arrays)
         ordered = [views[i] for i in order.tolist()]
         return zip(numbers[order].tolist(), starts[order].tolist(), ordered, strict=True)
 

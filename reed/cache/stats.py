@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reed.cache.codecs.batch import is_tensor, tensor_of
+from reed.cache.codecs.batch import doubled, is_tensor, tensor_of
 from reed.cache.schema import Field
 
 _EXACT = {"f2", "f4", "i1", "u1", "i2", "u2"}  # dtypes of which float64 holds every square
@@ -121,9 +121,9 @@ def _wide(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _narrow(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the same of records with few channels, [T, N, C]: a row of all records at a time."""
-    exact = np.array(rows, np.float64, order="C")
-    sums = np.add.reduce(exact, axis=0)
-    return sums, np.add.reduce(np.square(exact, out=exact), axis=0)
+    flat = doubled(rows).reshape(len(rows), -1)  # one row of all records
+    sums = np.add.reduce(flat, axis=0).reshape(rows.shape[1:])
+    return sums, np.add.reduce(np.square(flat, out=flat), axis=0).reshape(rows.shape[1:])
 
 
 def _turned(values: np.ndarray) -> np.ndarray:

@@ -64,7 +64,7 @@ class Domain(Protocol):
     """One kind of data.
 
     An implementation is a frozen dataclass whose fields are its settings. It may also implement
-    Sized, Bounded, Standardises, Named, Asking, Published, Continues and AutoGuided.
+    Sized, Bounded, Standardises, Named, Asking, Published, Continues, AutoGuided and FixedShapes.
 
     Attributes:
         roles: Entries that the recipe's [data] table must have, such as ("x", "label").
@@ -223,3 +223,15 @@ class AutoGuided(Protocol):
     """
 
     shared: tuple[str, ...]
+
+
+@runtime_checkable
+class FixedShapes(Protocol):
+    """A domain whose samples can be drawn with a compiled net (reed-sample --compile).
+
+    Attributes:
+        fixed_shapes: Whether `generate` calls the net with inputs of the same shapes, in the same
+            order, for every batch of one size.
+    """
+
+    fixed_shapes: bool

@@ -61,6 +61,7 @@ class ImageDomain:
     limits = {"label": "classes"}  # the label `classes` means "no label"
     sampling = SampleOptions
     shared = ("classes", "is_unconditional", "path", "predict", "floor")
+    fixed_shapes = True
 
     classes: int
     label_dropout: float = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import nn
@@ -24,6 +24,9 @@ from reed.train import checkpoint
 from reed.train.public import PublicWeights
 from reed.train.recipe import TrainConfig
 from reed.train.run_data import RunData
+
+if TYPE_CHECKING:
+    from reed.sample.compiled import Compiled
 
 BATCH = 64  # default number of samples per batch
 PROBLEM = "problem"  # array of a batch: what is wrong with each sample
@@ -65,6 +68,7 @@ class Sampler:
         self.fields, self.columns = fields, columns
         self.about, self.name, self.precision = about, name, precision
         self.classes: tuple[str, ...] = ()  # their names, by number
+        self.compiled: Compiled | None = None  # see reed.sample.compiled
 
     @property
     def step(self) -> int | None:
@@ -235,6 +239,8 @@ class Sampler:
         device = str(next(self.net.parameters()).device)
         with computing(device, self.precision):
             drawn = self.domain.generate(self.net, self.fields, indices, options)
+        if self.compiled is not None:
+            self.compiled.drew(size)
 
         problems = [""] * size
         for name, values in drawn.items():

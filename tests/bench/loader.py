@@ -4,7 +4,10 @@ ImageNet-shaped records: moments (8, 32, 32) float16 and tokens (256, 768) as in
 2.5 GB in all and as much for each of two peers, written once to --folder. All ways deliver batches
 of 256 torch tensors; they are run in turn, in one process each, with a warm page cache. "Per core"
 is per CPU second, of the process and its workers. The peers LitData, MosaicML Streaming and Energon
-read the same records (see loader_peers.py).
+read the same records (see loader_peers.py). What is written is kept, so a rerun writes only what is
+missing; it is removed with --folder.
+
+    python tests/bench/loader.py --samples 1024 --runs 1    # a trial of a few minutes
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -104,7 +107,21 @@ def build(folder: Path, samples: int) -> None:
         (files / "done").touch()
 
 
-def ours(cache: Path, threads: int) -> Iterator[torch.Tensor]:
+def needed(samples: int) -> float:
+    """Bytes of all that is written: ours, and those of two peers; then a quarter of it in files."""
+    moments, tokens = 2 * np.prod(MOMENTS), np.prod(TOKENS)
+    of_codec = {"int8": moments + tokens, "float16": moments + 2 * tokens}
+    written = sum(size * samples * 3 for size in of_codec.values())
+    return 1.05 * (written + samples / 4 * (of_codec["int8"] + of_codec["float16"] + 2 * moments))
+
+
+def held(folder: Path) -> int:
+    """Bytes of the files that are there already; links count nothing."""
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return sum(path.stat().st_size for path in files)
+
+
+def ours(cache: Path, threads: int) -> Generator[torch.Tensor]:
     """Batches of the stream, as stored (decoding is the device's work)."""
     places = {"moments": "both/moments", "tokens": "both/tokens"}
     for stored in open_cache(cache).stream(places, BATCH, threads=threads).batches():
@@ -177,15 +194,19 @@ def rate(
 @click.option("--runs", default=5, show_default=True)
 def main(folder: Path, samples: int, runs: int) -> None:
     """Measure every way in turn and publish the figures."""
+    folder = folder / str(samples)  # of another number, there may be records already
+    report.check_room(folder, needed(samples) - held(folder))
     build(folder, samples)
     cpu: dict[str, list[float]] = {}
     counts = {"ours": 24, "stock": 6, "files": 3, "memcpy": 48}
     ways: dict[str, Callable[[], float]] = {}
+    streams = []  # ours, which close files and end threads
     for codec in ("int8", "float16"):
         for threads in (0, 1, 2):
             name = f"ours, {threads} threads, {codec}"
             source = ours(folder / codec, threads)
             ways[name] = lambda s=source, n=name: rate(s, counts["ours"], cpu, n)
+            streams.append(source)
         for kind, source in (("stock", stock(folder / codec)), ("memcpy", memcpy(codec))):
             name = f"{kind}, {codec}"
             ways[name] = lambda s=source, n=name, k=kind: rate(s, counts[k], cpu, n)
@@ -195,6 +216,8 @@ def main(folder: Path, samples: int, runs: int) -> None:
     source = per_file(folder / "files")
     ways["files, float16"] = lambda: rate(source, counts["files"], cpu, "files, float16")
     wall = report.interleaved(ways, runs)
+    for stream in streams:
+        stream.close()
     cpu = {name: values[1:] for name, values in cpu.items()}
     figures = [report.figure(name, values, "records/s") for name, values in wall.items()]
     figures += [report.figure(name, values, "records/CPU s") for name, values in cpu.items()]

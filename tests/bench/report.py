@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -49,6 +50,17 @@ def ratios(values: Mapping[str, list[float]], name: str, other: str) -> Figure:
     """values[name] / values[other], round by round."""
     pairs = zip(values[name], values[other], strict=True)
     return figure(f"{name} / {other}", [a / b for a, b in pairs], "ratio", other)
+
+
+def check_room(folder: Path, needed: float) -> None:
+    """Exit with one line if the disk of a folder has less than so many bytes free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise SystemExit(
+            f"{folder} has {free / 1e9:.1f} GB free, and this needs {needed / 1e9:.1f}; "
+            "name another --folder, or ask for less"
+        )
 
 
 def cpu_seconds() -> float:

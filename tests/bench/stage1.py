@@ -196,6 +196,7 @@ def main(
     runs: int,
 ) -> None:
     """Measure every way in turn and publish the figures."""
+    report.check_room(folder, 1e9 + 2e6 * count)  # weights of DINOv2-B, photographs, shards
     data = photographs(folder, count)
     encoder = random_vision(folder, name, grid=grid, batch_size=batch)
     job = open_stage(folder / "cache", data, encoder, "cpu", 2 * batch)

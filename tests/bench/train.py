@@ -51,7 +51,8 @@ class Setting:
 
     tokens: [T, D] of the encoder's output; pixels: side of the encoder's input; vit: settings of
     timm's model `encoder` that makes it have T tokens; parts: the public way, which keeps more for
-    the backward pass, is given one of so many parts of the batch.
+    the backward pass, is given one of so many parts of the batch; others: without them, only our
+    step and the bare passes are measured, as a large net fits once beside its activations.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Setting:
     precision: str = "fp32"
     steps: int = 1  # of a round
     parts: int = 1
+    others: bool = True  # whether three averages and the public way are measured, too
 
 
 AVERAGES = (0.9999, 0.999, "sigma_rel=0.05")
@@ -266,31 +268,41 @@ def flops(setup: Setup) -> int:
     return 3 * counter.get_total_flops()
 
 
-def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
-    """The figures of one setting: steps of every way in turn, and their ratios."""
+def public(
+    trainer: Trainer, setting: Setting, fed: Fed
+) -> dict[str, tuple[Callable[[], None], int]]:
+    """The public way on a part of a batch, with its encoder and without it, and their samples."""
     import timm
 
+    encoder = (
+        timm.create_model(setting.encoder, pretrained=False, img_size=setting.pixels, **setting.vit)
+        .to(trainer.accelerator.device)
+        .eval()
+    )
+    part = fed.part(0, setting.parts)
+    part = replace(part, total=part.rows)
+    return {
+        "public way": (PublicWay(trainer, setting, part, encoder), part.rows),
+        "public way, stored tokens": (PublicWay(trainer, setting, part, None), part.rows),
+    }
+
+
+def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
+    """The figures of one setting: steps of every way in turn, and their ratios."""
     settings = settings_of(setting, build(setting, folder / setting.name), folder / "run")
     accelerator = accelerator_for(settings)
     device = accelerator.device
     trainer = Trainer(recipe.check(settings, pin=device.type == "cuda"), accelerator)
-    encoder = (
-        timm.create_model(setting.encoder, pretrained=False, img_size=setting.pixels, **setting.vit)
-        .to(device)
-        .eval()
-    )
     feed, said = Feed(trainer.setup.stream, device), setting.name
     with closing(feed.batches(0)) as batches:
         fixed = next(batches)
-        part = fixed.part(0, setting.parts)
-        part = replace(part, total=part.rows)
         ways = {
             "ours": (lambda: trainer.train_step(next(batches)), setting.batch),
-            "three averages": (three_averages(trainer, batches), setting.batch),
             "bare": (bare(trainer, fixed), setting.batch),
-            "public way": (PublicWay(trainer, setting, part, encoder), part.rows),
-            "public way, stored tokens": (PublicWay(trainer, setting, part, None), part.rows),
         }
+        if setting.others:
+            ways |= {"three averages": (three_averages(trainer, batches), setting.batch)}
+            ways |= public(trainer, setting, fixed)
         timed = {
             f"{said}: {name}": partial(rate, way, rows, setting.steps, device)
             for name, (way, rows) in ways.items()
@@ -298,10 +310,11 @@ def measure(setting: Setting, folder: Path, runs: int) -> list[report.Figure]:
         found = report.interleaved(timed, runs)
         memory, waited = alone(timed[f"{said}: ours"], feed, device)
     figures = [report.figure(name, values, "images/s") for name, values in found.items()]
-    ours, *others = found
-    more, *others = others  # is compared with ours, and ours with all others
-    figures.append(report.ratios(found, more, ours))
-    figures += [report.ratios(found, ours, other) for other in others]
+    ours, more = f"{said}: ours", f"{said}: three averages"
+    for other in [name for name in found if name != ours]:
+        # More averages are compared with ours, and ours with all others.
+        pair = (other, ours) if other == more else (ours, other)
+        figures.append(report.ratios(found, *pair))
     figures.append(report.figure(f"{said}: share of a step spent waiting", [waited], "share"))
     if device.type == "cuda":
         peak = matmul_rate(device)

@@ -69,7 +69,8 @@ class Raw(_Plain):
             known = (
                 np.nan_to_num(stored, posinf=np.inf, neginf=-np.inf) if self._holds_nan else stored
             )
-            return (stored,), batch.finite(known)
+            # NaN was replaced, but is still among the values.
+            return (stored,), batch.finite(known, None if self._holds_nan else values)
         values = np.asarray(batch.on_host(values))
         with np.errstate(invalid="ignore"):  # refused below
             stored = np.asarray(values, dtype=self._dtype, order="C")
