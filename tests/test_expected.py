@@ -170,6 +170,21 @@ def test_a_default_that_came_later_leaves_a_file_as_good_as_it_was(runs):
     assert expected.watch(settings(), DATA) is None
 
 
+def test_the_digits_have_ranges_of_their_recipe_as_it_is_now():
+    place = {"shards": "cache/digits", "run": "runs/x", "seed": 77, "preview": {"every": 5}}
+    table = config.merge(pipelines.recipe("digits"), place)
+    data = RunData("image", "digits", 1797, {}, {})
+    watch = expected.watch(config.build(TrainConfig, table), data)
+    assert watch is not None and watch.expected.runs >= 5
+    names = {"diffusion", "loss", "cos/digits-vit", "cos/caption-ngrams", "grad_norm"}
+    assert watch.expected.ranges.keys() == names
+
+    # What went wrong is seen; a run that learns nothing has the first cosines.
+    first = {name: known.low[0] for name, known in watch.expected.ranges.items()}
+    said = [line for step in (760, 780, 800) for line in watch.unusual(step, first)]
+    assert any("cos/digits-vit" in line for line in said)
+
+
 @pytest.mark.parametrize("over", [{"steps": 80}, {"batch": 16}, {"curriculum": {"vit": 0.1}}])
 def test_a_run_of_another_recipe_is_not_compared(runs, over):
     expected.write(runs, Path("ranged.expected.json"))
