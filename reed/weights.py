@@ -11,16 +11,15 @@ import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from reed import hub
 from reed.bytes import check_readable, file_sha256
 from reed.errors import ReedError
-from reed.extras import pip_install
+from reed.hub import library
 
 SAFE = (".safetensors",)
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -40,6 +39,7 @@ class Origin:
         url: Address of weights that are not on the hub.
         option: Option that gives a path to the weights, for messages; by default --set of
             reed-cache.
+        instead: Names or patterns to use if there are not all of ``files``.
     """
 
     repo: str = ""
@@ -47,6 +47,7 @@ class Origin:
     files: tuple[str, ...] = ("model.safetensors",)
     url: str = ""
     option: str = ""
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
         if problem:
             raise ConnectionError(problem)
         folder = Path(_snapshot(origin, local=False))
+        if origin.instead and not _complete(folder, origin):
+            _snapshot(replace(origin, files=origin.instead), local=False)
     except Exception as error:  # the hub passes on errors of several network libraries
         raise ReedError(
             f"{name}: {origin.repo} at {origin.revision} is not in the hub's cache and cannot be "
@@ -162,15 +165,17 @@ def cached(origin: Origin) -> Found | None:
 
 def _complete(folder: Path, origin: Origin) -> Found | None:
     """Return the weights in a folder, or None if a name or pattern of the origin has no file."""
-    matches = {pattern: sorted(folder.glob(pattern)) for pattern in origin.files}
-    files = sorted({p for paths in matches.values() for p in paths if p.suffix in SAFE + PICKLED})
-    complete = all(matches.values()) and files and all(path.is_file() for path in _listed(folder))
-    return Found(folder, tuple(files)) if complete else None
+    for patterns in filter(None, (origin.files, origin.instead)):
+        matches = [sorted(folder.glob(pattern)) for pattern in patterns]
+        files = sorted({p for paths in matches for p in paths if p.suffix in SAFE + PICKLED})
+        if all(matches) and files and all(p.is_file() for p in _listed(folder, files[0].suffix)):
+            return Found(folder, tuple(files))
+    return None
 
 
-def _listed(folder: Path) -> Iterator[Path]:
+def _listed(folder: Path, suffix: str) -> Iterator[Path]:
     """Yield the files that the index of a split checkpoint lists."""
-    for index in folder.glob("*.safetensors.index.json"):
+    for index in folder.glob(f"*{suffix}.index.json"):
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -287,14 +292,3 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).strip()[:200]
-
-
-def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
-    """Import a module that `extra` installs; ReedError with the command to install it if absent."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ReedError(
-            f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
-            f"({error}); install it with: {pip_install(extra)}"
-        ) from error
