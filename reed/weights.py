@@ -19,6 +19,7 @@ from typing import Any
 from reed import hub
 from reed.bytes import check_readable, file_sha256
 from reed.errors import ReedError
+from reed.finite import check_finite
 from reed.hub import library
 
 SAFE = (".safetensors",)
@@ -241,7 +242,7 @@ def check(path: Path) -> None:
         raise ReedError(f"{path} {problem}; delete it and download the weights again")
 
 
-def read(path: Path, allow: Sequence[type] = ()) -> State:
+def read(path: Path, allow: Sequence[type] = (), *, finite: bool = True) -> State:
     """Read a weights file to the CPU: tensors by name, or nested tables of them.
 
     The arguments are those of `content`.
@@ -249,13 +250,13 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
     Raises:
         ReedError: The file cannot be read, or it is no table.
     """
-    state = content(path, allow)
+    state = content(path, allow, finite=finite)
     if not isinstance(state, Mapping):
         raise ReedError(f"{path} holds {type(state).__name__}, not a table of tensors")
     return dict(state)
 
 
-def content(path: Path, allow: Sequence[type] = ()) -> Any:
+def content(path: Path, allow: Sequence[type] = (), *, finite: bool = True) -> Any:
     """Read a weights file to the CPU, whatever container its tensors are in.
 
     The file is safetensors, or a pickle that torch reads with weights_only=True. A pickle that
@@ -264,6 +265,7 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     Args:
         path: The file.
         allow: Plain containers of settings, such as argparse.Namespace, that it may also hold.
+        finite: Whether it may hold finite numbers alone.
     """
     check(path)
     import torch
@@ -271,12 +273,13 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix in SAFE:
-            return load_file(path)
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"  # only zip files can be mapped instead of read
-        with torch.serialization.safe_globals(list(allow)):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if path.suffix in SAFE:
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals(list(allow)):
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it holds {match[1]}" if match else _first_line(error)
@@ -287,6 +290,8 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         problem = f"cannot read the weights {path} ({_first_line(error)})"
         raise ReedError(f"{problem}; download them again") from error
+    if finite:
+        check_finite(state, str(path))
     return state
 
 

@@ -186,7 +186,7 @@ def test_every_family_of_image_models_is_that_of_transformers_or_refused(tmp_pat
             wrong[family] = f"{type(error).__name__}: {error}"[:300]
     assert not wrong
 
-    text = r"(\d+) of the (\d+) families\s+of\s+image\s+models\s+in\s+transformers (\S+) .*?"
+    text = r"(\d+) of the (\d+) families\s+of\s+image\s+models\s+in\s+transformers (\S+)\s.*?"
     said = re.search(text + r"(\d+)\s+are\s+refused", PAGE.read_text(), re.DOTALL)
     if said[3].rstrip(",:;.") == transformers.__version__:
         equal = sum(line == "" for line in found.values())

@@ -14,6 +14,7 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
 from reed.extras import pip_install
+from reed.finite import check_finite
 from reed.precision import computing
 from reed.weights import Found, Origin, check, weights_sha256
 
@@ -114,13 +115,26 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
             part = getattr(transformers, kind)
             return part.from_pretrained(str(folder), local_files_only=True, **settings)
         except Exception as error:  # each file format raises its own types of error
-            if "trust_remote_code" in str(error):
-                problem = f"the model in {folder} is code that comes with its files"
-                advice = "reed does not run it; choose a model that transformers itself has"
-                raise ReedError(f"{problem}, and {advice}") from error
-            reason = str(error).strip().splitlines() or [""]
-            problem = f"cannot open {folder} as {kind}: {type(error).__name__}: {reason[0]}"
-            raise ReedError(f"{problem}; restore the files of the model there") from error
+            raise ReedError(_problem(kind, folder, str(error), type(error).__name__)) from error
+
+
+def _problem(kind: str, folder: Path, text: str, name: str) -> str:
+    """Return in one line why transformers cannot open a folder, and what to do."""
+    if "trust_remote_code" in text:
+        problem = f"the model in {folder} is code that comes with its files, and reed does not run"
+        return f"{problem} it; choose a model that transformers itself has"
+
+    # Which weights have another shape is in the log of transformers alone.
+    if "ignore_mismatched_sizes" in text:
+        problem = f"{folder / 'config.json'} and the weights beside it are of different models"
+        return f"{problem}: their shapes differ; restore the files of one model"
+
+    # A check of the settings says below its first line what is wrong.
+    reason, *more = text.strip().splitlines() or [""]
+    if reason.endswith(":") and more:
+        reason += f" {more[0].strip()}"
+    problem = f"cannot open {folder} as {kind}: {name}: {reason}"
+    return f"{problem}; restore the files of the model there"
 
 
 def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
@@ -134,7 +148,7 @@ def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
         **settings: Further arguments of ``from_pretrained``.
 
     Raises:
-        ReedError: The files lack weights of the model.
+        ReedError: The files lack weights of the model, or some are not finite.
     """
     return open_filled(kind, found, precision, **settings)[0]
 
@@ -159,6 +173,7 @@ def open_filled(kind: str, found: Found, precision: str, **settings: Any) -> tup
     if missing:
         problem = f"{folder} lacks {len(missing)} weights of {type(model).__name__}"
         raise ReedError(f"{problem}, such as {missing[0]!r}; restore its files, or name its model")
+    check_finite(model.state_dict(), str(folder))
     return model.requires_grad_(False).eval(), poolers
 
 
