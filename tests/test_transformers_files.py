@@ -111,6 +111,27 @@ def test_a_processor_of_an_old_format_is_read(copy):
     torch.testing.assert_close(x, torch.full((1, 3, 32, 32), -1.0))
 
 
+def test_the_processor_may_be_part_of_another_or_lack_its_name(copy):
+    want, path = tokens_of(copy), copy / "preprocessor_config.json"
+    said = json.loads(path.read_text())
+    path.unlink()
+    (copy / "processor_config.json").write_text(json.dumps({"image_processor": said}))
+    np.testing.assert_array_equal(tokens_of(copy), want)
+    (copy / "processor_config.json").unlink()
+    kind = said.pop("image_processor_type")
+    path.write_text(json.dumps(said))
+    np.testing.assert_array_equal(tokens_of(copy), want)
+
+    for wrong, text in (
+        ({"image_processor_type": "None such"}, "Unrecognized image processor .* …; restore"),
+        ({"image_processor_type": kind, "resample": 5}, r"cannot be an encoder: .*hamming"),
+    ):
+        path.write_text(json.dumps(said | wrong))
+        with pytest.raises(ReedError, match=text) as error:
+            SWEEP.encoder_of(copy).fields  # noqa: B018, finding them opens the files
+        assert "\n" not in str(error.value)
+
+
 def test_a_folder_without_a_processor_is_one_line(copy):
     (copy / "preprocessor_config.json").unlink()
     with pytest.raises(ReedError, match="cannot open .* as AutoImageProcessor") as error:

@@ -35,6 +35,7 @@ LICENCES = {
 # Most public repositories of such a model have these files; *.j* are JSON and the chat template.
 FILES = ("*.safetensors", "*.j*")
 OLD_FILES = ("pytorch_model*.bin", "*.j*")  # of models that nobody has converted
+LONGEST = 240  # characters of another package's message; some list all families of models
 SETTINGS = (".json", ".jinja", ".txt", ".model")  # of tokenizer, preprocessing and architecture
 
 
@@ -133,6 +134,7 @@ def _problem(kind: str, folder: Path, text: str, name: str) -> str:
     reason, *more = text.strip().splitlines() or [""]
     if reason.endswith(":") and more:
         reason += f" {more[0].strip()}"
+    reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} …"
     problem = f"cannot open {folder} as {kind}: {name}: {reason}"
     return f"{problem}; restore the files of the model there"
 

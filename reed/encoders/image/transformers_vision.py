@@ -100,7 +100,7 @@ class TransformersVision(PublicWeights):
             try:
                 layout = models.layout_of(model, models.own_size(model, processor), self.grid)
                 self._known = layout, models.shape_at(model, layout)[1], processor
-                self._preprocessed(_blank(layout.size))
+                self._preprocessed(_blank(layout.size + 1))  # so that it is resized
             except Exception as error:  # each family fails in its own way
                 problem = f"{self.name} ({type(model).__name__}) cannot be an encoder"
                 raise ReedError(f"{problem}: {one_line(error)}") from error
