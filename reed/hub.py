@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from reed.errors import ReedError
 from reed.extras import pip_install
@@ -46,3 +47,14 @@ def require(name: str, modules: Iterable[str], extra: str) -> None:
                 f"{name} needs {module}, which is not installed; "
                 f"install it with: {pip_install(extra)}"
             )
+
+
+def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
+    """Import a module that `extra` installs; ReedError with the command to install it if absent."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ReedError(
+            f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
+            f"({error}); install it with: {pip_install(extra)}"
+        ) from error

@@ -11,16 +11,16 @@ import json
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from reed import hub
 from reed.bytes import check_readable, file_sha256
 from reed.errors import ReedError
-from reed.extras import pip_install
+from reed.finite import check_finite
+from reed.hub import library
 
 SAFE = (".safetensors",)
 PICKLED = (".pth", ".pt", ".bin", ".tar", ".ckpt")
@@ -40,6 +40,7 @@ class Origin:
         url: Address of weights that are not on the hub.
         option: Option that gives a path to the weights, for messages; by default --set of
             reed-cache.
+        instead: Names or patterns to use if there are not all of ``files``.
     """
 
     repo: str = ""
@@ -47,6 +48,7 @@ class Origin:
     files: tuple[str, ...] = ("model.safetensors",)
     url: str = ""
     option: str = ""
+    instead: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def prefetch(name: str, origin: Origin, weights: str | None = None) -> Found:
         if problem:
             raise ConnectionError(problem)
         folder = Path(_snapshot(origin, local=False))
+        if origin.instead and not _complete(folder, origin):
+            _snapshot(replace(origin, files=origin.instead), local=False)
     except Exception as error:  # the hub passes on errors of several network libraries
         raise ReedError(
             f"{name}: {origin.repo} at {origin.revision} is not in the hub's cache and cannot be "
@@ -162,15 +166,17 @@ def cached(origin: Origin) -> Found | None:
 
 def _complete(folder: Path, origin: Origin) -> Found | None:
     """Return the weights in a folder, or None if a name or pattern of the origin has no file."""
-    matches = {pattern: sorted(folder.glob(pattern)) for pattern in origin.files}
-    files = sorted({p for paths in matches.values() for p in paths if p.suffix in SAFE + PICKLED})
-    complete = all(matches.values()) and files and all(path.is_file() for path in _listed(folder))
-    return Found(folder, tuple(files)) if complete else None
+    for patterns in filter(None, (origin.files, origin.instead)):
+        matches = [sorted(folder.glob(pattern)) for pattern in patterns]
+        files = sorted({p for paths in matches for p in paths if p.suffix in SAFE + PICKLED})
+        if all(matches) and files and all(p.is_file() for p in _listed(folder, files[0].suffix)):
+            return Found(folder, tuple(files))
+    return None
 
 
-def _listed(folder: Path) -> Iterator[Path]:
+def _listed(folder: Path, suffix: str) -> Iterator[Path]:
     """Yield the files that the index of a split checkpoint lists."""
-    for index in folder.glob("*.safetensors.index.json"):
+    for index in folder.glob(f"*{suffix}.index.json"):
         try:
             parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -236,7 +242,7 @@ def check(path: Path) -> None:
         raise ReedError(f"{path} {problem}; delete it and download the weights again")
 
 
-def read(path: Path, allow: Sequence[type] = ()) -> State:
+def read(path: Path, allow: Sequence[type] = (), *, finite: bool = True) -> State:
     """Read a weights file to the CPU: tensors by name, or nested tables of them.
 
     The arguments are those of `content`.
@@ -244,13 +250,13 @@ def read(path: Path, allow: Sequence[type] = ()) -> State:
     Raises:
         ReedError: The file cannot be read, or it is no table.
     """
-    state = content(path, allow)
+    state = content(path, allow, finite=finite)
     if not isinstance(state, Mapping):
         raise ReedError(f"{path} holds {type(state).__name__}, not a table of tensors")
     return dict(state)
 
 
-def content(path: Path, allow: Sequence[type] = ()) -> Any:
+def content(path: Path, allow: Sequence[type] = (), *, finite: bool = True) -> Any:
     """Read a weights file to the CPU, whatever container its tensors are in.
 
     The file is safetensors, or a pickle that torch reads with weights_only=True. A pickle that
@@ -259,6 +265,7 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     Args:
         path: The file.
         allow: Plain containers of settings, such as argparse.Namespace, that it may also hold.
+        finite: Whether it may hold finite numbers alone.
     """
     check(path)
     import torch
@@ -266,12 +273,13 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix in SAFE:
-            return load_file(path)
         with open(path, "rb") as file:
             zipped = file.read(2) == b"PK"  # only zip files can be mapped instead of read
-        with torch.serialization.safe_globals(list(allow)):
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if path.suffix in SAFE:
+            state = load_file(path)
+        else:
+            with torch.serialization.safe_globals(list(allow)):
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         match = re.search(r"GLOBAL (\S+)", str(error))
         reason = f"it holds {match[1]}" if match else _first_line(error)
@@ -282,19 +290,10 @@ def content(path: Path, allow: Sequence[type] = ()) -> Any:
     except (SafetensorError, RuntimeError, EOFError, ValueError, LookupError, OSError) as error:
         problem = f"cannot read the weights {path} ({_first_line(error)})"
         raise ReedError(f"{problem}; download them again") from error
+    if finite:
+        check_finite(state, str(path))
     return state
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__).strip()[:200]
-
-
-def library(name: str, purpose: str = "encoding images", extra: str = "images") -> Any:
-    """Import a module that `extra` installs; ReedError with the command to install it if absent."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ReedError(
-            f"{purpose} needs {name.partition('.')[0]}, which cannot be imported "
-            f"({error}); install it with: {pip_install(extra)}"
-        ) from error

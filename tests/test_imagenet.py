@@ -383,7 +383,7 @@ def test_prefetch_offline_says_which_file_to_put_where(weights, tmp_path, monkey
 
 def test_list_encoders_shows_them_all():
     listed = [line.split()[0] for line in done("list", "encoders").splitlines()]
-    assert listed[-1] == "timm:NAME"
+    assert listed[-2:] == ["timm:NAME", "transformers:NAME"]
     assert {"sd-vae", "dinov2-b", "captions", "caption-file", "qwen2-vl-7b", "t5"} <= set(listed)
     assert {"images", "repa-folder"} <= set(done("list", "sources").split())
 

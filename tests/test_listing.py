@@ -38,7 +38,7 @@ def patches(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("encoders", [*ENCODERS.names(), "diffusers:NAME", "timm:NAME"]),
+        ("encoders", [*ENCODERS.names(), "diffusers:NAME", "timm:NAME", "transformers:NAME"]),
         ("sources", SOURCES.names()),
         ("pipelines", pipelines.names()),
         ("codecs", codecs.NAMES),

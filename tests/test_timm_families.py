@@ -36,7 +36,7 @@ KINDS = (
 # The sentence of the documentation with the counts.
 LINE = re.compile(
     r"(?P<encoders>\d+) of the (?P<all>\d+)\s+architectures\s+of\s+timm (?P<version>\S+)\s+are"
-    r"\s+encoders.*?(?P<refused>\d+)\s+are\s+refused.*?(?P<ran>\d+)\s+really\s+ran",
+    r"\s+encoders.*?(?P<refused>\d+)\s+are\s+refused.*?which\s+there\s+are\s+(?P<ran>\d+)",
     re.DOTALL,
 )
 

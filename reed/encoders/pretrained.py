@@ -14,6 +14,7 @@ import numpy as np
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
 from reed.extras import pip_install
+from reed.finite import check_finite
 from reed.precision import computing
 from reed.weights import Found, Origin, check, weights_sha256
 
@@ -31,8 +32,10 @@ LICENCES = {
     "sentence-transformers/all-mpnet-base-v2": "Apache-2.0",
 }
 
-# Every public repository of such a model has these files; *.j* are JSON and the chat template.
+# Most public repositories of such a model have these files; *.j* are JSON and the chat template.
 FILES = ("*.safetensors", "*.j*")
+OLD_FILES = ("pytorch_model*.bin", "*.j*")  # of models that nobody has converted
+LONGEST = 240  # characters of another package's message; some list all families of models
 SETTINGS = (".json", ".jinja", ".txt", ".model")  # of tokenizer, preprocessing and architecture
 
 
@@ -52,7 +55,7 @@ def origin_of(hub: str) -> Origin:
         hub: The repository, optionally with a revision; the default is its main branch.
     """
     repo, _, revision = hub.partition("@")
-    return Origin(repo, revision or "main", FILES)
+    return Origin(repo, revision or "main", FILES, instead=OLD_FILES)
 
 
 def licence_of(hub: str) -> str:
@@ -105,14 +108,35 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
     version("transformers")
     import transformers
 
+    # Unless it is told, transformers asks on the terminal whether code in the folder may run.
+    if kind.startswith("Auto"):
+        settings |= {"trust_remote_code": False}
     with _quiet():
         try:
             part = getattr(transformers, kind)
             return part.from_pretrained(str(folder), local_files_only=True, **settings)
         except Exception as error:  # each file format raises its own types of error
-            reason = str(error).strip().splitlines() or [""]
-            problem = f"cannot open {folder} as {kind}: {type(error).__name__}: {reason[0]}"
-            raise ReedError(f"{problem}; restore the files of the model there") from error
+            raise ReedError(_problem(kind, folder, str(error), type(error).__name__)) from error
+
+
+def _problem(kind: str, folder: Path, text: str, name: str) -> str:
+    """Return in one line why transformers cannot open a folder, and what to do."""
+    if "trust_remote_code" in text:
+        problem = f"the model in {folder} is code that comes with its files, and reed does not run"
+        return f"{problem} it; choose a model that transformers itself has"
+
+    # Which weights have another shape is in the log of transformers alone.
+    if "ignore_mismatched_sizes" in text:
+        problem = f"{folder / 'config.json'} and the weights beside it are of different models"
+        return f"{problem}: their shapes differ; restore the files of one model"
+
+    # A check of the settings says below its first line what is wrong.
+    reason, *more = text.strip().splitlines() or [""]
+    if reason.endswith(":") and more:
+        reason += f" {more[0].strip()}"
+    reason = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} …"
+    problem = f"cannot open {folder} as {kind}: {name}: {reason}"
+    return f"{problem}; restore the files of the model there"
 
 
 def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
@@ -126,7 +150,16 @@ def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
         **settings: Further arguments of ``from_pretrained``.
 
     Raises:
-        ReedError: The files lack weights of the model.
+        ReedError: The files lack weights of the model, or some are not finite.
+    """
+    return open_filled(kind, found, precision, **settings)[0]
+
+
+def open_filled(kind: str, found: Found, precision: str, **settings: Any) -> tuple[Any, list[str]]:
+    """Open a frozen model as `open_model` does, and name the weights of its pooler that it lacks.
+
+    Returns:
+        The model, and the names of those weights, which are random.
     """
     import torch
 
@@ -136,12 +169,14 @@ def open_model(kind: str, found: Found, precision: str, **settings: Any) -> Any:
     folder, dtype = found.folder, torch.bfloat16 if precision == "bf16" else torch.float32
     model, report = open_part(kind, folder, dtype=dtype, output_loading_info=True, **settings)
 
-    # transformers adds a pooler to some models; its weights may be missing, as nothing reads it.
-    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    # transformers adds a pooler to some models; its weights may be missing if nothing reads it.
+    poolers = [name for name in report["missing_keys"] if "pooler" in name]
+    missing = sorted(set(report["missing_keys"]) - set(poolers))
     if missing:
         problem = f"{folder} lacks {len(missing)} weights of {type(model).__name__}"
         raise ReedError(f"{problem}, such as {missing[0]!r}; restore its files, or name its model")
-    return model.requires_grad_(False).eval()
+    check_finite(model.state_dict(), str(folder))
+    return model.requires_grad_(False).eval(), poolers
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from reed.chem.geometry import rmsd
 from reed.errors import ReedError
 from reed.extras import pip_install
+from reed.finite import check_finite
 from reed.metrics.structure import lddt, tm_score
 
 
@@ -69,6 +70,7 @@ class EsmFold:
             raise ReedError(
                 f"{folder} is not a complete ESMFold: it lacks {', '.join(lacking[:3])}, …"
             )
+        check_finite(model.state_dict(), str(folder))
         self._model = model.eval().to(device)
 
     def __call__(self, sequence: str) -> Folded:

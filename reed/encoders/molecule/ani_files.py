@@ -153,7 +153,10 @@ def _floats(path: Path, shape: list[int]) -> np.ndarray:
     size, want = path.stat().st_size, 4 * int(np.prod(shape))
     if size != want:
         raise ReedError(f"{path} has {size} bytes, {shape} needs {want}; download it again")
-    return np.fromfile(path, "<f4").astype(np.float32).reshape(shape)
+    numbers = np.fromfile(path, "<f4").astype(np.float32)
+    if not np.isfinite(numbers).all():
+        raise ReedError(f"{path} has numbers that are not finite; download it again")
+    return numbers.reshape(shape)
 
 
 def from_torchani(path: Path, elements: tuple[str, ...], cutoffs: tuple[float, float]) -> Ani:

@@ -199,7 +199,7 @@ def _read(program: Program, path: Path, names: Sequence[str]) -> dict[str, np.nd
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as content:
                 table = {key: content[key] for key in content.files}
         else:
-            table = weights.read(path)
+            table = weights.read(path, finite=False)  # padding may hold anything
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, ReedError) as error:
         raise BadSample(f"cannot read {path.name}: {error}") from error
 

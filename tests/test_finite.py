@@ -1,0 +1,89 @@
+"""Weights that are not finite are refused in one line, whatever file they are in."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from reed import weights
+from reed.encoders import pretrained as pre
+from reed.encoders.molecule import ani_files
+from reed.errors import ReedError
+from reed.finite import check_finite
+from reed.weights import Found
+
+SWEEP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("transformers_sweep.py"))))
+SOUND = {"a.weight": torch.ones(3), "a.step": torch.tensor(4), "attn_mask": torch.tensor([-np.inf])}
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_number_that_is_not_finite_is_named(number, kind, tmp_path):
+    values = torch.ones(2, 3, dtype=kind)
+    values[1, 2] = number
+    save_file(SOUND | {"b.weight": values}, tmp_path / "w.safetensors")
+    text = r"w.safetensors: the weights 'b.weight' are not finite; download the file again"
+    with pytest.raises(ReedError, match=text):
+        weights.read(tmp_path / "w.safetensors")
+    assert weights.read(tmp_path / "w.safetensors", finite=False).keys() >= {"b.weight"}
+
+
+def test_a_pickle_of_nested_tables_is_searched(tmp_path):
+    torch.save({"model": [SOUND, {"c": torch.tensor([np.nan])}], "lr": 1.0}, tmp_path / "w.pt")
+    with pytest.raises(ReedError, match="the weights 'model.1.c' are not finite"):
+        weights.content(tmp_path / "w.pt")
+    torch.save({"model": [SOUND], "names": ("x", "y"), "none": torch.ones(0)}, tmp_path / "w.pt")
+    assert weights.content(tmp_path / "w.pt")["names"] == ("x", "y")
+
+
+def test_what_has_no_numbers_is_passed_over():
+    check_finite({"eight": torch.ones(4).to(torch.float8_e4m3fn)}, "x")
+    check_finite({"meta": torch.ones(4, device="meta")}, "x")
+
+
+@pytest.fixture
+def vit(tmp_path):
+    """The folder of a small ViT."""
+    SWEEP.written("vit", tmp_path)
+    SWEEP.fill(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_of_transformers_is_searched(vit):
+    state = load_file(vit / "model.safetensors")
+    state["layernorm.weight"][3] = np.nan
+    save_file(state, vit / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ReedError, match="the weights 'layernorm.weight' are not finite"):
+        pre.open_model("AutoModel", Found(vit, (vit / "model.safetensors",)), "bf16")
+
+
+def test_the_floats_of_neurochem_are_searched(tmp_path):
+    np.array([1, np.nan], "<f4").tofile(tmp_path / "ANN.wparam")
+    with pytest.raises(ReedError, match="ANN.wparam has numbers that are not finite"):
+        ani_files._floats(tmp_path / "ANN.wparam", [2])
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        (
+            {"intermediate_size": 48},
+            "config.json and the weights beside it are of different models",
+        ),
+        ({"hidden_size": "x"}, "'hidden_size': TypeError: Field 'hidden_size' expected int"),
+        ({"num_hidden_layers": 3}, "lacks 16 weights of ViTModel"),
+    ],
+)
+def test_settings_that_do_not_fit_the_weights_are_one_line(setting, text, vit):
+    config = json.loads((vit / "config.json").read_text())
+    (vit / "config.json").write_text(json.dumps(config | setting))
+    with pytest.raises(ReedError, match=text) as error:
+        pre.open_model("AutoModel", Found(vit, (vit / "model.safetensors",)), "fp32")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
