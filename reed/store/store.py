@@ -150,7 +150,7 @@ class Store:
             StoreError: The store cannot be read, or lacks the shard.
         """
         entry = self._there(name)
-        version = sha256 or entry.tag.strip('"') or "none"
+        version = sha256 or entry.tag or "none"
         with self.shelf.place(self.copy_of(name, version), max(entry.size, 0)) as (path, temp):
             if temp is not None:
                 download(self.client, self.pool, name, entry, temp)
