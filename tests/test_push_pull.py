@@ -18,7 +18,8 @@ import pytest
 
 import reed
 from reed.bytes import file_sha256
-from reed.exchange import hub_repo, push
+from reed.exchange import push
+from reed.store import hub_repo
 
 # The library of the hub hands its files to its own network library in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

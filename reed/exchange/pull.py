@@ -15,8 +15,8 @@ from reed.cache import files, schema, verify
 from reed.cache import plan as plans
 from reed.cache.plan import Plan
 from reed.errors import ReedError, suggest
-from reed.exchange.hub_repo import Repo, There
 from reed.store import names
+from reed.store.hub_repo import Repo, There
 from reed.wording import counted
 
 _MANY = 8  # files at once

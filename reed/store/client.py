@@ -202,13 +202,17 @@ class Client:
             return None
         return Entry.of(meta["size"], meta["e_tag"])
 
-    def _tried(self, name: str, verb: str, request: Callable[[], T]) -> T:
-        """Return the result of a request, which is tried again while that may help."""
+    def check_process(self) -> None:
+        """Raise StoreError in a process that was forked after this client was made."""
         if self._process != os.getpid():
             raise StoreError(
                 f"{self.url} cannot be read in a forked process; start the process by spawning it "
                 "(multiprocessing_context='spawn')"
             )
+
+    def _tried(self, name: str, verb: str, request: Callable[[], T]) -> T:
+        """Return the result of a request, which is tried again while that may help."""
+        self.check_process()
 
         # A web server would answer in many ways; that it can only be read is known before.
         where, began = f"{self.url}/{name}".rstrip("/"), time.monotonic()
