@@ -111,7 +111,8 @@ class Sandbox:
     def call(self, program: str, words: list[str]) -> None:
         """Run a program of ours in this process."""
         words += SMALL.NO_RAY if SMALL.RAY.issubset(words) else []
-        on_hub = self.hub() if words[:1] in (["push"], ["pull"]) else contextlib.nullcontext()
+        is_hub = any(word.startswith("hf://") for word in words)
+        on_hub = self.hub() if is_hub else contextlib.nullcontext()
         with on_hub:
             done = CliRunner().invoke(PROGRAMS[program], words)
         shown = f"{shlex.join([program, *words])}\n{done.output}"
