@@ -88,8 +88,8 @@ class _Train(click.Group):
 @click.option(
     "--init",
     metavar="FILE",
-    help="Initial weights: a public checkpoint of REPA, REED, SiT, DiT, ProteinMPNN or SemlaFlow, "
-    "or a run.",
+    help="Initial weights: a public checkpoint of REPA, REED, SiT, DiT, LightningDiT, RiT, "
+    "ProteinMPNN or SemlaFlow, or a run.",
 )
 @click.option(
     "--dry-run",

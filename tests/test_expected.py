@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -57,8 +59,15 @@ def test_ranges_are_the_least_and_the_greatest_value_and_between_steps_a_straigh
     assert found.runs == 3
     assert list(found.ranges) == ["diffusion", "cos/vit", "grad_norm", "loss"]
     diffusion = found.ranges["diffusion"]
-    assert diffusion.at(20) == pytest.approx((0.05, 0.07))
-    assert diffusion.at(30) == pytest.approx(((0.05 + 0.025) / 2, (0.07 + 0.045) / 2))
+    # Student's law with 2 degrees of freedom: F(t) = 1/2 + t / sqrt(8 + 4 t^2), 4 quantities.
+    tail = 0.01 / 8
+    t = (1 - 2 * tail) * math.sqrt(2 / (4 * tail * (1 - tail)))
+    assert 0.5 - t / math.sqrt(8 + 4 * t * t) == pytest.approx(tail)
+    slack = t * 0.01 * math.sqrt(4 / 3)
+    assert diffusion.at(20) == pytest.approx((0.05, 0.07, slack), abs=1e-6)
+    between = ((0.05 + 0.025) / 2, (0.07 + 0.045) / 2, slack)
+    assert diffusion.at(30) == pytest.approx(between, abs=1e-6)
+    assert found.ranges["cos/vit"].at(20) == (0.2, 0.2, 0.004)  # equal runs: 2 % of the value
     assert diffusion.at(9) is None and diffusion.at(41) is None
 
 
@@ -67,14 +76,98 @@ def test_a_run_of_the_recipe_is_told_once_what_left_its_range(runs):
     watch = expected.watch(settings(seed=9, run="runs/other"), DATA)
     assert watch is not None
     usual = {"diffusion": 0.06, "cos/vit": 0.2, "grad_norm": 1.0}
+    high, low = usual | {"diffusion": 0.5}, usual | {"diffusion": -0.5}
     assert watch.unusual(20, usual) == []
-    (said,) = watch.unusual(20, usual | {"diffusion": 0.5})
-    assert said.startswith("step 20: diffusion is 0.5; 3 runs of this recipe had 0.05 to 0.07")
-    assert watch.unusual(40, usual | {"cos/vit": 0.4, "diffusion": 0.5}) == []
-    assert [s.split()[2] for s in watch.unusual(40, {"grad_norm": 1.1, "cos/vit": 0.1})] == [
-        "cos/vit",
-        "grad_norm",
-    ]
+    for line in (high, high, usual, high, high, low, low):  # never three in a row on one side
+        assert watch.unusual(20, line) == []
+    (said,) = watch.unusual(20, low)
+    assert said.startswith("step 20: diffusion is -0.5; 3 runs of this recipe had 0.05 to 0.07")
+    assert watch.unusual(50, low | {"cos/vit": 9.0}) == []  # there is no range there
+    for _ in range(2):
+        assert watch.unusual(20, {"grad_norm": 1.1, "cos/vit": 0.1, "diffusion": 0.5}) == []
+    said = watch.unusual(20, {"grad_norm": 1.1, "cos/vit": 0.1, "diffusion": 0.5})
+    assert [line.split()[2] for line in said] == ["cos/vit", "grad_norm"]
+
+
+STEPS = range(20, 801, 20)
+
+
+def synthetic(seed: int, offset: float = 0.01, odd: str = "") -> list[dict[str, float]]:
+    """The log of a run: curves with an offset of the run, drifts, noise, and spiky gradients.
+
+    The run is odd in one way from step 400 on, if any.
+    """
+    draws = np.random.default_rng(seed)
+    own = dict(zip(("loss", "diffusion", "cos/vit", "cos/text"), draws.normal(size=4), strict=True))
+    drift, lines = dict.fromkeys(own, 0.0), []
+    for step in STEPS:
+        line = {"step": step}
+        for name, shift in own.items():
+            drift[name] = 0.8 * drift[name] + draws.normal(0, 0.006)
+            curve = 0.8 - 0.6 * math.exp(-step / 150)
+            line[name] = curve if name.startswith("cos/") else 1.4 - curve
+            line[name] += offset * shift + drift[name] + draws.normal(0, 0.02)
+        line["grad_norm"] = math.exp(draws.normal(0.2, 0.3)) * (5 if draws.random() < 0.05 else 1)
+        if step >= 400:
+            line["loss"] *= 1.02 ** ((step - 400) / 2) if odd == "loss" else 1
+            line["cos/vit"] *= 0.5 if odd == "cos/vit" else 1
+            line["grad_norm"] *= 20 if odd == "grad_norm" else 1
+        lines.append({name: float(value) for name, value in line.items()} | {"step": step})
+    return lines
+
+
+def ranges_of(runs: list[list[dict[str, float]]]) -> expected.Watch:
+    names = [name for name in runs[0][0] if name != "step"]
+    times = expected._times(len(runs), len(names))
+    by_step = [{line["step"]: line for line in run} for run in runs]
+    steps = list(by_step[0])
+    ranges = {name: expected._range(name, steps, by_step, times) for name in names}
+    return expected.Watch(expected.Expected({}, len(runs), ranges), Path("x"))
+
+
+def said_of(watch: expected.Watch, run: list[dict[str, float]]) -> list[str]:
+    fresh = expected.Watch(watch.expected, watch.path)
+    return [line for values in run for line in fresh.unusual(values["step"], values)]
+
+
+def test_ordinary_runs_are_not_unusual_and_odd_ones_are():
+    watch = ranges_of([synthetic(seed) for seed in range(5)])
+    assert [said for seed in range(5, 205) for said in said_of(watch, synthetic(seed))] == []
+    for odd in ("loss", "cos/vit", "grad_norm"):
+        for seed in range(300, 310):
+            (said,) = said_of(watch, synthetic(seed, odd=odd))
+            assert f": {odd} is" in said and 400 <= int(said.split()[1][:-1]) <= 600
+
+
+@pytest.mark.parametrize("runs", [3, 5, 8])
+def test_a_distance_that_a_run_keeps_is_unusual_as_rarely_as_stated(runs):
+    draws, alarms, rounds = np.random.default_rng(runs), 0, 200
+    for _ in range(rounds):
+        values = draws.normal(size=(runs + 1, 4))  # 4 quantities, each the same at all steps
+        lines = [
+            [{"step": s, **dict(zip("abcd", v.tolist(), strict=True))} for s in range(4)]
+            for v in values
+        ]
+        alarms += bool(said_of(ranges_of(lines[:-1]), lines[-1]))
+    assert alarms <= 0.02 * rounds  # twice what is stated, for chance
+
+
+def test_a_default_that_came_later_leaves_a_file_as_good_as_it_was(runs):
+    path = Path("ranged.expected.json")
+    expected.write(runs, path)
+    entries = json.loads(path.read_text())
+    for name in ("guide", "precision", "ema"):
+        del entries[0]["recipe"][name]
+    del entries[0]["recipe"]["align"]["vit"]["release"]
+    path.write_text(json.dumps(entries))
+    assert expected.watch(settings(), DATA) is not None
+    assert expected.watch(settings(precision="fp32"), DATA) is None
+    expected.write(runs, path)  # replaces it
+    assert len(json.loads(path.read_text())) == 1
+
+    entries[0]["recipe"]["no_more"] = 1
+    path.write_text(json.dumps(entries))
+    assert expected.watch(settings(), DATA) is None
 
 
 @pytest.mark.parametrize("over", [{"steps": 80}, {"batch": 16}, {"curriculum": {"vit": 0.1}}])
@@ -123,8 +216,9 @@ def test_the_command_writes_the_file_and_a_training_run_reads_it(tmp_path, monke
     (tmp_path / "ranged.py").write_text("")
     watch = expected.watch(settings(), DATA)
     with RunLog(tmp_path, 0, (), watch.unusual) as log:
-        log.write(20, {"diffusion": 3.0})
-    assert "step 20: diffusion is 3" in capfd.readouterr().err
+        for step in (10, 20, 30):
+            log.write(step, {"diffusion": 3.0})
+    assert "step 30: diffusion is 3" in capfd.readouterr().err
 
 
 def test_points_of_other_runs_are_a_line_of_the_chart_of_their_metric():

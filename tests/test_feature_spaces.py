@@ -107,6 +107,8 @@ def test_features_of_an_image_do_not_depend_on_its_batch(inception):
 def test_one_channel_is_repeated():
     grey = pictures(channels=1)
     assert np.array_equal(rgb(grey), rgb(grey.repeat(3, -1)))
+    planes = grey.repeat(3, -1).transpose(0, 3, 1, 2).copy()  # as samples are drawn
+    assert rgb(planes.transpose(0, 2, 3, 1)).flags.writeable, "torch warns of what it may not write"
     with pytest.raises(ReedError, match="images have 4 channels; .* takes 1 or 3"):
         rgb(pictures(channels=4))
 

@@ -29,6 +29,7 @@ from reed.flows import samplers
 from reed.flows.autoguidance import Pair, autoguided_velocity
 from reed.flows.paths import get_path, get_time_law, interpolate, steepness, velocity_to
 from reed.guides.guide import guides_of
+from reed.nets import later_public
 from reed.nets.sit import OWN, SiT, SiTConfig, sit_config
 from reed.picture import grid, stretched, to_uint8
 from reed.seeding import Draws, seed_for
@@ -118,7 +119,9 @@ class ImageDomain:
         """Return settings as the training code of REPA and SiT names them in `args`."""
         shape = config.plain(sit_config(self.size)) if self.size else {}
         shape |= self.net_settings
-        if more := [n for n in OWN if shape.get(n, getattr(SiTConfig, n)) != getattr(SiTConfig, n)]:
+        more = [n for n in OWN if shape.get(n, getattr(SiTConfig, n)) != getattr(SiTConfig, n)]
+        later = later_public.layout_of(shape, self.predict, self.path) if more else ""
+        if more and not later:
             raise ReedError(
                 f"the public layout has no net with {', '.join(more)}; start another run from this "
                 "one with reed-train --init RUN"
@@ -132,6 +135,9 @@ class ImageDomain:
         # Sampling depends on these settings, too; the public code has no names for them.
         if self.predict != "v" or get_time_law(self.times).shift != 1:
             said |= {"prediction": self.predict, "floor": self.floor, "times": self.times}
+        if later:
+            ratio = shape.get("mlp_ratio", SiTConfig.mlp_ratio)
+            said |= {"layout": later, "mlp_ratio": ratio, "pred_type": self.predict}
         return said
 
     def collate(

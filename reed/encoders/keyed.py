@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from reed.errors import ReedError, suggest
+from reed.hdf5 import whole
 from reed.weights import library
 
 ENDINGS = (".npz", ".safetensors", ".h5", ".hdf5", ".parquet")
@@ -188,7 +189,7 @@ def _open_h5(path: Path, _entry: str) -> FileArrays:
 
     opened, names = h5py.File(path, "r"), []
     opened.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
-    return FileArrays(names, lambda key: opened[key][()], opened.close)
+    return FileArrays(names, lambda key: whole(opened[key]), opened.close)
 
 
 _OPEN = {

@@ -66,4 +66,4 @@ def rgb(images: np.ndarray) -> np.ndarray:
     if channels not in (1, 3):
         raise ReedError(f"images have {channels} channels; this feature space takes 1 or 3")
     colour = np.broadcast_to(images, (*images.shape[:3], 3))
-    return np.ascontiguousarray(colour.transpose(0, 3, 1, 2))
+    return np.require(colour.transpose(0, 3, 1, 2), requirements=("C", "W"))

@@ -16,6 +16,7 @@ from reed.cache import files
 from reed.domains.base import Published
 from reed.errors import ReedError
 from reed.guides.when import NEVER
+from reed.nets import later_public
 from reed.state_dict import slot
 from reed.train import averages, checkpoint
 from reed.train.recipe import TrainConfig
@@ -91,15 +92,22 @@ def write(run: Path, out: Path, step: int | None = None, ema: bool | str = True)
             f"{run} cannot be exported: nets of {type(domain).__name__} have no public layout; "
             f"start another run from it with reed-train --init {run}"
         )
-    table["args"] = domain.published() | {"fields": config.plain(data.fields)}
+    table["args"] = said = domain.published() | {"fields": config.plain(data.fields)}
+    groups = ("model", "ema") if ema else ("model",)
+    if later := said.get("layout", ""):  # projectors have no place there
+        for group in groups:
+            state = {k: v for k, v in table[group].items() if not k.startswith("projectors.")}
+            shape = (said["num_heads"], said["mlp_ratio"])
+            table[group] = later_public.theirs(state, later, *shape)
 
     with files.new_file(out) as temp:
         # safetensors allows no nesting, so its file holds one state dict and the rest as metadata.
         if out.suffix == SAFETENSORS:
             metadata = {name: json.dumps(table[name]) for name in SAID}
-            save_file(table["ema" if ema else "model"], temp, metadata)
+            save_file(table[groups[-1]], temp, metadata)
         else:
-            torch.save(table if ema else {k: v for k, v in table.items() if k != "ema"}, temp)
+            kept = {k: v for k, v in table.items() if k != "ema" or ema}
+            torch.save(later_public.file_of(kept, later) if later else kept, temp)
         files.sync(temp)
     return table["steps"]
 

@@ -1,4 +1,4 @@
-"""Reading public checkpoints of REPA, REED, SiT, DiT and SemlaFlow into our nets."""
+"""Reading public checkpoints, such as those of REPA, SiT and LightningDiT, into our nets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from reed import weights as files
 from reed.cache.schema import Field
 from reed.errors import ReedError, suggest
 from reed.guides.guide import guides_of
-from reed.nets import mpnn_public, semla, sit_public
+from reed.nets import later_public, mpnn_public, semla, sit_public
+from reed.nets.sit import SiT
 from reed.state_dict import of_slot, slot
 from reed.train import checkpoint, export
 from reed.train.align import AlignedNet
@@ -37,8 +38,8 @@ class PublicWeights:
         path: The file or the run that the weights are from.
         net: State dict of the net alone.
         projectors: Index -> state dict of a projector.
-        origin: "repa" (REPA and REED), another convention of reed.nets.sit_public, "semlaflow" or
-            "reed run".
+        origin: "repa" (REPA and REED), another convention of reed.nets.sit_public or of
+            reed.nets.later_public, "semlaflow" or "reed run".
         group: "ema" or "model"; empty if the file holds one state dict without a name.
         args: Training settings that the file holds.
         steps: Optimizer steps done; None if the file does not state them.
@@ -66,6 +67,11 @@ class PublicWeights:
 
     def settings(self, heads: int = 0) -> dict[str, Any]:
         """Return the settings of the domain (see reed.nets.sit_public.domain_settings)."""
+        if self.origin in later_public.LATER:
+            raise ReedError(
+                f"{self.path} is a net of {self.origin}, whose data are standardised by files of "
+                "its own; continue training from it (--init), and draw samples from that run"
+            )
         return sit_public.domain_settings(self.path, self.net, self.args, self.origin, heads)
 
     def fields(self, scale: float, shift: float) -> dict[str, Field]:
@@ -122,7 +128,11 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
 
     # The projectors of REPA and REED lie beside the net's keys, and so do the guides of a run.
     state = dict(zip(clean_names(list(state)), state.values(), strict=True))
-    state = sit_public.joined_blocks(state, args, path)
+    state = sit_public.joined_blocks(later_public.unwrapped(state), args, path)
+    later = later_public.origin_of(state, content)
+    if later:
+        state, stated = later_public.ours(state, later, args, path)
+        args |= stated
     guides = export.under("guides.", state)
     state = export.without_guides(state)
     net = {name: value for name, value in state.items() if not name.startswith("projectors.")}
@@ -135,7 +145,7 @@ def read(path: Path, group: str = "ema", convention: str = "auto") -> PublicWeig
 
     fused = sit_public.is_fused(net)
     origin = "reed run" if path.is_dir() else sit_public.origin_of(fused, args, convention)
-    origin = "semlaflow" if "state_dict" in content else origin
+    origin = later or ("semlaflow" if "state_dict" in content else origin)
     if fused:
         net |= sit_public.velocity_rows(net)
     steps = content.get("steps")
@@ -170,6 +180,7 @@ def _state(content: Mapping[str, Any], group: str, path: Path) -> tuple[Mapping[
     """Return the tensors of a group and its name; of a file without groups, all tensors and ""."""
     if "model_state_dict" in content:  # as the protein code names it
         content = {**content, "model": content["model_state_dict"]}
+    content = later_public.grouped(content)
     if isinstance(content.get("state_dict"), Mapping):  # as Lightning writes it
         content = semla.released(content["state_dict"]) or content["state_dict"]
 
@@ -204,10 +215,12 @@ def start_from(model: AlignedNet, path: Path) -> list[str]:
         lines = model.net.adopt(weights.net, str(path), weights.args)
         return lines + _load_guides(model.net, weights)
     said = _load_guides(model.net, weights)
+    if isinstance(model.net, SiT):
+        later_public.check_rope(path, weights.args, model.net.config.rope)
     guides = {k: v for k, v in model.net.state_dict().items() if k.startswith("guides.")}
     checkpoint.load_strict(model.net, weights.net | guides, str(path))
     lines = [f"{path}: starting from {weights.kind}"]
-    lines += sit_public.told(path, weights.origin)
+    lines += sit_public.told(path, weights.origin) + later_public.told(path, weights.origin)
 
     # Projectors have no names in the file, so shapes are all that can show whether they fit.
     heads = list(model.heads.values())

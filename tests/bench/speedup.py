@@ -39,6 +39,7 @@ from reed.encoders import ENCODERS
 from reed.metrics import FEATURES
 from reed.metrics.frechet import Gaussian, frechet_distance
 from reed.sample.sampler import Sampler
+from reed.sample.weak import guided_by
 from reed.sources.toy.scenes import scene_at
 from reed.train import recipe
 from reed.train.feed import Feed
@@ -62,7 +63,7 @@ class Setting:
     images: scenes to train on; over: settings laid over the recipe; points: checkpoints of a run,
     evenly spaced; drawn: samples of each; scenes: real ones to compare with; processes: runs at a
     time, each with one thread where there is no GPU; timed: steps per round of the timing; own:
-    variants that the recipe lacks, as tables laid over its variant "sit".
+    variants that the recipe lacks, as tables laid over its variant `laid_over`.
     """
 
     images: int = 16_000
@@ -74,6 +75,7 @@ class Setting:
     processes: int = 2
     timed: int = 20
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    laid_over: str = "sit"
 
 
 SETTINGS = {
@@ -120,7 +122,8 @@ class Run:
 
 def settings_of(run: Run, setting: Setting) -> TrainConfig:
     """The recipe of a run, as reed-train would resolve it."""
-    named = {"reed": ""}.get(run.variant, "sit" if run.variant in setting.own else run.variant)
+    own = run.variant in setting.own
+    named = {"reed": ""}.get(run.variant, setting.laid_over if own else run.variant)
     table = config.merge(pipelines.recipe(run.data, named), setting.over)
     table = config.merge(table, setting.own.get(run.variant, {}))
     table["every"] = table["every"] | {"save": max(1, table["steps"] // setting.points)}
@@ -151,9 +154,16 @@ def measured(run: Run, setting: Setting) -> dict[str, curves.Curve]:
     return {name: [(step, known[str(step)][name]) for step in steps] for name in SPACES}
 
 
-def draw(run: Path, step: int, setting: Setting) -> np.ndarray:
-    """Samples of a checkpoint's averaged net, uint8 [N, 32, 32, 3]."""
-    sampler = Sampler.of_run(run, step, DEVICE, precision="bf16")
+def draw(
+    run: Path, step: int, setting: Setting, ema: bool | str = True, weak: int = 0
+) -> np.ndarray:
+    """Samples of a checkpoint's averaged net, uint8 [N, 32, 32, 3].
+
+    ema: which average, as of Sampler.of_run; weak: step of the run's checkpoint that guides it.
+    """
+    sampler = Sampler.of_run(run, step, DEVICE, ema=ema, precision="bf16")
+    if weak:
+        sampler = guided_by(sampler, Sampler.of_run(run, weak, DEVICE, precision="bf16"))
     drawn = sampler.draw(setting.drawn, setting.options, progress=False)
     return picture.to_uint8(drawn["x"], sampler.fields["x"])
 

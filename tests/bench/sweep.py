@@ -1,12 +1,14 @@
-"""make bench-sweep: when and how a representation enters: alpha times read.
+"""make bench-sweep and make bench-align: what variants of a recipe change, over seeds.
 
-Every run is the pipeline `scenes`, `digits` or `fashion` without alignment and with one guide that
-enters the condition: the caption's vector, or for `fashion`, after make data-fashion, the image's,
-pooled and whitened to 64 components. Rows are the law of the time t* at which it is drawn, columns
-where it comes from (docs/guides.md); what is denoised beside the image starts at once, and has its
-lag in place of a law. Quality is the Fréchet distance (FD) at the end of the run, in the features
-of a judge that no run saw: as in make bench-speedup, and of digits as in make demo. The same seed
-gives the same batches and noise. Rerun the command to go on where it stopped.
+Every run is the pipeline `scenes`, `digits` or `fashion`; the latter needs make data-fashion. The
+family `guides` is trained without alignment and with one guide that enters the condition: the
+caption's vector, or for `fashion` the image's, pooled and whitened to 64 components. Rows are the
+law of the time t* at which it is drawn, and where it comes from (docs/guides.md); what is denoised
+beside the image starts at once, and has its lag in place of a law. The family `align` is aligned
+with the image teacher to the end, and each variant has one more setting (see families.py). Quality
+is the Fréchet distance (FD) at the end of the run, in the features of a judge that no run saw: as
+in make bench-speedup, and of digits as in make demo. The same seed gives the same batches and
+noise. Rerun the command to go on where it stopped, or to make the table again.
 """
 
 from __future__ import annotations
@@ -19,80 +21,71 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import click
 
+from reed import config
 from reed.cache.files import write_atomic
 from reed.evaluate.reference import Reference
 from reed.experiments.command import command
 from reed.experiments.demo_image import FEATURE_SPACE, OPTIONS
+from reed.flows.samplers import Guidance
 from reed.metrics.frechet import Gaussian, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent))
 import judge
 import judged
+import paired
 import report
 import speedup
+from families import FAMILIES, TARGETS, Family, Way
 from speedup import SETTINGS, Run, Setting
 from tqdm import tqdm
 
-TARGETS = {
-    "scenes": "scenes-text/embedding",
-    "digits": "caption-ngrams/embedding",
-    "fashion": "lite0-z/pooled",
-}
-LAWS: dict[str, Any] = {
-    "constant": "constant",
-    "cosine": "cosine",
-    "cutoff": {"kind": "cutoff", "low": 0.2, "high": 0.7},
-    "start": "start",
-}
-LAGS = (0.0, 0.3, 1.0)
 SPACE = "scenes-judge"
 
 
-def variants(data: str) -> dict[str, dict[str, Any]]:
-    """Return the guide of every variant but "never", which has none, by name."""
-    found: dict[str, dict[str, Any]] = {}
-    target = {"target": TARGETS[data], "hidden": 128, "depth": 3}
-    for law, when in LAWS.items():
-        for read in ("prior", "mean"):
-            found[f"{read}-{law}"] = target | {"when": when, "read": read}
-    for lag in LAGS:
-        found[f"joint-lag{lag:g}"] = target | {"when": "start", "read": "joint", "lag": lag}
+def laid(
+    setting: Setting, family: Family, data: str, over: Mapping[str, int], unconditional: bool
+) -> Setting:
+    """Return the setting with the variants of a family, its checkpoints, and own steps or batch."""
+    domain = {"domain": {"label_dropout": 1.0}} if unconditional else {}
+    own = {name: config.merge(table, domain) for name, table in family.variants(data).items()}
+    over = setting.over | {name: value for name, value in over.items() if value}
+    return replace(setting, over=over, points=family.points, own=own, laid_over=family.laid_over)
+
+
+def distances(run: Run, setting: Setting, ways: tuple[Way, ...]) -> dict[str, float]:
+    """Return the FD at the end of a run by way of drawing; only what is missing is done."""
+    if run.data == "scenes":
+        return {"": speedup.measured(run, setting)[SPACE][-1][1]}
+    found = {}
+    for way in ways:
+        path = run.folder / f"distance{way.name and '-'}{way.name.replace(' ', '-')}.json"
+        if not path.is_file():
+            value = frechet_distance(*compared(run, setting, way))
+            write_atomic(path, json.dumps(value).encode())
+        found[way.name] = json.loads(path.read_text())
     return found
 
 
-def laid(setting: Setting, data: str, steps: int, unconditional: bool) -> Setting:
-    """Return the setting with the variants of the sweep, one checkpoint, and so many steps."""
-    domain = {"domain": {"label_dropout": 1.0}} if unconditional else {}
-    own: dict[str, dict[str, Any]] = {
-        name: {"guide": {"z": g}} for name, g in variants(data).items()
-    }
-    own = {"never": domain} | {name: table | domain for name, table in own.items()}
-    over = setting.over | ({"steps": steps} if steps else {})
-    return replace(setting, over=over, points=1, own=own)
-
-
-def distance(run: Run, setting: Setting) -> float:
-    """Return the FD at the end of a run; it is trained only if that is missing."""
-    if run.data == "scenes":
-        return speedup.measured(run, setting)[SPACE][-1][1]
-    path = run.folder / "distance.json"
-    if not path.is_file():
+def compared(run: Run, setting: Setting, way: Way) -> tuple[Gaussian, Gaussian]:
+    """Return what is compared of samples of a run and of real images; it is trained if needed."""
+    if speedup.DEVICE == "cpu":
         speedup.torch.set_num_threads(1)
-        steps = speedup.train(speedup.settings_of(run, setting), progress=False)
-        options = OPTIONS if run.data == "digits" else setting.options
-        drawn = speedup.draw(run.folder, steps, replace(setting, drawn=1000, options=options))
-        if run.data == "digits":
-            reference = Reference(run.cache, FEATURE_SPACE)
-            found, real = reference.gaussian(drawn), reference.gaussian(reference.images)
-        else:
-            found = Gaussian.of(judge.lite2(judged.DEVICE)(drawn))
-            real = judge.Judge.load(judged_run(run).judge).gaussian
-        write_atomic(path, json.dumps(frechet_distance(found, real)).encode())
-    return json.loads(path.read_text())
+    settings = speedup.settings_of(run, setting)
+    steps = speedup.train(settings, progress=False)
+    options = OPTIONS if run.data == "digits" else setting.options
+    options = replace(options, guidance=Guidance(way.scale))
+    weak = settings.every.save if way.scale > 1 else 0
+    drawn = speedup.draw(
+        run.folder, steps, replace(setting, drawn=1000, options=options), way.ema, weak
+    )
+    if run.data == "digits":
+        reference = Reference(run.cache, FEATURE_SPACE)
+        return reference.gaussian(drawn), reference.gaussian(reference.images)
+    real = judge.Judge.load(judged_run(run).judge).gaussian
+    return Gaussian.of(judge.lite2(judged.DEVICE)(drawn)), real
 
 
 def judged_run(run: Run) -> judged.Run:
@@ -112,54 +105,82 @@ def build(run: Run, setting: Setting) -> None:
         command("reed-cache", "convert", run.cache, *codec)
 
 
-def table(found: Mapping[str, list[float]]) -> str:
-    """Return one line per variant: the median over seeds, and its difference to never, in pairs."""
-    lines, never = [], found["never"]
+def table(found: Mapping[str, list[float]], base: str) -> str:
+    """Return one line per variant: the median over seeds, and how it compares to the base.
+
+    Differences and ratios are those of runs with the same seed.
+    """
+    lines = []
     for name, values in found.items():
-        pairs = [value - base for value, base in zip(values, never, strict=True)]
+        pairs = list(zip(values, found[base], strict=True))
         spread = f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-        better = sum(pair < 0 for pair in pairs)
-        lines.append(
-            f"{name:16} FD {spread:26} {statistics.median(pairs):+.3f} against never, "
-            f"better with {better} of {len(pairs)} seeds"
-        )
+        line = f"{name:24} FD {spread:26}"
+        if name != base:
+            more = statistics.median(value - other for value, other in pairs)
+            ratio = paired.ratio([value / other for value, other in pairs]).text(3)
+            better, _, chance = paired.sign_test(values, found[base])
+            line += f" {more:+.3f}, ratio {ratio} to {base}, "
+            line += f"better with {better} of {len(pairs)} seeds (p = {chance:.2f})"
+        lines.append(line)
     return "\n".join(lines)
 
 
 @click.command()
 @click.option("--setting", type=click.Choice([*SETTINGS]), default="cpu", show_default=True)
 @click.option("--data", type=click.Choice([*TARGETS]), default="scenes", show_default=True)
+@click.option("--family", "kind", type=click.Choice([*FAMILIES]), default="guides")
 @click.option("--seeds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--steps", default=0, help="Steps of a run; 0: those of the setting.")
+@click.option("--batch", default=0, help="Samples of a step; 0: those of the setting.")
 @click.option("--unconditional", is_flag=True, help="Without labels.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"))
-def main(setting: str, data: str, seeds: int, steps: int, unconditional: bool, out: Path) -> None:
+def main(
+    setting: str,
+    data: str,
+    kind: str,
+    seeds: int,
+    steps: int,
+    batch: int,
+    unconditional: bool,
+    out: Path,
+) -> None:
     """Train every variant from every seed, seed by seed; print and draw the distances."""
-    how = laid(SETTINGS[setting], data, steps, unconditional)
+    family = FAMILIES[kind]
+    if family.ways and data == "scenes":
+        raise click.UsageError(f"--family {kind} is measured on digits and fashion")
+    how = laid(SETTINGS[setting], family, data, {"steps": steps, "batch": batch}, unconditional)
     cache = {"scenes": f"scenes-{how.images}", "digits": "digits", "fashion": "fashion-cpu"}[data]
-    name = f"sweep-{data}-{setting}" + ("-unconditional" if unconditional else "")
-    root = out / f"{name}-{how.over.get('steps', 'all')}"
+    prefix = "sweep" if kind == "guides" else kind
+    name = f"{prefix}-{data}-{setting}" + ("-unconditional" if unconditional else "")
+    root = out / (f"{name}-{how.over.get('steps', 'all')}" + (f"-{batch}" if batch else ""))
     place = Path("cache") / cache
     runs = [Run(root, place, variant, seed, data) for seed in range(seeds) for variant in how.own]
     build(runs[0], how)
     found: dict[str, list[float]] = {}
     with ProcessPoolExecutor(how.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
-        jobs = {pool.submit(distance, run, how): run for run in runs}
+        jobs = {
+            pool.submit(
+                distances, run, how, (Way(), *(family.ways if run.variant == family.base else ()))
+            ): run
+            for run in runs
+        }
         for job in tqdm(as_completed(jobs), total=len(jobs), unit="run"):
             job.result()  # the first failure ends it
     for job, run in jobs.items():
-        found.setdefault(run.variant, []).append(job.result())
+        for way, value in job.result().items():
+            found.setdefault(f"{run.variant} {way}".strip(), []).append(value)
     figures = [
         report.figure(f"FD at the end, {name}", values, "FD") for name, values in found.items()
     ]
-    total = speedup.settings_of(runs[0], how).steps
-    report.publish(name, f"{__doc__}\n{seeds} seeds, {total} steps", figures, out)
+    settings = speedup.settings_of(runs[0], how)
+    title = f"{seeds} seeds, {settings.steps} steps of {settings.batch}"
+    report.publish(name, f"{__doc__}\n{title}", figures, out)
     (root / "distances.json").write_text(json.dumps(found, indent=1))
-    draw(found, out / f"{name}.png", f"{seeds} seeds, {total} steps")
-    print(f"{table(found)}\n\npicture: {out / f'{name}.png'}")
+    draw(found, family.base, out / f"{name}.png", title)
+    print(f"{table(found, family.base)}\n\npicture: {out / f'{name}.png'}")
 
 
-def draw(found: Mapping[str, list[float]], path: Path, title: str) -> None:
+def draw(found: Mapping[str, list[float]], base: str, path: Path, title: str) -> None:
     """Draw every seed as a dot and the median as a bar, a row per variant."""
     import matplotlib
 
@@ -170,7 +191,7 @@ def draw(found: Mapping[str, list[float]], path: Path, title: str) -> None:
     for row, values in enumerate(found.values()):
         axes.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
         axes.plot([statistics.median(values)] * 2, [row - 0.3, row + 0.3], color="C3")
-    axes.axvline(statistics.median(found["never"]), color="0.7", linestyle=":")
+    axes.axvline(statistics.median(found[base]), color="0.7", linestyle=":")
     axes.set_yticks(range(len(found)), list(found))
     axes.invert_yaxis()
     axes.set_xlabel("Fréchet distance in the judge's features, at the end")

@@ -22,6 +22,7 @@ import numpy as np
 
 from reed.build.shard import BadSample
 from reed.errors import ReedError, suggest
+from reed.hdf5 import whole
 from reed.sources.image import cached_values as values
 from reed.sources.image.crop import decode
 from reed.sources.image.labels import labels_in
@@ -240,7 +241,7 @@ class H5:
         if _LABELS not in (file := _h5(self._latents)):
             return {}
         try:
-            text = bytes(file[_LABELS][()]).decode("utf-8")
+            text = bytes(whole(file[_LABELS])).decode("utf-8")
         except (OSError, TypeError, ValueError) as error:
             raise ReedError(f"{self._latents} has a {_LABELS} that is no text: {error}") from error
         table = labels_in(Path(f"{self._latents}/{_LABELS}"), text) or {}
@@ -269,7 +270,7 @@ class H5:
             item = _h5(path).get(name)
             if not isinstance(item, h5py.Dataset):
                 raise BadSample(f"{path.name} has no {name}")
-            return item[()]
+            return whole(item)
         except (OSError, RuntimeError, KeyError, ValueError) as error:
             raise BadSample(f"{path.name} has a damaged {name}: {error}") from error
 
