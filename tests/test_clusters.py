@@ -81,21 +81,6 @@ def test_kubernetes_own_schema_takes_its_job_file():
         theirs.validate(tree, "1.31", strict=True)
 
 
-def test_skypilot_loads_its_job_file(monkeypatch, tmp_path):
-    """By the class with which `sky jobs launch` reads it."""
-    monkeypatch.setenv("HOME", str(tmp_path))  # it makes folders there
-    sky = pytest.importorskip("sky", reason="pip install skypilot")
-    monkeypatch.chdir(ROOT)
-    task = sky.Task.from_yaml_config(job("build-skypilot.yaml"))
-    (machine,) = task.resources
-    assert machine.use_spot and machine.accelerators == {"L4": 1}
-    assert task.envs == {"RANK": "0", "WORLD_SIZE": "16"}
-    assert task.run == job("build-skypilot.yaml")["run"]
-    wrong = job("build-skypilot.yaml") | {"resource": {}}
-    with pytest.raises(ValueError, match="resource"):
-        sky.Task.from_yaml_config(wrong)
-
-
 @pytest.mark.parametrize("name", FILES)
 def test_a_job_is_a_rank_of_a_build(name, tmp_path):
     """Its command is run by bash with a program in place of ours that writes down its words."""
