@@ -60,13 +60,7 @@ def make(
     """
     if latents and layout not in CHOSEN:
         raise ReedError(f"--entry {latents} is of {' and '.join(CHOSEN)}; {layout} has one kind")
-    if (cache / "manifest.json").is_file():
-        pipeline = schema.load_manifest(cache).pipeline
-        if pipeline != PIPELINE:
-            problem = f"{cache} is there and is a cache of the pipeline {pipeline!r}"
-            raise ReedError(f"{problem}, --layout makes one of {PIPELINE!r}; name another folder")
-    elif strange := _stranger(cache):
-        raise ReedError(f"{cache} is there and is no cache (it has {strange}); name another folder")
+    _check_place(cache)
     source = Cached(data, layout, latents)
     request = Request(
         PIPELINE,
@@ -85,6 +79,17 @@ def make(
         how = together.Settings(cache, frozen, made, Share(), 0, progress=progress)
         together.run([job.member() for job in prepared.jobs], how, lambda *_: None)
     return [job.column for job in prepared.jobs]
+
+
+def _check_place(cache: Path) -> None:
+    """Raise ReedError if a folder is there that no import has left."""
+    if (cache / "manifest.json").is_file():
+        pipeline = schema.load_manifest(cache).pipeline
+        if pipeline != PIPELINE:
+            problem = f"{cache} is there and is a cache of the pipeline {pipeline!r}"
+            raise ReedError(f"{problem}, --layout makes one of {PIPELINE!r}; name another folder")
+    elif strange := _stranger(cache):
+        raise ReedError(f"{cache} is there and is no cache (it has {strange}); name another folder")
 
 
 def _stranger(cache: Path) -> str:
