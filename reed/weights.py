@@ -169,12 +169,12 @@ def _complete(folder: Path, origin: Origin) -> Found | None:
     for patterns in filter(None, (origin.files, origin.instead)):
         matches = [sorted(folder.glob(pattern)) for pattern in patterns]
         files = sorted({p for paths in matches for p in paths if p.suffix in SAFE + PICKLED})
-        if all(matches) and files and all(p.is_file() for p in _listed(folder, files[0].suffix)):
+        if all(matches) and files and all(p.is_file() for p in listed(folder, files[0].suffix)):
             return Found(folder, tuple(files))
     return None
 
 
-def _listed(folder: Path, suffix: str) -> Iterator[Path]:
+def listed(folder: Path, suffix: str) -> Iterator[Path]:
     """Yield the files that the index of a split checkpoint lists."""
     for index in folder.glob(f"*{suffix}.index.json"):
         try:

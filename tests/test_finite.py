@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 
 from reed import weights
@@ -79,6 +80,7 @@ def test_the_floats_of_neurochem_are_searched(tmp_path):
         ),
         ({"hidden_size": "x"}, "'hidden_size': TypeError: Field 'hidden_size' expected int"),
         ({"num_hidden_layers": 3}, "lacks 16 weights of ViTModel"),
+        ({"num_hidden_layers": 1}, "fewer layers than the weights .* have, such as 'layers.1.att"),
     ],
 )
 def test_settings_that_do_not_fit_the_weights_are_one_line(setting, text, vit):
@@ -87,3 +89,29 @@ def test_settings_that_do_not_fit_the_weights_are_one_line(setting, text, vit):
     with pytest.raises(ReedError, match=text) as error:
         pre.open_model("AutoModel", Found(vit, (vit / "model.safetensors",)), "fp32")
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_settings_of_fewer_layers_are_told_below_a_head_too(tmp_path):
+    """Names of a model with a head begin with that of its base, which is left in the surplus."""
+    config = transformers.ViTConfig(**SWEEP.small("vit", transformers.ViTConfig()))
+    SWEEP.save(transformers.ViTForImageClassification(config), tmp_path)
+    found = Found(tmp_path, (tmp_path / "model.safetensors",))
+    assert len(pre.open_model("AutoModel", found, "fp32").layers) == 2
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(said | {"num_hidden_layers": 1}))
+    with pytest.raises(ReedError, match="config.json states fewer layers than the weights"):
+        pre.open_model("AutoModel", found, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("file", "setting"),
+    [
+        ("config.json", {"layer_norm_eps": np.nan}),
+        ("preprocessor_config.json", {"image_std": [0.0] * 3}),
+    ],
+)
+def test_settings_that_give_no_finite_tokens_are_one_line(file, setting, vit):
+    said = json.loads((vit / file).read_text())
+    (vit / file).write_text(json.dumps(said | setting))
+    with pytest.raises(ReedError, match="a black image gives tokens that are not finite; check"):
+        SWEEP.loaded(vit, grid=4)

@@ -68,6 +68,38 @@ def test_values_that_were_never_written_are_not_read_as_zeros(tmp_path):
                 whole(file[name])
 
 
+def test_the_parts_of_a_virtual_data_set_are_themselves_whole(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("nothing", (3, 2), "f4")
+        file.create_dataset("half", (3, 2), "f4", chunks=(1, 2))[:1] = 1
+    joined(tmp_path / "inner.h5", {"gone.h5": "x"}, rows=3)
+    for number, (name, key, problem) in enumerate(
+        [
+            ("a.h5", "nothing", r"its part nothing in .*a\.h5: nothing of it was ever written"),
+            ("a.h5", "half", r"its part half in .*a\.h5: only a part of it was ever written"),
+            ("inner.h5", "x", r"its part x in .*inner\.h5: its part in gone\.h5 is missing"),
+        ]
+    ):
+        joined(tmp_path / f"{number}.h5", {name: key}, rows=3)
+        with h5py.File(tmp_path / f"{number}.h5") as file:
+            assert file["x"][2].tolist() == [0, 0], "what HDF5 gives"
+            with pytest.raises(OSError, match=problem):
+                whole(file["x"])
+
+
+def test_an_external_file_that_ends_early_is_not_read_as_zeros(tmp_path):
+    parts = [(str(tmp_path / "a.raw"), 8, 16), (str(tmp_path / "b.raw"), 0, h5py.h5f.UNLIMITED)]
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("x", (3, 4), "f4", external=parts)[:] = 1
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert whole(file["x"]).tolist() == [[1] * 4] * 3
+        for name, size in (("b.raw", 28), ("a.raw", 20)):
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
+            assert not file["x"][:].all(), "what HDF5 gives"
+            with pytest.raises(OSError, match=rf"its external file .*{name} ends early; copy"):
+                whole(file["x"])
+
+
 def test_samples_of_hdf5_without_values_fail(tmp_path):
     part(tmp_path / "a.h5", 1, "0")
     layout = h5py.VirtualLayout((3, 2), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from reed import stage_one, weights
 from reed.encoders import ENCODERS
@@ -125,6 +125,7 @@ def test_the_processor_may_be_part_of_another_or_lack_its_name(copy):
     for wrong, text in (
         ({"image_processor_type": "None such"}, "Unrecognized image processor .* …; restore"),
         ({"image_processor_type": kind, "resample": 5}, r"cannot be an encoder: .*hamming"),
+        ({"image_processor_type": kind, "resample": 9}, "resample=9, which is no filter"),
     ):
         path.write_text(json.dumps(said | wrong))
         with pytest.raises(ReedError, match=text) as error:
@@ -134,9 +135,42 @@ def test_the_processor_may_be_part_of_another_or_lack_its_name(copy):
 
 def test_a_folder_without_a_processor_is_one_line(copy):
     (copy / "preprocessor_config.json").unlink()
-    with pytest.raises(ReedError, match="cannot open .* as AutoImageProcessor") as error:
+    text = "has no preprocessor_config.json or processor_config.json; copy it there"
+    with pytest.raises(ReedError, match=text) as error:
         SWEEP.encoder_of(copy).fields  # noqa: B018, finding them opens the files
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_settings_that_are_none_are_one_line(name, copy):
+    for text, problem in (("{", "cannot read .*{}.*; restore"), ("[]", "{} holds list, not sett")):
+        (copy / name).write_text(text)
+        with pytest.raises(ReedError, match=problem.format(re.escape(f"{copy.name}/{name}"))):
+            SWEEP.encoder_of(copy).fields  # noqa: B018, finding them opens the files
+
+
+def test_a_folder_without_settings_of_the_model_is_one_line(copy):
+    (copy / "config.json").unlink()
+    with pytest.raises(ReedError, match="has no config.json; copy it there from the repository"):
+        SWEEP.encoder_of(copy).fields  # noqa: B018, finding them opens the files
+
+
+def test_only_the_weights_that_transformers_opens_can_be_named(copy):
+    """The revision has the hash of the named file, so that another one must not be loaded."""
+    want, usual, other = tokens_of(copy), copy / "model.safetensors", copy / "other.safetensors"
+    np.testing.assert_array_equal(tokens_of(copy, weights=str(usual)), want)
+    save_file({k: 2 * v for k, v in load_file(usual).items()}, other, {"format": "pt"})
+    with pytest.raises(ReedError, match="opens model.safetensors in .*, not other.safetensors"):
+        SWEEP.loaded(copy, weights=str(other))
+    usual.unlink()
+    with pytest.raises(ReedError, match="has neither model.safetensors, .*; rename other.safe"):
+        SWEEP.loaded(copy)
+
+    other.unlink()
+    SWEEP.save(AutoModel.from_config(AutoConfig.from_pretrained(copy)), copy, max_shard_size="10kB")
+    part = min(copy.glob("*.safetensors"))
+    with pytest.raises(ReedError, match="opens model.safetensors.index.json in .*, not model-0"):
+        SWEEP.loaded(copy, weights=str(part))
 
 
 def test_code_in_a_folder_is_never_run(copy, monkeypatch):

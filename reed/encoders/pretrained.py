@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from reed.build.shard import BadSample
+from reed.encoders.folders import check_layers, check_opened, check_settings
 from reed.errors import ReedError, suggest
 from reed.extras import pip_install
 from reed.finite import check_finite
@@ -108,6 +109,8 @@ def open_part(kind: str, folder: Path, **settings: Any) -> Any:
     version("transformers")
     import transformers
 
+    check_settings(kind, folder)
+
     # Unless it is told, transformers asks on the terminal whether code in the folder may run.
     if kind.startswith("Auto"):
         settings |= {"trust_remote_code": False}
@@ -166,6 +169,7 @@ def open_filled(kind: str, found: Found, precision: str, **settings: Any) -> tup
     # An empty file or a Git LFS pointer gets a clear message before transformers reads it.
     for path in found.files:
         check(path)
+    check_opened(found)
     folder, dtype = found.folder, torch.bfloat16 if precision == "bf16" else torch.float32
     model, report = open_part(kind, folder, dtype=dtype, output_loading_info=True, **settings)
 
@@ -175,6 +179,7 @@ def open_filled(kind: str, found: Found, precision: str, **settings: Any) -> tup
     if missing:
         problem = f"{folder} lacks {len(missing)} weights of {type(model).__name__}"
         raise ReedError(f"{problem}, such as {missing[0]!r}; restore its files, or name its model")
+    check_layers(model, report["unexpected_keys"], folder)
     check_finite(model.state_dict(), str(folder))
     return model.requires_grad_(False).eval(), poolers
 

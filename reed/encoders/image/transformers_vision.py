@@ -116,7 +116,8 @@ class TransformersVision(PublicWeights):
         """Load the model onto ``device``.
 
         Raises:
-            ReedError: The files lack weights, or the model returns other shapes than on "meta".
+            ReedError: The files lack weights, or the model returns other shapes than on "meta" or
+            numbers that are not finite.
         """
         layout = self._of_files[0]
         model, poolers = pre.open_filled("AutoModel", self._find(), "fp32")
@@ -131,6 +132,9 @@ class TransformersVision(PublicWeights):
         want = tuple(part.shape for part in self.fields)
         if have != want:
             raise ReedError(f"{self.name}: tokens and vector are {have}, expected {want}")
+        if not tokens.isfinite().all() or not vector.isfinite().all():
+            problem = f"{self.name}: a black image gives tokens that are not finite"
+            raise ReedError(f"{problem}; check the numbers in its config.json and preprocessor")
 
     def encode(self, samples: Sequence[dict[str, Any]]) -> Mapping[str, Values]:
         """Return ``tokens`` [B, T, dim], and ``cls`` or ``pooled`` [B, width], float32.
@@ -159,7 +163,12 @@ class TransformersVision(PublicWeights):
         if pixels.shape[-1] != layout.size:
             transforms = files.library("torchvision.transforms.v2")
             resample = getattr(processor, "resample", None)
-            mode = transforms.InterpolationMode(FILTERS[BILINEAR if resample is None else resample])
+            resample = BILINEAR if resample is None else resample
+            if resample not in range(len(FILTERS)):
+                raise ReedError(
+                    f"its image processor has resample={resample!r}, which is no filter"
+                )
+            mode = transforms.InterpolationMode(FILTERS[resample])
             sides = [layout.size, layout.size]
             pixels = transforms.functional.resize(pixels, sides, mode, antialias=True)
 
