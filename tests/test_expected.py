@@ -207,7 +207,7 @@ def test_ranges_of_other_recipes_stay_in_the_file_and_new_ones_replace_their_own
 
 def test_what_gives_no_ranges_is_refused(runs):
     path = Path("ranged.expected.json")
-    with pytest.raises(ReedError, match="3 seeds or more, and 2 with seed 0, 1"):
+    with pytest.raises(ReedError, match="3 seeds or more, one run of each: 2 with seed 0, 1"):
         expected.write(runs[:2], path)
     odd = a_run(Path("odd"), 7, batch=16)
     with pytest.raises(ReedError, match="batch = 16 and 8"):
@@ -218,6 +218,32 @@ def test_what_gives_no_ranges_is_refused(runs):
     path.write_text("{")
     with pytest.raises(ReedError, match="reed-train report --expect"):
         expected.watch(settings(), DATA)
+
+
+def test_runs_of_one_seed_count_once(runs):
+    again = a_run(Path("again"), 2, 0.02)
+    with pytest.raises(ReedError, match="one run of each: 4 with seed 0, 1, 2 were given"):
+        expected.write([*runs, again], Path("ranged.expected.json"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "part"),
+    [
+        ("low", [0.1], "not one low, high and slack for each step"),
+        ("slack", [0.1, math.nan, 0.1], "not finite"),
+        ("steps", [10, 40, 20], "do not increase"),
+        ("high", [0.1, None, 0.1], "must be float"),
+    ],
+)
+def test_a_damaged_file_is_refused_before_the_first_step(runs, column, values, part):
+    path = Path("ranged.expected.json")
+    expected.write(runs, path)
+    entries = json.loads(path.read_text())
+    entries[0]["ranges"]["loss"][column] = values
+    for text, told in ((json.dumps(entries), part), ('{"a": 1}', "no list"), ("[" * 99999, "")):
+        path.write_text(text)
+        with pytest.raises(ReedError, match=f"cannot read .*{told}.*reed-train report --expect"):
+            expected.watch(settings(), DATA)
 
 
 def test_the_command_writes_the_file_and_a_training_run_reads_it(tmp_path, monkeypatch, capfd):

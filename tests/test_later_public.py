@@ -145,6 +145,37 @@ def test_time_is_turned_round_in_the_layer_that_reads_it():
     torch.testing.assert_close(later_public.turned_round(turned), weight, rtol=0, atol=1e-12)
 
 
+def test_weights_of_16_bits_are_turned_round_without_rounding(kind, saved):
+    """The same values in 32 bits give the same net."""
+    half, _ = started(kind, saved(lambda state: {k: v.bfloat16() for k, v in state.items()}))
+    whole, _ = started(
+        kind, saved(lambda state: {k: v.bfloat16().float() for k, v in state.items()})
+    )
+    for name, value in whole.state_dict().items():
+        assert torch.equal(half.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("blocks.0.mlp.w12.weight", None),
+        ("blocks.0.mlp.w12.bias", None),
+        ("blocks.0.mlp.w12.weight", torch.ones(83, 16)),
+        ("blocks.0.mlp.w3.weight", torch.ones(16)),
+        ("blocks.0.mlp.w3.weight", torch.tensor(1.0)),
+        ("blocks.0.adaLN_modulation.1.weight", torch.ones(16)),
+        ("t_embedder.mlp.0.weight", torch.ones(16)),
+    ],
+)
+def test_a_layer_that_is_absent_or_of_another_shape_is_named(kind, saved, name, value):
+    def change(state):
+        state = {k: v for k, v in state.items() if k != name}
+        return state if value is None else state | {name: value}
+
+    with pytest.raises(ReedError, match=f"weights are of another model: .*{name}"):
+        started(kind, saved(change))
+
+
 def test_a_layer_that_needs_no_filling_is_as_it_was():
     net = {"blocks.0.mlp.w3.weight": torch.ones(4, 16), "blocks.0.mlp.w3.bias": torch.ones(4)}
     found, stated = later_public.ours(net, "lightningdit", {}, Path("x"))

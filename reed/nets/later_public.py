@@ -51,7 +51,7 @@ def origin_of(state: Mapping[str, Tensor], content: Mapping[str, Any]) -> str:
     config = content.get("config")
     model = config.get("model") if isinstance(config, Mapping) else None
     kind = model.get("model_type", "") if isinstance(model, Mapping) else ""
-    is_lightning = str(kind).startswith("LightningDiT") or "feat_rope.freqs_cos" in state
+    is_lightning = str(kind).startswith("LightningDiT") or _has_rope(state)
     return LIGHTNING if is_lightning else ""
 
 
@@ -71,12 +71,12 @@ def ours(
     """
     _check(state, path)
     net = {_PLACES.get(name, name): value for name, value in state.items()}
-    has_rope = origin == RIT or any(name.startswith("feat_rope.") for name in net)
+    has_rope = origin == RIT or _has_rope(net)
     net = {name: value for name, value in net.items() if not name.startswith("feat_rope.")}
     net |= _padded(net)
 
     # A file with another layer is refused when it is loaded, with a list of what differs.
-    if _TIME in net and net[_TIME].shape[1] == TimestepEmbedder.WIDTH:
+    if _TIME in net and net[_TIME].shape[1:] == (TimestepEmbedder.WIDTH,):
         net[_TIME] = turned_round(net[_TIME])
     # The data do not depend on the direction of time, and a velocity has the other sign.
     if origin == LIGHTNING or args.get("pred_type", "x") == "v":
@@ -136,10 +136,16 @@ def file_of(table: Mapping[str, Any], layout: str) -> dict[str, Any]:
     return {k: v for k, v in table.items() if k not in ("model", "ema")} | wrapped
 
 
+def _has_rope(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a net holds the tables by which queries and keys are turned."""
+    return any(name.startswith("feat_rope.") for name in state)
+
+
 def _check(state: Mapping[str, Tensor], path: Path) -> None:
     """Raise ReedError for a part that our net has not."""
     modulation = state.get("blocks.0.adaLN_modulation.1.weight")
-    has_no_shift = modulation is not None and len(modulation) == 4 * modulation.shape[1]
+    is_matrix = modulation is not None and modulation.ndim == 2
+    has_no_shift = is_matrix and len(modulation) == 4 * modulation.shape[1]
     parts = {
         "blocks that scale without a shift (wo_shift)": has_no_shift,
         "a class token that is denoised beside the data (use_cls)": "cls_projectors.weight"
@@ -160,9 +166,12 @@ def _padded(net: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = {}
     for name in [name for name in net if name.endswith(".mlp.w3.weight")]:
-        place, width = name.removesuffix("w3.weight"), net[name].shape[1]
+        place, width = name.removesuffix("w3.weight"), (net[name].shape or (0,))[-1]
         more = -width % 8
-        if not more:
+        halves = [net.get(f"{place}w12.{kind}") for kind in ("weight", "bias")]
+        # What is not whole is left as it is, and refused when it is loaded.
+        is_whole = all(x is not None and x.shape[:1] == (2 * width,) for x in halves)
+        if not more or not is_whole or net[name].ndim != 2:
             continue
         found[name] = torch.nn.functional.pad(net[name], (0, more))
         for kind in ("weight", "bias"):
@@ -194,7 +203,8 @@ def turned_round(weight: Tensor) -> Tensor:
     """Return the first layer of a time embedding as a function of 1 - t, [D, 256] -> [D, 256].
 
     cos((1 - t) f) and sin((1 - t) f) are combinations of cos(t f) and sin(t f), so the layer that
-    reads them can read those. Done twice, it is the layer itself.
+    reads them can read those. Done twice, it is the layer itself. Of a 16-bit layer, the result is
+    of 32 bits, because rounding here would change the embedding at every time.
     """
     assert weight.shape[1] == TimestepEmbedder.WIDTH, weight.shape
     # In float64, because rounding here would be seen at every step.
@@ -204,7 +214,7 @@ def turned_round(weight: Tensor) -> Tensor:
     cos, sin = frequencies.cos(), frequencies.sin()
     of_cos, of_sin = weight.double().chunk(2, dim=1)
     both = [of_cos * cos + of_sin * sin, of_cos * sin - of_sin * cos]
-    return torch.cat(both, 1).to(weight.dtype)
+    return torch.cat(both, 1).to(torch.promote_types(weight.dtype, torch.float32))
 
 
 def told(path: Path, origin: str) -> list[str]:

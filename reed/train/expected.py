@@ -21,6 +21,7 @@ import statistics
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ class Range:
     low: tuple[float, ...]
     high: tuple[float, ...]
     slack: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        columns = (self.low, self.high, self.slack)
+        if any(len(column) != len(self.steps) for column in columns):
+            raise ValueError("a range has not one low, high and slack for each step")
+        if any(first >= second for first, second in pairwise(self.steps)):
+            raise ValueError("the steps of a range do not increase")
+        if not all(math.isfinite(value) for column in columns for value in column):
+            raise ValueError("a range has a value that is not finite")
 
     def at(self, step: int) -> tuple[float, float, float] | None:
         """Return low, high and slack at a step, interpolated; None outside of the logged steps."""
@@ -146,14 +156,14 @@ def write(places: Sequence[Path], path: Path) -> Expected:
         path: The file.
 
     Raises:
-        ReedError: There are too few runs, or they differ in more than their seeds.
+        ReedError: There are too few seeds or two runs of one, or they differ in more than their seeds.
     """
     tables = [config.plain(TrainConfig.of_run(place)) for place in places]
     seeds = {table["seed"] for table in tables}
-    if len(seeds) < FEWEST:
+    if len(seeds) < max(FEWEST, len(places)):
         raise ReedError(
-            f"ranges need runs with {FEWEST} seeds or more, and {len(places)} with seed "
-            f"{', '.join(map(str, sorted(seeds)))} were given"
+            f"ranges need runs with {FEWEST} seeds or more, one run of each: {len(places)} with "
+            f"seed {', '.join(map(str, sorted(seeds)))} were given"
         )
     for place, table in zip(places, tables, strict=True):
         for where, old, new in config.differences(_recipe(tables[0]), _recipe(table), ""):
@@ -239,8 +249,10 @@ def _read(path: Path) -> list[Expected]:
     """Read a file of ranges."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise ValueError(f"it holds no list, but {type(entries).__name__}")
         return [config.build(Expected, entry, str(path)) for entry in entries]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, RecursionError, ReedError) as error:
         raise ReedError(
             f"cannot read {path}: {error}; restore it, or remove it and write it again with "
             "reed-train report --expect"
