@@ -138,6 +138,17 @@ def test_a_push_under_a_reader_does_not_mix(hub, whole, machine, tmp_path):
     assert sum(hub.asked.values()) == asked, "a commit that is there is not asked for again"
 
 
+def test_places_whose_names_differ_after_a_dot_are_kept_apart(machine, tmp_path):
+    at = {f"{URL}{more}": str(i) * 40 for i, more in enumerate((".a", ".b", "@v1.0", "@v1.1"))}
+    at |= {URL: "7" * 40, f"{URL}@feat/x": "8" * 40}
+    for url, commit in at.items():
+        path = mirror.hub._pin(url, tmp_path)
+        path.parent.mkdir(parents=True)
+        path.write_text(f"{URL}@{commit}")
+    found = {url: mirror.hub.last_pinned(url, tmp_path) for url in at}
+    assert found == {url: f"{URL}@{commit}" for url, commit in at.items()}
+
+
 def test_what_may_pass_is_tried_again(hub, whole):
     """Busy, broken off, and a signed address that has expired."""
     url, seen = place(hub, whole), set()

@@ -48,7 +48,8 @@ def last_pinned(url: str, home: Path) -> str:
 
 def _pin(url: str, home: Path) -> Path:
     """Return the path of the file that says which commit of a URL was read last."""
-    return home.joinpath("pins", *names.folders(url)).with_suffix(".txt")
+    # In a folder of its own, because ends of names and branches may look like suffixes.
+    return home.joinpath("pins", *names.folders(url), "commit.txt")
 
 
 class HubClient(Client):
