@@ -156,7 +156,7 @@ def write(places: Sequence[Path], path: Path) -> Expected:
         path: The file.
 
     Raises:
-        ReedError: There are too few seeds or two runs of one, or they differ in more than their seeds.
+        ReedError: There are too few seeds, two runs of one, or runs of different recipes.
     """
     tables = [config.plain(TrainConfig.of_run(place)) for place in places]
     seeds = {table["seed"] for table in tables}
