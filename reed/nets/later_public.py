@@ -173,6 +173,7 @@ def _padded(net: Mapping[str, Tensor]) -> dict[str, Tensor]:
         is_whole = all(x is not None and x.shape[:1] == (2 * width,) for x in halves)
         if not more or not is_whole or net[name].ndim != 2:
             continue
+
         found[name] = torch.nn.functional.pad(net[name], (0, more))
         for kind in ("weight", "bias"):
             halves = net[f"{place}w12.{kind}"].unflatten(0, (2, width))
