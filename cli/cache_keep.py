@@ -54,13 +54,12 @@ def verify(cache: Path, columns: tuple[str, ...], deep: bool, jobs: int) -> None
     frozen = _plan_or_exit(cache)
     # A column that is named but was never begun is a problem, too.
     names, where = list(dict.fromkeys(columns)) or verifying.names(cache), mirror.shown(cache)
-    problems = _problems(cache, frozen, names, deep, jobs)
+    problems, total = _problems(cache, frozen, names, deep, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
     for note in (verifying.note(cache, frozen), *verifying.lost_origins(cache)):
         if note:
             click.echo(f"{where}: {note}")
-    total = frozen.shards * len(names)
     click.echo(f"{where}: {counted(total, 'shard')} checked, {counted(len(problems), 'problem')}")
     if problems:
         raise SystemExit(1)
@@ -82,17 +81,19 @@ def _plan_or_exit(cache: Path) -> Plan:
 
 def _problems(
     cache: Path, frozen: Plan, names: Sequence[str], deep: bool, jobs: int
-) -> list[Problem]:
-    """Verify some columns; in a terminal a progress bar is shown."""
-    problems = []
+) -> tuple[list[Problem], int]:
+    """Verify some columns, with a bar in a terminal; return what is wrong, and the shards seen."""
+    problems, seen = [], 0
     with tqdm(total=frozen.shards * len(names), unit="shard", disable=None) as bar:
         for name in names:
             bar.set_description(name)
             for problem in verifying.verify(cache, frozen, name, deep=deep, jobs=jobs):
-                bar.update(problem is None or problem.shard is not None)
+                is_shard = problem is None or problem.shard is not None
+                seen += is_shard
+                bar.update(is_shard)
                 if problem:
                     problems.append(problem)
-    return problems
+    return problems, seen
 
 
 @click.command()
@@ -112,7 +113,7 @@ def repair(cache: Path, data: Path | None, device: str, jobs: int) -> None:
     Example: reed-cache repair cache/digits
     """
     frozen = plan.load(cache)
-    problems = _problems(cache, frozen, verifying.names(cache), True, jobs)
+    problems, _ = _problems(cache, frozen, verifying.names(cache), True, jobs)
     for problem in problems:
         click.echo(f"{problem.where}: {problem.what}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import logging
 import runpy
@@ -14,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from urllib.parse import unquote
 
 import obstore
 import pytest
@@ -31,8 +33,9 @@ class Proxy:
     """Passes requests on to the server, but for those that `fault` spoils.
 
     Attributes:
-        fault: (method, path, number of the request) -> what is done: a status, "reset", "cut" (half
-            of the body), "silent" (no answer), a float (seconds of delay), or None.
+        fault: (method, path, number of the request) -> what is done: a status, a
+            status and the code of an error, "reset", "cut" (half of the body), "silent" (no
+            answer), a float (seconds of delay), or None.
         asked: Number of requests by (method, name of the object).
     """
 
@@ -51,11 +54,12 @@ class Proxy:
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        path = unquote(request.path)
         with self._lock:
             self._count += 1
             number = self._count
-            self.asked[request.command, request.path.partition("?")[0].rpartition("/")[2]] += 1
-        fault = self.fault(request.command, request.path, number)
+            self.asked[request.command, path.partition("?")[0].rpartition("/")[2]] += 1
+        fault = self.fault(request.command, path, number)
         if fault == "silent":
             time.sleep(3)
         if fault in ("reset", "silent"):
@@ -65,15 +69,18 @@ class Proxy:
             request.connection.close()
             return
         if isinstance(fault, int):
-            self._answer(request, fault, _MESSAGE.format(CODES[fault]).encode(), {})
+            fault = (fault, CODES[fault])
+        if isinstance(fault, tuple):
+            self._answer(request, fault[0], _MESSAGE.format(fault[1]).encode(), {})
             return
         time.sleep(fault if isinstance(fault, float) else 0)
 
         # The answer of the server, of which only half may come.
         there = http.client.HTTPConnection(self._target, timeout=20)
-        there.request(request.command, request.path, body, dict(request.headers))
-        answer = there.getresponse()
-        data = answer.read()
+        with contextlib.closing(there):
+            there.request(request.command, request.path, body, dict(request.headers))
+            answer = there.getresponse()
+            data = answer.read()
         self._answer(request, answer.status, data, dict(answer.getheaders()), fault == "cut")
 
     def _answer(self, request, status: int, data: bytes, headers: dict, cut: bool = False) -> None:
@@ -88,7 +95,8 @@ class Proxy:
         request.end_headers()
         sent = data[: len(data) // 2] if cut else data
         self.bytes += len(sent)
-        request.wfile.write(sent)
+        with contextlib.suppress(ConnectionError):  # one that does not wait any more
+            request.wfile.write(sent)
         if cut:
             request.close_connection = True
 
@@ -119,18 +127,13 @@ class Bucket:
         url: Its URL.
     """
 
-    def __init__(self, name: str, server: str, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
-        self.url, self._patch, self._home, self._homes = f"s3://{name}", monkeypatch, home, 0
-        asked = urllib.request.Request(f"{server}/{name}", method="PUT")
-        urllib.request.urlopen(asked).close()
-        for variable in ("SESSION_TOKEN", "PROFILE", "DEFAULT_REGION"):
-            monkeypatch.delenv(f"AWS_{variable}", raising=False)
-        keys = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
-        for variable, value in (keys | {"ENDPOINT_URL": server}).items():
-            monkeypatch.setenv(f"AWS_{variable}", value)
+    def __init__(
+        self, url: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, home: Path
+    ) -> None:
+        self.url, self._patch, self._home, self._homes = url, monkeypatch, home, 0
         monkeypatch.setattr(client, "PATIENCE", QUICK)
+        self.machine(**environment)
         self.raw = obstore.store.from_url(self.url, client_options={"allow_http": True})
-        self.machine()
 
     def machine(self, **environment: str) -> None:
         """Go on as on another machine, which has no mirror yet."""
@@ -161,9 +164,19 @@ class Bucket:
         return f"{self.url}/{prefix}"
 
 
+def name_of(request) -> str:
+    """Return a name of a bucket of a test's own."""
+    return f"b{abs(hash(request.node.name)) % 10**9}"
+
+
 @pytest.fixture
 def bucket(request, server, monkeypatch, tmp_path):
     """An empty bucket, and a machine without mirrors."""
-    return Bucket(
-        f"b{abs(hash(request.node.name)) % 10**9}", server, monkeypatch, tmp_path / "home"
-    )
+    name = name_of(request)
+    asked = urllib.request.Request(f"{server}/{name}", method="PUT")
+    urllib.request.urlopen(asked).close()
+    for variable in ("SESSION_TOKEN", "PROFILE", "DEFAULT_REGION"):
+        monkeypatch.delenv(f"AWS_{variable}", raising=False)
+    keys = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
+    environment = {f"AWS_{key}": value for key, value in (keys | {"ENDPOINT_URL": server}).items()}
+    return Bucket(f"s3://{name}", environment, monkeypatch, tmp_path / "home")

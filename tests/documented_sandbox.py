@@ -60,7 +60,9 @@ class Sandbox:
             for word in SMALL.inputs(program, words):
                 self.need(word)
             words = [self.placed(word) for word in words]
-            self.call(program, self.reduced(program, words))
+            is_hub = any(word.startswith("hf://") for word in words)
+            with self.hub() if is_hub else contextlib.nullcontext():
+                self.call(program, self.reduced(program, words))
             if self.fully and (start or SMALL.RAY.issubset(words)):
                 self.launches += 1  # each writes to a folder of its own, or nothing would be to do
                 fresh = [*words, SMALL.OUTPUT[program], f"launched/{self.launches}"]
@@ -111,9 +113,7 @@ class Sandbox:
     def call(self, program: str, words: list[str]) -> None:
         """Run a program of ours in this process."""
         words += SMALL.NO_RAY if SMALL.RAY.issubset(words) else []
-        on_hub = self.hub() if words[:1] in (["push"], ["pull"]) else contextlib.nullcontext()
-        with on_hub:
-            done = CliRunner().invoke(PROGRAMS[program], words)
+        done = CliRunner().invoke(PROGRAMS[program], words)
         shown = f"{shlex.join([program, *words])}\n{done.output}"
         assert done.exit_code == 0, f"{shown}\n{done.exception!r}"
 

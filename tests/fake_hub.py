@@ -32,7 +32,8 @@ class Hub:
         repos: "owner/name" -> the commits in order, each path -> content.
         objects: Large files by their sha256.
         asked: Number of requests by (method, kind of request).
-        fault: (method, path) -> a status to answer, "cut" (half of the body), or None.
+        fault: (method, path) -> a status to answer, a status and the code of the error, "cut"
+            (half of the body), or None.
     """
 
     def __init__(self) -> None:
@@ -76,10 +77,22 @@ class Hub:
             self.asked[request.command, kind] += 1
             fault = self.fault(request.command, path)
         if isinstance(fault, int):
-            _answer(request, fault, {"error": "said so"})
+            fault = (fault, "")
+        if isinstance(fault, tuple):
+            headers = {"X-Error-Code": fault[1]} if fault[1] else {}
+            _answer(request, fault[0], {"error": "said so"}, headers)
             return
         with self._lock:
             status, content, headers = self._answer(request, path, body)
+
+        # A part of a file, which may have no end.
+        asked = request.headers.get("Range", "").removeprefix("bytes=")
+        if asked and status == 200 and request.command == "GET":
+            first, last = asked.split("-")
+            size, start = len(content), int(first)
+            end = min(int(last or size - 1), size - 1)
+            status, content = 206, content[start : end + 1]
+            headers = headers | {"Content-Range": f"bytes {start}-{end}/{size}"}
         _answer(request, status, content, headers, is_cut=fault == "cut")
 
     def _answer(self, request, path: str, body: bytes):
@@ -152,10 +165,7 @@ class Hub:
                 return 400, {"error": "other content"}, {}
             self.objects[oid] = body
             return 200, {}, {"ETag": f'"{oid}"'}
-        data, asked = self.objects[oid], request.headers.get("Range", "")
-        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
-        part = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        return (206 if start else 200), data[start:], {"ETag": f'"{oid}"'} | part
+        return 200, self.objects[oid], {"ETag": f'"{oid}"'}
 
     def _commit(self, name: str, lines: list[dict]):
         files = dict(self.repos[name][-1])

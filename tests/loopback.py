@@ -17,6 +17,7 @@ class Server:
     def __init__(self, serve: Callable[[BaseHTTPRequestHandler], None]) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are sent apart
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -71,6 +71,16 @@ def test_a_job_file_has_what_its_scheduler_needs(name):
     assert {path: at(tree, path) for path in wanted} == wanted
 
 
+def test_kubernetes_own_schema_takes_its_job_file():
+    """Also without what it does not know: a field that is misspelt is refused."""
+    theirs = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+    tree = job("build-kubernetes.yaml")
+    theirs.validate(tree, "1.31", strict=True)
+    tree["spec"]["completionmode"] = tree["spec"].pop("completionMode")
+    with pytest.raises(theirs.ValidationError, match="completionmode"):
+        theirs.validate(tree, "1.31", strict=True)
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_job_is_a_rank_of_a_build(name, tmp_path):
     """Its command is run by bash with a program in place of ours that writes down its words."""

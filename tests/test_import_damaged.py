@@ -188,6 +188,9 @@ def test_hidden_folders_are_no_classes(tmp_path):
     with reed.open_cache(tmp_path / "cache") as opened:
         assert opened.classes == ("n01",) and dict(opened["labels/label"]) == {"n01/a": 0}
     assert "passed over 4 files" in done.output and "1 sample, each mirrored" in done.output
+    (tmp_path / "data/n01/a.npz").rename(tmp_path / "data/n01/z.npz")
+    again = CliRunner().invoke(cli, [str(word) for word in words]).output
+    assert "--rebuild (--extend and --rebuild are options of reed-cache build cached)" in again
 
 
 def test_a_sample_that_is_left_out_is_counted(tmp_path):
@@ -266,6 +269,7 @@ def test_options_that_the_layout_does_not_take_are_refused(tmp_path, fakes):
     for words, problem in (
         ([tmp_path / "c", "--layout", "mar", "--entry", "x"], "--entry x is of repa-h5 and webd"),
         ([other, "--layout", "mar"], "is there and is a cache of the pipeline"),
+        ([tmp_path, "--layout", "mar"], "is there and is no cache (it has data); name an"),
         (["s3://bucket/c", "--layout", "mar"], "is a URL, a folder of this machine is wanted"),
     ):
         given = ["import", str(words[0]), str(tmp_path / "data"), *words[1:]]

@@ -18,7 +18,8 @@ import pytest
 
 import reed
 from reed.bytes import file_sha256
-from reed.exchange import hub_repo, push
+from reed.exchange import push
+from reed.store import hub_repo
 
 # The library of the hub hands its files to its own network library in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -110,6 +111,9 @@ def test_columns_one_after_the_other(hub, cache, tmp_path):
     run("push", cache, URL)
     assert "(tokens)" in run("pull", URL, back)
     assert files_of(back) == files_of(cache) and before.items() <= files_of(back).items()
+    (back / "tokens" / "000001.json").unlink()
+    told = refused("pull", URL, back)
+    assert f"column 'tokens' of {back} is there and is not whole" in told and "cache rm" in told
     shutil.rmtree(back)
     assert "1 column," in run("pull", f"{URL}@{hub.sha(NAME)}", back, "--column", "tokens")
     assert not (back / "pixels").exists()

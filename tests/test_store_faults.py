@@ -121,6 +121,11 @@ def test_bad_places(bucket, proxy, monkeypatch):
     assert "status 403" in told("verify", f"{bucket.url}/x")
     through(bucket, proxy)
     assert "(4 attempts" in told("info", "http://127.0.0.1:9/x")
+    bucket.machine(AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert "no connection: Connection refused (4 attempts" in told("info", f"{bucket.url}/x")
+    through(bucket, proxy, lambda *_: "silent")
+    assert "no answer in time (4 attempts" in told("info", f"{bucket.url}/x")
+    through(bucket, proxy)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

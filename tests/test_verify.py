@@ -243,6 +243,9 @@ def test_verify_exits_with_1_and_names_what_is_wrong(cache):
     assert f"{cache}/tokens/000001.tar: sha256" in result.output
     assert "16 shards checked, 1 problem\n" in result.output
 
+    # A column that is not there has no shards that could be checked.
+    assert f"{cache}: 4 shards checked, 1 problem\n" in run("verify", cache, "pixels", "no").output
+
 
 def test_verify_of_no_cache_is_an_error(tmp_path):
     refused(run("verify", tmp_path), "no cache at", "reed-cache build")

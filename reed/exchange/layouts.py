@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from reed.cache import schema
 from reed.errors import ReedError
 from reed.sources.image.cached import Cached
 from reed.sources.image.cached_files import LAYOUTS as LAYOUTS
+from reed.store import names
 
 PIPELINE = "cached"
+_OF_BUILD = ("--retry-failed", "--max-failed", "--extend", "--rebuild")
 CHOSEN = ("repa-h5", "webdataset")  # layouts that may hold several kinds of latents
 
 
@@ -56,11 +60,7 @@ def make(
     """
     if latents and layout not in CHOSEN:
         raise ReedError(f"--entry {latents} is of {' and '.join(CHOSEN)}; {layout} has one kind")
-    if (cache / "manifest.json").is_file():
-        pipeline = schema.load_manifest(cache).pipeline
-        if pipeline != PIPELINE:
-            problem = f"{cache} is there and is a cache of the pipeline {pipeline!r}"
-            raise ReedError(f"{problem}, --layout makes one of {PIPELINE!r}; name another folder")
+    _check_place(cache)
     source = Cached(data, layout, latents)
     request = Request(
         PIPELINE,
@@ -70,14 +70,47 @@ def make(
         codecs=codecs,
         flip=source.views == 2 if flip is None else flip,
     )
-    prepared = stage_one.prepare(request)
-    prepared.check_space()
+    with _advice():
+        prepared = stage_one.prepare(request)
+        prepared.check_space()
 
-    # The same steps as `reed-cache build` takes, with nothing to run on a device.
-    frozen = prepared.freeze()
-    how = together.Settings(cache, frozen, prepared.make_source(), Share(), 0, progress=progress)
-    together.run([job.member() for job in prepared.jobs], how, lambda *_: None)
+        # The same steps as `reed-cache build` takes, with nothing to run on a device.
+        frozen, made = prepared.freeze(), prepared.make_source()
+        how = together.Settings(cache, frozen, made, Share(), 0, progress=progress)
+        together.run([job.member() for job in prepared.jobs], how, lambda *_: None)
     return [job.column for job in prepared.jobs]
+
+
+def _check_place(cache: Path) -> None:
+    """Raise ReedError if a folder is there that no import has left."""
+    if (cache / "manifest.json").is_file():
+        pipeline = schema.load_manifest(cache).pipeline
+        if pipeline != PIPELINE:
+            problem = f"{cache} is there and is a cache of the pipeline {pipeline!r}"
+            raise ReedError(f"{problem}, --layout makes one of {PIPELINE!r}; name another folder")
+    elif strange := _stranger(cache):
+        raise ReedError(f"{cache} is there and is no cache (it has {strange}); name another folder")
+
+
+def _stranger(cache: Path) -> str:
+    """Return what a folder without a manifest has that no import has left; empty for nothing."""
+    found = sorted(path.name for path in cache.iterdir()) if cache.is_dir() else []
+    strange = (n for n in found if not (n.startswith(".") or names.is_small(n)))
+    return next(strange, "")
+
+
+@contextlib.contextmanager
+def _advice() -> Generator[None]:
+    """Say of what command the options are that an error inside the block advises."""
+    try:
+        yield
+    except ReedError as error:
+        named = [name for name in _OF_BUILD if name in str(error)]
+        if not named:
+            raise
+        are = "is an option" if len(named) == 1 else "are options"
+        said = f"{error} ({' and '.join(named)} {are} of reed-cache build {PIPELINE})"
+        raise ReedError(said) from error
 
 
 def _options(source: Cached, stats: Path | None, scale: float | None, licence: str) -> list[str]:

@@ -15,8 +15,8 @@ from reed.cache import files, schema, verify
 from reed.cache import plan as plans
 from reed.cache.plan import Plan
 from reed.errors import ReedError, suggest
-from reed.exchange.hub_repo import Repo, There
 from reed.store import names
+from reed.store.hub_repo import Repo, There
 from reed.wording import counted
 
 _MANY = 8  # files at once
@@ -87,7 +87,10 @@ def pull(url: str, cache: Path, wanted: Sequence[str] = (), *, progress: bool = 
         _fetch(repo, commit, work, {name: there[name] for name in base})
         frozen = plans.load(work)
         is_there = _is_there(cache, work, repo)
-        new = [name for name in chosen if not (is_there and name in schema.columns(cache))]
+        old = [name for name in chosen if is_there and name in schema.columns(cache)]
+        for name in old:
+            _check_there(cache, frozen, name)
+        new = [name for name in chosen if name not in old]
         for folder in (cache / name for name in new):
             if is_there and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
                 problem = f"{folder} is there and is no column (no column.json)"
@@ -122,6 +125,15 @@ def _is_there(cache: Path, work: Path, repo: Repo) -> bool:
             "name another folder"
         )
     return True
+
+
+def _check_there(cache: Path, frozen: Plan, name: str) -> None:
+    """Raise ReedError unless a column that is there already is whole."""
+    for problem in filter(None, verify.verify(cache, frozen, name)):
+        raise ReedError(
+            f"column {name!r} of {cache} is there and is not whole ({problem.what}); remove it "
+            f"with reed-cache rm {cache / name}, then rerun"
+        )
 
 
 def _columns(

@@ -19,7 +19,7 @@ from reed.cache.schema import Column
 from reed.errors import ReedError, suggest
 from reed.exchange import card, private
 from reed.exchange.card import Listed
-from reed.exchange.hub_repo import KIND, Repo, There
+from reed.store.hub_repo import KIND, Repo, There
 from reed.wording import counted
 
 FILES, BYTES = 100, 4 << 30  # of one commit: a killed push sends no more than that again

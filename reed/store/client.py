@@ -49,11 +49,16 @@ class Entry:
 
     Attributes:
         size: Its bytes; -1 where the store does not tell.
-        tag: Its ETag; empty where the store has none.
+        tag: Its ETag, without quotes; empty where the store has none.
     """
 
     size: int
     tag: str
+
+    @classmethod
+    def of(cls, size: int, tag: str | None) -> Entry:
+        """Return the entry of an ETag as a store states it: Azure lists it without its quotes."""
+        return cls(size, (tag or "").strip('"'))
 
 
 class Exists(Exception):
@@ -109,7 +114,7 @@ class Client:
                 self.url, client_options=options, retry_config=retry, **more
             )
         except (obstore.exceptions.BaseError, ValueError) as error:
-            raise StoreError(f"cannot use {self.url}: {reasons.brief(str(error))}") from error
+            raise StoreError(f"cannot use {self.url}: {reasons.unusable(str(error))}") from error
 
     @property
     def is_http(self) -> bool:
@@ -127,7 +132,7 @@ class Client:
 
         def listed() -> dict[str, Entry]:
             found = (meta for batch in self._obstore.list(self._store) for meta in batch)
-            return {m["path"]: Entry(m["size"], m["e_tag"] or "") for m in found}
+            return {m["path"]: Entry.of(m["size"], m["e_tag"]) for m in found}
 
         return self._tried("", "list", listed)
 
@@ -140,7 +145,7 @@ class Client:
             data = bytes(result.bytes())
             took = time.perf_counter() - began
             self.latency = min(self.latency or took, took)
-            return data, Entry(len(data), result.meta["e_tag"] or "")
+            return data, Entry.of(len(data), result.meta["e_tag"])
 
         return self._tried(name, "read", read)
 
@@ -150,7 +155,7 @@ class Client:
         def read() -> memoryview:
             options: dict[str, Any] = {"range": (start, end)}
             if tag and not tag.startswith("W/"):
-                options["if_match"] = tag
+                options["if_match"] = f'"{tag}"'
             data = memoryview(self._obstore.get(self._store, name, options=options).bytes())
             if len(data) != end - start:
                 raise OSError(f"{len(data)} bytes came of {end - start}")
@@ -178,7 +183,7 @@ class Client:
             result = self._obstore.put(
                 self._store, name, path, mode=mode, use_multipart=in_parts, chunk_size=PARTS // 4
             )
-            return Entry(size, result["e_tag"] or "")
+            return Entry.of(size, result["e_tag"])
 
         return self._tried(name, "write", write)
 
@@ -195,15 +200,19 @@ class Client:
             meta = self._tried(name, "look for", lambda: self._obstore.head(self._store, name))
         except Absent:
             return None
-        return Entry(meta["size"], meta["e_tag"] or "")
+        return Entry.of(meta["size"], meta["e_tag"])
 
-    def _tried(self, name: str, verb: str, request: Callable[[], T]) -> T:
-        """Return the result of a request, which is tried again while that may help."""
+    def check_process(self) -> None:
+        """Raise StoreError in a process that was forked after this client was made."""
         if self._process != os.getpid():
             raise StoreError(
                 f"{self.url} cannot be read in a forked process; start the process by spawning it "
                 "(multiprocessing_context='spawn')"
             )
+
+    def _tried(self, name: str, verb: str, request: Callable[[], T]) -> T:
+        """Return the result of a request, which is tried again while that may help."""
+        self.check_process()
 
         # A web server would answer in many ways; that it can only be read is known before.
         where, began = f"{self.url}/{name}".rstrip("/"), time.monotonic()
@@ -216,15 +225,15 @@ class Client:
                 raise
             except Exception as error:  # obstore raises built-in errors, too
                 kind, reason = type(error).__name__, str(error)
-                if kind == "AlreadyExistsError":
-                    raise Exists(name) from error
                 code = reasons.code(reason)
-                if code in ("404", "NoSuchKey") and name and verb != "write":
+                if kind == "AlreadyExistsError" and code in ("", "409", "412"):
+                    raise Exists(name) from error
+                if reasons.is_absent(kind, code) and name and verb != "write":
                     raise Absent(f"cannot {verb} {where}: {reasons.ADVICE['404']}") from error
                 if attempt == self.patience.tries or reasons.is_final(reason, kind):
                     seconds, times = time.monotonic() - began, f"attempt{'s' * (attempt > 1)}"
                     raise StoreError(
-                        f"cannot {verb} {where}: {reasons.explained(reason, code)} "
+                        f"cannot {verb} {where}: {reasons.explained(reason, code, self.url)} "
                         f"({attempt} {times}, {seconds:.0f} s)"
                     ) from error
                 time.sleep(self._pause(attempt))

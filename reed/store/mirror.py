@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from reed.store import names
+from reed.store import hub, names
 from reed.store.store import OURS, Store
 from reed.store.urls import url_of
 
@@ -18,9 +18,12 @@ def local(place: Path | str) -> Path:
     Raises:
         StoreError: The store cannot be read.
     """
-    url, folder = url_of(place), folder_of(place)
+    url = url_of(place)
     if not url or url.startswith("file:"):
-        return folder
+        return folder_of(place)
+    if url.startswith("hf:"):  # later commits are not seen
+        url = hub.pinned(url, home())
+    folder = folder_of(url)
     store = _open[str(folder)] = of(folder) or Store(folder, url)
     store.refresh()
     return folder
@@ -33,6 +36,8 @@ def folder_of(place: Path | str) -> Path:
         return Path(place)
     if url.startswith("file:"):
         return Path(url.removeprefix("file://"))
+    if url.startswith("hf:"):
+        url = hub.last_pinned(url, home())
     return home().joinpath(*names.folders(url))
 
 

@@ -11,6 +11,7 @@ _SMALL = re.compile(
     rf"|{_MARKER.pattern}"
 )
 _SHARD = re.compile(r"[^/.][^/]*/\d{6,}\.(tar|h5|zarr)")
+_COMMIT = re.compile(r"(hf://[^@]+)@([0-9a-f]{40})")
 
 
 def is_small(name: str) -> bool:
@@ -34,5 +35,20 @@ def is_ours(name: str) -> bool:
 
 
 def folders(url: str) -> list[str]:
-    """Return the names of the folders that stand for a URL."""
+    """Return the names of the folders that stand for a URL; the last is the name of the cache."""
+    if match := _COMMIT.fullmatch(url):
+        whole = folders(match[1])
+        return [*whole, match[2], whole[-1]]
     return url.replace("://", "/").replace("..", "%2E%2E").split("/")
+
+
+def commit(url: str) -> str:
+    """Return the commit that a URL of the hub names; empty for others, and for a branch."""
+    match = _COMMIT.fullmatch(url)
+    return match[2] if match else ""
+
+
+def without_commit(url: str) -> str:
+    """Return a URL without its commit: what commits have in common is kept once."""
+    match = _COMMIT.fullmatch(url)
+    return match[1] if match else url

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from reed.bytes import file_sha256
 from reed.errors import ReedError, StoreError
-from reed.store import names, shelf
+from reed.store import hub, names, shelf
 from reed.store.client import Absent, Client, Entry, Exists
 from reed.store.partial import Pages, Partial
 from reed.store.shelf import Shelf
@@ -35,15 +35,16 @@ class Store:
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder, self.url, self.is_kept = folder, url, False
-        self.client = Client(url)
-        self.shelf = Shelf(folder / OURS / "shards", shelf.BYTES)
+        self.client = hub.HubClient(url) if url.startswith("hf:") else Client(url)
+        root = folder.parents[1] if names.commit(url) else folder
+        self.shelf = Shelf(root / OURS / "shards", shelf.BYTES)
         self._list = folder / OURS / "objects"
         self._known: dict[str, Entry] = {}
         self._read_to = 0
 
     def keep(self, root: Path, limit: int) -> None:
         """Keep what is read from now on, up to ``limit`` bytes, below a folder."""
-        self.shelf = Shelf(root.joinpath(*names.folders(self.url)), limit)
+        self.shelf = Shelf(root.joinpath(*names.folders(names.without_commit(self.url))), limit)
         self.is_kept = True
 
     @functools.cached_property
@@ -56,7 +57,8 @@ class Store:
     def refresh(self) -> None:
         """List the store once, and make the small files of the mirror those of the store."""
         with self._lock():
-            before, listed = self._entries(), self.client.list()
+            before = self._entries()  # a commit does not change
+            listed = before if names.commit(self.url) and before else self.client.list()
             now = {name: entry for name, entry in listed.items() if names.is_ours(name)}
             stale = (n for n, entry in before.items() if entry.tag and now.get(n) != entry)
             for name in {*stale, *self._strays(now)}:
@@ -150,7 +152,7 @@ class Store:
             StoreError: The store cannot be read, or lacks the shard.
         """
         entry = self._there(name)
-        version = sha256 or entry.tag.strip('"') or "none"
+        version = sha256 or entry.tag or "none"
         with self.shelf.place(self.copy_of(name, version), max(entry.size, 0)) as (path, temp):
             if temp is not None:
                 download(self.client, self.pool, name, entry, temp)

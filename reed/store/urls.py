@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-SCHEMES = ("s3", "gs", "az", "http", "https", "file")
+SCHEMES = ("s3", "gs", "az", "http", "https", "hf", "file")
 # A Path of "s3://bucket/x" reads s3:/bucket/x, so one slash is as good as two.
 _URL = re.compile(rf"({'|'.join(SCHEMES)}):/+(.*)", re.DOTALL)
 

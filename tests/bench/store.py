@@ -5,12 +5,16 @@ Records of 40 KB (moments (8, 32, 32) float16 and tokens (192, 128) as int8), wr
 batches in a process of its own, in turns: from disk; by ranges; with a copy that is filled at the
 same time; and from that copy. "paced" ways have a consumer that takes --pace seconds per batch, as
 a GPU would; the others take batches as fast as they come, and then the two cores do all the work of
-both ends.
+both ends. Peers (store_peers.py) read the same records from the same server, as fast as they come;
+--peers names a Python that has them, and one that is not installed is left out with a line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
+import functools
 import html
 import json
 import multiprocessing
@@ -19,14 +23,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 sys.path.insert(0, str(Path(__file__).parent))
 import report
+import store_peers
 
 from reed import open_cache
 from reed.build import column, engines
@@ -63,7 +67,9 @@ class Server:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 await asyncio.sleep(self.latency)
-                writer.write(self.answer(head.decode()))
+                answer = self.answer(head.decode())
+                is_head = head.startswith(b"HEAD ")
+                writer.write(answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if is_head else answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -73,7 +79,7 @@ class Server:
     def answer(self, head: str) -> bytes:
         """Return the answer to a request."""
         lines = head.split("\r\n")
-        path = lines[0].split(" ")[1].strip("/")
+        path = lines[0].split(" ")[1].partition("?")[0].strip("/")
         if path == "count":
             return self._whole(json.dumps([self.requests, self.bytes]).encode(), "200 OK", "")
         wanted = {k.lower(): v for k, _, v in (line.partition(": ") for line in lines[1:])}
@@ -97,7 +103,7 @@ class Server:
 
     @staticmethod
     def _whole(data: bytes, status: str, about: str) -> bytes:
-        stamp = "Last-Modified: Sat, 28 Nov 2026 00:00:00 GMT\r\n"
+        stamp = 'ETag: "1"\r\nLast-Modified: Sat, 28 Nov 2026 00:00:00 GMT\r\n'
         return (
             f"HTTP/1.1 {status}\r\n{stamp}{about}Content-Length: {len(data)}\r\n\r\n".encode()
             + data
@@ -125,31 +131,37 @@ def counted(url: str) -> list[int]:
 
 
 def read(place: str, kept: str, steps: int, pace: float) -> dict[str, float]:
-    """Read batches of a cache in this process; return samples per second and CPU seconds."""
+    """Read batches of a cache in this process; return what `store_peers.measured` does."""
     from reed.store import mirror
 
     places = {"moments": "both/moments", "tokens": "both/tokens"}
     with open_cache(place) as cache:
         if kept:
             mirror.of(cache.folder).keep(Path(kept), 10**12)
-        batches = cache.stream(places, BATCH).batches()
-        began, cpu = time.perf_counter(), time.process_time()
-        for _ in islice(batches, steps):
-            time.sleep(pace)
-        seconds = time.perf_counter() - began
-        cpu = time.process_time() - cpu
-        batches.close()
-    return {"rate": steps * BATCH / seconds, "cpu": cpu}
+        stream = cache.stream(places, BATCH)
+        with contextlib.closing(stream.batches()) as batches:
+            return store_peers.measured((_Sized(b) for b in batches), steps, pace)
 
 
-def apart(place: str, kept: str, steps: int, pace: float) -> dict[str, float]:
-    """The same in a process of its own, with a mirror of its own."""
-    words = [sys.executable, __file__, "--read", json.dumps([place, kept, steps, pace])]
+class _Sized:
+    """A batch with its number of samples, of which nothing is decoded."""
+
+    def __init__(self, batch: object) -> None:
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return BATCH
+
+
+def apart(program: str, python: str, words: list[object]) -> object:
+    """Run a program of this folder with a mirror of its own; return what it prints."""
+    command = [python, str(Path(__file__).with_name(program)), json.dumps(words)]
     with tempfile.TemporaryDirectory() as home:
         environment = os.environ | {"XDG_CACHE_HOME": home}
-        done = subprocess.run(words, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @click.command()
@@ -159,9 +171,17 @@ def apart(place: str, kept: str, steps: int, pace: float) -> dict[str, float]:
 @click.option("--latency", default=0.01, show_default=True, help="Seconds.")
 @click.option("--pace", default=0.15, show_default=True, help="Seconds per batch.")
 @click.option("--runs", default=3, show_default=True)
-@click.option("--read", "one", default="", hidden=True)
+@click.option("--peers", default=sys.executable, help="Python with the peers.")
+@click.argument("one", default="")
 def main(
-    folder: Path, samples: int, steps: int, latency: float, pace: float, runs: int, one: str
+    folder: Path,
+    samples: int,
+    steps: int,
+    latency: float,
+    pace: float,
+    runs: int,
+    peers: str,
+    one: str,
 ) -> None:
     """Measure the stream of an object store."""
     if one:
@@ -170,36 +190,67 @@ def main(
     cache, kept = folder / f"records-{samples}", folder / "kept"
     build(cache, samples)
 
+    # Peers with formats of their own write them beside the cache.
+    there = apart("store_peers.py", peers, ["list"])
+    for name in store_peers.NAMES:
+        if name in there:
+            apart("store_peers.py", peers, ["write", name, str(cache)])
+        else:
+            click.echo(f"{name} is left out: {peers} does not have it; see --peers")
+
     # The server is another process, whose CPU seconds are not counted.
     spawn = multiprocessing.get_context("spawn")
     port = spawn.Queue()
-    server = spawn.Process(target=run_server, args=(cache, latency, port), daemon=True)
+    server = spawn.Process(target=run_server, args=(folder, latency, port), daemon=True)
     server.start()
     url = f"http://127.0.0.1:{port.get()}"
+    ways = ways_of(cache, url, kept, steps, pace)
+    for name in there:
+        words = ["read", name, url, str(cache), BATCH, steps, 0.0]
+        ways[name] = functools.partial(apart, "store_peers.py", peers, words)
     try:
-        publish(measured(str(cache), url, kept, steps, pace, runs), latency)
+        publish(measured(ways, url, kept, runs), latency)
     finally:
         server.terminate()
 
 
+def ways_of(
+    cache: Path, url: str, kept: Path, steps: int, pace: float
+) -> dict[str, Callable[[], dict[str, float]]]:
+    """Return our ways to read, each a function that runs it once."""
+    remote, ways = f"{url}/{cache.name}", {}
+    for slow in (0.0, pace):
+        places = {"disk": (str(cache), ""), "ranges": (remote, "")}
+        places |= {n: (remote, str(kept)) for n in ("copy being filled", "copy")}
+        for name, (place, keeps) in places.items():
+            words = [place, keeps, steps, slow]
+            way = functools.partial(apart, "store.py", sys.executable, words)
+            ways[f"{name}, paced" if slow else name] = way
+    return ways
+
+
 def measured(
-    cache: str, url: str, kept: Path, steps: int, pace: float, runs: int
+    ways: dict[str, Callable[[], dict[str, float]]], url: str, kept: Path, runs: int
 ) -> dict[str, list[dict[str, float]]]:
-    """Return the measurements of every way."""
+    """Return the measurements of every way, in turns; the first turn does not count."""
     values: dict[str, list[dict[str, float]]] = {}
     for turn in range(runs + 1):
-        for slow in (0.0, pace):
-            shutil.rmtree(kept, ignore_errors=True)
-            ways = {"disk": (cache, ""), "ranges": (url, "")}
-            ways |= {"copy being filled": (url, str(kept)), "copy": (url, str(kept))}
-            for name, (place, keeps) in ways.items():
-                before = counted(url)
-                value = apart(place, keeps, steps, slow)
-                value |= dict(zip(("requests", "bytes"), counted(url), strict=True))
-                for entry, was in zip(("requests", "bytes"), before, strict=True):
-                    value[entry] -= was
-                if turn:
-                    values.setdefault(f"{name}, paced" if slow else name, []).append(value)
+        for name, way in list(ways.items()):
+            if name.startswith("copy being filled"):
+                shutil.rmtree(kept, ignore_errors=True)
+            before = counted(url)
+            try:
+                value = way()
+            except RuntimeError as error:
+                if name not in store_peers.NAMES:
+                    raise
+                click.echo(f"{name} is left out, it failed: {str(error).splitlines()[-1]}")
+                del ways[name]
+                continue
+            for entry, was, now in zip(("requests", "bytes"), before, counted(url), strict=True):
+                value[entry] = now - was
+            if turn:
+                values.setdefault(name, []).append(value)
     return values
 
 
@@ -213,9 +264,19 @@ def publish(values: dict[str, list[dict[str, float]]], latency: float) -> None:
         figures.append(report.figure(f"{name}: moved", [e["bytes"] / 1e6 for e in each], "MB"))
         asked = [e["requests"] for e in each]
         figures.append(report.figure(f"{name}: requests", asked, "requests"))
+        grown = [e["grown"] for e in each]
+        figures.append(report.figure(f"{name}: memory grown", grown, "MB"))
     for end in ("", ", paced"):
         for name in ("ranges", "copy being filled", "copy"):
             figures.append(report.ratios(rates, name + end, f"disk{end}"))
+
+    # What each CPU second delivers tells more where other programs use the cores as well.
+    per_cpu = {name: [1 / e["cpu"] for e in each] for name, each in values.items()}
+    for peer in filter(values.__contains__, store_peers.NAMES):
+        for name in ("ranges", "copy being filled"):
+            figures.append(report.ratios(rates, name, peer))
+            both = report.ratios(per_cpu, name, peer)
+            figures.append(dataclasses.replace(both, name=f"{both.name}, per CPU second"))
     what = f"The stream of a server with {latency * 1000:.0f} ms latency, and of local disk"
     report.publish("store", what, figures)
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import random
 import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from reed import hub
 from reed.bytes import file_sha256
 from reed.errors import ReedError, StoreError
-from reed.weights import library
+from reed.extras import pip_install
 
 T = TypeVar("T")
 KIND = "dataset"
@@ -75,7 +77,13 @@ class Repo:
         self.name, self.revision = match[1], match[2] or "main"
         at = f"@{match[2]}" if match[2] else ""
         self.url = f"hf://datasets/{self.name}{at}"
-        self._library = library("huggingface_hub", self.url, "hub")
+        try:
+            self._library = import_module("huggingface_hub")
+        except ImportError as error:
+            raise ReedError(
+                f"{self.url} needs huggingface_hub, which cannot be imported ({error}); install it "
+                f"with: {pip_install('hub')}"
+            ) from error
 
         # The library tries an address that nothing answers for half a minute.
         if problem := hub.unreachable():
@@ -116,9 +124,10 @@ class Repo:
         """Fetch a file of a commit into a folder, going on where that was interrupted."""
 
         def fetched() -> str:
-            return self.api.hf_hub_download(
-                self.name, name, repo_type=KIND, revision=commit, local_dir=folder
-            )
+            with _quiet(self._library):
+                return self.api.hf_hub_download(
+                    self.name, name, repo_type=KIND, revision=commit, local_dir=folder
+                )
 
         return Path(self.tried("read", fetched))
 
@@ -128,32 +137,41 @@ class Repo:
 
         def stored() -> str:
             added = [add(path_in_repo=n, path_or_fileobj=str(p)) for n, p in files.items()]
-            done = self.api.create_commit(
-                self.name, added, commit_message=message, repo_type=KIND, revision=self.revision
-            )
+            with _quiet(self._library):
+                done = self.api.create_commit(
+                    self.name, added, commit_message=message, repo_type=KIND, revision=self.revision
+                )
             return done.oid
 
         return self.tried("write", stored)
 
-    def tried(self, verb: str, request: Callable[[], T]) -> T:
+    def tried(self, verb: str, request: Callable[[], T], name: str = "") -> T:
         """Return the result of a request, which is tried again while that may help.
+
+        Args:
+            verb: What it does, for the message.
+            request: The request.
+            name: The file that it is about.
 
         Raises:
             StoreError: It failed; the message is one line.
         """
         for attempt in range(1, TRIES + 1):
             try:
-                with _quiet(self._library):
-                    return request()
+                return request()
             except ReedError:
                 raise
             except Exception as error:  # the library passes on those of several network libraries
                 status = _status(error)
                 may_pass = status in (0, 408, 429) or status >= 500
                 if not may_pass or attempt == TRIES or _is_final(error):
-                    reason = self._reason(error, status)
-                    raise StoreError(f"cannot {verb} {self.url}: {reason}") from error
-                time.sleep(WAIT * 2 ** (attempt - 1))
+                    reason, where = (
+                        self._reason(error, status),
+                        "/".join(filter(None, (self.url, name))),
+                    )
+                    tries = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise StoreError(f"cannot {verb} {where}: {reason}{tries}") from error
+                time.sleep(WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
     def _reason(self, error: Exception, status: int) -> str:
