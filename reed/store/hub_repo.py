@@ -163,12 +163,12 @@ class Repo:
                 raise
             except Exception as error:  # the library passes on those of several network libraries
                 status = _status(error)
+
+                # No answer, a timeout, too many requests and errors of the server may pass.
                 may_pass = status in (0, 408, 429) or status >= 500
                 if not may_pass or attempt == TRIES or _is_final(error):
-                    reason, where = (
-                        self._reason(error, status),
-                        "/".join(filter(None, (self.url, name))),
-                    )
+                    reason = self._reason(error, status)
+                    where = "/".join(filter(None, (self.url, name)))
                     tries = f" ({attempt} attempts)" if attempt > 1 else ""
                     raise StoreError(f"cannot {verb} {where}: {reason}{tries}") from error
                 time.sleep(WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
