@@ -44,6 +44,16 @@ def test_a_pickle_of_nested_tables_is_searched(tmp_path):
     assert weights.content(tmp_path / "w.pt")["names"] == ("x", "y")
 
 
+@pytest.mark.parametrize("name", ["attn_mask", "mask_decoder.weight", "w"])
+def test_nan_is_found_in_masks_and_in_eight_bits(name):
+    """Masks may hold infinity, but not NaN; nor may whole parts that are named after masks."""
+    for kind in (torch.float32, torch.float8_e4m3fn, torch.float8_e5m2):
+        values = torch.tensor([1.0, np.nan]).to(kind)
+        with pytest.raises(ReedError, match=f"x: the weights '{name}' are not finite"):
+            check_finite({name: values}, "x")
+    check_finite({"attn_mask": torch.tensor([0.0, -np.inf]).to(torch.float8_e5m2)}, "x")
+
+
 def test_what_has_no_numbers_is_passed_over():
     check_finite({"eight": torch.ones(4).to(torch.float8_e4m3fn)}, "x")
     check_finite({"meta": torch.ones(4, device="meta")}, "x")

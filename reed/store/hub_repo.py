@@ -163,14 +163,14 @@ class Repo:
                 raise
             except Exception as error:  # the library passes on those of several network libraries
                 status = _status(error)
+
+                # No answer, a timeout, too many requests and errors of the server may pass.
                 may_pass = status in (0, 408, 429) or status >= 500
                 if not may_pass or attempt == TRIES or _is_final(error):
                     reason = self._reason(error, status)
-                    where = f"{self.url}/{name}" if name else self.url
+                    where = "/".join(filter(None, (self.url, name)))
                     tries = f" ({attempt} attempts)" if attempt > 1 else ""
                     raise StoreError(f"cannot {verb} {where}: {reason}{tries}") from error
-
-                # Several readers that failed at once must not come back at once.
                 time.sleep(WAIT * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
         raise AssertionError("the last attempt returns or raises")
 
