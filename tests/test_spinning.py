@@ -135,7 +135,8 @@ def test_every_kind_of_program_is_looked_at():
     scripts = {
         path for path in (ROOT / "tests" / "bench").glob("*.py") if "__main__" in path.read_text()
     }
-    assert {ROOT / bench for bench in benches} == scripts
+    peers = ROOT / "tests" / "bench" / "store_peers.py"  # run by another Python, without reed
+    assert {ROOT / bench for bench in benches} == scripts - {peers}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ class ImportedLatents:
         """Scale and shift, of each channel where there are statistics."""
         if self.stats is None:
             return (self.scale,), (self.shift,)
-        found = weights.read(self.stats)
+        found = weights.read(self.stats, finite=False)  # checked below
         try:
             mean, std = (np.asarray(found[name].float()).reshape(-1) for name in ("mean", "std"))
         except (KeyError, AttributeError) as error:

@@ -83,7 +83,7 @@ class Mpnn:
         if row is None or not path.is_file():
             raise BadSample("not in list.csv" if row is None else f"there is no {path.name}")
         try:
-            content = read(path)
+            content = read(path, finite=False)  # atoms that were not resolved are NaN
         except ReedError as error:
             raise BadSample(str(error)) from error
 
