@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-SUFFIXES = {".py", ".typed", ".toml", ".safetensors", ".html", ".css", ".js"}
+ENDINGS = (".py", ".typed", ".toml", ".safetensors", ".html", ".css", ".js", ".expected.json")
 
 
 def main() -> None:
@@ -47,7 +47,7 @@ def expected() -> set[str]:
         (Path(package.replace(".", "/")) / path.relative_to(ROOT / folder)).as_posix()
         for package, folder in PROJECT["tool"]["setuptools"]["package-dir"].items()
         for path in files(ROOT / folder)
-        if path.suffix in SUFFIXES
+        if path.name.endswith(ENDINGS)
     }
 
 
