@@ -29,7 +29,7 @@ _MESSAGE = "<Error><Code>{}</Code><Message>said so</Message></Error>"
 CODES = {503: "SlowDown", 500: "InternalError", 403: "AccessDenied", 400: "ExpiredToken"}
 
 
-class Proxy:
+class Proxy(LOOPBACK["Server"]):
     """Passes requests on to the server, but for those that `fault` spoils.
 
     Attributes:
@@ -44,12 +44,7 @@ class Proxy:
         self.asked: Counter[tuple[str, str]] = Counter()
         self.bytes = self._count = 0
         self._target, self._lock = target.removeprefix("http://"), threading.Lock()
-        self._server = LOOPBACK["Server"](self.serve)
-        self.url = self._server.url
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
+        super().__init__(self.serve)
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
@@ -180,3 +175,12 @@ def bucket(request, server, monkeypatch, tmp_path):
     keys = {"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "REGION": "us-east-1"}
     environment = {f"AWS_{key}": value for key, value in (keys | {"ENDPOINT_URL": server}).items()}
     return Bucket(f"s3://{name}", environment, monkeypatch, tmp_path / "home")
+
+
+def built_twice(folder: Path, build: Callable[[Path, list[str]], object]) -> None:
+    """Let two builders build the column "words" of a cache at once."""
+    ends = [threading.Thread(target=build, args=(folder, ["words"])) for _ in range(2)]
+    for end in ends:
+        end.start()
+    for end in ends:
+        end.join(60)

@@ -49,7 +49,7 @@ class Refused(Exception):
     """An answer that is an error: its status and its code."""
 
 
-class Cloud:
+class Cloud(LOOPBACK["Server"]):
     """A running service.
 
     Attributes:
@@ -61,12 +61,7 @@ class Cloud:
         self.buckets: dict[str, dict[str, Blob]] = {}
         self._parts: dict[tuple[str, ...], bytes] = {}
         self._lock, self._count = threading.Lock(), itertools.count(1)
-        self._server = LOOPBACK["Server"](self.serve)
-        self.url = self._server.url
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
+        super().__init__(self.serve)
 
     def serve(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""

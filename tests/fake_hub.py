@@ -24,7 +24,7 @@ WRITER, READER = "hf_writer", "hf_reader"
 LARGE = (".tar", ".h5", ".npz", ".zarr")  # files that git does not hold itself
 
 
-class Hub:
+class Hub(LOOPBACK["Server"]):
     """The server.
 
     Attributes:
@@ -43,12 +43,7 @@ class Hub:
         self.asked: Counter[tuple[str, str]] = Counter()
         self.fault: Callable[[str, str], object] = lambda *_: None
         self._lock = threading.Lock()
-        self._server = LOOPBACK["Server"](self.serve)
-        self.url = self._server.url
-
-    def close(self) -> None:
-        """Stop serving."""
-        self._server.close()
+        super().__init__(self.serve)
 
     def keep(self, state) -> None:
         """Have what another hub had, and keep it there."""

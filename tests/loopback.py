@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """A running server.
+    """A running server; classes with answers of their own derive from it.
 
     Attributes:
         url: Its address.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import runpy
 import subprocess
 import sys
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from click.testing import CliRunner
 import reed.cli.cache
 
 BENCH = Path(__file__).with_name("bench")
+Inline = runpy.run_path(str(Path(__file__).with_name("inline.py")))["Inline"]
 STATED = {"name", "value", "unit", "minimum", "median", "maximum", "runs", "compared_with"}
 
 
@@ -412,22 +413,6 @@ def test_busy_processes_end_with_the_benchmark(bench):
     # the busy process holds the pipe, too: what is read ends only when it does
     done = subprocess.run([sys.executable, "-c", killed], stdout=subprocess.PIPE, timeout=60)
     assert done.returncode == 1
-
-
-class Inline:
-    """In place of a pool: submitted work is done at once."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, work, *arguments) -> Future:
-        done = Future()
-        done.set_result(work(*arguments))
-        return done
 
 
 def test_speedup_goes_all_the_way_and_reuses_what_is_there(bench, monkeypatch):

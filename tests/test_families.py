@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from concurrent.futures import Future
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from reed import config
 from reed.train import recipe
 
 BENCH = Path(__file__).with_name("bench")
+Inline = runpy.run_path(str(Path(__file__).with_name("inline.py")))["Inline"]
 ADDED = {  # the settings that a variant of `align` changes
     "sit": ["curriculum.digits-vit"],
     "repa": [],
@@ -53,22 +54,6 @@ def bench(monkeypatch, place):
     monkeypatch.syspath_prepend(BENCH)
     monkeypatch.chdir(place)
     return importlib.import_module
-
-
-class Inline:
-    """In place of a pool: submitted work is done at once."""
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __enter__(self) -> Inline:
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, work, *arguments) -> Future:
-        done = Future()
-        done.set_result(work(*arguments))
-        return done
 
 
 def test_variants_fit_their_recipe_and_change_what_they_say(bench):

@@ -22,7 +22,6 @@ from reed.cli.train import main as train_cli
 from reed.errors import ReedError
 from reed.jobs import JobSpec
 from reed.store import mirror
-from reed.train import checkpoint
 
 HERE = Path(__file__).parent
 TINY = SimpleNamespace(**runpy.run_path(str(HERE / "tiny_cache.py")))
@@ -113,12 +112,7 @@ def test_values_by_range_and_whole(bucket, whole):
 def test_training_from_a_store_is_bit_equal(bucket, tmp_path, how, one_thread):
     local = TINY.build(tmp_path / "local")
     url = bucket.upload(local, "tiny")
-    loader = {"cache_dir": str(tmp_path / "kept")} if how == "kept" else {}
-    ours = TINY.trained(TINY.settings(url, tmp_path / "ours", steps=6, loader=loader))
-    theirs = TINY.trained(TINY.settings(local, tmp_path / "theirs", steps=6))
-    TINY.same(checkpoint.load(ours, 6), checkpoint.load(theirs, 6))
-    assert TINY.lines(ours) == TINY.lines(theirs)
-    assert bool(list((tmp_path / "kept").rglob("*.tar*"))) == (how == "kept")
+    ours = TINY.from_both(url, local, tmp_path, how, steps=6)
     assert f'"shards": "{url}"' in (ours / "config.json").read_text()
 
     # The command names the run after the cache, and goes on from the URL in its settings.

@@ -7,7 +7,6 @@ import runpy
 import shutil
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 from email.utils import formatdate
@@ -167,11 +166,7 @@ def test_it_is_read_by_ranges_and_through_copies(bucket, service, proxy, whole, 
 def test_two_builders_of_one_shard_end_with_one(bucket, service, proxy, fakes, whole):
     through(bucket, service, proxy, lambda *_: 0.02)
     folder = mirror.local(f"{bucket.url}/fake")
-    ends = [threading.Thread(target=fakes.build, args=(folder, ["words"])) for _ in range(2)]
-    for end in ends:
-        end.start()
-    for end in ends:
-        end.join(60)
+    BUCKETS.built_twice(folder, fakes.build)
     stored = bucket.objects("fake")
     wanted = {n: data for n, data in files_of(whole).items() if n.startswith("words/")}
     assert {n: data for n, data in stored.items() if n.startswith("words/")} == wanted

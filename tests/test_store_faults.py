@@ -8,7 +8,6 @@ import re
 import runpy
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,11 +232,7 @@ def test_the_marker_of_another_builder(bucket, fakes, whole, shard_is):
 def test_two_builders_at_once(bucket, proxy, fakes, whole):
     through(bucket, proxy, FAULTS["late"])
     folder = mirror.local(f"{bucket.url}/fake")
-    ends = [threading.Thread(target=fakes.build, args=(folder, ["words"])) for _ in range(2)]
-    for end in ends:
-        end.start()
-    for end in ends:
-        end.join(60)
+    BUCKETS.built_twice(folder, fakes.build)
     stored = bucket.objects("fake")
     assert {n for n in stored if n.startswith("words/")} == {
         f"words/{p.name}" for p in (whole / "words").iterdir() if p.name != "cost.jsonl"

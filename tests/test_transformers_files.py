@@ -23,21 +23,7 @@ from reed.weights import Origin
 SWEEP = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("transformers_sweep.py"))))
 
 
-@pytest.fixture(scope="module")
-def vit(tmp_path_factory):
-    """The folder of a small ViT of 32 pixels and 4×4 patches."""
-    folder = tmp_path_factory.mktemp("vit") / "vit"
-    SWEEP.written("vit", folder)
-    SWEEP.fill(folder)
-    return folder
-
-
-@pytest.fixture
-def copy(vit, tmp_path):
-    """A folder of one's own with the same files."""
-    for path in vit.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
+vit, copy = SWEEP.vit, SWEEP.copy
 
 
 def tokens_of(folder: Path, **options) -> np.ndarray:

@@ -160,3 +160,25 @@ def lines(run: Path) -> list[dict]:
     """The log without what depends on the clock."""
     clock = ("samples_per_s", "wait_share")
     return [{k: v for k, v in line.items() if k not in clock} for line in log.read(run)]
+
+
+def from_both(url: str, local: Path, root: Path, how: str, steps: int) -> Path:
+    """Train from a URL and from the same cache on disk, which must agree to the bit.
+
+    Args:
+        url: The cache in a store.
+        local: The cache on disk.
+        root: A folder for the runs.
+        how: "ranges", or "kept" for copies of shards.
+        steps: Of either run.
+
+    Returns:
+        The run that was trained from the URL.
+    """
+    loader = {"cache_dir": str(root / "kept")} if how == "kept" else {}
+    ours = trained(settings(url, root / "ours", steps=steps, loader=loader))
+    theirs = trained(settings(local, root / "theirs", steps=steps))
+    same(checkpoint.load(ours, steps), checkpoint.load(theirs, steps))
+    assert lines(ours) == lines(theirs)
+    assert bool(list((root / "kept").rglob("*.tar*"))) == (how == "kept")
+    return ours

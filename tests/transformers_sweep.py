@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 import torch
 import transformers
 from PIL import Image
@@ -167,6 +168,23 @@ def fill(folder: Path) -> None:
     for parameter in model.parameters():  # also those that start at zero
         parameter.data.add_(torch.randn_like(parameter) * 0.02)
     save(model, folder)
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    """The folder of a small ViT of 32 pixels and 4×4 patches."""
+    folder = tmp_path_factory.mktemp("vit") / "vit"
+    written("vit", folder)
+    fill(folder)
+    return folder
+
+
+@pytest.fixture
+def copy(vit, tmp_path):
+    """A folder of one's own with the same files."""
+    for path in vit.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
 
 
 def save(model: Any, folder: Path, **more: Any) -> None:

@@ -10,14 +10,12 @@ import re
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
 from reed import hub
 from reed.bytes import file_sha256
 from reed.errors import ReedError, StoreError
-from reed.extras import pip_install
 
 T = TypeVar("T")
 KIND = "dataset"
@@ -77,13 +75,7 @@ class Repo:
         self.name, self.revision = match[1], match[2] or "main"
         at = f"@{match[2]}" if match[2] else ""
         self.url = f"hf://datasets/{self.name}{at}"
-        try:
-            self._library = import_module("huggingface_hub")
-        except ImportError as error:
-            raise ReedError(
-                f"{self.url} needs huggingface_hub, which cannot be imported ({error}); install it "
-                f"with: {pip_install('hub')}"
-            ) from error
+        self._library = hub.library("huggingface_hub", self.url, "hub")
 
         # The library tries an address that nothing answers for half a minute.
         if problem := hub.unreachable():
