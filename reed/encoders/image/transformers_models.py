@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TOWERS = ("vision_model", "vision_tower", "visual", "vision_encoder", "image_model", "image_tower")
 # Parameters that are a class token, under the names that the families use.
 CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+MAPS = ((1, 2, 3), (3, 1, 2))  # axes of the channels, rows and columns of a map of features
 ROUND = 512  # pixels; some models state a size that is no multiple of their patches
 
 
@@ -230,7 +231,7 @@ def _by_two_sizes(model: Any, side: int, own: int) -> Layout | None:
     except Exception:  # each family fails in its own way at a size that it does not take
         return None
     if len(first) == 4:
-        for axis, (row, column) in ((1, (2, 3)), (3, (1, 2))):
+        for axis, row, column in MAPS:
             grid = first[row]
             if first[column] == grid and second[row] == second[column] == 2 * grid:
                 return Layout(own, side // grid, grid, first[axis], 0, axis)
@@ -245,7 +246,7 @@ def _by_one_size(model: Any, own: int) -> Layout:
     """Tell patches from other tokens of a model that takes one size alone, by its settings."""
     first = _raw_shape(model, own, own)
     if len(first) == 4:
-        for axis, (row, column) in ((1, (2, 3)), (3, (1, 2))):
+        for axis, row, column in MAPS:
             if first[row] == first[column] != first[axis]:
                 return Layout(own, 0, first[row], first[axis], 0, axis)
     if len(first) == 3:
