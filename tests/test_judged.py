@@ -163,7 +163,9 @@ def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, t
     layouts.pack(tmp_path / "test.zip", pictures, 4)
     found = judge.from_files(tmp_path / "test.zip", {"resolution": 8}, ("a", "b"), 10)
     assert found.images.shape == (3, 8, 8, 3) and sorted(found.labels) == [0, 1, 1]
-    assert "test.zip: 1 of 4 images are left out: they cannot be read, or" in capsys.readouterr().err
+    assert (
+        "test.zip: 1 of 4 images are left out: they cannot be read, or" in capsys.readouterr().err
+    )
     assert judge.classes_of(tmp_path / "test.zip") == ("a", "b", "c")
     halves = judge.split(found, 5)
     assert [len(half.images) for half in halves] == [2, 1]
