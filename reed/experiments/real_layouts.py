@@ -137,6 +137,8 @@ def emoji(archives: Archives, out: Path) -> None:
                 about = named[code]
                 picture = Picture(about.group, f"{artist}-{code}{ending}", about.caption, content)
                 splits[split_of("emoji", about.concept)].append(picture)
+
+    # What is left out is counted, so that nothing is missing in silence.
     pack_splits(out, splits, left)
 
 
