@@ -49,6 +49,8 @@ class OptimConfig:
         )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ReedError(f"optim.betas are {self.betas}, each must be at least 0 and below 1")
+        for name, group in self.groups.items():
+            group.check(f"optim.groups.{name}")
 
 
 @dataclass(frozen=True)
