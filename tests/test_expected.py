@@ -240,6 +240,13 @@ def test_what_gives_no_ranges_is_refused(runs):
         expected.watch(settings(), DATA)
 
 
+def test_a_page_and_ranges_are_not_asked_for_at_once(runs):
+    words = ["report", *map(str, runs), "--expect", "a.expected.json", "--out", "a.html"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "in place of a page, which --out a.html names" in done.stderr
+    assert not Path("a.expected.json").exists()
+
+
 def test_runs_of_one_seed_count_once(runs):
     again = a_run(Path("again"), 2, 0.02)
     with pytest.raises(ReedError, match="one run of each: 4 with seed 0, 1, 2 were given"):

@@ -74,6 +74,7 @@ class EveryConfig:
 
     def __post_init__(self) -> None:
         at_least(1, "every.", average=self.average)
+        at_least(0, "every.", log=self.log, save=self.save, keep=self.keep, snapshot=self.snapshot)
         if self.snapshot % self.average:
             raise ReedError(
                 f"every.snapshot is {self.snapshot} and every.average {self.average}; a snapshot "
