@@ -43,7 +43,7 @@ def at_least(least: float, where: str = "", **values: float) -> None:
 
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return the end of an "unknown name" message: the nearest option, then all options."""
-    known = sorted(options)
+    known = sorted(option for option in options if option)  # an empty one is "leave it out"
     if not known:
         return " (none are available)"
     near = difflib.get_close_matches(name, known, n=1)
