@@ -99,7 +99,10 @@ def test_what_alignment_may_depend_on_differs_from_its_pair_in_alignment_alone(b
         like = family.likes.get(name, family.base)
         assert family.caches.get(like) == family.caches.get(name) or "random" in name
         changed = [where for where, _, _ in config.differences(found[like], found[name], "")]
-        assert changed == [f".{weight}"] or (changed[0], len(changed)) == (".align.digits-vit.tap", 2)
+        assert changed == [f".{weight}"] or (changed[0], len(changed)) == (
+            ".align.digits-vit.tap",
+            2,
+        )
         assert found[like]["curriculum"]["digits-vit"] == 0.0
         net = found[name]["domain"]["net_settings"]["hidden_size"] / NET["hidden_size"]
         own = found[name]["optim"]["lr"]
@@ -110,7 +113,9 @@ def test_what_alignment_may_depend_on_differs_from_its_pair_in_alignment_alone(b
     assert [*sweep.chosen(own, family, ())] == [*found]
     assert {*sweep.chosen(own, family, ("repa, 1k",))} == {"sit", "sit, 1k", "repa, 1k"}
     words = ["--family", "why", "--data", "fashion", "--variant", "repa, 2k"]
-    assert "no variant 'repa, 2k'; there are sit, repa" in CliRunner().invoke(sweep.main, words).output
+    assert (
+        "no variant 'repa, 2k'; there are sit, repa" in CliRunner().invoke(sweep.main, words).output
+    )
     words = ["--family", "why", "--data", "digits"]
     assert "why is measured on fashion" in CliRunner().invoke(sweep.main, words).output
 

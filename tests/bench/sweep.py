@@ -7,9 +7,10 @@ law of the time t* at which it is drawn, and where it comes from (docs/guides.md
 beside the image starts at once, and has its lag in place of a law. The family `align` is aligned
 with the image teacher to the end, and each variant has one more setting; the family `curriculum`
 takes the curriculum apart; the family `why` has other teachers, data, nets, taps and weights, each
-with a run of its own without alignment where that differs too (see families.py). Quality is the Fréchet distance (FD) at the end of the run, in the features of a judge that no run saw: as
-in make bench-speedup, and of digits as in make demo. The same seed gives the same batches and
-noise. Rerun the command to go on where it stopped, or to make the table again.
+with a run of its own without alignment where that differs too (see families.py). Quality is the
+Fréchet distance (FD) at the end of the run, in the features of a judge that no run saw: as in make
+bench-speedup, and of digits as in make demo. The same seed gives the same batches and noise. Rerun
+the command to go on where it stopped, or to make the table again.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from reed.flows.samplers import Guidance
 from reed.metrics.frechet import Gaussian, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent))
-import judge
 import dots
+import judge
 import judged
 import paired
 import report
@@ -196,16 +197,16 @@ def main(
     name = f"{prefix}-{data}-{setting}" + ("-unconditional" if unconditional else "")
     root = out / (f"{name}-{how.over.get('steps', 'all')}" + (f"-{batch}" if batch else ""))
     place = Path("cache") / cache
-    others = {name: family.caches[name] for name in how.own if name in family.caches}
-    places = {name: Path("cache") / f"fashion-{other.name}" for name, other in others.items()}
+    others = {variant: family.caches[variant] for variant in how.own if variant in family.caches}
+    places = {variant: place.with_name(f"{data}-{each.name}") for variant, each in others.items()}
     runs = [
         Run(root, places.get(variant, place), variant, seed, data)
         for seed in range(seeds)
         for variant in how.own
     ]
-    build(runs[0], how)
-    for name, other in others.items():
-        build_other(other, data, places[name])
+    build(Run(root, place, family.base, 0, data), how)
+    for variant, each in others.items():
+        build_other(each, data, places[variant])
     found: dict[str, list[float]] = {}
     with ProcessPoolExecutor(how.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         jobs = {
@@ -226,15 +227,19 @@ def main(
     title = f"{seeds} seeds, {settings.steps} steps of {settings.batch}"
     report.publish(name, f"{__doc__}\n{title}", figures, out)
     (root / "distances.json").write_text(json.dumps(found, indent=1))
-    likes = {variant: like for variant, like in family.likes.items() if like in found}
-    dots.draw(found, family.base, out / f"{name}.png", title)
-    if panels := {
-        head: kept for head, row in family.panels.items() if (kept := [n for n in row if n in found])
-    }:
-        picture = out / f"{name}-ratios.png"
-        dots.draw_panels(found, {n: likes.get(n, family.base) for n in found}, panels, picture)
-        print(f"picture: {picture}")
-    print(f"{table(found, family.base, likes)}\n\npicture: {out / f'{name}.png'}")
+    show(found, family, out / f"{name}.png", title)
+
+
+def show(found: Mapping[str, list[float]], family: Family, picture: Path, title: str) -> None:
+    """Draw what was found, and the panels of a family that has some; print the table."""
+    likes = {name: family.likes.get(name, family.base) for name in found}
+    dots.draw(found, family.base, picture, title)
+    kept = {head: [n for n in row if n in found] for head, row in family.panels.items()}
+    if panels := {head: row for head, row in kept.items() if row}:
+        ratios = picture.with_name(f"{picture.stem}-ratios.png")
+        dots.draw_panels(found, likes, panels, ratios)
+        print(f"picture: {ratios}")
+    print(f"{table(found, family.base, likes)}\n\npicture: {picture}")
 
 
 if __name__ == "__main__":
