@@ -31,6 +31,7 @@ def refused(parts, action, *args, **kwargs):
         ({"stop_after_bad": 0}, ["stop_after_bad is 0"]),
         ({"optim": {"lr": -1}}, ["optim.lr is -1"]),
         ({"optim": {"clip": -1.0}}, ["optim.clip is -1"]),
+        ({"optim": {"clip": float("inf")}}, ["optim.clip is inf", "finite and at least 0"]),
         ({"optim": {"eps": float("nan")}}, ["optim.eps is nan"]),
         ({"optim": {"betas": [0.9, 1.0]}}, ["optim.betas", "(0.9, 1.0)", "below 1"]),
         ({"loader": {"threads": -1}}, ["loader.threads is -1"]),
