@@ -9,7 +9,7 @@ STAMP := $(VENV)/.reed-installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses data-chains browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-align bench-curriculum bench-protein bench-molecule bench-speedup bench-online bench-chains bench-moses bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth bench-scale docs reproduce-imagenet reproduce-protein reproduce-molecule clean
+.PHONY: help setup lock demo demo-protein demo-molecule data-fashion data-emoji data-openclipart data-moses data-chains browser test test-docs test-slow test-oldest test-newest lint bench bench-loader bench-store bench-stage1 bench-train bench-guide bench-sweep bench-align bench-curriculum bench-why bench-protein bench-molecule bench-speedup bench-online bench-chains bench-moses bench-gpu bench-contention bench-listing bench-start bench-sample bench-first bench-eval bench-growth bench-scale docs reproduce-imagenet reproduce-protein reproduce-molecule clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-20s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -133,6 +133,9 @@ bench-align: $(STAMP) ## Measure what each part of the alignment adds on Fashion
 
 bench-curriculum: $(STAMP) ## Measure which part of the curriculum helps on Fashion-MNIST, over seeds
 	$(BIN)/python tests/bench/sweep.py --data fashion --family curriculum --steps 600 --batch 32 $(ARGS)
+
+bench-why: $(STAMP) ## Measure what alignment depends on: teacher, images, net, tap, weight
+	$(BIN)/python tests/bench/sweep.py --data fashion --family why --steps 600 --batch 32 $(ARGS)
 
 bench-speedup: $(STAMP) ## Count the steps to equal quality: [DATA=fashion|emoji|openclipart|scenes]
 	$(BIN)/python $(if $(DATA),tests/bench/judged.py --data "$(DATA)",tests/bench/speedup.py) $(ARGS)

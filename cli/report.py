@@ -51,6 +51,11 @@ def report_runs(
     runs = (*runs, *more)
     if not runs:
         raise click.UsageError("Missing argument 'RUNS'.")
+    if expect and out:
+        raise click.UsageError(
+            f"--expect {expect} takes ranges in place of a page, which --out {out} names; give one "
+            "of them"
+        )
     if expect:
         from reed.train import expected
 

@@ -126,7 +126,7 @@ def check_sample(command: click.Command, own: list[click.Parameter], args: Itera
     """
     typed = _typed(command, own, args, SAMPLE)
     run = either(*(name and Path(name) for name in (typed["place"], typed["run"])))
-    if run is None or typed["checkpoint"]:
+    if run is None or typed["checkpoint"] or _is_flag(run):  # click says so
         return
 
     # What options a kind of the user's own has is known only once its module is imported.
@@ -182,7 +182,8 @@ def check_evaluation(
     if space and not is_own and space not in spaces:
         raise ReedError(f"unknown feature space {space!r}.{suggest(space, spaces)}")
 
-    if typed["reference"] is None:  # click says so
+    # Click says that it is missing, or which option there is not.
+    if typed["reference"] is None or any(map(_is_flag, typed["samples"])):
         return
     for what, place in (
         *(("samples", place) for place in typed["samples"] or [typed["run"]]),
@@ -200,6 +201,11 @@ def _typed(
     settings = {"ignore_unknown_options": True, "allow_extra_args": True}
     parser = click.Command(command.name, params=[*own, *more], context_settings=settings)
     return parser.make_context("", list(args), resilient_parsing=True).params
+
+
+def _is_flag(word: Any) -> bool:
+    """Return whether a word that was taken for a path is an option that there is not."""
+    return str(word).startswith("--") and not Path(word).exists()
 
 
 def parameter(flag: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import sysconfig
 import traceback
 from collections.abc import Generator, Iterable
@@ -29,7 +30,7 @@ class StoreError(ReedError):
 
 
 def at_least(least: float, where: str = "", **values: float) -> None:
-    """Raise ReedError unless each value is at least ``least``.
+    """Raise ReedError unless each value is finite and at least ``least``.
 
     Args:
         least: The smallest allowed value.
@@ -37,13 +38,14 @@ def at_least(least: float, where: str = "", **values: float) -> None:
         **values: The values by their names.
     """
     for name, value in values.items():
-        if not value >= least:
-            raise ReedError(f"{where}{name} is {value}, it must be at least {least}")
+        if not value >= least or value == math.inf:
+            finite = "finite and " if value == math.inf else ""
+            raise ReedError(f"{where}{name} is {value}, it must be {finite}at least {least}")
 
 
 def suggest(name: str, options: Iterable[str]) -> str:
     """Return the end of an "unknown name" message: the nearest option, then all options."""
-    known = sorted(options)
+    known = sorted(option for option in options if option)  # an empty one is "leave it out"
     if not known:
         return " (none are available)"
     near = difflib.get_close_matches(name, known, n=1)

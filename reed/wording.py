@@ -30,6 +30,20 @@ def named(names: Sequence[str], count: int | None = None) -> str:
     return ", ".join(names[:SHOWN]) + more
 
 
+def changed(name: str, old: object, new: object) -> str:
+    """Return how a setting differs: "with seed = 1, now it is 2", "without compile, now with …".
+
+    Args:
+        name: Its name.
+        old: Its value before; None, or an empty list, if there was none.
+        new: Its value now; the same.
+    """
+    if old in (None, []):
+        return f"without {name}, now with {name} = {new!r}"
+    now = "without it" if new in (None, []) else f"it is {new!r}"
+    return f"with {name} = {old!r}, now {now}"
+
+
 def classes_of(names: Sequence[str]) -> str | None:
     """Return number and names of classes, such as "3: cat, dog, zebra"; None without classes."""
     if not names:

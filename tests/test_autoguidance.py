@@ -115,7 +115,8 @@ def test_a_weak_run_guides_and_is_recorded(runs, tmp_path):
     again = call(strong, "--weak-run", weak, "--guidance", 2, "--out", tmp_path / "a")
     assert again.exit_code == 0, again.output
     plain = call(strong, "--guidance", 2, "--out", tmp_path / "a")
-    assert plain.exit_code == 2 and "was drawn with weak" in plain.stderr
+    assert plain.exit_code == 2 and "was drawn with weak = {" in plain.stderr
+    assert ", now without it; choose another --out" in plain.stderr
 
 
 def test_an_earlier_step_of_the_run_may_be_the_weak_one(runs):
@@ -127,15 +128,18 @@ def test_an_earlier_step_of_the_run_may_be_the_weak_one(runs):
     # A net that guides itself changes nothing.
     options = SampleOptions(steps=2, guidance=Guidance(3.0))
     alone = Sampler.of_run(strong).batch(0, replace(options, guidance=Guidance()), 2)["x"]
-    both = guided_by(Sampler.of_run(strong), Sampler.of_run(strong)).batch(0, options, 2)["x"]
-    np.testing.assert_array_equal(both, alone)
+    sampler = Sampler.of_run(strong)
+    sampler.net = Pair(sampler.net, Sampler.of_run(strong).net)
+    np.testing.assert_array_equal(sampler.batch(0, options, 2)["x"], alone)
 
 
 def test_what_cannot_guide_is_one_line(runs, monkeypatch):
-    strong, _, other = runs
+    strong, weak, other = runs
     for words, part in (
-        (["--weak-run", strong], "a weak run guides with a --guidance above 1, and it is 1.0"),
+        (["--weak-run", weak], "a weak run guides with a --guidance above 1, and it is 1.0"),
         (["--weak-run", other, "--guidance", 2], "predict is 'x', not 'v'; choose a weaker run"),
+        (["--weak-run", strong, "--guidance", 2], "nothing would be guided; choose an earlier"),
+        (["--weak-run", strong, "--weak-step", 4, "--guidance", 2], "has the weights that it is"),
         (["--weak-step", 2], "--weak-step belongs to --weak-run"),
         (["--weak-run", strong, "--weak-step", 3, "--guidance", 2], "no checkpoint of step 3"),
     ):

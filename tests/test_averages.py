@@ -101,6 +101,8 @@ def test_a_run_with_other_averages_is_another_run(make):
         ({"ema": [True]}, r"ema\[0\] cannot be True"),
         ({"ema": 0.9}, r"ema must be a list, got 0.9"),
         ({"every": {"average": 0}}, r"every.average is 0, it must be at least 1"),
+        ({"every": {"snapshot": -2}}, r"every.snapshot is -2, it must be at least 0"),
+        ({"every": {"log": -1}}, r"every.log is -1, it must be at least 0"),
         (
             {"every": {"average": 4, "snapshot": 6}},
             r"every.snapshot is 6 and every.average 4; .* so make it a multiple",

@@ -107,8 +107,8 @@ def test_chains_goes_all_the_way_on_generated_proteins(chains, monkeypatch):
     small = {"hidden": 8, "encoder_layers": 2, "decoder_layers": 2, "neighbours": 4}
     over = {"steps": 2, "tokens": 300, "domain": {"net_settings": small}}
     pair = {
-        "plain": chains.Variant("plain", over),
-        "aligned": chains.Variant("", over, "plain"),
+        "plain": chains.Variant(over),
+        "aligned": chains.Variant(over, "plain"),
     }
     monkeypatch.setattr(chains, "variants_of", lambda *_: pair)
     run = chains.subprocess.run

@@ -131,7 +131,7 @@ def test_compiling_is_part_of_the_recipe_and_of_the_name(run, monkeypatch, tmp_p
     drawn = [np.load(path)["arr_0"] for path in (made.with_suffix(".npz"), tmp_path / "plain.npz")]
     assert np.array_equal(*drawn)
     mixed = call(*words, "--out", tmp_path / "plain", "--compile")
-    assert mixed.exit_code and "compile = None, now it is True" in mixed.stderr
+    assert mixed.exit_code and "was drawn without compile, now with compile = True" in mixed.stderr
 
 
 def on_cpu(run, precision="fp32"):

@@ -197,4 +197,5 @@ def test_read_names_the_file_that_it_cannot_read(tmp_path):
 def test_suggest_names_the_nearest_and_all():
     assert suggest("lrr", ["wd", "lr"]) == " Did you mean 'lr'? Available: lr, wd"
     assert suggest("zzz", ["lr"]) == " Available: lr"
+    assert suggest("zzz", ["", "lr"]) == " Available: lr"  # an empty value is left out
     assert suggest("lr", []) == " (none are available)"

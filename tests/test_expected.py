@@ -89,6 +89,22 @@ def test_a_run_of_the_recipe_is_told_once_what_left_its_range(runs):
     assert [line.split()[2] for line in said] == ["cos/vit", "grad_norm"]
 
 
+@pytest.mark.parametrize("stop", [1, 2, 3, 4])
+def test_a_run_that_resumes_is_told_what_it_would_have_been_told(runs, stop, capsys):
+    """The third value in a row is told, wherever the run stopped, and is not told again."""
+    expected.write(runs, Path("ranged.expected.json"))
+    place = Path("resumed")
+    place.mkdir()
+    high, said = {"diffusion": 0.5, "grad_norm": 1.0}, []
+    for steps in (range(20, 20 + stop), range(20 + stop, 26)):
+        watch = expected.watch(settings(seed=9, run="resumed"), DATA)
+        with RunLog(place, steps[0] - 1, unusual=watch.unusual) as log:
+            for step in steps:
+                log.write(step, high)
+        said += capsys.readouterr().err.splitlines()
+    assert [line.split(";")[0] for line in said if line] == ["step 22: diffusion is 0.5"]
+
+
 STEPS = range(20, 801, 20)
 
 
@@ -210,7 +226,11 @@ def test_what_gives_no_ranges_is_refused(runs):
     with pytest.raises(ReedError, match="3 seeds or more, one run of each: 2 with seed 0, 1"):
         expected.write(runs[:2], path)
     odd = a_run(Path("odd"), 7, batch=16)
-    with pytest.raises(ReedError, match="batch = 16 and 8"):
+    with pytest.raises(ReedError, match="recipes: batch is 16 and 8; give runs"):
+        expected.write([*runs, odd], path)
+    more = {"vit": SETTINGS["align"]["vit"], "text": {"target": "text/tokens", "tap": 2}}
+    odd = a_run(Path("more"), 7, align=more)
+    with pytest.raises(ReedError, match=r"align.text is \{'target'.* and not set; give runs"):
         expected.write([*runs, odd], path)
     (late := a_run(Path("late"), 8)) and (late / "metrics.jsonl").write_text('{"step": 5}\n')
     with pytest.raises(ReedError, match="no logged step in common"):
@@ -218,6 +238,13 @@ def test_what_gives_no_ranges_is_refused(runs):
     path.write_text("{")
     with pytest.raises(ReedError, match="reed-train report --expect"):
         expected.watch(settings(), DATA)
+
+
+def test_a_page_and_ranges_are_not_asked_for_at_once(runs):
+    words = ["report", *map(str, runs), "--expect", "a.expected.json", "--out", "a.html"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 2 and "in place of a page, which --out a.html names" in done.stderr
+    assert not Path("a.expected.json").exists()
 
 
 def test_runs_of_one_seed_count_once(runs):

@@ -126,7 +126,35 @@ def test_missing_data_say_which_command_fetches_them(bench, tmp_path, monkeypatc
         judged.prepare(judged.Run("emoji", tmp_path, tmp_path, "sit", 0), judged.Setting())
 
 
-def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, tmp_path):
+def test_records_of_another_judge_are_not_mixed(bench, tmp_path):
+    judged = bench("judged")
+    judged.write_floor(tmp_path, {"fd": 144.0})
+    judged.write_floor(tmp_path, {"fd": 139.0})  # nothing was judged yet
+    (tmp_path / "sit-0").mkdir()
+    (tmp_path / "sit-0" / "judged-1000.json").write_text("{}")
+    judged.write_floor(tmp_path, {"fd": 139.001})
+    with pytest.raises(click.ClickException, match=r"FD of 139.0, now it is 144.0, so the 1 rec"):
+        judged.write_floor(tmp_path, {"fd": 144.0})
+    assert json.loads((tmp_path / "floor.json").read_text()) == {"fd": 139.001}
+
+
+def test_some_images_of_a_data_set_are_of_all_its_classes(bench, tmp_path):
+    """Class folders come one after another: the first images are of one class."""
+    judge, layouts = bench("judge"), importlib.import_module("reed.experiments.real_layouts")
+    tiny = SimpleNamespace(
+        **importlib.import_module("runpy").run_path(str(BENCH.with_name("tiny_real.py")))
+    )
+    content = tiny.image(0)
+    pictures = [layouts.Picture(c, f"{i}.png", c, content) for c in "abcd" for i in range(25)]
+    layouts.pack(tmp_path / "test.zip", pictures, 100)
+    found = judge.from_files(tmp_path / "test.zip", {"resolution": 4}, (*"abcd",), 40)
+    counts = np.bincount(found.labels, minlength=4)
+    assert counts.sum() == 40 and counts.min() >= 5
+    again = judge.from_files(tmp_path / "test.zip", {"resolution": 4}, (*"abcd",), 40)
+    assert np.array_equal(again.labels, found.labels)
+
+
+def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, tmp_path, capsys):
     judge, layouts = bench("judge"), importlib.import_module("reed.experiments.real_layouts")
     tiny = SimpleNamespace(
         **importlib.import_module("runpy").run_path(str(BENCH.with_name("tiny_real.py")))
@@ -135,6 +163,9 @@ def test_images_in_files_come_in_the_order_and_the_classes_of_the_cache(bench, t
     layouts.pack(tmp_path / "test.zip", pictures, 4)
     found = judge.from_files(tmp_path / "test.zip", {"resolution": 8}, ("a", "b"), 10)
     assert found.images.shape == (3, 8, 8, 3) and sorted(found.labels) == [0, 1, 1]
+    assert (
+        "test.zip: 1 of 4 images are left out: they cannot be read, or" in capsys.readouterr().err
+    )
     assert judge.classes_of(tmp_path / "test.zip") == ("a", "b", "c")
     halves = judge.split(found, 5)
     assert [len(half.images) for half in halves] == [2, 1]

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from reed import open_cache, pipelines
+from reed.build.column import check_entry
 from reed.build.shard import BadSample
 from reed.cache import schema
 from reed.cli import cache as cli_cache
@@ -168,8 +169,26 @@ def test_where_some_images_lack_a_caption_none_is_read_and_a_line_says_so(here, 
         "caption, but not every image has one": ("0000.txt", "0002.txt"),
         "ending .txt": ("notes.txt",),
     }
+    assert source.listing().counts == {"captions: missing": 1}
     with pytest.raises(KeyError):
         source.read("0001.png")["caption"]
+    with pytest.raises(ReedError, match=r"because not every image has one: 1 image .*\(0001.png\)"):
+        check_entry("caption", source, "captions-beside")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_captions_of_no_image_are_counted_and_two_of_one_image_are_refused(here, packed):
+    data = photos(here / "photos", 2)
+    lines = [json.dumps({"key": f"{n:04}.png", "text": f"line {n}"}) for n in (0, 1, 7)]
+    (data / "captions.jsonl").write_text("\n".join([*lines, lines[0]]))
+    listing = Images(zipped(data) if packed else data, resolution=8).listing()
+    assert listing.counts == {"captions: of no image": 1} and listing.passed == {}
+    assert listing.examples == {"captions: of no image": ("0007.png",)}
+
+    (data / "more.jsonl").write_text('{"key": "0000.png", "text": "other"}\n')
+    said = r"more.jsonl, line 1: '0000.png' has the caption 'line 0' already, here it is 'other'"
+    with pytest.raises(ReedError, match=said):
+        Images(zipped(data) if packed else data, resolution=8).listing()
 
 
 def test_a_jsonl_without_captions_is_passed_over_and_one_with_a_bad_line_is_refused(here):

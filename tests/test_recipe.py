@@ -31,6 +31,7 @@ def refused(parts, action, *args, **kwargs):
         ({"stop_after_bad": 0}, ["stop_after_bad is 0"]),
         ({"optim": {"lr": -1}}, ["optim.lr is -1"]),
         ({"optim": {"clip": -1.0}}, ["optim.clip is -1"]),
+        ({"optim": {"clip": float("inf")}}, ["optim.clip is inf", "finite and at least 0"]),
         ({"optim": {"eps": float("nan")}}, ["optim.eps is nan"]),
         ({"optim": {"betas": [0.9, 1.0]}}, ["optim.betas", "(0.9, 1.0)", "below 1"]),
         ({"loader": {"threads": -1}}, ["loader.threads is -1"]),
@@ -118,7 +119,7 @@ def test_a_loss_without_a_weight_weighs_one(make):
         ({"optim": {"lr": 1.0}}, "optim.lr = 0.002, now it is 1.0"),
         ({"align": {"digits-vit": {"tap": 1}}}, "align.digits-vit.tap = 2, now it is 1"),
         ({"curriculum": {"digits-vit": 0.1}}, "curriculum.digits-vit = 0.5, now it is 0.1"),
-        ({"domain": {"size": "SiT-S/2"}}, "domain.size = None, now it is 'SiT-S/2'"),
+        ({"domain": {"size": "SiT-S/2"}}, "without domain.size, now with domain.size = 'SiT-S/2'"),
     ],
 )
 def test_a_folder_of_another_recipe_is_refused(make, change, named):

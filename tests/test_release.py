@@ -182,8 +182,9 @@ def test_a_plateau_ramps_the_weight_down_and_then_the_column_is_left_out(make):
         assert ours == pytest.approx(wanted, rel=1e-6)
 
 
-def watcher(**spec):
-    release = Release.of({"on": "plateau"} | spec, "r").resolve(lengths_of(100, 1, 100), "r")
+def watcher(steps=100, **spec):
+    lengths = lengths_of(steps, 1, 100)
+    release = Release.of({"on": "plateau"} | spec, "r").resolve(lengths, "r")
     accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1)
     return Releases({"z": release}, accelerator)
 
@@ -193,7 +194,8 @@ def test_a_plateau_by_hand():
     averages, residuals = (0.5, 0.9), [2.0 ** -min(n, 4) for n in range(200)]
     watched, fast, slow, weights, when = watcher(averages=averages), 0.0, 0.0, [0.0, 0.0], None
     for step, residual in enumerate(residuals, start=1):
-        watched.watch({"cos/z": torch.tensor(1 - residual, dtype=torch.float64)})
+        cosine = torch.tensor(1 - residual, dtype=torch.float64)
+        watched.watch({"cos/z": cosine}, {"z": 0.5})
         fast, slow = 0.5 * fast + 0.5 * residual, 0.9 * slow + 0.1 * residual
         weights = [0.5 * weights[0] + 0.5, 0.9 * weights[1] + 0.1]
         gain = 1 - fast / weights[0] / (slow / weights[1])
@@ -207,15 +209,56 @@ def test_a_plateau_by_hand():
 def test_a_plateau_is_not_looked_for_before_the_ramp_nor_counted_where_nothing_is_finite():
     watched = watcher(ramp=25, averages=[0.5, 0.9])
     for step in range(1, 31):
-        watched.watch({"gram/z": torch.tensor(math.nan if step % 3 == 0 else 0.25)})
+        watched.watch({"gram/z": torch.tensor(math.nan if step % 3 == 0 else 0.25)}, {"z": 1.0})
         watched.decide(step)
         assert watched.begins == ({} if step < 30 else {"z": 30})
     state = json.loads(json.dumps(watched.state_dict()))
     assert [sums[0] / sums[1] for sums in state["z"]["averages"]] == pytest.approx([0.25, 0.25])
     other = watcher(ramp=25, averages=[0.5, 0.9])
-    other.load_state_dict(state)
+    other.load_state_dict(state, 30)
     assert other.state_dict() == watched.state_dict() and other.ends == {"z": 55}
     assert other.done(54) == [] and other.done(55) == ["z"]
+
+
+def test_a_release_that_has_begun_stays_where_it_is_if_a_rerun_has_more_steps():
+    """A ramp of a share of the steps is longer then, and the target would come back."""
+    begun = watcher(ramp="20%", averages=[0.5, 0.9])
+    for step in range(1, 31):
+        begun.watch({"cos/z": torch.tensor(0.5)}, {"z": 1.0})
+        begun.decide(step)
+    assert (begun.begins, begun.ends) == ({"z": 20}, {"z": 40})
+    longer = watcher(300, ramp="20%", averages=[0.5, 0.9])
+    longer.load_state_dict(json.loads(json.dumps(begun.state_dict())), 30)
+    assert (longer.begins, longer.ends) == ({"z": 20}, {"z": 40})
+    schedules = {"z": Schedule.of(1.0, "w").resolve(300, 1, 300)}
+    found = [longer.weights(schedules, step)["z"] for step in (20, 30, 40, 50)]
+    assert found == pytest.approx([1.0, 0.5, 0.0, 0.0], abs=1e-12)
+
+    # A checkpoint of an earlier version has fewer values.
+    state = begun.state_dict()["z"]
+    old = {"z": {name: state[name] for name in ("averages", "begins")}}
+    longer = watcher(ramp="20%", averages=[0.5, 0.9])
+    longer.load_state_dict(old, 30)
+    assert longer.state_dict()["z"] == state | {"aligned": 30}
+
+
+def test_a_plateau_is_looked_for_only_where_the_target_is_aligned():
+    """Without a weight, the residual stands still: that is no plateau."""
+    watched = watcher(ramp=10, averages=[0.5, 0.9])
+    for step in range(1, 61):
+        aligned = step > 25
+        falling = 0.9 ** (step - 25) if aligned else 1.0
+        cosine = torch.tensor(1 - falling, dtype=torch.float64)
+        watched.watch({"cos/z": cosine}, {"z": 0.5 if aligned else 0.0})
+        watched.decide(step)
+        assert watched.begins == {}
+    assert watched.state_dict()["z"]["aligned"] == 35
+
+    # The averages are those of the steps with a weight.
+    sums = [0.0, 0.0]
+    for n in range(1, 36):
+        sums = [0.9 * sums[0] + 0.1 * 0.9**n, 0.9 * sums[1] + 0.1]
+    assert watched.state_dict()["z"]["averages"][1] == pytest.approx(sums)
 
 
 def test_a_release_at_a_known_time_is_a_part_of_the_schedule():

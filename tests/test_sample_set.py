@@ -615,6 +615,6 @@ def test_another_output_writes_its_own_files(net, tmp_path):
     assert samples.finish() and samples.is_written()
     assert (tmp_path / "s.txt").read_text() == "0 1 2 3 0"
     assert said(tmp_path / "s")["form"] == "text"
-    with pytest.raises(ReedError, match="form = 'text', now it is None"):
+    with pytest.raises(ReedError, match="with form = 'text', now without it"):
         SampleSet(tmp_path / "s", {k: v for k, v in recipe.items() if k != "form"}, 5, Labels())
     assert os.listdir(tmp_path / "s.parts") and ImageOutput().name == ""

@@ -235,5 +235,8 @@ def test_samples_are_written_as_tokens_or_decoded(run, rae, tmp_path):
     np.testing.assert_array_equal(images, np.concatenate([encoder.decode(t[None]) for t in tokens]))
     said = json.loads((tmp_path / "i.json").read_text())["vae"]
     assert said["encoder"] == "rae-dinov2-b" and said["weights"].startswith("sha256:")
+    missing = draw(run, tmp_path / "n", "--vae", tmp_path / "nowhere")
+    said = "nowhere: there is nothing; give the folder of an AutoencoderRAE"
+    assert missing.exit_code == 2 and said in missing.stderr and "dinov2" not in missing.stderr
     refused = draw(run, tmp_path / "p", "--png")
     assert refused.exit_code == 2 and "--png and --tars need images: to decode" in refused.stderr

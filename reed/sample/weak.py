@@ -28,6 +28,13 @@ def guided_by(sampler: Sampler, weak: Sampler) -> Sampler:
         if guides_of(net) is not None:
             raise ReedError(f"{place} has guides, and no weak run can guide such nets, or be one")
 
+    # The difference between a net and itself is nothing.
+    if sampler.about["weights"] == weak.about["weights"]:
+        raise ReedError(
+            f"{other} has the weights that it is to guide, so that nothing would be guided; choose "
+            "an earlier step of the run with --weak-step, or a weaker run"
+        )
+
     # A velocity of other data, or on another path, would be no weaker version of this one.
     both = [
         {"kind": each.kind, "fields": config.plain(each.fields)}

@@ -168,8 +168,8 @@ def write(places: Sequence[Path], path: Path) -> Expected:
     for place, table in zip(places, tables, strict=True):
         for where, old, new in config.differences(_recipe(tables[0]), _recipe(table), ""):
             raise ReedError(
-                f"{place} and {places[0]} are of different recipes: {where[1:]} = {new!r} and "
-                f"{old!r}; give runs that differ in their seeds"
+                f"{place} and {places[0]} are of different recipes: {where[1:]} is {_said(new)} "
+                f"and {_said(old)}; give runs that differ in their seeds"
             )
 
     # Runs may have been logged at other steps; those that all have count.
@@ -187,6 +187,10 @@ def write(places: Sequence[Path], path: Path) -> Expected:
     text = json.dumps([config.plain(each) for each in [*others, added]], indent=1)
     write_atomic(path, (text + "\n").encode())
     return added
+
+
+def _said(value: Any) -> str:
+    return "not set" if value is None else repr(value)
 
 
 def _times(runs: int, quantities: int) -> float:

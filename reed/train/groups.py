@@ -31,11 +31,17 @@ class GroupConfig:
     weight_decay: float | None = None
     kind: str = ADAMW
 
-    def __post_init__(self) -> None:
-        at_least(0, "optim.groups: ", lr=self.lr, weight_decay=self.weight_decay or 0.0)
+    def check(self, where: str) -> None:
+        """Raise ReedError for a value that is out of range; the message begins with `where`."""
+        at_least(0, f"{where}.", lr=self.lr, weight_decay=self.weight_decay or 0.0)
         if self.kind not in KINDS:
             known = suggest(self.kind, KINDS)
-            raise ReedError(f"optim.groups: kind is {self.kind!r}, not one of {KINDS}.{known}")
+            raise ReedError(f"{where}.kind is {self.kind!r}, not one of {KINDS}.{known}")
+        if not self.match:
+            raise ReedError(
+                f'{where}.match is empty; give patterns such as "net.blocks.*", or leave the group '
+                "out"
+            )
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -65,9 +71,8 @@ def assign(
         where = f"optim.groups.{name}"
         for pattern in group.match:
             if not any(fnmatchcase(parameter, pattern) for parameter in parameters):
-                raise ReedError(
-                    f"{where}: no parameter is called {pattern!r}.{suggest(pattern, parameters)}"
-                )
+                known = suggest(pattern, _parts(parameters))
+                raise ReedError(f"{where}: no parameter is called {pattern!r}.{known}")
         if not found[name]:
             raise ReedError(
                 f"{where} is empty: groups before it have all that {', '.join(group.match)} names"
@@ -86,6 +91,12 @@ def assign(
                 "'adamw'"
             )
     return found
+
+
+def _parts(names: Iterable[str]) -> set[str]:
+    """Return patterns for the parts of a model, because a list of all names would be too long."""
+    split = [name.split(".", 2) for name in names]
+    return {".".join([*parts[:2], "*"][: len(parts)]) for parts in split}
 
 
 def _fits(name: str, patterns: Iterable[str]) -> bool:

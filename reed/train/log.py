@@ -28,7 +28,8 @@ class RunLog:
         run: Folder of the run.
         step: Step that the run starts or resumes at; later lines of an earlier process are removed.
         trackers: Trackers of Accelerate, which get the same values and pictures.
-        unusual: Step, values -> lines to print.
+        unusual: Step, values -> lines to print; it is told the lines of an earlier process, too,
+            of which nothing is printed again.
     """
 
     def __init__(
@@ -42,6 +43,9 @@ class RunLog:
         path = run / "metrics.jsonl"
         lines = [line for line in read(run) if line["step"] <= step]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        if unusual is not None:
+            for line in lines:
+                unusual(line["step"], line)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, step: int, values: dict[str, Any]) -> None:

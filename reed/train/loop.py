@@ -136,7 +136,7 @@ class Trainer:
         self._ema.load_state_dict(saved.ema, saved.averages)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
-        self.releases.load_state_dict(saved.extra.get("releases", {}))
+        self.releases.load_state_dict(saved.extra.get("releases", {}), saved.step)
         self.step, self.samples = saved.step, saved.extra["samples"]
 
     def save(self) -> None:
@@ -252,7 +252,7 @@ class Trainer:
         # A head without a loss stays as it is: AdamW leaves out what has no gradient.
         for weight in resting:
             weight.grad = None
-        self.releases.watch(logged)
+        self.releases.watch(logged, weights)
 
         self.accelerator.unscale_gradients()
         norm = self._weights.clip(settings.optim.clip or float("inf"))

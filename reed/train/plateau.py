@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ class Releases:
     The residual of a target is 1 minus its cosine, or the difference of its Gram matrices, as a
     mean over the global batch. All processes keep the same averages, so they release at the same
     step. An average is the mean with weights that fall by its decay per step, from the first step
-    on, so it needs no first value.
+    on at which the target has a weight, so it needs no first value: what is not aligned yet does
+    not improve, and is on no plateau.
 
     Args:
         releases: Target -> its release, with all times in optimizer steps.
@@ -37,13 +39,15 @@ class Releases:
         self.begins: dict[str, int] = {}
         self.ends: dict[str, int] = {}
         self._averages: dict[str, Tensor] = {}  # [fast or slow, (sum, weight)]
+        self._aligned: dict[str, int] = {}  # steps with a weight
         device = accelerator.device
         precise = torch.float32 if device.type == "mps" else torch.float64
         for name, release in self._releases.items():
             if release.at is None:
                 self._averages[name] = torch.zeros(2, 2, dtype=precise, device=device)
+                self._aligned[name] = 0
             else:
-                self._begin(name, int(release.at))
+                self._begin(name, int(release.at), self._ramp(name))
 
     def weights(self, schedules: Mapping[str, Schedule], step: int) -> dict[str, float]:
         """Return the weight of every loss at a step.
@@ -54,20 +58,27 @@ class Releases:
         """
         weights = {name: schedule(step) for name, schedule in schedules.items()}
         for name in self._averages.keys() & self.begins.keys():
-            weights[name] *= self._releases[name].ramp_from(self.begins[name]).at(step)
+            # As long as it was when it began: a rerun with more steps may state a longer one.
+            ramp = self.ends[name] - self.begins[name]
+            falling = replace(self._releases[name], ramp=ramp)
+            weights[name] *= falling.ramp_from(self.begins[name]).at(step)
         return weights
 
     def done(self, step: int) -> list[str]:
         """Return the targets that are not aligned at a step any more."""
         return [name for name, end in self.ends.items() if step >= end]
 
-    def watch(self, logged: Mapping[str, Tensor]) -> None:
+    def watch(self, logged: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         """Add the residuals of one step to the averages, without waiting for the device.
 
         Args:
             logged: What the step logs: this process's share of the means over the batch.
+            weights: The weight of every loss in the step.
         """
         for name in [name for name in self._averages if name not in self.begins]:
+            if not weights[name]:
+                continue
+            self._aligned[name] += 1
             averages, decays = self._averages[name], self._releases[name].averages
             cosine = logged.get(f"cos/{name}")
             residual = logged[f"gram/{name}"] if cosine is None else 1 - cosine
@@ -84,19 +95,20 @@ class Releases:
         """Return the targets whose release begins at a step, after looking at their averages."""
         found = []
         for name, averages in self._averages.items() if step % EVERY == 0 else ():
-            release = self._releases[name]
-            assert isinstance(release.ramp, int), "resolve() it first"
-            if name in self.begins or step < release.ramp:
+            if name in self.begins or self._aligned[name] < self._ramp(name):
                 continue
             fast, slow = (averages[:, 0] / averages[:, 1]).tolist()
-            if slow - fast < release.below * slow:
-                self._begin(name, step)
+            if slow - fast < self._releases[name].below * slow:
+                self._begin(name, step, self._ramp(name))
                 found.append(name)
         return found
 
-    def _begin(self, name: str, step: int) -> None:
+    def _ramp(self, name: str) -> int:
         ramp = self._releases[name].ramp
         assert isinstance(ramp, int), "resolve() it first"
+        return ramp
+
+    def _begin(self, name: str, step: int, ramp: int) -> None:
         self.begins[name], self.ends[name] = step, step + ramp
 
     def line(self, step: int) -> dict[str, int]:
@@ -107,13 +119,21 @@ class Releases:
     def state_dict(self) -> dict[str, Any]:
         """Return what is measured, as plain values; floats in JSON keep all their bits."""
         return {
-            name: {"averages": averages.tolist(), "begins": self.begins.get(name)}
+            name: {
+                "averages": averages.tolist(),
+                "aligned": self._aligned[name],
+                "begins": self.begins.get(name),
+                "ends": self.ends.get(name),
+            }
             for name, averages in self._averages.items()
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned."""
+    def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
+        """Take over what `state_dict` returned after `step` steps."""
         for name, averages in self._averages.items():
-            self._averages[name] = averages.new_tensor(state[name]["averages"])
-            if (begins := state[name]["begins"]) is not None:
-                self._begin(name, begins)
+            saved = state[name]
+            self._averages[name] = averages.new_tensor(saved["averages"])
+            self._aligned[name] = saved.get("aligned", step)  # earlier versions counted all steps
+            if (begins := saved["begins"]) is not None:
+                ends = saved.get("ends", begins + self._ramp(name))
+                self._begin(name, begins, ends - begins)

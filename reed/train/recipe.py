@@ -34,6 +34,7 @@ from reed.train.settings import (
     TrainConfig,
 )
 from reed.train.targets import AlignConfig, Target, check_target
+from reed.wording import changed
 
 __all__ = [
     "EveryConfig",
@@ -210,8 +211,7 @@ def check_free(settings: TrainConfig) -> None:
     for name in fixed:
         for where, old, new in config.differences(old_table[name], new_table[name], name):
             raise ReedError(
-                f"{settings.run} was trained with {where} = {old!r}, now it is {new!r}; "
-                "choose another --run"
+                f"{settings.run} was trained {changed(where, old, new)}; choose another --run"
             )
 
 

@@ -49,6 +49,8 @@ class OptimConfig:
         )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ReedError(f"optim.betas are {self.betas}, each must be at least 0 and below 1")
+        for name, group in self.groups.items():
+            group.check(f"optim.groups.{name}")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class EveryConfig:
 
     def __post_init__(self) -> None:
         at_least(1, "every.", average=self.average)
+        at_least(0, "every.", log=self.log, save=self.save, keep=self.keep, snapshot=self.snapshot)
         if self.snapshot % self.average:
             raise ReedError(
                 f"every.snapshot is {self.snapshot} and every.average {self.average}; a snapshot "

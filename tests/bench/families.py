@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from reed import pipelines
@@ -35,12 +35,23 @@ class Way:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """A cache that some variants train on. name: its ending; archive: in data/NAME; or weights."""
+
+    name: str
+    archive: str = ""
+    random: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
     """Variants of one recipe.
 
     laid_over: the variant of the recipe that all tables are laid over; base: the one that the
     others are compared with; variants: their tables, by the name of the data; ways: how else the
-    runs of the base are drawn from; points: checkpoints of a run.
+    runs of the base are drawn from; points: checkpoints of a run; caches: of the variants that
+    have another one; likes: what a variant is compared with in place of the base; panels: what
+    is drawn side by side, by the title of the panel.
     """
 
     laid_over: str
@@ -48,6 +59,9 @@ class Family:
     variants: Callable[[str], dict[str, Table]]
     ways: tuple[Way, ...] = ()
     points: int = 1
+    caches: Mapping[str, Cache] = field(default_factory=dict)
+    likes: Mapping[str, str] = field(default_factory=dict)
+    panels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def guides(data: str) -> dict[str, Table]:
@@ -108,10 +122,49 @@ def curriculum(data: str) -> dict[str, Table]:
         "text alone": {image: 0.0},
         "reed": {},
     }
-    found: dict[str, Table] = {name: {"curriculum": law} for name, law in laws.items()}
-    for tap in (1, 3):
-        found[f"both, tap {tap}"] = {"curriculum": mute, "align": {image: {"tap": tap}}}
+    return {name: {"curriculum": law} for name, law in laws.items()}
+
+
+SMALL, LARGE = "width 64", "width 256"
+TEACHERS = {"random weights": Cache("random", random=True)}
+SIZES = {"1k": Cache("1k", "train-1k.zip"), "60k": Cache("60k", "train.zip")}
+
+
+def why(data: str) -> dict[str, Table]:
+    """Return what alignment with the image teacher at full weight may depend on, by name.
+
+    "sit, 1k" is what "repa, 1k" is compared with. The learning rate of a net is in inverse
+    proportion to its width.
+    """
+    image = next(iter(pipelines.recipe(data)["align"]))
+    rate, width = (pipelines.recipe(data)[name] for name in ("optim", "domain"))
+    rate, width = rate["lr"], width["net_settings"]["hidden_size"]
+    none: Table = {"curriculum": {image: 0.0}}
+    nets: Table = {
+        name: {
+            "domain": {"net_settings": {"hidden_size": own, "num_heads": own // 32}},
+            "optim": {"lr": rate * width / own},
+        }
+        for name, own in ((SMALL, 64), (LARGE, 256))
+    }
+
+    found: dict[str, Table] = {"sit": none, "repa": {}}
+    found |= {f"repa, {name}": {} for name in TEACHERS}
+    found |= {f"repa, tap {tap}": {"align": {image: {"tap": tap}}} for tap in (1, 3)}
+    found |= {f"repa, weight {each:g}": {"curriculum": {image: each}} for each in (0.25, 4.0)}
+    for name, table in (nets | dict.fromkeys(SIZES, {})).items():
+        found |= {f"sit, {name}": table | none, f"repa, {name}": table}
     return found
+
+
+PAIRED = (SMALL, LARGE, *SIZES)  # settings whose `sit` is another one too
+PANELS = {
+    "teacher": ("repa, random weights", "repa"),
+    "images": ("repa, 1k", "repa", "repa, 60k"),
+    "net": (f"repa, {SMALL}", "repa", f"repa, {LARGE}"),
+    "tap": ("repa, tap 1", "repa", "repa, tap 3"),
+    "weight": ("repa, weight 0.25", "repa", "repa, weight 4"),
+}
 
 
 FAMILIES = {
@@ -127,4 +180,13 @@ FAMILIES = {
         points=4,
     ),
     "curriculum": Family("", "sit", curriculum),
+    "why": Family(
+        "repa",
+        "sit",
+        why,
+        caches={f"repa, {name}": cache for name, cache in (TEACHERS | SIZES).items()}
+        | {f"sit, {name}": cache for name, cache in SIZES.items()},
+        likes={f"repa, {name}": f"sit, {name}" for name in PAIRED},
+        panels=PANELS,
+    ),
 }

@@ -13,6 +13,7 @@ from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
+import click
 import numpy as np
 
 from reed.build.shard import BadSample
@@ -39,10 +40,15 @@ class Set:
 
 
 def from_files(data: Path, settings: dict, classes: tuple[str, ...], most: int) -> Set:
-    """The first images of a data set as a cache has them, of the classes that are known."""
+    """Images of a data set as a cache has them, of the classes that are known; at most so many.
+
+    They are drawn from all: a listing goes by class folders, so its first ones lack whole classes.
+    """
     source = Images(data, **settings, classes=classes)
+    keys = np.array(list(source.listing()))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(keys))[:most])
     images, labels = [], []
-    for key in list(source.listing())[:most]:
+    for key in keys[chosen].tolist():
         sample = source.read(key)
         try:
             image, label = sample["image"], sample["label"]
@@ -51,6 +57,9 @@ def from_files(data: Path, settings: dict, classes: tuple[str, ...], most: int) 
         if label < len(classes):
             images.append(image)
             labels.append(label)
+    if left := len(chosen) - len(images):
+        problem = "cannot be read, or are of a class that is not trained on"
+        click.echo(f"{data}: {left} of {len(chosen)} images are left out: they {problem}", err=True)
     return Set(np.stack(images), np.array(labels))
 
 

@@ -10,6 +10,7 @@ Rerun the command to go on where it stopped; --table makes the table of what the
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -128,8 +129,11 @@ class Run:
 
     @property
     def judge(self) -> Path:
-        """The features of the real images, which all runs of a cache share."""
-        return self.root.parent / f"judge-{self.cache.name}.npz"
+        """The features of the real images, which all runs of a cache share.
+
+        Files without "all" in their name are older, and hold the first class folders alone.
+        """
+        return self.root.parent / f"judge-all-{self.cache.name}.npz"
 
     def record(self, setting: Setting) -> Path:
         """The file of what was measured: step -> measure -> value."""
@@ -200,7 +204,7 @@ def prepare(run: Run, setting: Setting) -> None:
     # Every run is compared with the same features, which take minutes.
     run.root.mkdir(parents=True, exist_ok=True)
     if place.is_file():
-        write_atomic(run.root / "floor.json", json.dumps(judge.Judge.load(place).floor()).encode())
+        write_floor(run.root, judge.Judge.load(place).floor())
         return
     if about.train:
         classes = judge.classes_of(archive)
@@ -215,7 +219,19 @@ def prepare(run: Run, setting: Setting) -> None:
     arrays = [features(images) for images in tqdm(sets, desc="judge", unit="set")]
     found = judge.Judge(*arrays, known.labels, other.labels)
     found.save(place)
-    write_atomic(run.root / "floor.json", json.dumps(found.floor()).encode())
+    write_floor(run.root, found.floor())
+
+
+def write_floor(root: Path, floor: dict[str, float]) -> None:
+    """Write what real images reach; refuse if the records beside it have other real images."""
+    path, records = root / "floor.json", [*root.glob("*/judged-*.json")]
+    if path.is_file() and records:
+        before = json.loads(path.read_text())["fd"]
+        if not math.isclose(before, floor["fd"], rel_tol=1e-3):
+            problem = f"{root}: real images had an FD of {before:.1f}, now it is {floor['fd']:.1f}"
+            problem += f", so the {len(records)} records there are of another judge"
+            raise click.ClickException(f"{problem}; remove {root}/*/judged-*.json and rerun this")
+    write_atomic(path, json.dumps(floor).encode())
 
 
 def measure_all(runs: list[Run], setting: Setting) -> None:

@@ -1,14 +1,16 @@
-"""make bench-sweep and make bench-align: what variants of a recipe change, over seeds.
+"""make bench-sweep, -align, -curriculum and -why: what variants of a recipe change, over seeds.
 
 Every run is the pipeline `scenes`, `digits` or `fashion`; the latter needs make data-fashion. The
 family `guides` is trained without alignment and with one guide that enters the condition: the
 caption's vector, or for `fashion` the image's, pooled and whitened to 64 components. Rows are the
 law of the time t* at which it is drawn, and where it comes from (docs/guides.md); what is denoised
 beside the image starts at once, and has its lag in place of a law. The family `align` is aligned
-with the image teacher to the end, and each variant has one more setting (see families.py). Quality
-is the Fréchet distance (FD) at the end of the run, in the features of a judge that no run saw: as
-in make bench-speedup, and of digits as in make demo. The same seed gives the same batches and
-noise. Rerun the command to go on where it stopped, or to make the table again.
+with the image teacher to the end, and each variant has one more setting; the family `curriculum`
+takes the curriculum apart; the family `why` has other teachers, data, nets, taps and weights, each
+with a run of its own without alignment where that differs too (see families.py). Quality is the
+Fréchet distance (FD) at the end of the run, in the features of a judge that no run saw: as in make
+bench-speedup, and of digits as in make demo. The same seed gives the same batches and noise. Rerun
+the command to go on where it stopped, or to make the table again.
 """
 
 from __future__ import annotations
@@ -33,16 +35,19 @@ from reed.flows.samplers import Guidance
 from reed.metrics.frechet import Gaussian, frechet_distance
 
 sys.path.insert(0, str(Path(__file__).parent))
+import dots
 import judge
 import judged
 import paired
 import report
 import speedup
-from families import FAMILIES, TARGETS, Family, Way
+from families import FAMILIES, TARGETS, Cache, Family, Way
 from speedup import SETTINGS, Run, Setting
 from tqdm import tqdm
 
 SPACE = "scenes-judge"
+CACHES = {"scenes": "scenes", "digits": "digits", "fashion": "fashion-cpu"}
+RANDOM = Path("data/weights/efficientnet-lite0-random.safetensors")
 
 
 def laid(
@@ -88,9 +93,19 @@ def compared(run: Run, setting: Setting, way: Way) -> tuple[Gaussian, Gaussian]:
     return Gaussian.of(judge.lite2(judged.DEVICE)(drawn)), real
 
 
+def chosen(own: Mapping[str, dict], family: Family, names: tuple[str, ...]) -> dict[str, dict]:
+    """Return the variants that are asked for, with what they are compared with; all for none."""
+    if unknown := [name for name in names if name not in own]:
+        raise click.UsageError(f"no variant {unknown[0]!r}; there are {', '.join(own)}")
+    kept = {*names, family.base, *(family.likes.get(name, family.base) for name in names)}
+    return {name: table for name, table in own.items() if not names or name in kept}
+
+
 def judged_run(run: Run) -> judged.Run:
     """Return the run as bench-speedup on real data has it, whose real features it is judged by."""
-    return judged.Run(run.data, run.root, run.cache, run.variant, run.seed)
+    return judged.Run(
+        run.data, run.root, run.cache.with_name(CACHES[run.data]), run.variant, run.seed
+    )
 
 
 def build(run: Run, setting: Setting) -> None:
@@ -105,21 +120,44 @@ def build(run: Run, setting: Setting) -> None:
         command("reed-cache", "convert", run.cache, *codec)
 
 
-def table(found: Mapping[str, list[float]], base: str) -> str:
+def build_other(cache: Cache, data: str, place: Path) -> None:
+    """Build the cache that some variants of a family train on, of its own images or teacher."""
+    archive = cache.archive or Path(judged.DATA[data].train).name
+    words = ["--data", f"data/{data}/{archive}"]
+    if cache.random:
+        if not RANDOM.is_file():
+            write_random(RANDOM)
+        words += ["--set", f"lite0.weights={RANDOM}"]
+    command("reed-cache", "build", data, "--cache", place, *words)
+
+
+def write_random(path: Path) -> None:
+    """Write an EfficientNet-Lite0 of random weights, as timm draws them after the seed 0."""
+    import timm
+    from safetensors.torch import save
+
+    speedup.torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    write_atomic(path, save(model.state_dict()))
+
+
+def table(found: Mapping[str, list[float]], base: str, likes: Mapping[str, str]) -> str:
     """Return one line per variant: the median over seeds, and how it compares to the base.
 
-    Differences and ratios are those of runs with the same seed.
+    Differences and ratios are those of runs with the same seed. likes: what a variant is compared
+    with, in place of the base.
     """
     lines = []
     for name, values in found.items():
-        pairs = list(zip(values, found[base], strict=True))
+        like = likes.get(name, base)
+        pairs = list(zip(values, found[like], strict=True))
         spread = f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
         line = f"{name:24} FD {spread:26}"
-        if name != base:
+        if name != like:
             more = statistics.median(value - other for value, other in pairs)
             ratio = paired.ratio([value / other for value, other in pairs]).text(3)
-            better, _, chance = paired.sign_test(values, found[base])
-            line += f" {more:+.3f}, ratio {ratio} to {base}, "
+            better, _, chance = paired.sign_test(values, found[like])
+            line += f" {more:+.3f}, ratio {ratio} to {like}, "
             line += f"better with {better} of {len(pairs)} seeds (p = {chance:.2f})"
         lines.append(line)
     return "\n".join(lines)
@@ -133,6 +171,7 @@ def table(found: Mapping[str, list[float]], base: str) -> str:
 @click.option("--steps", default=0, help="Steps of a run; 0: those of the setting.")
 @click.option("--batch", default=0, help="Samples of a step; 0: those of the setting.")
 @click.option("--unconditional", is_flag=True, help="Without labels.")
+@click.option("--variant", "variants", multiple=True, help="Only these and the base; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/bench"))
 def main(
     setting: str,
@@ -142,20 +181,32 @@ def main(
     steps: int,
     batch: int,
     unconditional: bool,
+    variants: tuple[str, ...],
     out: Path,
 ) -> None:
     """Train every variant from every seed, seed by seed; print and draw the distances."""
     family = FAMILIES[kind]
     if family.ways and data == "scenes":
         raise click.UsageError(f"--family {kind} is measured on digits and fashion")
+    if family.caches and data != "fashion":
+        raise click.UsageError(f"--family {kind} is measured on fashion")
     how = laid(SETTINGS[setting], family, data, {"steps": steps, "batch": batch}, unconditional)
-    cache = {"scenes": f"scenes-{how.images}", "digits": "digits", "fashion": "fashion-cpu"}[data]
+    how = replace(how, own=chosen(how.own, family, variants))
+    cache = CACHES[data] + (f"-{how.images}" if data == "scenes" else "")
     prefix = "sweep" if kind == "guides" else kind
     name = f"{prefix}-{data}-{setting}" + ("-unconditional" if unconditional else "")
     root = out / (f"{name}-{how.over.get('steps', 'all')}" + (f"-{batch}" if batch else ""))
     place = Path("cache") / cache
-    runs = [Run(root, place, variant, seed, data) for seed in range(seeds) for variant in how.own]
-    build(runs[0], how)
+    others = {variant: family.caches[variant] for variant in how.own if variant in family.caches}
+    places = {variant: place.with_name(f"{data}-{each.name}") for variant, each in others.items()}
+    runs = [
+        Run(root, places.get(variant, place), variant, seed, data)
+        for seed in range(seeds)
+        for variant in how.own
+    ]
+    build(Run(root, place, family.base, 0, data), how)
+    for variant, each in others.items():
+        build_other(each, data, places[variant])
     found: dict[str, list[float]] = {}
     with ProcessPoolExecutor(how.processes, get_context("spawn"), max_tasks_per_child=1) as pool:
         jobs = {
@@ -176,28 +227,19 @@ def main(
     title = f"{seeds} seeds, {settings.steps} steps of {settings.batch}"
     report.publish(name, f"{__doc__}\n{title}", figures, out)
     (root / "distances.json").write_text(json.dumps(found, indent=1))
-    draw(found, family.base, out / f"{name}.png", title)
-    print(f"{table(found, family.base)}\n\npicture: {out / f'{name}.png'}")
+    show(found, family, out / f"{name}.png", title)
 
 
-def draw(found: Mapping[str, list[float]], base: str, path: Path, title: str) -> None:
-    """Draw every seed as a dot and the median as a bar, a row per variant."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 0.35 * len(found) + 1.2), layout="constrained")
-    for row, values in enumerate(found.values()):
-        axes.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
-        axes.plot([statistics.median(values)] * 2, [row - 0.3, row + 0.3], color="C3")
-    axes.axvline(statistics.median(found[base]), color="0.7", linestyle=":")
-    axes.set_yticks(range(len(found)), list(found))
-    axes.invert_yaxis()
-    axes.set_xlabel("Fréchet distance in the judge's features, at the end")
-    axes.set_title(title)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+def show(found: Mapping[str, list[float]], family: Family, picture: Path, title: str) -> None:
+    """Draw what was found, and the panels of a family that has some; print the table."""
+    likes = {name: family.likes.get(name, family.base) for name in found}
+    dots.draw(found, family.base, picture, title)
+    kept = {head: [n for n in row if n in found] for head, row in family.panels.items()}
+    if panels := {head: row for head, row in kept.items() if row}:
+        ratios = picture.with_name(f"{picture.stem}-ratios.png")
+        dots.draw_panels(found, likes, panels, ratios)
+        print(f"picture: {ratios}")
+    print(f"{table(found, family.base, likes)}\n\npicture: {picture}")
 
 
 if __name__ == "__main__":

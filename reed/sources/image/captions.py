@@ -25,17 +25,18 @@ def is_table(name: str) -> bool:
     return "/" not in name and name.lower().endswith(JSONL)
 
 
-def read_table(where: str, content: bytes) -> dict[str, str]:
-    """Return the captions in a .jsonl by image; empty if its first line names no image and text.
+def read_table(where: str, content: bytes, found: dict[str, str]) -> None:
+    """Add the captions in a .jsonl by image; none if its first line names no image and text.
 
     Args:
         where: The file, for messages.
         content: Its content.
+        found: The captions of the files before, by image.
 
     Raises:
-        ReedError: A later line is no JSON, or lacks the image or the text.
+        ReedError: A later line is no JSON, or lacks the image or the text; or an image has two
+            captions that differ.
     """
-    found: dict[str, str] = {}
     names: tuple[str, str] | None = None
     for number, line in enumerate(content.decode("utf-8-sig", errors="replace").split("\n"), 1):
         if not line.strip():
@@ -46,14 +47,18 @@ def read_table(where: str, content: bytes) -> dict[str, str]:
         if names is None:
             key, text = (_first(record, known) for known in (KEYS, TEXTS))
             if not key or not text:
-                return {}
+                return
             names = (key, text)
         image, text = (record.get(name) if record else None for name in names)
         if not isinstance(image, str) or not isinstance(text, str):
             problem = f"{where}, line {number}: no text under {names[0]!r} and {names[1]!r}"
             raise ReedError(f"{problem}, which line 1 has; mend the line, or move the file away")
-        found[posixpath.normpath(image)] = text.strip()
-    return found
+        name, text = posixpath.normpath(image), text.strip()
+        if found.setdefault(name, text) != text:
+            problem = (
+                f"{where}, line {number}: {name!r} has the caption {found[name][:40]!r} already"
+            )
+            raise ReedError(f"{problem}, here it is {text[:40]!r}; leave one of them")
 
 
 def sorted_out(

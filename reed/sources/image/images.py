@@ -23,6 +23,7 @@ from reed.sources.image.labels import read_labels
 from reed.sources.image.layouts import SPLITS, Layout, Passed, Raw
 from reed.sources.image.trees import Tree
 from reed.sources.image.zips import Zip
+from reed.wording import counted, named
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 MOST = 2**63 - 1  # the greatest class that a column of labels can hold
@@ -100,18 +101,30 @@ class Images:
         for reason, names in opened.passed.items():
             passed.setdefault(reason, []).extend(names)
 
+        counts = {what: len(names) for what, names in found.odd.items() if names}
         if opened.table is not None:
             stamps = {
                 key: f"{stamp}:{opened.table.get(key)}" for key, stamp in found.stamps.items()
             }
-            return Listing(stamps, self._without_class_file(passed))
+            passed = self._without_class_file(passed)
+            return Listing(stamps, passed, counts=counts, examples=found.odd)
 
         names = [name for name in opened.layout.names() if not unfit([name])]
         if opened.layout.is_named:
             self._check_folders(names, found.stamps)
             known = set(self.classes)  # these keep their numbers; new names follow
             names = [*self.classes, *(name for name in names if name not in known)]
-        return Listing(found.stamps, self._without_class_file(passed), names)
+        passed = self._without_class_file(passed)
+        return Listing(found.stamps, passed, names, counts, found.odd)
+
+    def why_lacking(self, entry: str) -> str:
+        """Return why there is no such entry, for messages; empty if nothing is known."""
+        names = getattr(_opened(self).layout, "uncaptioned", ()) if entry == "caption" else ()
+        if not names:
+            return ""
+        return (
+            f"not every image has one: {counted(len(names), 'image')} without it ({named(names)})"
+        )
 
     def _check_folders(self, names: Sequence[str], stamps: Iterable[str]) -> None:
         """Refuse an empty class folder, which would shift the numbers of the classes after it."""

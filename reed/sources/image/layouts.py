@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -47,10 +47,12 @@ class Found:
     Attributes:
         stamps: The stamp of every key, sorted by key.
         passed: Names of files that are passed over, by the reason.
+        odd: Names of images, by what is odd about their captions.
     """
 
     stamps: dict[str, str]
     passed: Passed
+    odd: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Layout(Protocol):
@@ -103,6 +105,7 @@ class Folders:
     """
 
     _has_captions: bool | None = None  # None before the files are listed
+    uncaptioned: Sequence[str] = ()  # images that have no caption, if others have one
 
     @property
     def unlabelled(self) -> str:
@@ -136,7 +139,11 @@ class Folders:
         kinds.by_reason(rest, passed)
         if used and not self._has_captions:
             passed.setdefault(captions.PARTIAL, []).extend(sorted(used))
-        return sifted(stamps, passed, where)
+            texts = {key for key in images if captions.beside(key) in used}
+            self.uncaptioned = sorted(images - texts - table.keys())
+        strange = sorted(table.keys() - stamps.keys()) if used else []
+        odd = {"captions: missing": self.uncaptioned, "captions: of no image": strange}
+        return replace(sifted(stamps, passed, where), odd=odd)
 
     @property
     def is_named(self) -> bool:

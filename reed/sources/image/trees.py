@@ -58,7 +58,7 @@ class Tree(Folders):
         for name in sorted(entry.name for entry in scan(self._root)):
             if captions.is_table(name) and (self._root / name).is_file():
                 path = self._root / name
-                table |= captions.read_table(str(path), path.read_bytes())
+                captions.read_table(str(path), path.read_bytes(), table)
         return table
 
     def raw(self, key: str) -> Raw:

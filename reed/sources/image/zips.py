@@ -100,7 +100,7 @@ class Zip(Folders):
         table: dict[str, str] = {}
         for name in filter(captions.is_table, sorted(self._texts)):
             where = f"{self._path}, {name}"
-            table |= captions.read_table(where, self._content(self._texts[name]))
+            captions.read_table(where, self._content(self._texts[name]), table)
         return table
 
     @cached_property
