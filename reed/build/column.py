@@ -188,8 +188,8 @@ def check_entry(entry: str, source: Source, name: str) -> None:
     if entry != KEY and entry not in source.entries:
         hint = suggest(entry, source.entries)
         why = getattr(source, "why_lacking", lambda _: "")(entry)
-        problem = f"encoder {name!r} reads {entry!r}, which the source lacks"
-        raise ReedError(f"{problem}{why and ', because '}{why}.{hint}")
+        because = f", because {why}" if why else ""
+        raise ReedError(f"encoder {name!r} reads {entry!r}, which the source lacks{because}.{hint}")
 
 
 def _check_stored(column: Column) -> None:
