@@ -83,9 +83,9 @@ TRAIN: dict[str, dict[str, Any]] = {
     "pdb": {"tokens": smoke.RECIPES["pdb"]["tokens"]},  # its net, which public weights have to fit
 }
 
-# Options whose value is cut down, or added where a command leaves a large default; the only
-# checkpoint of a reduced run is the second step.
-CUT = {"--num": NUM, "--batch": NUM, "--step": STEPS, "--weak-step": STEPS}
+# Options whose value is cut down, or added where a command leaves a large default; a reduced run
+# has a checkpoint of both its steps.
+CUT = {"--num": NUM, "--batch": NUM, "--step": STEPS, "--weak-step": STEPS - 1}
 DEFAULTS = {"reed-sample": {"--num": NUM}}
 DESIGN = ["--steps", "4"]  # a net of the true size takes minutes for the 500 of a documented one
 
@@ -185,7 +185,7 @@ def train(wanted: dict[str, Any]) -> list[str]:
     """The recipe of the cache's pipeline at smoke scale."""
     shards = wanted["shards"] or config.read(wanted["files"][0])["shards"]
     pipeline = schema.load_manifest(mirror.local(shards)).pipeline
-    return sets(TRAIN.get(pipeline, {}) | {"steps": STEPS, "every.log": 1})
+    return sets(TRAIN.get(pipeline, {}) | {"steps": STEPS, "every.log": 1, "every.save": 1})
 
 
 def evaluate(wanted: dict[str, Any], place) -> list[str]:
