@@ -163,7 +163,7 @@ def is_slow(command: SimpleNamespace) -> bool:
 
 
 def reduced_step(found: re.Match) -> str:
-    """The name of a checkpoint of the recipe, as that of the only one of a reduced run."""
+    """The name of a checkpoint of the recipe, as that of the last one of a reduced run."""
     table = config.read(Path(found["run"]) / "config.json")
     recipe = pipelines.recipe(schema.load_manifest(Path(table["shards"])).pipeline)
     step, every = int(found["step"]), recipe["every"]["save"]
