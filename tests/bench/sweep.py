@@ -235,7 +235,7 @@ def show(found: Mapping[str, list[float]], family: Family, picture: Path, title:
     likes = {name: family.likes.get(name, family.base) for name in found}
     dots.draw(found, family.base, picture, title)
     kept = {head: [n for n in row if n in found] for head, row in family.panels.items()}
-    if panels := {head: row for head, row in kept.items() if row}:
+    if panels := {head: row for head, row in kept.items() if len(row) > 1}:
         ratios = picture.with_name(f"{picture.stem}-ratios.png")
         dots.draw_panels(found, likes, panels, ratios)
         print(f"picture: {ratios}")
