@@ -96,7 +96,7 @@ def test_what_alignment_may_depend_on_differs_from_its_pair_in_alignment_alone(b
 
     weight, rate = "curriculum.digits-vit", found["repa"]["optim"]["lr"]
     for name in aligned:
-        like = family.likes.get(name, family.base)
+        like = family.like(name)
         assert family.caches.get(like) == family.caches.get(name) or "random" in name
         changed = [where for where, _, _ in config.differences(found[like], found[name], "")]
         assert changed == [f".{weight}"] or (changed[0], len(changed)) == (
@@ -156,7 +156,8 @@ def test_parts_of_alignment_are_compared_from_end_to_end(bench, monkeypatch):
 
 def test_the_table_compares_runs_of_one_seed(bench):
     found = {"repa": [1.0, 2.0, 4.0], "more": [0.5, 1.0, 2.0], "less": [1.1, 2.1, 3.9]}
-    lines = bench("sweep").table(found, "repa", {"less": "more"}).splitlines()
+    likes = {"repa": "repa", "more": "repa", "less": "more"}
+    lines = bench("sweep").table(found, likes).splitlines()
     assert lines[0].split() == ["repa", "FD", "2.000", "(1.000", "to", "4.000)"]
     assert "-1.000, ratio 0.500 (0.500 to 0.500) to repa, better with 3 of 3" in lines[1]
     assert "+1.100, " in lines[2] and "to more, better with 0 of 3 seeds (p = 0.25)" in lines[2]

@@ -63,6 +63,10 @@ class Family:
     likes: Mapping[str, str] = field(default_factory=dict)
     panels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def like(self, variant: str) -> str:
+        """Return what a variant is compared with."""
+        return self.likes.get(variant, self.base)
+
 
 def guides(data: str) -> dict[str, Table]:
     """Return the guide of every variant, by name; "never" has none."""
@@ -136,9 +140,9 @@ def why(data: str) -> dict[str, Table]:
     "sit, 1k" is what "repa, 1k" is compared with. The learning rate of a net is in inverse
     proportion to its width.
     """
-    image = next(iter(pipelines.recipe(data)["align"]))
-    rate, width = (pipelines.recipe(data)[name] for name in ("optim", "domain"))
-    rate, width = rate["lr"], width["net_settings"]["hidden_size"]
+    recipe = pipelines.recipe(data)
+    image = next(iter(recipe["align"]))
+    rate, width = recipe["optim"]["lr"], recipe["domain"]["net_settings"]["hidden_size"]
     none: Table = {"curriculum": {image: 0.0}}
     nets: Table = {
         name: {

@@ -97,7 +97,7 @@ def chosen(own: Mapping[str, dict], family: Family, names: tuple[str, ...]) -> d
     """Return the variants that are asked for, with what they are compared with; all for none."""
     if unknown := [name for name in names if name not in own]:
         raise click.UsageError(f"no variant {unknown[0]!r}; there are {', '.join(own)}")
-    kept = {*names, family.base, *(family.likes.get(name, family.base) for name in names)}
+    kept = {*names, family.base, *map(family.like, names)}
     return {name: table for name, table in own.items() if not names or name in kept}
 
 
@@ -141,15 +141,15 @@ def write_random(path: Path) -> None:
     write_atomic(path, save(model.state_dict()))
 
 
-def table(found: Mapping[str, list[float]], base: str, likes: Mapping[str, str]) -> str:
-    """Return one line per variant: the median over seeds, and how it compares to the base.
+def table(found: Mapping[str, list[float]], likes: Mapping[str, str]) -> str:
+    """Return one line per variant: the median over seeds, and how it compares to its like.
 
-    Differences and ratios are those of runs with the same seed. likes: what a variant is compared
-    with, in place of the base.
+    Differences and ratios are those of runs with the same seed. likes: what each variant is
+    compared with; nothing, if that is itself.
     """
     lines = []
     for name, values in found.items():
-        like = likes.get(name, base)
+        like = likes[name]
         pairs = list(zip(values, found[like], strict=True))
         spread = f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
         line = f"{name:24} FD {spread:26}"
@@ -232,14 +232,14 @@ def main(
 
 def show(found: Mapping[str, list[float]], family: Family, picture: Path, title: str) -> None:
     """Draw what was found, and the panels of a family that has some; print the table."""
-    likes = {name: family.likes.get(name, family.base) for name in found}
+    likes = {name: family.like(name) for name in found}
     dots.draw(found, family.base, picture, title)
     kept = {head: [n for n in row if n in found] for head, row in family.panels.items()}
     if panels := {head: row for head, row in kept.items() if len(row) > 1}:
         ratios = picture.with_name(f"{picture.stem}-ratios.png")
         dots.draw_panels(found, likes, panels, ratios)
         print(f"picture: {ratios}")
-    print(f"{table(found, family.base, likes)}\n\npicture: {picture}")
+    print(f"{table(found, likes)}\n\npicture: {picture}")
 
 
 if __name__ == "__main__":
