@@ -102,6 +102,18 @@ def test_every_variant_fits_its_recipe(chains, tmp_path, monkeypatch):
                 assert settings.domain["backbone_noise"] == noise
 
 
+@pytest.mark.parametrize("data", ["chains", "proteins-toy"])
+@pytest.mark.parametrize("setting", ["cpu", "gpu"])
+def test_pairs_differ_in_alignment_alone(chains, data, setting):
+    variants, recipe = chains.variants_of(data, setting), chains.pipelines.recipe(data)
+    off = {"curriculum": dict.fromkeys(recipe["align"], 0.0)}
+    pairs = [(each.over, variants[each.like].over) for each in variants.values() if each.like]
+    merge = chains.config.merge
+    assert pairs
+    for ours, base in pairs:
+        assert merge(merge(recipe, ours), off) == merge(recipe, base) != merge(recipe, ours)
+
+
 def test_chains_goes_all_the_way_on_generated_proteins(chains, monkeypatch):
     """Two tiny runs in place of the recipe's; a rerun trains nothing."""
     small = {"hidden": 8, "encoder_layers": 2, "decoder_layers": 2, "neighbours": 4}

@@ -201,3 +201,18 @@ def test_scenes_are_judged_from_end_to_end(bench, tmp_path, monkeypatch):
     judged.main(words, standalone_mode=False)
     judged.main([*words, "--table"], standalone_mode=False)
     assert (root / "table.md").read_text() == table
+
+
+def test_a_figure_has_a_dot_for_each_seed_and_passes_over_what_is_missing(
+    bench, tmp_path, monkeypatch
+):
+    dots, kept = bench("dots"), []
+    pyplot = dots.plotting()
+    monkeypatch.setattr(pyplot, "close", kept.append)
+    found = {"plain": {0: {"fcd": 3.0}, 1: {"fcd": None}}, "aligned": {0: {"fcd": 2.0}, 1: {}}}
+    dots.draw_measures(found, {"fcd": "FCD"}, tmp_path / "seeds.png", "1 seed")
+    assert (tmp_path / "seeds.png").is_file()
+    (axes,) = kept[0].axes
+    drawn = [line.get_xdata() for line in axes.lines if line.get_marker() == "o"]
+    assert [list(row) for row in drawn] == [[3.0], [2.0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["plain", "aligned"]

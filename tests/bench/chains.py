@@ -25,6 +25,7 @@ from typing import Any
 import click
 
 sys.path.insert(0, str(Path(__file__).parent))
+import dots
 import paired
 import torch
 from tqdm import tqdm
@@ -172,7 +173,9 @@ def main(data: str, name: str, seeds: int, first: int, table: bool, out: Path) -
     lines = paired.table(found, likes, MEASURES)
     text = "\n".join([f"{data}, {name}: {lines[0]}", *lines[1:]]) + "\n"
     write_atomic(root / "table.md", text.encode())
-    click.echo(f"{text}\n{root / 'table.md'}")
+    heads = {each.name: each.head for each in MEASURES}
+    dots.draw_measures(found, heads, root / "seeds.png", text.partition("\n")[0])
+    click.echo(f"{text}\n{root / 'table.md'}, {root / 'seeds.png'}")
 
 
 if __name__ == "__main__":

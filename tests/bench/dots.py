@@ -53,6 +53,40 @@ def draw_panels(
     pyplot.close(figure)
 
 
+def draw_measures(
+    found: Mapping[str, Mapping[int, Mapping[str, float | None]]],
+    measures: Mapping[str, str],
+    path: Path,
+    title: str,
+) -> None:
+    """Draw a panel per measure, with a row per variant, a dot per seed and their mean as a bar.
+
+    found: variant -> seed -> measure -> value; measures: the title of each panel.
+    """
+    pyplot = plotting()
+    figure, all_axes = pyplot.subplots(
+        1,
+        len(measures),
+        figsize=(1.5 + 2.6 * len(measures), 0.4 * len(found) + 1.3),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axes, (name, head) in zip(all_axes[0], measures.items(), strict=True):
+        for row, runs in enumerate(found.values()):
+            values = [run[name] for run in runs.values() if run.get(name) is not None]
+            axes.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
+            if values:
+                axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], color="C3")
+        axes.set_xlabel(head)
+        axes.margins(x=0.1, y=0.2)
+    all_axes[0][0].set_yticks(range(len(found)), list(found))
+    all_axes[0][0].invert_yaxis()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
 def plotting() -> Any:
     """Return pyplot, drawing into files."""
     import matplotlib

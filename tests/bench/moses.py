@@ -4,10 +4,9 @@ The recipe `moses` is trained with alignment and without, from the same seeds on
 and molecules are drawn from the averaged weights at the end. Measured are validity, validity in
 one piece, stability by the strict table, uniqueness, novelty, and the Fréchet ChemNet distance
 (FCD) of the molecules in one piece to held-out SMILES. ChemNet is also the teacher: the FCD may
-favour the aligned runs for that reason alone, the other measures may not.
-The line above the table has
-the FCD of as many other held-out SMILES. Intervals are those of bench-chains. Rerun the command to
-go on where it stopped; --table makes the table of what there is.
+favour the aligned runs for that reason alone, the other measures may not. The line above the table
+has the FCD of as many other held-out SMILES. Intervals are those of bench-chains. Rerun the command
+to go on where it stopped; --table makes table and figure of what there is.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import click
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
+import dots
 import paired
 import torch
 from tqdm import tqdm
@@ -194,7 +194,9 @@ def main(name: str, seeds: int, first: int, table: bool, out: Path) -> None:
     lines[0] = f"moses, {name}: {lines[0]}, {setting.drawn} molecules of each run; FCD of as many "
     lines[0] += f"other real SMILES {json.loads(floor.read_text())['fcd']:.2f}"
     write_atomic(root / "table.md", ("\n".join(lines) + "\n").encode())
-    click.echo("\n".join(lines) + f"\n\n{root / 'table.md'}")
+    heads = {each.name: each.head for each in MEASURES}
+    dots.draw_measures(found, heads, root / "seeds.png", lines[0].partition(";")[0])
+    click.echo("\n".join(lines) + f"\n\n{root / 'table.md'}, {root / 'seeds.png'}")
 
 
 if __name__ == "__main__":
