@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -154,13 +155,16 @@ class Judge:
         """Of held-out real images to the nearest training image."""
         return nearest(self.other, self.train)
 
+    def to_real(self, x: np.ndarray) -> dict[str, float]:
+        """FD and KID of some features to the reference."""
+        size = min(500, len(x), len(self.real))
+        fd = frechet_distance(Gaussian.of(x), self.gaussian)
+        return {"fd": fd, "kid": kid(x, self.real, subsets=10, size=size).mean}
+
     def measure(self, x: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The measures of the features and labels of some samples."""
-        size = min(500, len(x), len(self.real))
-        found, distances = kid(x, self.real, subsets=10, size=size), nearest(x, self.train)
-        return {
-            "fd": frechet_distance(Gaussian.of(x), self.gaussian),
-            "kid": found.mean,
+        distances = nearest(x, self.train)
+        return self.to_real(x) | {
             "accuracy": self.classifier.accuracy(x, labels),
             # below 1: samples lie nearer to training images than new real images do
             "nearest": float(np.median(distances) / np.median(self.distances)),
@@ -168,9 +172,27 @@ class Judge:
             "copies": float((distances < np.quantile(self.distances, 0.01)).mean()),
         }
 
-    def floor(self) -> dict[str, float]:
-        """The same of as many real images."""
-        return self.measure(self.other, self.other_labels)
+    def floor(self) -> dict[str, Any]:
+        """The same of as many real images, how many, and the same of images that are trained on.
+
+        Where held-out images are few and alike, as one emoji in six skin tones, both halves of them
+        hold the same ones, and lie closer together than any new images of the training set's kind.
+        """
+        counts = {"samples": len(self.other), "reference": len(self.real)}
+        measured = self.measure(self.other, self.other_labels)
+        return measured | counts | {"training": self.training()}
+
+    def training(self) -> dict[str, float]:
+        """FD and KID of images that are trained on, drawn for the classes of the others.
+
+        Nothing that is learnt from them alone can be expected to come closer.
+        """
+        draws, rows = np.random.default_rng(0), []
+        for label, count in zip(*np.unique(self.other_labels, return_counts=True), strict=True):
+            known = np.flatnonzero(self.train_labels == label)
+            if len(known):
+                rows.append(draws.choice(known, count, replace=len(known) < count))
+        return self.to_real(self.train[np.concatenate(rows)])
 
     def save(self, path: Path) -> None:
         """Write the features, with which every process makes the same judge."""
