@@ -69,7 +69,10 @@ def table(runs: Mapping[str, list[Record]], floor: Mapping[str, Any]) -> list[st
         "copies",
     )
     real = ("real images", f"{floor['fd']:.1f}", "", "", "", f"{1000 * floor['kid']:.2f}")
-    real += (f"{floor['accuracy']:.3f}", f"{floor['nearest']:.2f}", f"{floor['copies']:.3f}")
+    accuracy = f"{floor['accuracy']:.3f}"
+    if "largest" in floor:
+        accuracy += f" ({floor['largest']:.3f} are of the largest class)"
+    real += (accuracy, f"{floor['nearest']:.2f}", f"{floor['copies']:.3f}")
     rows = [head, tuple("---" for _ in head)]
     rows += [_row(name, each, runs.get(BASE, [])) for name, each in runs.items()]
     rows += [real]
