@@ -111,20 +111,22 @@ def align(data: str) -> dict[str, Table]:
 def curriculum(data: str) -> dict[str, Table]:
     """Return what each variant takes from the recipe's curriculum, or changes in its alignment.
 
-    "fade-in" is the diffusion loss that grows over the first steps, "fade-out" the weight of the
-    image teacher that falls to zero, "text" the alignment with the text teacher.
+    "fade-in" is the diffusion loss that grows over the first 5 % of the steps (recipes may take
+    longer), "fade-out" the weight of the image teacher that falls to zero, "text" the alignment
+    with the text teacher.
     """
     image, text = pipelines.recipe(data)["align"]
     sudden, full, mute = {"diffusion": 1.0}, {image: 1.0}, {text: 0.0}
+    fade_in = {"diffusion": {"kind": "linear", "start": 0.0, "end": 1.0, "ends": "5%"}}
     laws: Table = {
         "sit": sudden | {image: 0.0} | mute,
-        "fade-in": {image: 0.0} | mute,
+        "fade-in": fade_in | {image: 0.0} | mute,
         "repa": sudden | full | mute,
-        "repa fade-in": full | mute,
+        "repa fade-in": fade_in | full | mute,
         "repa fade-out": sudden | mute,
-        "both, no text": mute,
-        "text alone": {image: 0.0},
-        "reed": {},
+        "both, no text": fade_in | mute,
+        "text alone": fade_in | {image: 0.0},
+        "reed": fade_in,
     }
     return {name: {"curriculum": law} for name, law in laws.items()}
 

@@ -47,6 +47,7 @@ MEASURES = (
     paired.Measure("connected_validity", "valid, in one piece"),
     paired.Measure("validity", "valid"),
     paired.Measure("molecule_stability_strict", "stable molecules"),
+    paired.Measure("atom_stability_strict", "stable atoms"),
     paired.Measure("uniqueness", "unique"),
     paired.Measure("novelty", "novel"),
 )
