@@ -250,10 +250,10 @@ def _write_weights(each: Weights, archive: Path, place: Path) -> None:
 
 def _is_whole(each: Weights, place: Path) -> bool:
     """Whether weights came from this package, and each of their files still has its size."""
-    made, sizes = _weights_made(place).get(each.name), _sizes(place / each.name)
+    sizes = _sizes(place / each.name)
     try:
-        files_then = dict(made["files"])
-        is_same = made["package"] == each.package.sha256
+        made = _weights_made(place)[each.name]
+        files_then, is_same = dict(made["files"]), made["package"] == each.package.sha256
     except (KeyError, TypeError, ValueError):
         return False
     return is_same and all(sizes.get(name) == size for name, size in files_then.items())

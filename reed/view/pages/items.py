@@ -83,9 +83,7 @@ def _representations(
     return vectors | means
 
 
-def _sample(
-    sample: Sample, summaries: Sequence[Summary], classes: Sequence[str]
-) -> dict[str, Any]:
+def _sample(sample: Sample, summaries: Sequence[Summary], classes: Sequence[str]) -> dict[str, Any]:
     """Return one sample: its labels, its pictures, texts and drawings, and its other fields."""
     labels: list[str] = []
     shows: list[dict[str, Any]] = []
