@@ -72,6 +72,16 @@ def test_the_table_counts_steps_on_the_logarithm_of_the_distance(bench, tmp_path
     assert rows["repa"][4] == "1.60 (1.60 to 1.60)"
     assert rows["reed"][4] == "at most 1.00 (1.00 to 1.00), not reached in 2"
 
+    # Numbers that are known since later are shown where they are there.
+    floor |= {"samples": 6, "reference": 7, "largest": 0.5}
+    floor |= {"training": {"fd": 4.56, "kid": 0.0012}}
+    (tmp_path / "floor.json").write_text(json.dumps(floor))
+    table.publish(tmp_path, places, "tiny")
+    said = capsys.readouterr().out
+    assert said.startswith("tiny: 2 seeds, 400 steps, 6 samples against 7 held-out images\n")
+    assert "| 0.900 (0.500 are of the largest class) |" in said
+    assert "\n| training images | 4.6 |  |  |  | 1.20 |  |  |  |\n" in said
+
     places = {key: place.with_suffix(".none") for key, place in places.items()}
     with pytest.raises(click.ClickException, match="no seed has all of sit, repa, reed yet"):
         table.publish(tmp_path, places, "tiny")
@@ -104,6 +114,50 @@ def test_a_judge_knows_real_images_copies_and_classes(bench, tmp_path):
     near = judge.nearest(other[:5], train)
     brute = np.sqrt(np.square(other[:5, None] - train).sum(2)).min(1)
     assert near == pytest.approx(brute, rel=1e-3)
+
+
+def test_few_held_out_images_that_are_alike_do_not_set_the_mark(bench):
+    """Both halves hold the same ten things, as an emoji in six skin tones; training has others."""
+    judge = bench("judge")
+    draws = np.random.default_rng(0)
+
+    def features(things: np.ndarray, each: int) -> np.ndarray:
+        return np.repeat(things, each, 0) + 0.1 * draws.normal(size=(each * len(things), 4))
+
+    def made(held: np.ndarray, known: np.ndarray):
+        labels = np.arange(len(known)) % 2
+        return judge.Judge(known, held[::2], held[1::2], labels, np.arange(len(held) // 2) % 2)
+
+    known = features(draws.normal(size=(600, 4)), 1)
+    alike = made(features(draws.normal(size=(10, 4)), 20), known).floor()
+    assert (alike["samples"], alike["reference"], alike["largest"]) == (100, 100, 0.5)
+    assert alike["training"]["fd"] > 10 * alike["fd"]
+    assert alike["training"]["kid"] > 5 * abs(alike["kid"])
+    # Of things that are all different, both are as near.
+    apart = made(features(draws.normal(size=(200, 4)), 1), known).floor()
+    assert apart["training"]["fd"] < 3 * apart["fd"] and abs(apart["training"]["kid"]) < 0.3
+
+    # For the classes of the others, in their shares; more than there are come twice.
+    x = np.arange(6.0)[:, None] + np.zeros((6, 3))
+    few = judge.Judge(x, x, x, np.array([0, 0, 0, 0, 1, 1]), np.array([1] * 6))
+    assert few.training() == few.to_real(x[np.random.default_rng(0).choice([4, 5], 6)])
+
+
+def test_copies_are_found_where_some_held_out_images_are_copies(bench):
+    """The threshold was 0 where more than 1 % of the held-out images are: nothing lay below it."""
+    judge = bench("judge")
+    train, real, other = np.random.default_rng(0).normal(size=(3, 400, 8)).astype(np.float32) + 50
+    labels = np.zeros(400, int)
+    clean = judge.Judge(train, real, other, labels, labels)
+    assert clean.near == np.quantile(clean.distances, 0.01)
+    assert clean.floor()["copies"] == 0.01  # 4 of 400
+    other[:20] = train[:20]
+    made = judge.Judge(train, real, other, labels, labels)
+    assert made.near == pytest.approx(clean.near, rel=0.1)
+    assert made.floor()["copies"] == pytest.approx(0.06, abs=0.003)
+    assert made.measure(train, labels)["copies"] == 1.0
+    same = judge.Judge(train, real, train[:50], labels, labels[:50])
+    assert same.near == 0.0 and not same.distances.any()
 
 
 def test_every_setting_fits_its_recipe(bench, tmp_path):

@@ -177,6 +177,23 @@ def test_where_some_images_lack_a_caption_none_is_read_and_a_line_says_so(here, 
 
 
 @pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("first", "why"),
+    [
+        ({"key": "0000.png", "text": 5}, "has no text in line 1 for an image and its caption"),
+        ({"key": "a/0000.png", "text": "a"}, "names none of the images, but 'a/0000.png'"),
+    ],
+)
+def test_a_table_of_captions_that_gives_none_says_why(here, packed, first, why):
+    data = photos(here / "photos", 2)
+    lines = [first, {"key": first["key"], "text": first["text"]}]
+    (data / "c.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = Images(zipped(data) if packed else data, resolution=8)
+    with pytest.raises(ReedError, match=f"the source lacks, because c.jsonl {why}. Available"):
+        check_entry("caption", source, "captions-beside")
+
+
+@pytest.mark.parametrize("packed", [False, True])
 def test_captions_of_no_image_are_counted_and_two_of_one_image_are_refused(here, packed):
     data = photos(here / "photos", 2)
     lines = [json.dumps({"key": f"{n:04}.png", "text": f"line {n}"}) for n in (0, 1, 7)]

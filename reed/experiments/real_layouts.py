@@ -268,9 +268,7 @@ def pack(path: Path, pictures: Iterable[Picture], count: int) -> None:
     """Write a zip of images in folders of classes, and captions.jsonl; the bytes never differ."""
     captions = []
     with zipfile.ZipFile(path, "w") as archive:
-        for each in tqdm(
-            pictures, total=count, desc=f"{path.parent.name}/{path.name}", unit="image"
-        ):
+        for each in tqdm(pictures, total=count, desc=path.name, unit="image"):
             key = f"{each.label}/{each.name}"
             archive.writestr(zipfile.ZipInfo(key), each.content)
             captions.append(json.dumps({"key": key, "text": each.caption}, ensure_ascii=False))

@@ -23,7 +23,7 @@ from reed.cache.opened import open_cache
 from reed.cache.plan import Plan
 from reed.cache.schema import Column, Field
 from reed.errors import ReedError
-from reed.view import info
+from reed.view import info, shares
 
 FITTED = 32  # records that fix the colours of tokens for all pictures of a cache
 WIDTH, HEIGHT, DPI = 3.0, 3.1, 120  # of a panel; inches, and dots per inch
@@ -104,7 +104,8 @@ def panels(cache: Path, frozen: Plan, row: int) -> tuple[list[str], list[Panel]]
         for field in column.fields:
             values = [values[field.name] for values in views]
             if field.kind == "label":
-                labels.append(f"{field.name} {values[0]}")
+                classes = frozen.manifest.classes
+                labels.append(shares.label_text(column, field, classes, values[0]))
                 continue
             for view, value in enumerate(values):
                 which = f", view {view}" if len(values) > 1 else ""

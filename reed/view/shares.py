@@ -7,6 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from reed.cache import reader, schema
 from reed.cache.codecs import codecs
@@ -41,6 +44,13 @@ def symbols_of(column: Column, field: Field, classes: Sequence[str]) -> Mapping[
     except Exception:  # a plugin that is not installed here, or raises anything
         return None
     return getattr(encoder, "symbols", {}).get(field.name)
+
+
+def label_text(column: Column, field: Field, classes: Sequence[str], value: Any) -> str:
+    """Return a label with the name of its class, if it has one, such as "label 2 (flags)"."""
+    names = symbols_of(column, field, classes) or {}
+    name = names.get(int(value)) if np.size(value) == 1 else None
+    return f"{field.name} {value}" + (f" ({name})" if name else "")
 
 
 def line(

@@ -222,7 +222,7 @@ def prepare(run: Run, setting: Setting) -> None:
     write_floor(run.root, found.floor())
 
 
-def write_floor(root: Path, floor: dict[str, float]) -> None:
+def write_floor(root: Path, floor: dict[str, Any]) -> None:
     """Write what real images reach; refuse if the records beside it have other real images."""
     path, records = root / "floor.json", [*root.glob("*/judged-*.json")]
     if path.is_file() and records:

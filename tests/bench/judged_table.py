@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import curves
@@ -37,6 +38,8 @@ def publish(root: Path, places: Mapping[tuple[str, int], Path], what: str) -> No
     runs = {v: [records[v, seed] for seed in seeds] for v in variants}
     floor = json.loads((root / "floor.json").read_text())
     title = f"{what}: {counted(len(seeds), 'seed')}, {last} steps"
+    if "samples" in floor:  # older files lack the numbers
+        title += f", {floor['samples']} samples against {floor['reference']} held-out images"
     lines = [title, "", *table(runs, floor)]
     write_atomic(root / "table.md", ("\n".join(lines) + "\n").encode())
     fds = {v: [curve(record, "fd") for record in each] for v, each in runs.items()}
@@ -49,8 +52,11 @@ def curve(record: Record, measure: str) -> list[tuple[int, float]]:
     return [(step, record[step][measure]) for step in sorted(record)]
 
 
-def table(runs: Mapping[str, list[Record]], floor: Mapping[str, float]) -> list[str]:
-    """Lines of a Markdown table: means over seeds, 95 % bootstrap intervals in brackets."""
+def table(runs: Mapping[str, list[Record]], floor: Mapping[str, Any]) -> list[str]:
+    """Lines of a Markdown table: means over seeds, 95 % bootstrap intervals in brackets.
+
+    Of images that are trained on only FD and KID are shown: the classifier was fitted to them.
+    """
     head = (
         "variant",
         "FD at the end",
@@ -63,10 +69,17 @@ def table(runs: Mapping[str, list[Record]], floor: Mapping[str, float]) -> list[
         "copies",
     )
     real = ("real images", f"{floor['fd']:.1f}", "", "", "", f"{1000 * floor['kid']:.2f}")
-    real += (f"{floor['accuracy']:.3f}", f"{floor['nearest']:.2f}", f"{floor['copies']:.3f}")
+    accuracy = f"{floor['accuracy']:.3f}"
+    if "largest" in floor:
+        accuracy += f" ({floor['largest']:.3f} are of the largest class)"
+    real += (accuracy, f"{floor['nearest']:.2f}", f"{floor['copies']:.3f}")
     rows = [head, tuple("---" for _ in head)]
     rows += [_row(name, each, runs.get(BASE, [])) for name, each in runs.items()]
-    return ["| " + " | ".join(row) + " |" for row in [*rows, real]]
+    rows += [real]
+    if known := floor.get("training"):
+        means = (f"{known['fd']:.1f}", "", "", "", f"{1000 * known['kid']:.2f}", "", "", "")
+        rows += [("training images", *means)]
+    return ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _row(name: str, each: list[Record], base: list[Record]) -> tuple[str, ...]:

@@ -119,9 +119,12 @@ class Images:
 
     def why_lacking(self, entry: str) -> str:
         """Return why there is no such entry, for messages; empty if nothing is known."""
-        names = getattr(_opened(self).layout, "uncaptioned", ()) if entry == "caption" else ()
-        if not names:
+        if entry != "caption":
             return ""
+        layout = _opened(self).layout
+        names = getattr(layout, "uncaptioned", ())
+        if not names:
+            return getattr(layout, "no_captions", "")
         return (
             f"not every image has one: {counted(len(names), 'image')} without it ({named(names)})"
         )

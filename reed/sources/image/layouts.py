@@ -13,6 +13,7 @@ from reed import image_files as kinds
 from reed.errors import ReedError
 from reed.image_files import SUFFIXES
 from reed.sources.image import captions
+from reed.wording import named
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 OUTSIDE = "lies beside the class folders, in none of them"
@@ -106,6 +107,7 @@ class Folders:
 
     _has_captions: bool | None = None  # None before the files are listed
     uncaptioned: Sequence[str] = ()  # images that have no caption, if others have one
+    no_captions: str = ""  # why the .jsonl at the top give no image a caption, if there are any
 
     @property
     def unlabelled(self) -> str:
@@ -141,6 +143,10 @@ class Folders:
             passed.setdefault(captions.PARTIAL, []).extend(sorted(used))
             texts = {key for key in images if captions.beside(key) in used}
             self.uncaptioned = sorted(images - texts - table.keys())
+        if not used and (tables := [name for name in rest if captions.is_table(name)]):
+            first = f"names none of the images, but {min(table)!r}" if table else ""
+            first = first or "has no text in line 1 for an image and its caption"
+            self.no_captions = f"{named(tables)} {first}"
         strange = sorted(table.keys() - stamps.keys()) if used else []
         odd = {"captions: missing": self.uncaptioned, "captions: of no image": strange}
         return replace(sifted(stamps, passed, where), odd=odd)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from reed import picture
-from reed.cache import reader
+from reed.cache import plan, reader
 from reed.cache.codecs import codecs
 from reed.cache.schema import Column, Field
-from reed.view import peek
+from reed.view import peek, shares
 from reed.view.info import Summary
 from reed.view.pages import page, samples, tokens
 from reed.view.pages.drawings import SIDE, drawings
@@ -42,10 +42,11 @@ def plain(
         {"title": title, "of": samples.nearest(vectors)}
         for title, vectors in _representations(cache, summaries, shown, grids).items()
     ]
+    classes = plan.load(cache).manifest.classes
     return {
         "side": SIDE,
         "viridis": list(picture.library("plotly.colors").sequential.Viridis),
-        "samples": [_sample(sample, summaries) for sample in shown],
+        "samples": [_sample(sample, summaries, classes) for sample in shown],
         "tokens": [tokens.plain(cache, grid) for grid in grids],
         "near": [table for table in near if table["of"]],
     }
@@ -82,7 +83,7 @@ def _representations(
     return vectors | means
 
 
-def _sample(sample: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
+def _sample(sample: Sample, summaries: Sequence[Summary], classes: Sequence[str]) -> dict[str, Any]:
     """Return one sample: its labels, its pictures, texts and drawings, and its other fields."""
     labels: list[str] = []
     shows: list[dict[str, Any]] = []
@@ -97,7 +98,7 @@ def _sample(sample: Sample, summaries: Sequence[Summary]) -> dict[str, Any]:
         drawn += drawings(column, values)
         for field in column.fields:
             if field.kind == "label":
-                labels.append(f"{field.name} {values[field.name]}")
+                labels.append(shares.label_text(column, field, classes, values[field.name]))
             # Tokens are drawn by the script from their grid, unless there are none.
             elif field.kind != "token" or not len(values[field.name]):
                 panel = peek.plain(f"{column.name}/{field.name}", field, values[field.name])
