@@ -38,9 +38,10 @@ def publish(root: Path, places: Mapping[tuple[str, int], Path], what: str) -> No
     runs = {v: [records[v, seed] for seed in seeds] for v in variants}
     floor = json.loads((root / "floor.json").read_text())
     title = f"{what}: {counted(len(seeds), 'seed')}, {last} steps"
+    counts = ""
     if "samples" in floor:  # older files lack the numbers
-        title += f", {floor['samples']} samples against {floor['reference']} held-out images"
-    lines = [title, "", *table(runs, floor)]
+        counts = f", {floor['samples']} samples against {floor['reference']} held-out images"
+    lines = [title + counts, "", *table(runs, floor)]
     write_atomic(root / "table.md", ("\n".join(lines) + "\n").encode())
     fds = {v: [curve(record, "fd") for record in each] for v, each in runs.items()}
     curves.draw({"FD in the judge's features": fds}, root / "curves.png", title)
