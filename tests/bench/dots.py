@@ -61,8 +61,15 @@ def draw_measures(
 ) -> None:
     """Draw a panel per measure, with a row per variant, a dot per seed and their mean as a bar.
 
-    found: variant -> seed -> measure -> value; measures: the title of each panel.
+    found: variant -> seed -> measure -> value; measures: the title of each panel. One that no run
+    has, such as the distance of no molecules, has no panel.
     """
+    all_runs = [run for runs in found.values() for run in runs.values()]
+    measures = {
+        name: head
+        for name, head in measures.items()
+        if any(run.get(name) is not None for run in all_runs)
+    }
     pyplot = plotting()
     figure, all_axes = pyplot.subplots(
         1,
