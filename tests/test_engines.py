@@ -21,7 +21,7 @@ from reed.build import column, engines, fitting, overlap, shared
 from reed.build import shard as build
 from reed.build.engines import Share
 from reed.build.shard import Tally, Timing
-from reed.cache import files, reader, schema
+from reed.cache import files, reader, remove, schema
 from reed.cache.schema import Field
 from reed.errors import ReedError
 
@@ -581,6 +581,21 @@ def test_room_errors_of_other_kinds_pass(tmp_path):
     with pytest.raises(PermissionError), files.new_file(tmp_path / "a"):
         raise PermissionError(13, "no")
     assert not list(tmp_path.iterdir())
+
+
+def test_files_that_another_process_removes_meanwhile_are_passed_over(tmp_path, monkeypatch):
+    """The ghost is listed and gone, as the temporary file of a builder that has just finished."""
+    (tmp_path / "a").write_bytes(b"123")
+    (tmp_path / "linked").symlink_to(tmp_path / "a")
+    listed = [tmp_path / "a", tmp_path / "linked", tmp_path / ".a.1-2.tmp"]
+    monkeypatch.setattr(Path, "rglob", lambda *_: iter(listed))
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(listed[2:]))
+    assert files.size_of(tmp_path, follow=True) == 6
+    assert files.size_of(tmp_path) == 3 + len(str(tmp_path / "a"))  # the link itself is a path
+    assert not list(remove._idle(tmp_path, "a shard"))
+    monkeypatch.setattr(files.mirror, "of", lambda _: "a store")
+    files.sweep(tmp_path, {"a"})
+    assert (tmp_path / "a").read_bytes() == b"123"
 
 
 def test_a_file_system_without_hard_links_will_do(fakes, tmp_path, want, monkeypatch):

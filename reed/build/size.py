@@ -138,5 +138,4 @@ def duration(seconds: float) -> str:
 
 def stored(cache: Path) -> int:
     """Return the bytes of all files in the columns of a cache."""
-    folders = [cache / name for name in schema.columns(cache)]
-    return sum(path.stat().st_size for folder in folders for path in folder.iterdir())
+    return sum(files.size_of(cache / name, follow=True) for name in schema.columns(cache))

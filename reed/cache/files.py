@@ -100,7 +100,8 @@ def sweep(folder: Path, names: Collection[str]) -> None:
     in_store = mirror.of(folder) or mirror.of(folder.parent)
     for temp in folder.glob(".*.tmp"):
         # One that is on its way to a store is removed only when it must have been left behind.
-        if in_store and time.time() - temp.lstat().st_mtime < _LEFT:
+        about = status(temp)
+        if about is None or (in_store and time.time() - about.st_mtime < _LEFT):
             continue
         if temp.name[1:].rsplit(".", 2)[0] in names:
             remove(temp)
@@ -213,10 +214,23 @@ def free(path: Path) -> int:
     return shutil.disk_usage(nearest(path)).free
 
 
-def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder; 0 if there is neither."""
-    inside = path.rglob("*") if path.is_dir() else filter(Path.exists, [path])
-    return sum(each.lstat().st_size for each in inside if not each.is_dir())
+def size_of(path: Path, follow: bool = False) -> int:
+    """Return the bytes of a file, or of all files in a folder; 0 if there is neither.
+
+    Others may write there: a file that is gone by the time it is looked at has none. follow: count
+    what links point to, in place of the links.
+    """
+    inside = path.rglob("*") if path.is_dir() else [path]
+    found = [about for each in inside if (about := status(each, follow))]
+    return sum(about.st_size for about in found if not stat.S_ISDIR(about.st_mode))
+
+
+def status(path: Path, follow: bool = False) -> os.stat_result | None:
+    """Return what is known of a file, or of what it links to; None if it is gone by now."""
+    try:
+        return path.stat(follow_symlinks=follow)
+    except FileNotFoundError:
+        return None
 
 
 def sync(path: Path) -> None:

@@ -68,6 +68,6 @@ def left_behind(cache: Path) -> Iterator[tuple[Path, str]]:
 
 def _idle(path: Path, what: str) -> Iterator[tuple[Path, str]]:
     """Yield a path unless something in it has changed within the last hour."""
-    newest = max(p.lstat().st_mtime for p in (path, *path.rglob("*")))
-    if time.time() - newest > IDLE:
+    known = [about for p in (path, *path.rglob("*")) if (about := files.status(p))]
+    if known and time.time() - max(about.st_mtime for about in known) > IDLE:
         yield path, what

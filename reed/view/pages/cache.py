@@ -11,7 +11,7 @@ import numpy as np
 
 import reed
 from reed.bytes import human
-from reed.cache import account, plan, reader, schema
+from reed.cache import account, files, plan, reader, schema
 from reed.cache.codecs import codecs
 from reed.cache.plan import Plan
 from reed.cache.schema import Field
@@ -103,7 +103,7 @@ def _facts(cache: Path, frozen: Plan, summaries: Sequence[Summary]) -> list[tupl
     state = f"incomplete: {', '.join(incomplete)}" if incomplete else "complete"
     containers = sorted({each.column.container for each in summaries})
     classes, passed = classes_of(manifest.classes), account.load(cache).line
-    size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file())
+    size = files.size_of(cache, follow=True)
 
     # Facts that not every cache has are left out, instead of shown as empty.
     return [
