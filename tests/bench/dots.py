@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from paired import Measure
+
 Found = Mapping[str, Sequence[float]]  # by variant, the seeds in one order
 
 
@@ -55,37 +57,34 @@ def draw_panels(
 
 def draw_measures(
     found: Mapping[str, Mapping[int, Mapping[str, float | None]]],
-    measures: Mapping[str, str],
+    measures: Sequence[Measure],
     path: Path,
     title: str,
 ) -> None:
     """Draw a panel per measure, with a row per variant, a dot per seed and their mean as a bar.
 
-    found: variant -> seed -> measure -> value; measures: the title of each panel. One that no run
-    has, such as the distance of no molecules, has no panel.
+    found: variant -> seed -> measure -> value. A measure that no run has, such as the distance of
+    no molecules, has no panel.
     """
     all_runs = [run for runs in found.values() for run in runs.values()]
-    measures = {
-        name: head
-        for name, head in measures.items()
-        if any(run.get(name) is not None for run in all_runs)
-    }
+    known = [m for m in measures if any(run.get(m.name) is not None for run in all_runs)]
     pyplot = plotting()
     figure, all_axes = pyplot.subplots(
         1,
-        len(measures),
-        figsize=(1.5 + 2.6 * len(measures), 0.4 * len(found) + 1.3),
+        len(known),
+        figsize=(1.5 + 2.6 * len(known), 0.4 * len(found) + 1.3),
         sharey=True,
         squeeze=False,
         layout="constrained",
     )
-    for axes, (name, head) in zip(all_axes[0], measures.items(), strict=True):
+    for axes, measure in zip(all_axes[0], known, strict=True):
         for row, runs in enumerate(found.values()):
-            values = [run[name] for run in runs.values() if run.get(name) is not None]
+            values = [run.get(measure.name) for run in runs.values()]
+            values = [value for value in values if value is not None]
             axes.plot(values, [row] * len(values), "o", color="C0", alpha=0.5)
             if values:
                 axes.plot([statistics.fmean(values)] * 2, [row - 0.3, row + 0.3], color="C3")
-        axes.set_xlabel(head)
+        axes.set_xlabel(measure.head)
         axes.margins(x=0.1, y=0.2)
     all_axes[0][0].set_yticks(range(len(found)), list(found))
     all_axes[0][0].invert_yaxis()

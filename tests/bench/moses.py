@@ -194,8 +194,7 @@ def main(name: str, seeds: int, first: int, table: bool, out: Path) -> None:
     lines[0] = f"moses, {name}: {lines[0]}, {setting.drawn} molecules of each run; FCD of as many "
     lines[0] += f"other real SMILES {json.loads(floor.read_text())['fcd']:.2f}"
     write_atomic(root / "table.md", ("\n".join(lines) + "\n").encode())
-    heads = {each.name: each.head for each in MEASURES}
-    dots.draw_measures(found, heads, root / "seeds.png", lines[0].partition(";")[0])
+    dots.draw_measures(found, MEASURES, root / "seeds.png", lines[0].partition(";")[0])
     click.echo("\n".join(lines) + f"\n\n{root / 'table.md'}, {root / 'seeds.png'}")
 
 

@@ -91,7 +91,7 @@ def save(
         failed=len(failures),
         seed=seed,
         is_named=first is not None,
-        data=items.plain(cache, summaries, shown, grids),
+        data=items.plain(cache, frozen.manifest.classes, summaries, shown, grids),
     )
     return path
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from reed import picture
-from reed.cache import plan, reader
+from reed.cache import reader
 from reed.cache.codecs import codecs
 from reed.cache.schema import Column, Field
 from reed.view import peek, shares
@@ -35,14 +35,17 @@ def grids(cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample]) ->
 
 
 def plain(
-    cache: Path, summaries: Sequence[Summary], shown: Sequence[Sample], grids: Sequence[Grid]
+    cache: Path,
+    classes: Sequence[str],
+    summaries: Sequence[Summary],
+    shown: Sequence[Sample],
+    grids: Sequence[Grid],
 ) -> dict[str, Any]:
     """Return the data for the script: samples, fields of tokens, nearest neighbours."""
     near = [
         {"title": title, "of": samples.nearest(vectors)}
         for title, vectors in _representations(cache, summaries, shown, grids).items()
     ]
-    classes = plan.load(cache).manifest.classes
     return {
         "side": SIDE,
         "viridis": list(picture.library("plotly.colors").sequential.Viridis),
